@@ -1,0 +1,270 @@
+package pubsub
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// maxParked and maxParkedBytes bound the events that wait in memory for an earlier one with their partition key.
+	// Beyond that, the events behind them wait on disk.
+	maxParked      = 1024
+	maxParkedBytes = 8 << 20
+)
+
+// backlog is what a queue's run goroutine has read from the engine and not handed out yet.
+type backlog struct {
+	// cursor is the sequence up to which the log was read.
+	cursor uint64
+	fresh  []Event
+	// parked holds events of the log whose partition key is taken, in order.
+	parked      []Event
+	parkedKeys  map[string]int
+	parkedBytes int
+	retries     []Retry
+	redriven    []Retry
+}
+
+// next returns the event to hand out now, counted as in hand, or nil.
+func (q *queue) next(now time.Time) (*item, error) {
+	for {
+		it, err := q.candidate(now)
+		if it == nil || err != nil {
+			return nil, err
+		}
+		if !it.event.ExpiredAt(now) {
+			return it, nil
+		}
+		q.expire(it, now)
+	}
+}
+
+// expire ends an event whose time to live has run out, without a delivery.
+func (q *queue) expire(it *item, now time.Time) {
+	s := Settlement{Outcome: Acked}
+	q.mu.Lock()
+	if slices.ContainsFunc(q.streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired }) {
+		s = Settlement{Outcome: Dead, History: it.history, Reason: ReasonExpired, At: now}
+	}
+	q.mu.Unlock()
+	q.settle(&Delivery{Event: it.event, retry: it.retry, history: it.history}, s)
+}
+
+// candidate looks at what was put back, then at due retries, at parked events, at redriven events whose turn has come,
+// and at the log.
+func (q *queue) candidate(now time.Time) (*item, error) {
+	if q.blocked() {
+		return nil, nil
+	}
+	if it := q.takeReturned(); it != nil {
+		return it, nil
+	}
+	if err := q.readRetries(now); err != nil {
+		return nil, err
+	}
+	if it := q.takeRetry(); it != nil {
+		return it, nil
+	}
+	if q.heldByOrder() {
+		return nil, nil
+	}
+	if it := q.takeParked(); it != nil {
+		return it, nil
+	}
+	if it, err := q.takeRedriven(); it != nil || err != nil {
+		return it, err
+	}
+	for len(q.backlog.parked) < maxParked && q.backlog.parkedBytes < maxParkedBytes {
+		if err := q.readLog(); err != nil {
+			return nil, err
+		}
+		if len(q.backlog.fresh) == 0 {
+			return q.takeRedriven()
+		}
+		if it := q.takeFresh(); it != nil {
+			return it, nil
+		}
+	}
+	return nil, nil
+}
+
+// blocked says that nothing may go out at all: too much waits for the disk, or the group is ordered and has an event
+// in hand.
+func (q *queue) blocked() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.settler.waiting)+q.settler.writing >= maxUnsettled || q.inHand > 0 && q.ordered()
+}
+
+// heldByOrder says that the log must wait for a retry.
+func (q *queue) heldByOrder() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.holds.retrying > 0 && q.ordered()
+}
+
+// ordered is called with q.mu held.
+func (q *queue) ordered() bool {
+	return slices.ContainsFunc(q.streams, func(s *Subscription) bool { return s.opts.Ordered })
+}
+
+// inHandNow counts an item as in hand. It is called with q.mu held.
+func (q *queue) inHandNow(it item) *item {
+	q.inHand++
+	q.holds.take(it.event.PartitionKey)
+	return &it
+}
+
+func (q *queue) takeReturned() *item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, it := range q.returned {
+		if q.holds.again(it.event.PartitionKey) {
+			q.returned = slices.Delete(q.returned, i, i+1)
+			return q.inHandNow(it)
+		}
+	}
+	return nil
+}
+
+func (q *queue) readRetries(now time.Time) error {
+	q.mu.Lock()
+	due := !q.nextRetry.IsZero() && !q.nextRetry.After(now)
+	q.mu.Unlock()
+	if !due || len(q.backlog.retries) >= readAhead {
+		return nil
+	}
+	// Whatever is settled while the engine reads sets nextRetry anew.
+	q.mu.Lock()
+	q.nextRetry = time.Time{}
+	q.mu.Unlock()
+	retries, next, err := q.broker.engine.ReadRetries(q.ctx, q.topic, q.group, now, q.isBusy, readAhead, readAheadBytes)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err != nil {
+		q.nextRetry = now
+		return err
+	}
+	q.keepBusy(retries)
+	q.backlog.retries = append(q.backlog.retries, retries...)
+	q.nextRetry = earliest(q.nextRetry, next)
+	return nil
+}
+
+func (q *queue) isBusy(k RetryKey) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, busy := q.busy[k]
+	return busy
+}
+
+// keepBusy is called with q.mu held.
+func (q *queue) keepBusy(retries []Retry) {
+	for _, r := range retries {
+		q.busy[r.Key] = struct{}{}
+	}
+}
+
+func (q *queue) takeRetry() *item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, r := range q.backlog.retries {
+		if q.holds.again(r.Event.PartitionKey) {
+			q.backlog.retries = slices.Delete(q.backlog.retries, i, i+1)
+			return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key})
+		}
+	}
+	return nil
+}
+
+func (q *queue) takeParked() *item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := &q.backlog
+	for i, e := range b.parked {
+		if q.holds.first(e.PartitionKey) {
+			b.parked = slices.Delete(b.parked, i, i+1)
+			b.parkedBytes -= e.size()
+			decrement(b.parkedKeys, e.PartitionKey)
+			return q.inHandNow(item{event: e})
+		}
+	}
+	return nil
+}
+
+// takeRedriven returns the next redriven event if the log before it has been handed out.
+func (q *queue) takeRedriven() (*item, error) {
+	b := &q.backlog
+	if len(b.redriven) == 0 {
+		q.mu.Lock()
+		some := q.redriven
+		q.redriven = false
+		q.mu.Unlock()
+		if !some {
+			return nil, nil
+		}
+		read, err := q.broker.engine.ReadRedriven(q.ctx, q.topic, q.group, q.isBusy, readAhead, readAheadBytes)
+		q.mu.Lock()
+		q.redriven = q.redriven || err != nil || len(read) > 0
+		q.keepBusy(read)
+		q.mu.Unlock()
+		if err != nil || len(read) == 0 {
+			return nil, err
+		}
+		b.redriven = read
+	}
+
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	r := b.redriven[0]
+	atEnd := len(b.fresh) == 0 && !q.log
+	reached := b.cursor >= r.After && (len(b.fresh) == 0 || b.fresh[0].Sequence > r.After)
+	if !(atEnd || reached) || b.parkedKeys[r.Event.PartitionKey] > 0 || !q.holds.first(r.Event.PartitionKey) {
+		return nil, nil
+	}
+	b.redriven = b.redriven[1:]
+	return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key}), nil
+}
+
+// readLog fills the backlog when it is empty and the log may hold more.
+func (q *queue) readLog() error {
+	if len(q.backlog.fresh) > 0 {
+		return nil
+	}
+	q.mu.Lock()
+	grown := q.log
+	q.log = false
+	q.mu.Unlock()
+	if !grown {
+		return nil
+	}
+	events, err := q.broker.engine.ReadLog(q.ctx, q.topic, q.group, q.backlog.cursor, readAhead, readAheadBytes)
+	if n := len(events); n > 0 {
+		q.backlog.fresh, q.backlog.cursor = events, events[n-1].Sequence
+	}
+	if err != nil || len(events) > 0 {
+		q.mu.Lock()
+		q.log = true
+		q.mu.Unlock()
+	}
+	return err
+}
+
+// takeFresh returns the next event of the log, or parks it and returns nil.
+func (q *queue) takeFresh() *item {
+	b := &q.backlog
+	e := b.fresh[0]
+	b.fresh = b.fresh[1:]
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if b.parkedKeys[e.PartitionKey] == 0 && q.holds.first(e.PartitionKey) {
+		return q.inHandNow(item{event: e})
+	}
+	if b.parkedKeys == nil {
+		b.parkedKeys = map[string]int{}
+	}
+	b.parkedKeys[e.PartitionKey]++
+	b.parkedBytes += e.size()
+	b.parked = append(b.parked, e)
+	return nil
+}

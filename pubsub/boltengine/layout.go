@@ -1,0 +1,240 @@
+package boltengine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// The file, below pubsub/<bucket>. Integers in keys are big-endian, so that a cursor walks them in order; a topic and
+// the part that a group has in it go by numbers that are never used again within the bucket.
+//
+//	topics    name                          → topicRecord
+//	patterns  group \x00 pattern            → (nothing): the group wants every topic that matches
+//	groups    topic(4) group name           → groupRecord
+//	log       topic(4) sequence(8)          → eventRecord, contiguous from topicRecord.First to .Last
+//	delayed   due(8) number(8)              → delayedRecord
+//	done      group(4) sequence(8)          → (nothing): settled, but above groupRecord.Done
+//	retry     group(4) 0 due(8) sequence(8) → retryRecord: failed, waits for its time
+//	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
+//	dead      id(8)                         → deadRecord
+//	ids       until(8) number(8)            → dedupKey: seen, and remembered until then
+//
+// Records are a version byte and CBOR (RFC 8949). Times are Unix nanoseconds; zero is no time.
+var (
+	bucketRoot     = []byte("pubsub")
+	bucketTopics   = []byte("topics")
+	bucketPatterns = []byte("patterns")
+	bucketGroups   = []byte("groups")
+	bucketLog      = []byte("log")
+	bucketDelayed  = []byte("delayed")
+	bucketDone     = []byte("done")
+	bucketRetry    = []byte("retry")
+	bucketDead     = []byte("dead")
+	bucketIDs      = []byte("ids")
+
+	allBuckets = [][]byte{
+		bucketTopics, bucketPatterns, bucketGroups, bucketLog, bucketDelayed,
+		bucketDone, bucketRetry, bucketDead, bucketIDs,
+	}
+)
+
+const recordVersion = 1
+
+type topicRecord struct {
+	ID    uint32 `cbor:"1,keyasint"`
+	First uint64 `cbor:"2,keyasint"`
+	Last  uint64 `cbor:"3,keyasint"`
+	Bytes int64  `cbor:"4,keyasint"`
+	// MaxAge is what the newest publisher asked for; the sweep goes by it.
+	MaxAge time.Duration `cbor:"5,keyasint,omitempty"`
+}
+
+type groupRecord struct {
+	ID uint32 `cbor:"1,keyasint"`
+	// Done is the sequence up to which the log is settled for the group.
+	Done uint64 `cbor:"2,keyasint"`
+}
+
+type eventRecord struct {
+	ID           string            `cbor:"1,keyasint,omitempty"`
+	Data         []byte            `cbor:"2,keyasint"`
+	ContentType  string            `cbor:"3,keyasint,omitempty"`
+	Metadata     map[string]string `cbor:"4,keyasint,omitempty"`
+	PublishTime  int64             `cbor:"5,keyasint"`
+	Expires      int64             `cbor:"6,keyasint,omitempty"`
+	PartitionKey string            `cbor:"7,keyasint,omitempty"`
+}
+
+type delayedRecord struct {
+	Topic string `cbor:"1,keyasint"`
+	Event []byte `cbor:"2,keyasint"` // an encoded eventRecord
+}
+
+type attemptRecord struct {
+	At    int64  `cbor:"1,keyasint"`
+	Error string `cbor:"2,keyasint"`
+}
+
+type historyRecord struct {
+	Deliveries int             `cbor:"1,keyasint"`
+	Attempts   []attemptRecord `cbor:"2,keyasint,omitempty"`
+	Redriven   int             `cbor:"3,keyasint,omitempty"`
+}
+
+type retryRecord struct {
+	Event   []byte        `cbor:"1,keyasint"` // an encoded eventRecord
+	History historyRecord `cbor:"2,keyasint"`
+	After   uint64        `cbor:"3,keyasint,omitempty"`
+}
+
+type deadRecord struct {
+	Topic    string        `cbor:"1,keyasint"`
+	Group    string        `cbor:"2,keyasint"`
+	Sequence uint64        `cbor:"3,keyasint"`
+	Event    []byte        `cbor:"4,keyasint"` // an encoded eventRecord
+	History  historyRecord `cbor:"5,keyasint"`
+	Reason   string        `cbor:"6,keyasint"`
+	Time     int64         `cbor:"7,keyasint"`
+}
+
+var decoding = func() cbor.DecMode {
+	// An event id is whatever a publisher's payload holds; a byte that is not UTF-8 must not make the event unreadable.
+	mode, err := cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+	return mode
+}()
+
+func encode(record any) ([]byte, error) {
+	body, err := cbor.Marshal(record)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", record, err)
+	}
+	return append([]byte{recordVersion}, body...), nil
+}
+
+func decode(raw []byte, record any) error {
+	if len(raw) == 0 {
+		return fmt.Errorf("decode %T: it is empty", record)
+	}
+	if raw[0] != recordVersion {
+		return fmt.Errorf("decode %T: it has version %d, this build reads version %d", record, raw[0], recordVersion)
+	}
+	if err := decoding.Unmarshal(raw[1:], record); err != nil {
+		return fmt.Errorf("decode %T: %w", record, err)
+	}
+	return nil
+}
+
+func encodeEvent(e *pubsub.Event) ([]byte, error) {
+	return encode(eventRecord{
+		ID:           e.ID,
+		Data:         e.Data,
+		ContentType:  e.ContentType,
+		Metadata:     e.Metadata,
+		PublishTime:  e.PublishTime.UnixNano(),
+		Expires:      nanos(e.Expires),
+		PartitionKey: e.PartitionKey,
+	})
+}
+
+func decodeEvent(raw []byte, topic string, sequence uint64) (pubsub.Event, error) {
+	var r eventRecord
+	if err := decode(raw, &r); err != nil {
+		return pubsub.Event{}, fmt.Errorf("event %d of topic %q: %w", sequence, topic, err)
+	}
+	return pubsub.Event{
+		Sequence:     sequence,
+		Topic:        topic,
+		ID:           r.ID,
+		Data:         r.Data,
+		ContentType:  r.ContentType,
+		Metadata:     r.Metadata,
+		PublishTime:  time.Unix(0, r.PublishTime),
+		Expires:      fromNanos(r.Expires),
+		PartitionKey: r.PartitionKey,
+	}, nil
+}
+
+func historyToRecord(h pubsub.History) historyRecord {
+	r := historyRecord{Deliveries: h.Deliveries, Redriven: h.Redriven}
+	for _, a := range h.Attempts {
+		r.Attempts = append(r.Attempts, attemptRecord{At: a.At.UnixNano(), Error: a.Error})
+	}
+	return r
+}
+
+func historyFromRecord(r historyRecord) pubsub.History {
+	h := pubsub.History{Deliveries: r.Deliveries, Redriven: r.Redriven}
+	for _, a := range r.Attempts {
+		h.Attempts = append(h.Attempts, pubsub.Attempt{At: time.Unix(0, a.At), Error: a.Error})
+	}
+	return h
+}
+
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromNanos(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n)
+}
+
+func pairKey(a, b uint64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, 16), a), b)
+}
+
+func idKey(id uint32) []byte { return binary.BigEndian.AppendUint32(make([]byte, 0, 12), id) }
+
+// sequenceKey is the key in log (by topic) and in done (by group).
+func sequenceKey(id uint32, sequence uint64) []byte {
+	return binary.BigEndian.AppendUint64(idKey(id), sequence)
+}
+
+func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
+
+func groupKey(topic uint32, group string) []byte { return append(idKey(topic), group...) }
+
+func patternKey(group, pattern string) []byte { return []byte(group + "\x00" + pattern) }
+
+const (
+	kindRetry    = 0
+	kindRedriven = 1
+)
+
+func retryPrefix(group uint32, redriven bool) []byte {
+	kind := byte(kindRetry)
+	if redriven {
+		kind = kindRedriven
+	}
+	return append(idKey(group), kind)
+}
+
+func retryKey(group uint32, k pubsub.RetryKey) []byte {
+	return append(retryPrefix(group, k.Redriven), pairKey(uint64(k.Order), k.Sequence)...)
+}
+
+const retryKeyLen = 4 + 1 + 8 + 8
+
+func parseRetryKey(key []byte) (pubsub.RetryKey, error) {
+	if len(key) != retryKeyLen {
+		return pubsub.RetryKey{}, fmt.Errorf("a key in %s takes %d bytes, want %d", bucketRetry, len(key), retryKeyLen)
+	}
+	return pubsub.RetryKey{
+		Redriven: key[4] == kindRedriven,
+		Order:    int64(binary.BigEndian.Uint64(key[5:])),
+		Sequence: sequenceOf(key),
+	}, nil
+}

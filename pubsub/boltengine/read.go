@@ -1,0 +1,138 @@
+package boltengine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// find looks a topic and group up; ok is false when either is missing.
+func (b buckets) find(topic, group string) (t topicRecord, g groupRecord, ok bool, err error) {
+	t, ok, err = b.topic(topic)
+	if err != nil || !ok {
+		return t, g, false, err
+	}
+	g, ok, err = b.group(t.ID, group)
+	return t, g, ok, err
+}
+
+// ReadLog implements pubsub.Engine.
+func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, limit, maxBytes int) (events []pubsub.Event, err error) {
+	err = e.db.View(func(tx *bbolt.Tx) error {
+		b := e.in(tx)
+		t, g, ok, err := b.find(topic, group)
+		if err != nil || !ok {
+			return err
+		}
+		after = max(after, g.Done, t.First-1)
+		prefix := idKey(t.ID)
+		size := 0
+		c := b.log.Cursor()
+		for k, v := c.Seek(sequenceKey(t.ID, after+1)); bytes.HasPrefix(k, prefix) && len(events) < limit; k, v = c.Next() {
+			sequence := sequenceOf(k)
+			if b.done.Get(sequenceKey(g.ID, sequence)) != nil {
+				continue
+			}
+			if size += len(v); len(events) > 0 && size > maxBytes {
+				return nil
+			}
+			event, err := decodeEvent(v, topic, sequence)
+			if err != nil {
+				return err
+			}
+			events = append(events, event)
+		}
+		return nil
+	})
+	return events, err
+}
+
+// ReadRetries implements pubsub.Engine.
+func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Time, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (due []pubsub.Retry, next time.Time, err error) {
+	size := 0
+	err = e.eachRetry(topic, group, false, func(k pubsub.RetryKey, v []byte) (bool, error) {
+		if skip(k) {
+			return true, nil
+		}
+		at := time.Unix(0, k.Order)
+		size += len(v)
+		if at.After(now) || len(due) == limit || len(due) > 0 && size > maxBytes {
+			next = at
+			return false, nil
+		}
+		r, err := decodeRetry(v, topic, k)
+		due = append(due, r)
+		return true, err
+	})
+	return due, next, err
+}
+
+// ReadRedriven implements pubsub.Engine.
+func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (redriven []pubsub.Retry, err error) {
+	size := 0
+	err = e.eachRetry(topic, group, true, func(k pubsub.RetryKey, v []byte) (bool, error) {
+		if skip(k) {
+			return true, nil
+		}
+		size += len(v)
+		if len(redriven) == limit || len(redriven) > 0 && size > maxBytes {
+			return false, nil
+		}
+		r, err := decodeRetry(v, topic, k)
+		redriven = append(redriven, r)
+		return true, err
+	})
+	return redriven, err
+}
+
+// Retrying implements pubsub.Engine.
+func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, byKey map[string]int, err error) {
+	byKey = map[string]int{}
+	err = e.eachRetry(topic, group, false, func(k pubsub.RetryKey, v []byte) (bool, error) {
+		r, err := decodeRetry(v, topic, k)
+		total++
+		if key := r.Event.PartitionKey; key != "" {
+			byKey[key]++
+		}
+		return true, err
+	})
+	return total, byKey, err
+}
+
+// eachRetry walks a group's retries, or its redriven events, in order until fn returns false.
+func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(k pubsub.RetryKey, v []byte) (bool, error)) error {
+	return e.db.View(func(tx *bbolt.Tx) error {
+		b := e.in(tx)
+		_, g, ok, err := b.find(topic, group)
+		if err != nil || !ok {
+			return err
+		}
+		prefix := retryPrefix(g.ID, redriven)
+		c := b.retry.Cursor()
+		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			key, err := parseRetryKey(k)
+			if err != nil {
+				return err
+			}
+			more, err := fn(key, v)
+			if err != nil || !more {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func decodeRetry(raw []byte, topic string, k pubsub.RetryKey) (pubsub.Retry, error) {
+	var r retryRecord
+	if err := decode(raw, &r); err != nil {
+		return pubsub.Retry{}, fmt.Errorf("retry of event %d of topic %q: %w", k.Sequence, topic, err)
+	}
+	event, err := decodeEvent(r.Event, topic, k.Sequence)
+	return pubsub.Retry{Key: k, Event: event, History: historyFromRecord(r.History), After: r.After}, err
+}

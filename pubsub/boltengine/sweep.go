@@ -1,0 +1,121 @@
+package boltengine
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// Sweep implements pubsub.Engine.
+func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error) {
+	err = e.update(ctx, true, func(tx *bbolt.Tx, b buckets) error {
+		left := limit
+		n, err := e.seen.sweep(tx, b.ids, now, left)
+		if err != nil {
+			return err
+		}
+		left -= n
+		names, err := agedTopics(b)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if left <= 0 {
+				break
+			}
+			aged, err := b.age(name, now, left)
+			if err != nil {
+				return err
+			}
+			trimmed, err := b.trim(name, max(left-aged, 0))
+			if err != nil {
+				return err
+			}
+			left -= aged + trimmed
+		}
+		more = left <= 0
+		if left == limit {
+			return errUnchanged
+		}
+		return nil
+	})
+	return more, err
+}
+
+func agedTopics(b buckets) (names []string, err error) {
+	err = eachTopic(b, func(name string, t topicRecord) error {
+		if t.First <= t.Last {
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names, err
+}
+
+// age takes events that are older than the topic keeps them out of it, at most limit of them. Each goes to the dead
+// letters of the groups that still owe it.
+func (b buckets) age(topic string, now time.Time, limit int) (int, error) {
+	t, ok, err := b.topic(topic)
+	if err != nil || !ok || t.MaxAge <= 0 {
+		return 0, err
+	}
+	aged := 0
+	for ; aged < limit && t.First <= t.Last; aged++ {
+		raw := b.log.Get(sequenceKey(t.ID, t.First))
+		var r eventRecord
+		if err := decode(raw, &r); err != nil {
+			return aged, err
+		}
+		if now.Before(time.Unix(0, r.PublishTime).Add(t.MaxAge)) {
+			break
+		}
+		if err := b.buryForGroups(topic, t, raw, now); err != nil {
+			return aged, err
+		}
+		if err := b.dropFirst(&t); err != nil {
+			return aged, err
+		}
+	}
+	if aged == 0 {
+		return 0, nil
+	}
+	return aged, b.putTopic(topic, t)
+}
+
+func (b buckets) buryForGroups(topic string, t topicRecord, event []byte, now time.Time) error {
+	changed := map[string]groupRecord{}
+	err := b.eachGroup(t.ID, func(name string, g groupRecord) error {
+		if g.Done < t.First {
+			changed[name] = g
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for name, g := range changed {
+		if b.done.Get(sequenceKey(g.ID, t.First)) == nil {
+			err := b.bury(deadRecord{
+				Topic:    topic,
+				Group:    name,
+				Sequence: t.First,
+				Event:    event,
+				Reason:   string(pubsub.ReasonMaxAge),
+				Time:     now.UnixNano(),
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if err := b.markDone(&g, []uint64{t.First}); err != nil {
+			return err
+		}
+		if err := b.putGroup(t.ID, name, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,403 @@
+// Package pubsub is what Dapr means by publish and subscribe: topics whose events go to every consumer group at least
+// once, in order, deduplicated, retried, and set aside as dead letters when a group cannot handle them.
+//
+// The Broker decides who gets what and when; an Engine keeps it. What is in hand of an app instance is memory, all the
+// rest is the engine's.
+package pubsub
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+// Options for NewBroker; the zero value is the documented default.
+type Options struct {
+	// Clock default: the real one.
+	Clock clockwork.Clock
+	// Logger default: slog.Default().
+	Logger *slog.Logger
+	// SweepInterval is how often what has ended is cleaned away. Default: 10s.
+	SweepInterval time.Duration
+}
+
+// Broker hands the events of one namespace to the streams of its consumer groups. All methods may be called from any
+// goroutine.
+type Broker struct {
+	engine Engine
+	clock  clockwork.Clock
+	log    *slog.Logger
+	keeper *keeper
+
+	mu     sync.Mutex
+	closed bool
+	queues map[queueName]*queue
+	// ending holds queues without streams that still write down their last settlements.
+	ending map[queueName]*queue
+	// streams are the open subscriptions, for topics that come up later.
+	streams map[*Subscription]struct{}
+	topics  map[string]struct{}
+	// warned holds the topics whose events came without an id, for one warning each.
+	warned map[string]struct{}
+}
+
+type queueName struct{ topic, group string }
+
+// NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
+func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error) {
+	if opts.Clock == nil {
+		opts.Clock = clockwork.NewRealClock()
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.SweepInterval == 0 {
+		opts.SweepInterval = 10 * time.Second
+	}
+	names, err := engine.Topics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list topics: %w", err)
+	}
+	b := &Broker{
+		engine:  engine,
+		clock:   opts.Clock,
+		log:     opts.Logger,
+		queues:  map[queueName]*queue{},
+		ending:  map[queueName]*queue{},
+		streams: map[*Subscription]struct{}{},
+		topics:  map[string]struct{}{},
+		warned:  map[string]struct{}{},
+	}
+	for _, name := range names {
+		b.topics[name] = struct{}{}
+	}
+	b.keeper = startKeeper(b, opts.SweepInterval)
+	return b, nil
+}
+
+// Close ends every subscription, puts back what is in hand, writes down what was acknowledged, and waits for all of
+// it, or for ctx.
+func (b *Broker) Close(ctx context.Context) error {
+	b.mu.Lock()
+	b.closed = true
+	streams := make([]*Subscription, 0, len(b.streams))
+	for s := range b.streams {
+		streams = append(streams, s)
+	}
+	b.mu.Unlock()
+
+	for _, s := range streams {
+		s.Close()
+	}
+	b.keeper.stop()
+
+	b.mu.Lock()
+	ending := make([]*queue, 0, len(b.ending))
+	for _, q := range b.ending {
+		ending = append(ending, q)
+	}
+	b.mu.Unlock()
+	for _, q := range ending {
+		select {
+		case <-q.done:
+		case <-ctx.Done():
+			return fmt.Errorf("close broker: acknowledgements of %s for group %s are not written yet: %w", q.topic, q.group, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// PublishOptions hold for one publisher; the zero value deduplicates nothing and bounds nothing.
+type PublishOptions struct {
+	DedupBy     DedupBy
+	DedupWindow time.Duration
+	Limits      TopicLimits
+}
+
+// Publish stores messages at the end of topic, in one commit. It returns one outcome for each message: nil means that
+// it is on disk, now or since an earlier publish of the same event.
+func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, opts PublishOptions) []error {
+	outcomes := make([]error, len(messages))
+	fail := func(err error) []error {
+		for i := range outcomes {
+			if outcomes[i] == nil {
+				outcomes[i] = err
+			}
+		}
+		return outcomes
+	}
+	if err := checkTopic(topic); err != nil {
+		return fail(err)
+	}
+	if b.isClosed() {
+		return fail(ErrClosed)
+	}
+
+	now := b.clock.Now()
+	entries := make([]Entry, 0, len(messages))
+	places := make([]int, 0, len(messages))
+	for i := range messages {
+		entry, err := b.entry(topic, &messages[i], opts, now)
+		if err != nil {
+			outcomes[i] = err
+			continue
+		}
+		entries = append(entries, entry)
+		places = append(places, i)
+	}
+	if len(entries) == 0 {
+		return outcomes
+	}
+
+	results, err := b.engine.Append(ctx, topic, entries, opts.Limits, now)
+	if err != nil {
+		return fail(fmt.Errorf("publish to topic %q: %w", topic, err))
+	}
+	for i, r := range results {
+		outcomes[places[i]] = r.Err
+		if r.Err == nil && !entries[i].DeliverAt.IsZero() {
+			b.keeper.delayedUntil(entries[i].DeliverAt)
+		}
+	}
+	b.grown(topic)
+	return outcomes
+}
+
+func (b *Broker) entry(topic string, m *Message, opts PublishOptions, now time.Time) (Entry, error) {
+	key, id, err := opts.DedupBy.key(m)
+	if err != nil {
+		return Entry{}, err
+	}
+	if opts.DedupWindow <= 0 {
+		key = nil
+	} else if key == nil && opts.DedupBy.mode == dedupID {
+		b.warnNoID(topic)
+	}
+	e := Entry{
+		Event: Event{
+			Topic:        topic,
+			ID:           id,
+			Data:         m.Data,
+			ContentType:  m.ContentType,
+			Metadata:     m.Metadata,
+			PublishTime:  now,
+			PartitionKey: m.PartitionKey,
+		},
+		DedupKey:    key,
+		DedupWindow: opts.DedupWindow,
+	}
+	if m.TTL > 0 {
+		e.Event.Expires = now.Add(m.TTL)
+	}
+	if m.DeliverAt.After(now) {
+		e.DeliverAt = m.DeliverAt
+	}
+	return e, nil
+}
+
+func (b *Broker) warnNoID(topic string) {
+	b.mu.Lock()
+	_, warned := b.warned[topic]
+	b.warned[topic] = struct{}{}
+	b.mu.Unlock()
+	if !warned {
+		b.log.Warn("an event without an id is not deduplicated: publish with the metadata eventID, or set dedupBy to data or fields", "topic", topic)
+	}
+}
+
+// grown tells the queues of a topic that it has new events.
+func (b *Broker) grown(topic string) {
+	b.mu.Lock()
+	b.learn(topic)
+	var queues []*queue
+	for name, q := range b.queues {
+		if name.topic == topic {
+			queues = append(queues, q)
+		}
+	}
+	b.mu.Unlock()
+	for _, q := range queues {
+		q.logGrew()
+	}
+}
+
+// learn gives a topic that came up just now to the streams whose wildcards match it. It is called with b.mu held.
+func (b *Broker) learn(topic string) {
+	if _, known := b.topics[topic]; known {
+		return
+	}
+	b.topics[topic] = struct{}{}
+	for s := range b.streams {
+		if IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic) {
+			b.attach(topic, s, DeliverAll)
+		}
+	}
+}
+
+// Subscribe opens a stream of the events that opts.Group is owed. Streams of one group share its events. The caller
+// must Close it.
+func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscription, error) {
+	if err := checkPattern(opts.Topic); err != nil {
+		return nil, err
+	}
+	if err := checkName("consumerID", opts.Group); err != nil {
+		return nil, err
+	}
+	// The group is owed events from here on, whatever becomes of this stream.
+	if _, err := b.engine.OpenGroup(ctx, opts.Topic, opts.Group, opts.DeliverPolicy); err != nil {
+		return nil, fmt.Errorf("subscribe group %q to topic %q: %w", opts.Group, opts.Topic, err)
+	}
+
+	s := newSubscription(b, opts)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, ErrClosed
+	}
+	if !IsPattern(opts.Topic) {
+		b.learn(opts.Topic)
+		b.streams[s] = struct{}{}
+		b.attach(opts.Topic, s, opts.DeliverPolicy)
+		return s, nil
+	}
+	b.streams[s] = struct{}{}
+	for topic := range b.topics {
+		if Matches(opts.Topic, topic) {
+			b.attach(topic, s, opts.DeliverPolicy)
+		}
+	}
+	return s, nil
+}
+
+// attach gives a stream its share of one topic. It is called with b.mu held.
+func (b *Broker) attach(topic string, s *Subscription, policy DeliverPolicy) {
+	name := queueName{topic, s.opts.Group}
+	q := b.queues[name]
+	if q == nil {
+		q = newQueue(b, name, policy)
+		b.queues[name] = q
+		q.start(b.ending[name])
+	}
+	s.join(q)
+	q.add(s)
+}
+
+// detach ends a stream. A queue without streams ends too: what it knew is on disk, or soon will be.
+func (b *Broker) detach(s *Subscription) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.streams, s)
+	for _, q := range s.leave() {
+		if q.remove(s) > 0 {
+			continue
+		}
+		name := queueName{q.topic, q.group}
+		delete(b.queues, name)
+		b.ending[name] = q
+		q.end(func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if b.ending[name] == q {
+				delete(b.ending, name)
+			}
+		})
+	}
+}
+
+func (b *Broker) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// DeadLetters lists dead letters by ascending ID, one page at a time.
+func (b *Broker) DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error) {
+	if filter.Limit <= 0 {
+		filter.Limit = DefaultPageSize
+	}
+	return b.engine.DeadLetters(ctx, filter)
+}
+
+// DeadLetter returns one dead letter, or ErrNotFound.
+func (b *Broker) DeadLetter(ctx context.Context, id uint64) (DeadLetter, error) {
+	return b.engine.DeadLetter(ctx, id)
+}
+
+// Redrive sends dead letters back to their groups, at the end of the order and with the count of deliveries reset. It
+// returns those that were there.
+func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error) {
+	moved, err := b.engine.Redrive(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("redrive: %w", err)
+	}
+	for _, d := range moved {
+		b.mu.Lock()
+		q := b.queues[queueName{d.Event.Topic, d.Group}]
+		b.mu.Unlock()
+		if q != nil {
+			q.redrivenCame()
+		}
+	}
+	return moved, nil
+}
+
+// Purge removes dead letters for good and returns how many there were.
+func (b *Broker) Purge(ctx context.Context, ids []uint64) (int, error) {
+	n, err := b.engine.Purge(ctx, ids)
+	if err != nil {
+		return 0, fmt.Errorf("purge: %w", err)
+	}
+	return n, nil
+}
+
+// RemoveGroup ends a group that left for good: what it was owed and its dead letters of the topic are forgotten. A
+// group that still has streams is refused.
+func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
+	b.mu.Lock()
+	inUse := false
+	for s := range b.streams {
+		inUse = inUse || s.opts.Group == group && (s.opts.Topic == topic || IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic))
+	}
+	b.mu.Unlock()
+	if inUse {
+		return &InvalidError{Field: "group", Value: group, Allowed: "a group that has no live stream on the topic; stop its app first"}
+	}
+	if err := b.engine.RemoveGroup(ctx, topic, group); err != nil {
+		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, err)
+	}
+	return nil
+}
+
+// Stats counts what is stored and what is in hand, by topic and group.
+func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
+	stats, err := b.engine.Stats(ctx, b.clock.Now())
+	if err != nil {
+		return nil, fmt.Errorf("count topics: %w", err)
+	}
+	for i := range stats {
+		for j := range stats[i].Groups {
+			g := &stats[i].Groups[j]
+			b.mu.Lock()
+			q := b.queues[queueName{stats[i].Topic, g.Group}]
+			b.mu.Unlock()
+			if q == nil {
+				continue
+			}
+			inHand, streams := q.load()
+			g.InHand, g.Streams = uint64(inHand), streams
+			g.Waiting -= min(g.Waiting, g.InHand)
+		}
+	}
+	slices.SortFunc(stats, func(a, c TopicStats) int {
+		if a.Topic < c.Topic {
+			return -1
+		}
+		return 1
+	})
+	return stats, nil
+}

@@ -1,0 +1,146 @@
+package pubsub
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// DedupBy says what makes two events the same one. The zero value is by id.
+type DedupBy struct {
+	mode   dedupMode
+	fields []string
+}
+
+type dedupMode int
+
+const (
+	dedupID dedupMode = iota
+	dedupData
+	dedupFields
+	dedupNone
+)
+
+const dedupFieldsPrefix = "fields:"
+
+// ParseDedupBy reads "id", "data", "none" or "fields:" with a comma-separated list of JSON paths.
+func ParseDedupBy(s string) (DedupBy, error) {
+	invalid := &InvalidError{Field: "dedupBy", Value: s, Allowed: "id, data, none, or fields:PATH[,PATH…] with JSON paths into the payload"}
+	switch s {
+	case "id":
+		return DedupBy{mode: dedupID}, nil
+	case "data":
+		return DedupBy{mode: dedupData}, nil
+	case "none":
+		return DedupBy{mode: dedupNone}, nil
+	}
+	list, ok := strings.CutPrefix(s, dedupFieldsPrefix)
+	if !ok {
+		return DedupBy{}, invalid
+	}
+	fields := strings.Split(list, ",")
+	for i, f := range fields {
+		fields[i] = strings.TrimSpace(f)
+		if fields[i] == "" {
+			return DedupBy{}, invalid
+		}
+	}
+	return DedupBy{mode: dedupFields, fields: fields}, nil
+}
+
+// String is the form that ParseDedupBy reads.
+func (d DedupBy) String() string {
+	switch d.mode {
+	case dedupData:
+		return "data"
+	case dedupFields:
+		return dedupFieldsPrefix + strings.Join(d.fields, ",")
+	case dedupNone:
+		return "none"
+	default:
+		return "id"
+	}
+}
+
+// cloudEventID returns the id and source of a CloudEvent in JSON (structured mode, CloudEvents 1.0 §3.1), or false
+// if data is not one.
+func cloudEventID(data []byte) (id, source string, ok bool) {
+	if len(data) == 0 || data[0] != '{' {
+		return "", "", false
+	}
+	found := gjson.GetManyBytes(data, "specversion", "id", "source")
+	if !found[0].Exists() || found[1].String() == "" {
+		return "", "", false
+	}
+	return found[1].String(), found[2].String(), true
+}
+
+// key returns what identifies the message (nil: nothing does, or nothing shall) and the id that people know it by.
+func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
+	ceID, ceSource, isCloudEvent := cloudEventID(m.Data)
+	id = m.EventID
+	if id == "" {
+		id = ceID
+	}
+	switch d.mode {
+	case dedupNone:
+		return nil, id, nil
+	case dedupData:
+		return hashed("data", payload(m.Data, isCloudEvent)), id, nil
+	case dedupFields:
+		key, err := d.fieldsKey(m.Data)
+		return key, id, err
+	}
+	switch {
+	case m.EventID != "":
+		return hashed("id", []byte(m.EventID)), id, nil
+	case isCloudEvent:
+		return hashed("ce", []byte(ceSource), []byte(ceID)), id, nil
+	}
+	return nil, id, nil
+}
+
+// payload is the application's data inside a CloudEvent, whose envelope is new each time, or all of a raw message.
+func payload(data []byte, isCloudEvent bool) []byte {
+	if !isCloudEvent {
+		return data
+	}
+	for _, field := range []string{"data", "data_base64"} {
+		if inner := gjson.GetBytes(data, field); inner.Exists() {
+			return []byte(inner.Raw)
+		}
+	}
+	return nil
+}
+
+func (d DedupBy) fieldsKey(data []byte) ([]byte, error) {
+	if !gjson.ValidBytes(data) {
+		return nil, &InvalidError{Field: "payload", Value: string(data), Allowed: fmt.Sprintf("JSON, since dedupBy is %q", d)}
+	}
+	values := make([][]byte, len(d.fields))
+	for i, path := range d.fields {
+		v := gjson.GetBytes(data, path)
+		if !v.Exists() {
+			return nil, &InvalidError{Field: "payload", Value: "without " + path, Allowed: fmt.Sprintf("JSON that holds every field of dedupBy %q", d)}
+		}
+		values[i] = []byte(v.Raw)
+	}
+	return hashed("fields", values...), nil
+}
+
+// hashed is a SHA-256 over parts, each with its length before it so that no two lists of parts run together alike.
+func hashed(mode string, parts ...[]byte) []byte {
+	h := sha256.New()
+	h.Write([]byte(mode))
+	var length [8]byte
+	for _, p := range parts {
+		for i := range length {
+			length[i] = byte(uint64(len(p)) >> (8 * i))
+		}
+		h.Write(length[:])
+		h.Write(p)
+	}
+	return h.Sum(nil)
+}

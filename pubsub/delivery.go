@@ -1,0 +1,71 @@
+package pubsub
+
+import (
+	"container/list"
+	"context"
+	"strings"
+	"time"
+)
+
+// maxErrorBytes bounds the error text of an attempt.
+const maxErrorBytes = 4096
+
+// Delivery is one event in an app instance's hands. Its first Ack or Nack counts; what comes after the delivery has
+// ended changes nothing.
+type Delivery struct {
+	Event Event
+	// Count says which delivery of the event to its group this is, from 1.
+	Count int
+
+	stream  *Subscription
+	queue   *queue
+	retry   *RetryKey
+	history History
+	ctx     context.Context
+	cancel  context.CancelFunc
+	// place and untaken are the stream's; nil when the delivery has ended, or was taken.
+	place, untaken *list.Element
+}
+
+// Context ends when the delivery does: it was acked or nacked, its ackWait ran out, or its stream was closed.
+func (d *Delivery) Context() context.Context { return d.ctx }
+
+// Ack ends the event for the group. It does not wait for the disk: a crash right after it may deliver the event again.
+func (d *Delivery) Ack() {
+	if d.stream.end(d) {
+		d.queue.settle(d, Settlement{Outcome: Acked})
+		d.stream.slotFreed()
+	}
+}
+
+// Nack counts the delivery as failed for the given reason: the event is delivered again after its wait, or goes to the
+// dead letters when it was delivered as often as allowed.
+func (d *Delivery) Nack(reason string) {
+	if d.stream.end(d) {
+		d.fail(reason)
+	}
+}
+
+// fail settles a delivery that has left the stream's hands.
+func (d *Delivery) fail(reason string) {
+	opts := d.stream.opts
+	now := d.queue.broker.clock.Now()
+	history := d.history.failed(Attempt{At: now, Error: shortened(reason)})
+	if opts.MaxDeliver > 0 && history.Deliveries >= opts.MaxDeliver {
+		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: ReasonMaxDeliver, At: now})
+	} else {
+		wait := jittered(opts.BackOff.after(history.Deliveries))
+		d.queue.settle(d, Settlement{Outcome: Retried, History: history, Due: now.Add(wait)})
+	}
+	d.stream.slotFreed()
+}
+
+func shortened(text string) string {
+	if len(text) > maxErrorBytes {
+		text = text[:maxErrorBytes] + "…"
+	}
+	return strings.ToValidUTF8(text, "�")
+}
+
+// settlementPause is the wait before settlements that could not be written are tried again.
+const settlementPause = time.Second

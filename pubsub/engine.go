@@ -1,0 +1,160 @@
+package pubsub
+
+import (
+	"context"
+	"time"
+)
+
+// Engine keeps the topics, groups and dead letters of one namespace durably. What a method has returned without an
+// error is on disk. Each method is one atomic step; calls may come from any goroutine.
+//
+// Times are passed in, so that an engine never asks a clock.
+type Engine interface {
+	// Append stores entries at the end of topic in their order and decides duplicates, in one step. It returns one
+	// result for each entry. An entry with an ID whose window is still open is a duplicate and is not stored again;
+	// that holds between entries of one call too.
+	Append(ctx context.Context, topic string, entries []Entry, limits TopicLimits, now time.Time) ([]AppendResult, error)
+	// Promote moves at most limit delayed entries that are due into their topics. It returns the topics that grew and
+	// when the next entry is due (zero: none is waiting).
+	Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error)
+	// OpenGroup makes sure that group consumes topic, and returns the sequence up to which it is done. A new group
+	// starts as policy says.
+	OpenGroup(ctx context.Context, topic, group string, policy DeliverPolicy) (done uint64, err error)
+	// RemoveGroup ends group's part in topic and forgets what it was still owed, with its dead letters. It returns
+	// ErrNotFound when there is no such group.
+	RemoveGroup(ctx context.Context, topic, group string) error
+	// Topics lists the names of all topics that were ever published or subscribed to.
+	Topics(ctx context.Context) ([]string, error)
+	// Stats counts what is stored, per topic and group.
+	Stats(ctx context.Context, now time.Time) ([]TopicStats, error)
+
+	// ReadLog returns the events of topic after sequence after that group is not done with, in order: at most limit of
+	// them, and no more than the first once they pass maxBytes.
+	ReadLog(ctx context.Context, topic, group string, after uint64, limit, maxBytes int) ([]Event, error)
+	// ReadRetries returns group's retries of topic that are due and that skip does not name, the longest due first. next is
+	// when the earliest of the others is due (zero: there are none).
+	ReadRetries(ctx context.Context, topic, group string, now time.Time, skip func(RetryKey) bool, limit, maxBytes int) (due []Retry, next time.Time, err error)
+	// ReadRedriven returns group's redriven events of topic that skip does not name, in the order they were redriven.
+	ReadRedriven(ctx context.Context, topic, group string, skip func(RetryKey) bool, limit, maxBytes int) ([]Retry, error)
+	// Retrying counts group's retries of topic that have failed at least once, in all and by partition key.
+	Retrying(ctx context.Context, topic, group string) (total int, byKey map[string]int, err error)
+	// Settle records what became of deliveries. Events that every group is done with leave the topic.
+	Settle(ctx context.Context, topic, group string, settlements []Settlement) error
+
+	// DeadLetters lists dead letters by ascending ID.
+	DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error)
+	// DeadLetter returns one, or ErrNotFound.
+	DeadLetter(ctx context.Context, id uint64) (DeadLetter, error)
+	// Redrive moves dead letters back to their groups with their count reset, in one step. It returns those that it
+	// moved; ids that are not there, or whose group is gone, are left out.
+	Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error)
+	// Purge removes dead letters and returns how many there were.
+	Purge(ctx context.Context, ids []uint64) (int, error)
+
+	// Sweep takes one bounded step of cleaning: ids whose window has ended, and events older than their topic's
+	// MaxAge, which go to the dead letters of the groups that still owe them. more says that a further step would find
+	// work.
+	Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error)
+}
+
+// Entry is a message as the engine stores it.
+type Entry struct {
+	Event Event
+	// DedupKey identifies the event for DedupWindow; empty: it is not deduplicated.
+	DedupKey    []byte
+	DedupWindow time.Duration
+	// DeliverAt holds the event back; zero: it is appended at once.
+	DeliverAt time.Time
+}
+
+// TopicLimits bound what a topic keeps. Zero values are no limit.
+type TopicLimits struct {
+	MaxAge   time.Duration
+	MaxBytes int64
+}
+
+// AppendResult is the outcome of one entry.
+type AppendResult struct {
+	// Sequence is the event's place in the topic; zero for a duplicate, a delayed or a refused entry.
+	Sequence uint64
+	// Duplicate says that the event was stored before.
+	Duplicate bool
+	// Err says why this entry alone was refused.
+	Err error
+}
+
+// DeliverPolicy is where a new group starts.
+type DeliverPolicy string
+
+// The policies, under JetStream's names.
+const (
+	// DeliverAll starts with what the topic still keeps.
+	DeliverAll DeliverPolicy = "all"
+	// DeliverNew starts with what comes next.
+	DeliverNew DeliverPolicy = "new"
+)
+
+// RetryKey identifies one retry or redriven event of a group.
+type RetryKey struct {
+	Redriven bool
+	// Order is when a retry is due, in Unix nanoseconds, or the place of a redriven event among its like.
+	Order    int64
+	Sequence uint64
+}
+
+// Retry is an event that waits for another delivery to a group.
+type Retry struct {
+	Key     RetryKey
+	Event   Event
+	History History
+	// After is, for a redriven event, the end of the topic when it was redriven: it goes out behind that.
+	After uint64
+}
+
+// Outcome is what became of a delivery.
+type Outcome int
+
+const (
+	// Acked ends the event for the group.
+	Acked Outcome = iota
+	// Retried delivers it again at Settlement.Due.
+	Retried
+	// Dead moves it to the group's dead letters.
+	Dead
+)
+
+// Settlement is the end of one delivery.
+type Settlement struct {
+	Outcome  Outcome
+	Sequence uint64
+	// Retry is the key of the retry that was delivered; nil: the event came from the log.
+	Retry *RetryKey
+	// History stands after this delivery, for Retried and Dead.
+	History History
+	Due     time.Time // Retried
+	Reason  Reason    // Dead
+	At      time.Time // Dead
+}
+
+// GroupStats counts what a group is owed of a topic.
+type GroupStats struct {
+	Group   string `json:"group"`
+	Waiting uint64 `json:"waiting"`
+	InHand  uint64 `json:"inHand"`
+	Delayed uint64 `json:"delayed"`
+	Dead    uint64 `json:"dead"`
+	// Streams counts the app instances that consume now.
+	Streams int `json:"streams"`
+}
+
+// TopicStats counts what a topic holds.
+type TopicStats struct {
+	Topic        string       `json:"topic"`
+	Stored       uint64       `json:"stored"`
+	Delayed      uint64       `json:"delayed"`
+	Bytes        int64        `json:"bytes"`
+	LastSequence uint64       `json:"lastSequence"`
+	OldestTime   *time.Time   `json:"oldestTime,omitempty"`
+	Duplicates   uint64       `json:"duplicates"`
+	Groups       []GroupStats `json:"groups"`
+}

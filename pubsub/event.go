@@ -1,0 +1,90 @@
+package pubsub
+
+import (
+	"maps"
+	"time"
+)
+
+// Message is what a publisher hands over.
+type Message struct {
+	// Data is the payload, byte for byte as subscribers will get it: a CloudEvent in JSON, or anything at all when the
+	// publisher asked Dapr for a raw payload.
+	Data        []byte
+	ContentType string
+	// Metadata travels with the event to every subscriber.
+	Metadata map[string]string
+	// EventID names the event for deduplication by id. Empty: the CloudEvent's source and id are taken.
+	EventID string
+	// TTL ends the event that long after it was published. Zero: it does not end by itself.
+	TTL time.Duration
+	// DeliverAt holds the event back until then. Zero: deliver at once.
+	DeliverAt time.Time
+	// PartitionKey keeps the events that carry the same key in order, even while one of them is retried.
+	PartitionKey string
+}
+
+// Event is a message that a topic has accepted.
+type Event struct {
+	// Sequence is the event's place in its topic, starting at 1 and never used again.
+	Sequence uint64
+	// Topic is the topic that the event was published to.
+	Topic string
+	// ID is what the event is known by: its event id, or empty if it has none.
+	ID           string
+	Data         []byte
+	ContentType  string
+	Metadata     map[string]string
+	PublishTime  time.Time
+	Expires      time.Time
+	PartitionKey string
+}
+
+// ExpiredAt says whether the event's time to live has run out.
+func (e *Event) ExpiredAt(now time.Time) bool {
+	return !e.Expires.IsZero() && !now.Before(e.Expires)
+}
+
+// size is the memory and, nearly, the disk that an event takes.
+func (e *Event) size() int {
+	n := len(e.Data) + len(e.ID) + len(e.ContentType) + len(e.PartitionKey) + len(e.Topic) + 64
+	for k, v := range e.Metadata {
+		n += len(k) + len(v)
+	}
+	return n
+}
+
+// Attempt is one delivery that was not acknowledged.
+type Attempt struct {
+	At    time.Time
+	Error string
+}
+
+// maxAttemptsKept bounds what a retried event carries along when the number of its deliveries is not limited. The
+// count of deliveries is always exact.
+const maxAttemptsKept = 32
+
+// History is what a consumer group knows of an event that it has not handled yet.
+type History struct {
+	// Deliveries counts the deliveries that failed.
+	Deliveries int
+	// Attempts are the newest of those, oldest first.
+	Attempts []Attempt
+	// Redriven counts how often the event was sent back from the dead letters.
+	Redriven int
+}
+
+// failed returns the history after one more failed delivery.
+func (h History) failed(a Attempt) History {
+	attempts := append(append([]Attempt(nil), h.Attempts...), a)
+	if over := len(attempts) - maxAttemptsKept; over > 0 {
+		attempts = attempts[over:]
+	}
+	return History{Deliveries: h.Deliveries + 1, Attempts: attempts, Redriven: h.Redriven}
+}
+
+func cloneMetadata(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return maps.Clone(m)
+}

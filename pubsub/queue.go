@@ -1,0 +1,282 @@
+package pubsub
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// readAhead bounds the events that a queue reads from the engine at a time.
+	readAhead = 64
+	// readAheadBytes bounds their size, but for the first.
+	readAheadBytes = 1 << 20
+	// maxUnsettled bounds the settlements that wait for the disk; beyond it, nothing more is delivered.
+	maxUnsettled = 4096
+)
+
+// item is an event that could be delivered next.
+type item struct {
+	event   Event
+	history History
+	retry   *RetryKey
+}
+
+// queue hands one group's share of one topic to the group's streams. It lives as long as there are streams.
+//
+// Its run goroutine alone reads from the engine, its settler alone writes; the lock is held by neither meanwhile.
+type queue struct {
+	broker       *Broker
+	topic, group string
+	policy       DeliverPolicy
+	wake         chan struct{}
+	// ctx ends when the last stream has left; ended is then called once everything is written down.
+	ctx   context.Context
+	stop  context.CancelFunc
+	done  chan struct{}
+	ended func()
+
+	mu      sync.Mutex
+	streams []*Subscription
+	turn    int
+	inHand  int
+	// returned holds what streams gave back, by sequence.
+	returned []item
+	// log says that the topic may hold events after the backlog's cursor, redriven that there may be redriven events
+	// to read, nextRetry when the next retry is due.
+	log, redriven bool
+	nextRetry     time.Time
+	// busy are the retries that are in hand, or settled but not written yet: still on disk, and not to be read.
+	busy  map[RetryKey]struct{}
+	holds holds
+
+	settler settler
+	// The rest belongs to run.
+	backlog backlog
+}
+
+func newQueue(b *Broker, name queueName, policy DeliverPolicy) *queue {
+	ctx, stop := context.WithCancel(context.Background())
+	q := &queue{
+		broker:   b,
+		topic:    name.topic,
+		group:    name.group,
+		policy:   policy,
+		wake:     make(chan struct{}, 1),
+		ctx:      ctx,
+		stop:     stop,
+		done:     make(chan struct{}),
+		busy:     map[RetryKey]struct{}{},
+		holds:    newHolds(),
+		log:      true,
+		redriven: true,
+	}
+	q.settler = settler{queue: q, wake: make(chan struct{}, 1)}
+	return q
+}
+
+// start runs the queue once its predecessor of the same name, if any, has written down everything.
+func (q *queue) start(predecessor *queue) {
+	go func() {
+		if predecessor != nil {
+			<-predecessor.done
+		}
+		settled := make(chan struct{})
+		go func() {
+			defer close(settled)
+			q.settler.run()
+		}()
+		q.run()
+		<-settled
+		close(q.done)
+		q.ended()
+	}()
+}
+
+// end stops the queue; ended is called when it has written everything down.
+func (q *queue) end(ended func()) {
+	q.ended = ended
+	q.stop()
+}
+
+func (q *queue) add(s *Subscription) {
+	q.mu.Lock()
+	q.streams = append(q.streams, s)
+	q.mu.Unlock()
+	signal(q.wake)
+}
+
+// remove returns how many streams are left.
+func (q *queue) remove(s *Subscription) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.streams = slices.DeleteFunc(q.streams, func(other *Subscription) bool { return other == s })
+	signal(q.wake)
+	return len(q.streams)
+}
+
+func (q *queue) load() (inHand, streams int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.inHand, len(q.streams)
+}
+
+func (q *queue) logGrew() {
+	q.mu.Lock()
+	q.log = true
+	q.mu.Unlock()
+	signal(q.wake)
+}
+
+func (q *queue) redrivenCame() {
+	q.mu.Lock()
+	q.redriven = true
+	q.mu.Unlock()
+	signal(q.wake)
+}
+
+func (q *queue) run() {
+	if !q.open() {
+		return
+	}
+	for {
+		due, cancelTimer := alarm(q.broker.clock, q.dispatch())
+		select {
+		case <-q.wake:
+		case <-due:
+		case <-q.ctx.Done():
+			cancelTimer()
+			return
+		}
+		cancelTimer()
+	}
+}
+
+// open learns from the engine where the group stands, and keeps trying while the engine fails.
+func (q *queue) open() bool {
+	for {
+		err := q.tryOpen()
+		if err == nil {
+			return true
+		}
+		if q.ctx.Err() == nil {
+			q.broker.log.Error("a consumer group could not be opened", "topic", q.topic, "group", q.group, "error", err)
+		}
+		select {
+		case <-q.broker.clock.After(settlementPause):
+		case <-q.ctx.Done():
+			return false
+		}
+	}
+}
+
+func (q *queue) tryOpen() error {
+	done, err := q.broker.engine.OpenGroup(q.ctx, q.topic, q.group, q.policy)
+	if err != nil {
+		return err
+	}
+	total, byKey, err := q.broker.engine.Retrying(q.ctx, q.topic, q.group)
+	if err != nil {
+		return err
+	}
+	q.backlog.cursor = done
+	q.mu.Lock()
+	q.holds.retrying, q.holds.retryingKeys = total, byKey
+	q.nextRetry = q.broker.clock.Now()
+	q.mu.Unlock()
+	return nil
+}
+
+// dispatch hands out events until there is none, or no stream has a slot. It returns when to try again unless
+// something wakes the queue before; zero: there is nothing to wait for.
+func (q *queue) dispatch() (again time.Time) {
+	for {
+		s := q.reserve()
+		if s == nil {
+			return time.Time{}
+		}
+		now := q.broker.clock.Now()
+		it, err := q.next(now)
+		switch {
+		case err != nil:
+			s.release()
+			if q.ctx.Err() == nil {
+				q.broker.log.Error("events could not be read", "topic", q.topic, "group", q.group, "error", err)
+			}
+			return now.Add(settlementPause)
+		case it == nil:
+			s.release()
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			if q.nextRetry.After(now) {
+				return q.nextRetry
+			}
+			// A retry that is due and yet not taken waits for something in hand, whose end will wake the queue.
+			return time.Time{}
+		}
+		q.hand(s, *it)
+	}
+}
+
+// reserve finds the next stream with a free slot, in turn.
+func (q *queue) reserve() *Subscription {
+	q.mu.Lock()
+	streams, first := slices.Clone(q.streams), q.turn
+	q.mu.Unlock()
+	for i := range streams {
+		at := (first + i) % len(streams)
+		if streams[at].reserve() {
+			q.mu.Lock()
+			q.turn = at + 1
+			q.mu.Unlock()
+			return streams[at]
+		}
+	}
+	return nil
+}
+
+func (q *queue) hand(s *Subscription, it item) {
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &Delivery{
+		Event:   it.event,
+		Count:   it.history.Deliveries + 1,
+		stream:  s,
+		queue:   q,
+		retry:   it.retry,
+		history: it.history,
+		ctx:     ctx,
+		cancel:  cancel,
+	}
+	if !s.hand(d) {
+		cancel()
+		q.putBack(d)
+	}
+}
+
+// putBack returns a delivery that ended without an answer.
+func (q *queue) putBack(d *Delivery) {
+	q.mu.Lock()
+	q.inHand--
+	q.holds.release(d.Event.PartitionKey)
+	it := item{event: d.Event, history: d.history, retry: d.retry}
+	at, _ := slices.BinarySearchFunc(q.returned, it, func(a, b item) int {
+		return int(int64(a.event.Sequence) - int64(b.event.Sequence))
+	})
+	q.returned = slices.Insert(q.returned, at, it)
+	q.mu.Unlock()
+	signal(q.wake)
+}
+
+// settle records what became of a delivery.
+func (q *queue) settle(d *Delivery, s Settlement) {
+	s.Sequence, s.Retry = d.Event.Sequence, d.retry
+	q.mu.Lock()
+	q.inHand--
+	q.holds.release(d.Event.PartitionKey)
+	q.holds.settle(d.Event.PartitionKey, d.history.Deliveries > 0, s.Outcome == Retried)
+	q.settler.waiting = append(q.settler.waiting, s)
+	q.mu.Unlock()
+	signal(q.settler.wake)
+	signal(q.wake)
+}

@@ -1,0 +1,70 @@
+package pubsub
+
+import "context"
+
+// settler writes a queue's settlements down, as many at a time as have gathered.
+type settler struct {
+	queue *queue
+	wake  chan struct{}
+	// waiting and writing are guarded by the queue's lock.
+	waiting []Settlement
+	writing int
+}
+
+// run writes until the queue stops, and then once more what is left. What cannot be written then is delivered again
+// some day: an ack that is lost never loses an event.
+func (s *settler) run() {
+	q := s.queue
+	for {
+		select {
+		case <-s.wake:
+			s.flush()
+			continue
+		default:
+		}
+		select {
+		case <-s.wake:
+			s.flush()
+		case <-q.ctx.Done():
+			s.flush()
+			return
+		}
+	}
+}
+
+func (s *settler) flush() {
+	q := s.queue
+	for {
+		q.mu.Lock()
+		batch := s.waiting
+		s.waiting, s.writing = nil, len(batch)
+		q.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		for {
+			err := q.broker.engine.Settle(context.Background(), q.topic, q.group, batch)
+			if err == nil {
+				break
+			}
+			q.broker.log.Error("acknowledgements could not be written", "topic", q.topic, "group", q.group, "count", len(batch), "error", err)
+			select {
+			case <-q.broker.clock.After(settlementPause):
+			case <-q.ctx.Done():
+				return
+			}
+		}
+		q.mu.Lock()
+		s.writing = 0
+		for _, settled := range batch {
+			if settled.Retry != nil {
+				delete(q.busy, *settled.Retry)
+			}
+			if settled.Outcome == Retried {
+				q.nextRetry = earliest(q.nextRetry, settled.Due)
+			}
+		}
+		q.mu.Unlock()
+		signal(q.wake)
+	}
+}

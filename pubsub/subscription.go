@@ -1,0 +1,273 @@
+package pubsub
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+// SubscribeOptions describe one stream of deliveries.
+type SubscribeOptions struct {
+	// Group is the consumer group. Each group gets every event; streams of one group share them.
+	Group string
+	// Topic may hold the wildcards * and >.
+	Topic string
+	// MaxDeliver bounds the deliveries of one event before it goes to the dead letters. Zero: no bound.
+	MaxDeliver int
+	// BackOff is how long to wait before each redelivery.
+	BackOff BackOff
+	// AckWait is how long one event may take, counted from when it is the oldest that the stream has in hand. Zero: no
+	// bound.
+	AckWait time.Duration
+	// MaxAckPending bounds the events that the stream has in hand. Zero: one.
+	MaxAckPending int
+	// Ordered holds the group's later events back while one is being retried. It takes effect when any stream of the
+	// group asks for it.
+	Ordered bool
+	// DeliverPolicy is where the group starts if it is new. Empty: DeliverAll.
+	DeliverPolicy DeliverPolicy
+	// DeadLetterExpired sends events whose time to live has ended to the dead letters instead of dropping them.
+	DeadLetterExpired bool
+}
+
+// Subscription is one stream: what an app instance has in hand of its group's events.
+type Subscription struct {
+	broker *Broker
+	opts   SubscribeOptions
+	// arrived tells Next of an event; ended is closed by Close.
+	arrived chan struct{}
+	ended   chan struct{}
+
+	mu     sync.Mutex
+	queues []*queue
+	// reserved counts the slots in use: events in hand and those on their way.
+	reserved int
+	// inHand holds *Delivery in the order they were handed over; untaken those that Next has not returned yet.
+	inHand, untaken *list.List
+	// headSince is when the front of inHand became the oldest.
+	headSince time.Time
+	ackTimer  clockwork.Timer
+	paused    bool
+	closed    bool
+}
+
+func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
+	if opts.MaxAckPending <= 0 {
+		opts.MaxAckPending = 1
+	}
+	if opts.DeliverPolicy == "" {
+		opts.DeliverPolicy = DeliverAll
+	}
+	return &Subscription{
+		broker:  b,
+		opts:    opts,
+		arrived: make(chan struct{}, 1),
+		ended:   make(chan struct{}),
+		inHand:  list.New(),
+		untaken: list.New(),
+	}
+}
+
+// Next waits for the next event. It returns ErrClosed once the subscription is closed. Every delivery must be ended by
+// Ack or Nack, or it ends by itself after AckWait or Close.
+func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
+	for {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return nil, ErrClosed
+		}
+		if front := s.untaken.Front(); front != nil {
+			d := s.untaken.Remove(front).(*Delivery)
+			d.untaken = nil
+			if s.untaken.Len() > 0 {
+				signal(s.arrived)
+			}
+			s.mu.Unlock()
+			return d, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.arrived:
+		case <-s.ended:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Pause stops new deliveries; what is in hand can still be acknowledged.
+func (s *Subscription) Pause() {
+	s.mu.Lock()
+	s.paused = true
+	s.mu.Unlock()
+}
+
+// Resume undoes Pause.
+func (s *Subscription) Resume() {
+	s.mu.Lock()
+	s.paused = false
+	s.mu.Unlock()
+	s.slotFreed()
+}
+
+// InHand counts the events that were handed over and not ended yet.
+func (s *Subscription) InHand() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inHand.Len()
+}
+
+// Close ends the stream and puts what is in hand back at once, without counting it as a delivery. It may be called
+// more than once.
+func (s *Subscription) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	close(s.ended)
+	if s.ackTimer != nil {
+		s.ackTimer.Stop()
+	}
+	var back []*Delivery
+	for s.inHand.Len() > 0 {
+		d := s.inHand.Front().Value.(*Delivery)
+		s.remove(d)
+		back = append(back, d)
+	}
+	s.mu.Unlock()
+
+	for _, d := range back {
+		d.cancel()
+		d.queue.putBack(d)
+	}
+	s.broker.detach(s)
+}
+
+func (s *Subscription) join(q *queue) {
+	s.mu.Lock()
+	s.queues = append(s.queues, q)
+	s.mu.Unlock()
+}
+
+func (s *Subscription) leave() []*queue {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	queues := s.queues
+	s.queues = nil
+	return queues
+}
+
+// reserve takes a slot for an event on its way.
+func (s *Subscription) reserve() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.paused || s.reserved >= s.opts.MaxAckPending {
+		return false
+	}
+	s.reserved++
+	return true
+}
+
+// release gives a slot back that was not used.
+func (s *Subscription) release() {
+	s.mu.Lock()
+	s.reserved--
+	s.mu.Unlock()
+}
+
+// hand fills a reserved slot. It returns false if the stream was closed meanwhile.
+func (s *Subscription) hand(d *Delivery) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		s.reserved--
+		return false
+	}
+	d.place = s.inHand.PushBack(d)
+	d.untaken = s.untaken.PushBack(d)
+	if s.inHand.Len() == 1 {
+		s.newHead()
+	}
+	signal(s.arrived)
+	return true
+}
+
+// end takes a delivery out of hand; false means that it has ended before.
+func (s *Subscription) end(d *Delivery) bool {
+	s.mu.Lock()
+	if d.place == nil {
+		s.mu.Unlock()
+		return false
+	}
+	s.remove(d)
+	s.mu.Unlock()
+	d.cancel()
+	return true
+}
+
+// remove is called with s.mu held.
+func (s *Subscription) remove(d *Delivery) {
+	wasHead := s.inHand.Front() == d.place
+	s.inHand.Remove(d.place)
+	d.place = nil
+	if d.untaken != nil {
+		s.untaken.Remove(d.untaken)
+		d.untaken = nil
+	}
+	s.reserved--
+	if wasHead && s.inHand.Len() > 0 && !s.closed {
+		s.newHead()
+	}
+}
+
+// newHead starts the ack clock of the oldest event. A timer that is running already finds out about the new head when
+// it fires. It is called with s.mu held.
+func (s *Subscription) newHead() {
+	s.headSince = s.broker.clock.Now()
+	if s.ackTimer == nil && s.opts.AckWait > 0 {
+		s.ackTimer = s.broker.clock.AfterFunc(s.opts.AckWait, s.checkAckWait)
+	}
+}
+
+// checkAckWait fails the oldest event if its time ran out, and sets the timer for the next.
+func (s *Subscription) checkAckWait() {
+	s.mu.Lock()
+	s.ackTimer = nil
+	if s.closed || s.inHand.Len() == 0 {
+		s.mu.Unlock()
+		return
+	}
+	clock, deadline := s.broker.clock, s.headSince.Add(s.opts.AckWait)
+	if left := deadline.Sub(clock.Now()); left > 0 {
+		s.ackTimer = clock.AfterFunc(left, s.checkAckWait)
+		// As in alarm: a clock that was set forward meanwhile does not make the timer late.
+		if clock.Now().Before(deadline) || !s.ackTimer.Stop() {
+			s.mu.Unlock()
+			return
+		}
+		s.ackTimer = nil
+	}
+	late := s.inHand.Front().Value.(*Delivery)
+	s.remove(late)
+	s.mu.Unlock()
+
+	late.cancel()
+	late.fail(fmt.Sprintf("not acknowledged within ackWait %s", s.opts.AckWait))
+}
+
+// slotFreed lets every queue of the stream look for work.
+func (s *Subscription) slotFreed() {
+	s.mu.Lock()
+	queues := s.queues
+	s.mu.Unlock()
+	for _, q := range queues {
+		signal(q.wake)
+	}
+}
