@@ -257,6 +257,7 @@ func (q *queue) takeFresh() *item {
 	b.fresh = b.fresh[1:]
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	// An ack may have freed the key since the parked events were looked at.
 	if b.parkedKeys[e.PartitionKey] == 0 && q.holds.first(e.PartitionKey) {
 		return q.inHandNow(item{event: e})
 	}

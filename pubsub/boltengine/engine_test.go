@@ -1,0 +1,224 @@
+package boltengine
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+func open(t testing.TB) (*Engine, *boltdb.DB) {
+	t.Helper()
+	db, err := boltdb.Open(context.Background(), filepath.Join(t.TempDir(), "test.db"), boltdb.Options{LazyDelay: -1})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	e, err := New(context.Background(), db, "pubsub")
+	require.NoError(t, err)
+	return e, db
+}
+
+func entries(n int) []pubsub.Entry {
+	list := make([]pubsub.Entry, n)
+	for i := range list {
+		list[i] = pubsub.Entry{Event: pubsub.Event{Data: []byte{byte(i)}, PublishTime: noon}}
+	}
+	return list
+}
+
+func appendAll(t *testing.T, e *Engine, topic string, list []pubsub.Entry) {
+	t.Helper()
+	results, err := e.Append(t.Context(), topic, list, pubsub.TopicLimits{}, noon)
+	require.NoError(t, err)
+	for _, r := range results {
+		require.NoError(t, r.Err)
+	}
+}
+
+func acks(sequences ...uint64) []pubsub.Settlement {
+	list := make([]pubsub.Settlement, len(sequences))
+	for i, s := range sequences {
+		list[i] = pubsub.Settlement{Outcome: pubsub.Acked, Sequence: s}
+	}
+	return list
+}
+
+// counts returns how many entries each bucket holds.
+func counts(t *testing.T, e *Engine, db *boltdb.DB) map[string]int {
+	t.Helper()
+	n := map[string]int{}
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		for _, name := range allBuckets {
+			require.NoError(t, tx.Bucket(bucketRoot).Bucket(e.bucket).Bucket(name).ForEach(func(_, _ []byte) error { n[string(name)]++; return nil }))
+		}
+		return nil
+	}))
+	return n
+}
+
+func TestSettledEventsLeaveTheFileWhenEveryGroupIsDone(t *testing.T) {
+	e, db := open(t)
+	for _, group := range []string{"a", "b"} {
+		_, err := e.OpenGroup(t.Context(), "t", group, pubsub.DeliverAll)
+		require.NoError(t, err)
+	}
+	appendAll(t, e, "t", entries(4))
+	require.NoError(t, e.Settle(t.Context(), "t", "a", acks(1, 2, 4)))
+	require.Equal(t, 4, counts(t, e, db)["log"])
+	require.Equal(t, 1, counts(t, e, db)["done"], "4 is settled above a gap")
+	require.NoError(t, e.Settle(t.Context(), "t", "b", acks(2, 1)))
+	require.Equal(t, 2, counts(t, e, db)["log"])
+	require.NoError(t, e.Settle(t.Context(), "t", "a", acks(3)))
+	require.Equal(t, 0, counts(t, e, db)["done"], "the gap is closed")
+	require.NoError(t, e.Settle(t.Context(), "t", "b", acks(3, 4)))
+	require.Equal(t, 0, counts(t, e, db)["log"])
+	stats, err := e.Stats(t.Context(), noon)
+	require.NoError(t, err)
+	require.Zero(t, stats[0].Bytes)
+	require.EqualValues(t, 4, stats[0].LastSequence)
+}
+
+func TestADedupKeyOfATransactionThatWasRolledBackIsNotSeen(t *testing.T) {
+	e, db := open(t)
+	started, gate := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	run := func(fn func()) { wg.Add(1); go func() { defer wg.Done(); fn() }() }
+	run(func() {
+		_ = db.Update(context.Background(), func(*bbolt.Tx) error { close(started); <-gate; return nil })
+	})
+	<-started
+	// The writer takes these up in one transaction, in whichever order; the last one spoils it at first.
+	joined := make(chan struct{}, 2)
+	run(func() {
+		joined <- struct{}{}
+		entry := pubsub.Entry{Event: pubsub.Event{Data: []byte("x"), PublishTime: noon}, DedupKey: []byte("id"), DedupWindow: time.Hour}
+		results, err := e.Append(context.Background(), "t", []pubsub.Entry{entry}, pubsub.TopicLimits{}, noon)
+		require.NoError(t, err)
+		require.False(t, results[0].Duplicate, "the first run was rolled back")
+	})
+	run(func() {
+		joined <- struct{}{}
+		ran := false
+		_ = db.UpdateLazily(context.Background(), func(*bbolt.Tx) error {
+			if ran {
+				return nil
+			}
+			ran = true
+			panic("spoils the transaction")
+		})
+	})
+	<-joined
+	<-joined
+	close(gate)
+	wg.Wait()
+	require.Equal(t, 1, counts(t, e, db)["log"])
+	require.Equal(t, 1, counts(t, e, db)["ids"])
+}
+
+func TestSweepTakesBoundedSteps(t *testing.T) {
+	e, db := open(t)
+	list := entries(10)
+	for i := range list {
+		list[i].DedupKey, list[i].DedupWindow = []byte{byte(i)}, time.Minute
+	}
+	_, err := e.Append(t.Context(), "t", list, pubsub.TopicLimits{MaxAge: time.Hour}, noon)
+	require.NoError(t, err)
+	_, err = e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll)
+	require.NoError(t, err)
+
+	for _, step := range []struct {
+		bucket string
+		ended  time.Time
+	}{{"ids", noon.Add(time.Minute)}, {"log", noon.Add(time.Hour)}} {
+		more, err := e.Sweep(t.Context(), step.ended.Add(-1), 4)
+		require.NoError(t, err)
+		require.False(t, more)
+		require.Equal(t, 10, counts(t, e, db)[step.bucket])
+		for _, left := range []int{6, 2, 0} {
+			more, err := e.Sweep(t.Context(), step.ended, 4)
+			require.NoError(t, err)
+			require.Equal(t, left, counts(t, e, db)[step.bucket])
+			require.Equal(t, left > 0, more)
+		}
+	}
+	require.Equal(t, 10, counts(t, e, db)["dead"], "the group was owed them")
+}
+
+func TestReadLogIsBoundedByCountAndBytes(t *testing.T) {
+	e, _ := open(t)
+	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll)
+	require.NoError(t, err)
+	list := entries(5)
+	for i := range list {
+		list[i].Event.Data = bytes.Repeat([]byte("x"), 1000)
+	}
+	appendAll(t, e, "t", list)
+	for _, c := range []struct{ limit, maxBytes, want int }{{3, 1 << 20, 3}, {5, 2500, 2}, {5, 1, 1}} {
+		events, err := e.ReadLog(t.Context(), "t", "g", 0, c.limit, c.maxBytes)
+		require.NoError(t, err)
+		require.Len(t, events, c.want)
+	}
+}
+
+func TestAnEventIDThatIsNotUTF8IsReadBack(t *testing.T) {
+	e, _ := open(t)
+	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll)
+	require.NoError(t, err)
+	list := entries(1)
+	list[0].Event.ID = "a\xffb"
+	appendAll(t, e, "t", list)
+	events, err := e.ReadLog(t.Context(), "t", "g", 0, 1, 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, "a\xffb", events[0].ID)
+}
+
+func FuzzDecode(f *testing.F) {
+	event, err := encodeEvent(&pubsub.Event{ID: "id", Data: []byte("data"), Metadata: map[string]string{"k": "v"}, PublishTime: noon, Expires: noon})
+	require.NoError(f, err)
+	retry, err := encode(retryRecord{Event: event, History: historyRecord{Deliveries: 1, Attempts: []attemptRecord{{At: 1, Error: "no"}}}})
+	require.NoError(f, err)
+	for _, seed := range [][]byte{nil, {recordVersion}, {99}, event, retry} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if e, err := decodeEvent(raw, "t", 1); err == nil {
+			again, err := encodeEvent(&e)
+			require.NoError(t, err)
+			back, err := decodeEvent(again, "t", 1)
+			require.NoError(t, err)
+			require.Equal(t, e, back)
+		}
+		_, _ = decodeRetry(raw, "t", pubsub.RetryKey{})
+		_, _ = parseRetryKey(raw)
+		for _, record := range []any{&topicRecord{}, &groupRecord{}, &delayedRecord{}, &deadRecord{}} {
+			_ = decode(raw, record)
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	e, _ := open(b)
+	list := entries(1)
+	list[0].Event.Data = make([]byte, 1024)
+	b.SetParallelism(32)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := e.Append(context.Background(), "t", list, pubsub.TopicLimits{}, noon); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
