@@ -1,0 +1,131 @@
+// Package boltengine keeps state in a bbolt file.
+package boltengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+type engine struct {
+	db   *boltdb.DB
+	name []byte
+}
+
+var _ statestore.Engine = (*engine)(nil)
+
+// New returns the engine for the namespace bucket of db, which it creates if it is missing. It does not own db. Engines
+// of the same db and bucket share their data.
+func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
+	if bucket == "" || len(bucket) > bbolt.MaxKeySize {
+		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(bucket)),
+			Allowed: fmt.Sprintf("1 to %d bytes long", bbolt.MaxKeySize)}
+	}
+	e := &engine{db: db, name: []byte(bucket)}
+	missing := false
+	err := db.View(func(tx *bbolt.Tx) error {
+		_, err := e.namespace(tx)
+		missing = err != nil
+		return nil
+	})
+	if err == nil && missing {
+		err = db.Update(context.Background(), func(tx *bbolt.Tx) error {
+			all, err := tx.CreateBucketIfNotExists(bucketState)
+			if err != nil {
+				return boltdb.Dirty(err)
+			}
+			_, err = all.CreateBucketIfNotExists(e.name)
+			return boltdb.Dirty(err)
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open state bucket %q: %w", bucket, err)
+	}
+	return e, nil
+}
+
+func (e *engine) namespace(tx *bbolt.Tx) (*bbolt.Bucket, error) {
+	if all := tx.Bucket(bucketState); all != nil {
+		if ns := all.Bucket(e.name); ns != nil {
+			return ns, nil
+		}
+	}
+	return nil, fmt.Errorf("the file has no state bucket %q", e.name)
+}
+
+// Get implements statestore.Engine.
+func (e *engine) Get(ctx context.Context, keys []string, now time.Time) ([]statestore.Item, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	items := make([]statestore.Item, len(keys))
+	err := e.db.View(func(tx *bbolt.Tx) error {
+		ns, err := e.namespace(tx)
+		if err != nil {
+			return err
+		}
+		var buf [128]byte
+		for i, key := range keys {
+			items[i] = get(ns, valueKey(buf[:0], key), key, now)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+func get(ns *bbolt.Bucket, k []byte, key string, now time.Time) statestore.Item {
+	raw := ns.Get(k)
+	if raw == nil {
+		return statestore.Item{Key: key}
+	}
+	r, err := decodeRecord(key, raw)
+	if err != nil {
+		return statestore.Item{Key: key, Err: err}
+	}
+	if !statestore.Live(instantTime(r.ExpiresAt), now) {
+		return statestore.Item{Key: key}
+	}
+	return r.item(key)
+}
+
+// errNothing ends a write function that wrote nothing and has no success to report either, so that no commit is spent
+// on it.
+var errNothing = errors.New("nothing to write")
+
+// Apply implements statestore.Engine.
+func (e *engine) Apply(ctx context.Context, units []statestore.Unit, now time.Time) ([]error, error) {
+	var outcomes []error
+	err := e.db.Update(ctx, func(tx *bbolt.Tx) error {
+		ns, err := e.namespace(tx)
+		if err != nil {
+			return err
+		}
+		p := newPlan(ns, now)
+		outcomes = make([]error, len(units))
+		failed := 0
+		for i := range units {
+			if outcomes[i] = p.take(&units[i]); outcomes[i] != nil {
+				failed++
+			}
+		}
+		// A unit that changes nothing, such as one whose idempotency key is remembered, may owe its success to
+		// a neighbour in this transaction: it succeeds only if the commit does.
+		if failed == len(units) {
+			return errNothing
+		}
+		return boltdb.Dirty(p.write())
+	})
+	if err != nil && !errors.Is(err, errNothing) {
+		return nil, err
+	}
+	return outcomes, nil
+}

@@ -1,0 +1,292 @@
+package boltengine
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	ctx   = context.Background()
+	epoch = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// rig is a store over a real file, with a clock that stands still.
+type rig struct {
+	path   string
+	clock  *clockwork.FakeClock
+	db     *boltdb.DB
+	engine statestore.Engine
+	store  *statestore.Store
+}
+
+func newRig(t testing.TB) *rig {
+	r := &rig{path: filepath.Join(t.TempDir(), "test.db"), clock: clockwork.NewFakeClockAt(epoch)}
+	r.open(t)
+	t.Cleanup(func() { r.close(t) })
+	return r
+}
+
+func (r *rig) open(t require.TestingT) {
+	var err error
+	r.db, err = boltdb.Open(ctx, r.path, boltdb.Options{LazyDelay: -1})
+	require.NoError(t, err)
+	r.engine, err = New(r.db, "state")
+	require.NoError(t, err)
+	// The background sweeper sleeps through the test: sweeps are called for by name.
+	r.store, err = statestore.New(r.engine, statestore.Options{Clock: r.clock, CleanupInterval: 1000 * time.Hour})
+	require.NoError(t, err)
+}
+
+func (r *rig) close(t require.TestingT) {
+	require.NoError(t, r.store.Close(ctx))
+	require.NoError(t, r.db.Close())
+}
+
+// count returns how many keys of each kind are on disk.
+func (r *rig) count(t require.TestingT) map[byte]int {
+	n := make(map[byte]int)
+	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketState).Bucket([]byte("state")).ForEach(func(k, _ []byte) error {
+			n[k[0]]++
+			return nil
+		})
+	}))
+	return n
+}
+
+// put writes raw bytes under a raw key.
+func (r *rig) put(t require.TestingT, k, v []byte) {
+	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
+		return boltdb.Dirty(tx.Bucket(bucketState).Bucket([]byte("state")).Put(k, v))
+	}))
+}
+
+func set(key, value string) statestore.Write {
+	return statestore.Write{Op: statestore.OpSet, Key: key, Value: []byte(value)}
+}
+
+func del(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
+
+func (r *rig) apply(t require.TestingT, writes ...statestore.Write) {
+	require.NoError(t, r.store.Apply(ctx, writes, statestore.TransactionOptions{}))
+}
+
+func (r *rig) get(t require.TestingT, key string) statestore.Item {
+	item, err := r.store.Get(ctx, key)
+	require.NoError(t, err)
+	return item
+}
+
+func TestNewRefusesABucketWithoutAName(t *testing.T) {
+	r := newRig(t)
+	_, err := New(r.db, "")
+	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
+}
+
+func TestNamespacesDoNotSeeEachOther(t *testing.T) {
+	r := newRig(t)
+	r.apply(t, set("k", "here"))
+	other, err := New(r.db, "other")
+	require.NoError(t, err)
+	items, err := other.Get(ctx, []string{"k"}, epoch)
+	require.NoError(t, err)
+	require.False(t, items[0].Found)
+	same, err := New(r.db, "state")
+	require.NoError(t, err)
+	items, err = same.Get(ctx, []string{"k"}, epoch)
+	require.NoError(t, err)
+	require.Equal(t, "here", string(items[0].Value))
+}
+
+func TestLargestKeyWithTTLFits(t *testing.T) {
+	r := newRig(t)
+	key := string(make([]byte, statestore.MaxKeySize))
+	w := set(key, "v")
+	w.TTL = time.Second
+	r.apply(t, w)
+	require.True(t, r.get(t, key).Found)
+	r.clock.Advance(time.Second)
+	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, swept)
+	require.Empty(t, r.count(t))
+}
+
+func TestLargestValueComesBack(t *testing.T) {
+	r := newRig(t)
+	value := make([]byte, statestore.MaxValueSize)
+	for i := range value {
+		value[i] = byte(i * 7)
+	}
+	r.apply(t, statestore.Write{Op: statestore.OpSet, Key: "k", Value: value})
+	require.Equal(t, value, r.get(t, "k").Value)
+}
+
+func TestValuesBelongToTheReader(t *testing.T) {
+	r := newRig(t)
+	r.apply(t, set("k", "value"), set("large", string(make([]byte, 8192)))) // small buckets are copied by bbolt itself
+	copy(r.get(t, "k").Value, "other")
+	require.Equal(t, "value", string(r.get(t, "k").Value))
+}
+
+func TestAnIdempotencyKeyUsedAgainHasOneEnd(t *testing.T) {
+	r := newRig(t)
+	w := set("k", "v")
+	w.IdempotencyKey, w.IdempotencyWindow = "id", time.Second
+	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{w})[0])
+	r.clock.Advance(time.Second)
+	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{w})[0])
+	require.Equal(t, map[byte]int{prefixValue: 1, prefixIdempotency: 1, prefixIdempotencyTime: 1}, r.count(t))
+}
+
+func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
+	r := newRig(t)
+	for name, raw := range map[string]string{
+		"no bytes":           "",
+		"newer format":       "\x02\xa1\x01\x01",
+		"not CBOR":           "\x01\xff\xff",
+		"cut":                "\x01\xa2\x01\x01\x04\x45ab",
+		"no version":         "\x01\xa0",
+		"bytes at its end":   "\x01\xa1\x01\x01\x00",
+		"end before the 70s": "\x01\xa2\x01\x01\x02\x20",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.put(t, valueKey(nil, "bad"), []byte(raw))
+			_, err := r.store.Get(ctx, "bad")
+			require.ErrorIs(t, err, statestore.ErrDamaged)
+			require.ErrorContains(t, err, `value of key "bad"`)
+
+			r.apply(t, set("good", "v"))
+			items, err := r.store.GetMany(ctx, []string{"bad", "good"})
+			require.NoError(t, err)
+			require.ErrorIs(t, items[0].Err, statestore.ErrDamaged)
+			require.Equal(t, "v", string(items[1].Value))
+
+			first := set("bad", "new")
+			first.FirstWrite = true
+			require.ErrorIs(t, r.store.ApplyEach(ctx, []statestore.Write{first})[0], statestore.ErrDamaged)
+
+			r.apply(t, set("bad", "new"))
+			require.Equal(t, "new", string(r.get(t, "bad").Value))
+			r.put(t, valueKey(nil, "bad"), []byte(raw))
+			r.apply(t, del("bad"))
+			require.False(t, r.get(t, "bad").Found)
+		})
+	}
+}
+
+func TestSweepPassesDamage(t *testing.T) {
+	r := newRig(t)
+	good := set("good", "v")
+	good.TTL = 2 * time.Second
+	r.apply(t, good)
+	once := set("once", "v")
+	once.IdempotencyKey, once.IdempotencyWindow = "id", 2*time.Second
+	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{once})[0])
+
+	r.put(t, valueKey(nil, "bad"), []byte{1, 0xff})
+	r.put(t, timeKey(prefixExpiry, epoch.UnixNano(), "bad"), nil)
+	r.put(t, []byte{prefixExpiry, 1, 2}, nil)
+	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
+		ns := tx.Bucket(bucketState).Bucket([]byte("state"))
+		k, _ := ns.Cursor().Seek([]byte{prefixIdempotency})
+		return boltdb.Dirty(ns.Put(append([]byte(nil), k...), []byte{1, 0xff}))
+	}))
+	require.ErrorIs(t, r.store.ApplyEach(ctx, []statestore.Write{once})[0], statestore.ErrDamaged)
+
+	r.clock.Advance(2 * time.Second)
+	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 100)
+	require.ErrorIs(t, err, statestore.ErrDamaged)
+	require.ErrorContains(t, err, `value of key "bad"`)
+	require.ErrorContains(t, err, "idempotency key with SHA-256")
+	require.Equal(t, 4, swept)
+	require.Equal(t, map[byte]int{prefixValue: 2}, r.count(t), "what is left: the damaged value and the key without an end")
+
+	swept, err = r.engine.Sweep(ctx, r.clock.Now(), 100)
+	require.NoError(t, err)
+	require.Zero(t, swept)
+	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{once})[0])
+}
+
+func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
+	r := newRig(t)
+	const n = 25
+	var writes []statestore.Write
+	for i := range n {
+		w := set(string(rune('z'-i)), "v")
+		w.TTL = time.Duration(i+1) * time.Second
+		writes = append(writes, w)
+	}
+	r.apply(t, writes...)
+	r.clock.Advance(20 * time.Second)
+	total := 0
+	for _, want := range []int{8, 8, 4, 0} {
+		swept, err := r.engine.Sweep(ctx, r.clock.Now(), 8)
+		require.NoError(t, err)
+		require.Equal(t, want, swept)
+		total += swept
+		for i := range n {
+			require.Equal(t, i >= total, r.holds(t, valueKey(nil, writes[i].Key)), "key %d after %d", i, total)
+		}
+	}
+	require.Equal(t, map[byte]int{prefixValue: 5, prefixExpiry: 5}, r.count(t))
+}
+
+// holds says whether a raw key is on disk.
+func (r *rig) holds(t require.TestingT, k []byte) (found bool) {
+	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
+		found = tx.Bucket(bucketState).Bucket([]byte("state")).Get(k) != nil
+		return nil
+	}))
+	return found
+}
+
+func TestSweepSparesAKeyThatWasSetAgain(t *testing.T) {
+	r := newRig(t)
+	w := set("k", "old")
+	w.TTL = time.Second
+	r.apply(t, w)
+	w = set("k", "new")
+	w.TTL = time.Hour
+	r.apply(t, w)
+	// An entry that survived by accident must not do harm either.
+	r.put(t, timeKey(prefixExpiry, epoch.Add(time.Second).UnixNano(), "k"), nil)
+
+	r.clock.Advance(time.Minute)
+	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, swept)
+	require.Equal(t, "new", string(r.get(t, "k").Value))
+	require.Equal(t, map[byte]int{prefixValue: 1, prefixExpiry: 1}, r.count(t))
+
+	r.apply(t, set("k", "for ever"))
+	require.Equal(t, map[byte]int{prefixValue: 1}, r.count(t))
+}
+
+func TestAFailedCallSpendsNoCommit(t *testing.T) {
+	r := newRig(t)
+	w := del("k")
+	w.ETag = "7"
+	before := r.txid(t)
+	require.ErrorIs(t, r.store.ApplyEach(ctx, []statestore.Write{w})[0], statestore.ErrETagMismatch)
+	_, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	require.NoError(t, err)
+	require.Equal(t, before, r.txid(t))
+}
+
+func (r *rig) txid(t require.TestingT) (id int) {
+	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }))
+	return id
+}

@@ -1,0 +1,196 @@
+package boltengine
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// What a namespace looks like on disk. Top-level bucket "state" holds one bucket per namespace, and that one bucket
+// holds everything, told apart by the key's first byte; one bucket is one lookup for a read, and the fewest pages for
+// a write.
+//
+//	'v' key                 → record     a key's present version
+//	'e' instant key         → (empty)    the keys that end, in time order
+//	'i' SHA-256             → mark       an idempotency key that is remembered, hashed so that its length does not matter
+//	'x' instant SHA-256     → (empty)    the idempotency keys, in the time order of their ends
+//
+// An instant is nanoseconds since 1970, UTC, 8 bytes, big-endian. The namespace's bbolt sequence is the newest version
+// that was given out; versions start at 1 and are never given out again, so that an ETag (the version in decimal) names
+// one version of one key for ever.
+//
+// Records and marks are a format byte and a CBOR map with integer keys (RFC 8949), as the structs below have them.
+// An entry in time order without a record that ends at that very instant means nothing.
+const (
+	prefixValue           = 'v'
+	prefixExpiry          = 'e'
+	prefixIdempotency     = 'i'
+	prefixIdempotencyTime = 'x'
+
+	recordFormat = 1
+	instantSize  = 8
+)
+
+var bucketState = []byte("state")
+
+type record struct {
+	Version     uint64 `cbor:"1,keyasint"`
+	ExpiresAt   int64  `cbor:"2,keyasint,omitempty"` // nanoseconds since 1970; 0: never
+	ContentType string `cbor:"3,keyasint,omitempty"`
+	Value       []byte `cbor:"4,keyasint,omitempty"`
+}
+
+// header is what writes need of a record: decoding it does not copy the value.
+type header struct {
+	Version   uint64 `cbor:"1,keyasint"`
+	ExpiresAt int64  `cbor:"2,keyasint,omitempty"`
+}
+
+// mark is a remembered idempotency key.
+type mark struct {
+	ExpiresAt int64 `cbor:"1,keyasint"`
+}
+
+var (
+	encoding = must(cbor.EncOptions{}.UserBufferEncMode())
+	decoding = must(cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// recordOverhead is more than a record takes beside its value and content type.
+const recordOverhead = 48
+
+// encode returns the bytes of a record or mark whose variable part takes size bytes.
+func encode(v any, size int) ([]byte, error) {
+	buf := bytes.NewBuffer(make([]byte, 0, size+recordOverhead))
+	buf.WriteByte(recordFormat)
+	if err := encoding.MarshalToBuffer(v, buf); err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	return buf.Bytes(), nil
+}
+
+func decode(raw []byte, v any) error {
+	switch {
+	case len(raw) == 0:
+		return errors.New("it is empty")
+	case raw[0] != recordFormat:
+		return fmt.Errorf("its format is %d, this build reads format %d", raw[0], recordFormat)
+	}
+	return decoding.Unmarshal(raw[1:], v)
+}
+
+// decodeRecord copies what it returns.
+func decodeRecord(key string, raw []byte) (record, error) {
+	var r record
+	if err := decode(raw, &r); err != nil {
+		return record{}, damagedKey(key, err)
+	}
+	if err := checkHeader(r.Version, r.ExpiresAt); err != nil {
+		return record{}, damagedKey(key, err)
+	}
+	return r, nil
+}
+
+func decodeHeader(key string, raw []byte) (header, error) {
+	var h header
+	if err := decode(raw, &h); err != nil {
+		return header{}, damagedKey(key, err)
+	}
+	if err := checkHeader(h.Version, h.ExpiresAt); err != nil {
+		return header{}, damagedKey(key, err)
+	}
+	return h, nil
+}
+
+func checkHeader(version uint64, expiresAt int64) error {
+	if version == 0 || expiresAt < 0 {
+		return fmt.Errorf("version %d, end %d: neither can be", version, expiresAt)
+	}
+	return nil
+}
+
+func decodeMark(digest, raw []byte) (mark, error) {
+	var m mark
+	err := decode(raw, &m)
+	if err == nil && m.ExpiresAt <= 0 {
+		err = fmt.Errorf("end %d cannot be", m.ExpiresAt)
+	}
+	if err != nil {
+		return mark{}, &statestore.DamagedError{Record: fmt.Sprintf("idempotency key with SHA-256 %x", digest), Err: err}
+	}
+	return m, nil
+}
+
+func damagedKey(key string, err error) error {
+	return &statestore.DamagedError{Record: fmt.Sprintf("value of key %q", key), Err: err}
+}
+
+func (r *record) item(key string) statestore.Item {
+	return statestore.Item{
+		Key:         key,
+		Found:       true,
+		Value:       r.Value,
+		ETag:        etag(r.Version),
+		ContentType: r.ContentType,
+		ExpiresAt:   instantTime(r.ExpiresAt),
+	}
+}
+
+func etag(version uint64) string { return strconv.FormatUint(version, 10) }
+
+func valueKey(buf []byte, key string) []byte { return append(append(buf[:0], prefixValue), key...) }
+
+func idempotencyKey(digest [sha256.Size]byte) []byte {
+	return append([]byte{prefixIdempotency}, digest[:]...)
+}
+
+// timeKey is the key of an entry in time order; of is the state key or the digest.
+func timeKey[T ~string | ~[]byte](prefix byte, instant int64, of T) []byte {
+	k := make([]byte, 0, 1+instantSize+len(of))
+	k = append(k, prefix)
+	k = binary.BigEndian.AppendUint64(k, uint64(instant))
+	return append(k, of...)
+}
+
+// parseTimeKey takes a timeKey apart.
+func parseTimeKey(k []byte) (instant int64, of []byte, err error) {
+	if len(k) <= 1+instantSize {
+		return 0, nil, fmt.Errorf("an entry in time order has %d bytes, want more than %d", len(k), 1+instantSize)
+	}
+	n := binary.BigEndian.Uint64(k[1:])
+	if n > math.MaxInt64 {
+		return 0, nil, fmt.Errorf("an entry in time order has the instant %d, want at most %d", n, int64(math.MaxInt64))
+	}
+	return int64(n), k[1+instantSize:], nil
+}
+
+// instantOf and instantTime map the zero time to 0 and back: never.
+func instantOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func instantTime(instant int64) time.Time {
+	if instant == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, instant).UTC()
+}

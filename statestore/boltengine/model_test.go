@@ -1,0 +1,181 @@
+package boltengine
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// model is the store as its documentation has it, in maps.
+type model struct {
+	items map[string]modelItem
+	marks map[string]time.Time
+	// etags holds every ETag that was ever seen, in the order of their coming.
+	etags []string
+}
+
+type modelItem struct {
+	value, contentType, etag string // etag "new": not seen yet
+	end                      time.Time
+}
+
+func (m *model) live(key string, now time.Time) (modelItem, bool) {
+	item, ok := m.items[key]
+	return item, ok && (item.end.IsZero() || now.Before(item.end))
+}
+
+func (m *model) apply(writes []statestore.Write, id string, window time.Duration, now time.Time) (conflict bool) {
+	if end, ok := m.marks[id]; id != "" && ok && now.Before(end) {
+		return false
+	}
+	for _, w := range writes {
+		item, ok := m.live(w.Key, now)
+		if w.ETag != "" && (!ok || item.etag != w.ETag) || w.ETag == "" && w.FirstWrite && ok {
+			return true
+		}
+	}
+	for _, w := range writes {
+		delete(m.items, w.Key)
+		if w.Op == statestore.OpSet {
+			item := modelItem{value: string(w.Value), contentType: w.ContentType, etag: "new"}
+			if w.TTL > 0 {
+				item.end = now.Add(w.TTL)
+			}
+			m.items[w.Key] = item
+		}
+	}
+	if id != "" {
+		m.marks[id] = now.Add(window)
+	}
+	return false
+}
+
+func TestModel(t *testing.T) {
+	dir := t.TempDir()
+	history := 0
+	rapid.Check(t, func(t *rapid.T) {
+		history++
+		r := &rig{path: filepath.Join(dir, fmt.Sprint(history)), clock: clockwork.NewFakeClockAt(epoch)}
+		r.open(t)
+		defer func() { r.close(t) }()
+		m := &model{items: map[string]modelItem{}, marks: map[string]time.Time{}}
+
+		keys := []string{"a", "b", "bb", "c\x00", "é"}
+		ids := []string{"", "", "id1", "id2"}
+		seconds := func(t *rapid.T, label string) time.Duration {
+			return time.Duration(rapid.IntRange(0, 4).Draw(t, label)) * time.Second
+		}
+		write := func(t *rapid.T) statestore.Write {
+			w := statestore.Write{Op: statestore.OpSet, Key: rapid.SampledFrom(keys).Draw(t, "key")}
+			etags := []string{"", "", "", "bad-etag", "0"}
+			if item, ok := m.items[w.Key]; ok {
+				etags = append(etags, item.etag, item.etag, item.etag)
+			}
+			etags = append(etags, m.etags[max(0, len(m.etags)-3):]...)
+			w.ETag = etags[rapid.IntRange(0, len(etags)-1).Draw(t, "etag")]
+			w.FirstWrite = rapid.IntRange(0, 3).Draw(t, "firstWrite") == 0
+			if rapid.IntRange(0, 2).Draw(t, "op") == 0 {
+				w.Op, w.FirstWrite = statestore.OpDelete, false
+				return w
+			}
+			w.Value = rapid.SliceOfN(rapid.Byte(), 0, 12).Draw(t, "value")
+			w.ContentType = rapid.SampledFrom([]string{"", "application/json"}).Draw(t, "contentType")
+			w.TTL = seconds(t, "ttl")
+			return w
+		}
+		check := func(t *rapid.T, conflict bool, err error) {
+			if conflict {
+				var mismatch *statestore.ETagMismatchError
+				require.True(t, errors.As(err, &mismatch), "%v", err)
+				return
+			}
+			require.NoError(t, err)
+		}
+
+		t.Repeat(map[string]func(*rapid.T){
+			"each": func(t *rapid.T) {
+				writes := rapid.SliceOfN(rapid.Custom(write), 1, 4).Draw(t, "writes")
+				for i := range writes {
+					writes[i].IdempotencyKey = rapid.SampledFrom(ids).Draw(t, "id")
+					writes[i].IdempotencyWindow = time.Second + seconds(t, "window")
+				}
+				errs := r.store.ApplyEach(ctx, writes)
+				require.Len(t, errs, len(writes))
+				for i, w := range writes {
+					conflict := m.apply(writes[i:i+1], w.IdempotencyKey, w.IdempotencyWindow, r.clock.Now())
+					check(t, conflict, errs[i])
+				}
+			},
+			"transaction": func(t *rapid.T) {
+				writes := rapid.SliceOfN(rapid.Custom(write), 1, 6).Draw(t, "writes")
+				opts := statestore.TransactionOptions{
+					IdempotencyKey:    rapid.SampledFrom(ids).Draw(t, "id"),
+					IdempotencyWindow: time.Second + seconds(t, "window"),
+				}
+				err := r.store.Apply(ctx, writes, opts)
+				check(t, m.apply(writes, opts.IdempotencyKey, opts.IdempotencyWindow, r.clock.Now()), err)
+			},
+			"time": func(t *rapid.T) { r.clock.Advance(seconds(t, "step") / 2) },
+			"sweep": func(t *rapid.T) {
+				limit := rapid.IntRange(1, 3).Draw(t, "limit")
+				for swept := limit; swept == limit; {
+					var err error
+					swept, err = r.engine.Sweep(ctx, r.clock.Now(), limit)
+					require.NoError(t, err)
+				}
+				disk := map[byte]int{}
+				for key := range m.items {
+					if item, ok := m.live(key, r.clock.Now()); ok {
+						disk[prefixValue]++
+						if !item.end.IsZero() {
+							disk[prefixExpiry]++
+						}
+					}
+				}
+				for _, end := range m.marks {
+					if r.clock.Now().Before(end) {
+						disk[prefixIdempotency]++
+						disk[prefixIdempotencyTime]++
+					}
+				}
+				require.Equal(t, disk, r.count(t))
+			},
+			"reopen": func(t *rapid.T) {
+				r.close(t)
+				r.open(t)
+			},
+			"": func(t *rapid.T) {
+				items, err := r.store.GetMany(ctx, keys)
+				require.NoError(t, err)
+				for i, item := range items {
+					want, ok := m.live(keys[i], r.clock.Now())
+					require.Equal(t, ok, item.Found, "key %q", keys[i])
+					require.NoError(t, item.Err)
+					require.Equal(t, item, r.get(t, keys[i]))
+					if !ok {
+						require.Equal(t, statestore.Item{Key: keys[i]}, item)
+						continue
+					}
+					require.Equal(t, want.value, string(item.Value))
+					require.Equal(t, want.contentType, item.ContentType)
+					require.True(t, want.end.Equal(item.ExpiresAt), "end %s, want %s", item.ExpiresAt, want.end)
+					if want.etag == "new" {
+						require.NotContains(t, m.etags, item.ETag, "an etag was given out twice")
+						want.etag = item.ETag
+						m.etags = append(m.etags, item.ETag)
+						m.items[keys[i]] = want
+					}
+					require.Equal(t, want.etag, item.ETag)
+				}
+			},
+		})
+	})
+}

@@ -1,0 +1,213 @@
+package boltengine
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// plan decides the outcomes of units in memory, over what is on disk, and then writes what remains of them: that keeps
+// all checks before the first write, which a shared transaction asks for, and writes a key once however often it is
+// changed.
+type plan struct {
+	ns  *bbolt.Bucket
+	now time.Time
+	buf []byte
+
+	first, version uint64 // the newest version on disk, and the newest one given out here
+
+	entries map[string]*entry
+	touched []*entry
+	marks   map[[sha256.Size]byte]*markEntry
+	marked  []*markEntry
+}
+
+// entry is a key: how it is on disk, and how it is after the units so far.
+type entry struct {
+	key    string
+	stored bool   // there is a record on disk
+	disk   header // of that record; zero if it is damaged
+	damage error
+
+	changed bool
+	next    header             // Version 0: the key does not exist
+	set     *statestore.Change // the set that next comes from
+}
+
+// markEntry is an idempotency key. Ends are instants; 0: it is not remembered.
+type markEntry struct {
+	digest      [sha256.Size]byte
+	disk, until int64
+}
+
+func newPlan(ns *bbolt.Bucket, now time.Time) *plan {
+	v := ns.Sequence()
+	return &plan{
+		ns:      ns,
+		now:     now,
+		first:   v,
+		version: v,
+		entries: make(map[string]*entry, 1),
+	}
+}
+
+// take decides one unit's outcome. If that is an error, the unit has left no trace.
+func (p *plan) take(u *statestore.Unit) error {
+	var m *markEntry
+	if u.IdempotencyKey != "" {
+		var err error
+		if m, err = p.mark(u.IdempotencyKey); err != nil {
+			return err
+		}
+		if m.until != 0 && statestore.Live(instantTime(m.until), p.now) {
+			return nil
+		}
+	}
+	for i := range u.Changes {
+		c := &u.Changes[i]
+		if !c.Conditional() {
+			continue
+		}
+		e := p.entry(c.Key)
+		if e.damage != nil {
+			return e.damage
+		}
+		if err := c.Check(p.present(e)); err != nil {
+			return err
+		}
+	}
+	for i := range u.Changes {
+		p.apply(&u.Changes[i])
+	}
+	if m != nil {
+		m.until = instantOf(u.IdempotencyEnd)
+		p.marked = append(p.marked, m)
+	}
+	return nil
+}
+
+// present returns the key's ETag, or nothing if the key does not exist.
+func (p *plan) present(e *entry) string {
+	if e.next.Version == 0 || !statestore.Live(instantTime(e.next.ExpiresAt), p.now) {
+		return ""
+	}
+	return etag(e.next.Version)
+}
+
+func (p *plan) apply(c *statestore.Change) {
+	e := p.entry(c.Key)
+	if !e.changed {
+		e.changed = true
+		p.touched = append(p.touched, e)
+	}
+	e.damage = nil
+	if c.Op == statestore.OpDelete {
+		e.next, e.set = header{}, nil
+		return
+	}
+	p.version++
+	e.next, e.set = header{Version: p.version, ExpiresAt: instantOf(c.ExpiresAt)}, c
+}
+
+func (p *plan) entry(key string) *entry {
+	if e := p.entries[key]; e != nil {
+		return e
+	}
+	e := &entry{key: key}
+	p.buf = valueKey(p.buf, key)
+	if raw := p.ns.Get(p.buf); raw != nil {
+		e.stored = true
+		// Unconditional changes repair a damaged record. An entry in time order that it may have had is harmless.
+		e.disk, e.damage = decodeHeader(key, raw)
+		e.next = e.disk
+	}
+	p.entries[key] = e
+	return e
+}
+
+func (p *plan) mark(key string) (*markEntry, error) {
+	digest := sha256.Sum256([]byte(key))
+	if m := p.marks[digest]; m != nil {
+		return m, nil
+	}
+	m := &markEntry{digest: digest}
+	if raw := p.ns.Get(idempotencyKey(digest)); raw != nil {
+		stored, err := decodeMark(digest[:], raw)
+		if err != nil {
+			return nil, err
+		}
+		m.disk, m.until = stored.ExpiresAt, stored.ExpiresAt
+	}
+	if p.marks == nil {
+		p.marks = make(map[[sha256.Size]byte]*markEntry, 1)
+	}
+	p.marks[digest] = m
+	return m, nil
+}
+
+// write brings the namespace to where the plan is.
+func (p *plan) write() error {
+	for _, e := range p.touched {
+		if err := p.writeEntry(e); err != nil {
+			return err
+		}
+	}
+	for _, m := range p.marked {
+		if err := p.writeMark(m); err != nil {
+			return err
+		}
+	}
+	if p.version == p.first {
+		return nil
+	}
+	return p.ns.SetSequence(p.version)
+}
+
+func (p *plan) writeEntry(e *entry) error {
+	if e.disk.ExpiresAt != 0 && e.disk.ExpiresAt != e.next.ExpiresAt {
+		if err := p.ns.Delete(timeKey(prefixExpiry, e.disk.ExpiresAt, e.key)); err != nil {
+			return err
+		}
+	}
+	if e.set == nil {
+		if !e.stored {
+			return nil
+		}
+		return p.ns.Delete(valueKey(nil, e.key))
+	}
+	raw, err := encode(record{
+		Version:     e.next.Version,
+		ExpiresAt:   e.next.ExpiresAt,
+		ContentType: e.set.ContentType,
+		Value:       e.set.Value,
+	}, len(e.set.ContentType)+len(e.set.Value))
+	if err != nil {
+		return err
+	}
+	if err := p.ns.Put(valueKey(nil, e.key), raw); err != nil {
+		return err
+	}
+	if e.next.ExpiresAt == 0 || e.next.ExpiresAt == e.disk.ExpiresAt {
+		return nil
+	}
+	return p.ns.Put(timeKey(prefixExpiry, e.next.ExpiresAt, e.key), nil)
+}
+
+func (p *plan) writeMark(m *markEntry) error {
+	if m.disk != 0 && m.disk != m.until {
+		if err := p.ns.Delete(timeKey(prefixIdempotencyTime, m.disk, m.digest[:])); err != nil {
+			return err
+		}
+	}
+	raw, err := encode(mark{ExpiresAt: m.until}, 0)
+	if err != nil {
+		return err
+	}
+	if err := p.ns.Put(idempotencyKey(m.digest), raw); err != nil {
+		return err
+	}
+	return p.ns.Put(timeKey(prefixIdempotencyTime, m.until, m.digest[:]), nil)
+}

@@ -1,0 +1,105 @@
+package boltengine
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// together runs fn n times at once.
+func together(n int, fn func(i int)) {
+	var start, done sync.WaitGroup
+	start.Add(1)
+	for i := range n {
+		done.Go(func() {
+			start.Wait()
+			fn(i)
+		})
+	}
+	start.Done()
+	done.Wait()
+}
+
+func TestRacingFirstWritesHaveOneWinner(t *testing.T) {
+	r := newRig(t)
+	for round := range 20 {
+		key := fmt.Sprint("k", round)
+		var won atomic.Int32
+		var winner atomic.Value
+		together(8, func(i int) {
+			w := set(key, fmt.Sprint(i))
+			w.FirstWrite = true
+			err := r.store.Apply(ctx, []statestore.Write{w}, statestore.TransactionOptions{})
+			if err == nil {
+				won.Add(1)
+				winner.Store(fmt.Sprint(i))
+			} else if !errors.Is(err, statestore.ErrETagMismatch) {
+				t.Error(err)
+			}
+		})
+		require.EqualValues(t, 1, won.Load())
+		require.Equal(t, winner.Load(), string(r.get(t, key).Value))
+	}
+}
+
+func TestRacingIdempotentCallsTakeEffectOnce(t *testing.T) {
+	r := newRig(t)
+	r.apply(t, set("counter", "0"))
+	for round := range 20 {
+		before := r.get(t, "counter")
+		// Each would move the counter, and by its ETag only one could without idempotency; with it, all succeed.
+		together(8, func(i int) {
+			w := set("counter", fmt.Sprint(round, i))
+			w.ETag = before.ETag
+			err := r.store.Apply(ctx, []statestore.Write{w, set(fmt.Sprint("effect", round, "-", i), "")},
+				statestore.TransactionOptions{IdempotencyKey: fmt.Sprint("event", round)})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		effects := 0
+		for i := range 8 {
+			if r.get(t, fmt.Sprint("effect", round, "-", i)).Found {
+				effects++
+			}
+		}
+		require.Equal(t, 1, effects)
+		require.NotEqual(t, before.ETag, r.get(t, "counter").ETag)
+	}
+}
+
+func TestReadersSeeWholeTransactions(t *testing.T) {
+	r := newRig(t)
+	keys := []string{"a", "b", "c"}
+	r.apply(t, set("a", "0"), set("b", "0"), set("c", "0"))
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				items, err := r.store.GetMany(ctx, keys)
+				if err != nil || string(items[0].Value) != string(items[1].Value) || string(items[0].Value) != string(items[2].Value) {
+					t.Errorf("torn transaction: %v, %v", err, items)
+					return
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		v := fmt.Sprint(i)
+		r.apply(t, set("a", v), set("b", v), set("c", v))
+	}
+	close(stop)
+	readers.Wait()
+}

@@ -1,0 +1,241 @@
+package statestore_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	ctx   = context.Background()
+	epoch = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+func newStore(t testing.TB) (*statestore.Store, *clockwork.FakeClock) {
+	db, err := boltdb.Open(ctx, filepath.Join(t.TempDir(), "test.db"), boltdb.Options{})
+	require.NoError(t, err)
+	engine, err := boltengine.New(db, "state")
+	require.NoError(t, err)
+	clock := clockwork.NewFakeClockAt(epoch)
+	store, err := statestore.New(engine, statestore.Options{Clock: clock})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, store.Close(ctx))
+		require.NoError(t, db.Close())
+	})
+	return store, clock
+}
+
+func set(key, value string) statestore.Write {
+	return statestore.Write{Op: statestore.OpSet, Key: key, Value: []byte(value)}
+}
+
+func del(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
+
+func apply(t *testing.T, s *statestore.Store, writes ...statestore.Write) {
+	t.Helper()
+	require.NoError(t, s.Apply(ctx, writes, statestore.TransactionOptions{}))
+}
+
+func get(t *testing.T, s *statestore.Store, key string) statestore.Item {
+	t.Helper()
+	item, err := s.Get(ctx, key)
+	require.NoError(t, err)
+	return item
+}
+
+func TestConditions(t *testing.T) {
+	const (
+		now, old, none, bad, zero = "now", "old", "", "bad-etag", "0"
+		absent, present, over     = "absent", "present", "over" // over: set, and its time has come
+	)
+	for _, c := range []struct {
+		stored     string
+		op         statestore.Op
+		etag       string
+		firstWrite bool
+		conflict   bool
+	}{
+		{absent, statestore.OpSet, none, false, false},
+		{absent, statestore.OpSet, none, true, false},
+		{absent, statestore.OpSet, bad, false, true},
+		{absent, statestore.OpSet, zero, false, true},
+		{absent, statestore.OpSet, old, true, true},
+		{absent, statestore.OpDelete, none, false, false},
+		{absent, statestore.OpDelete, old, false, true},
+		{present, statestore.OpSet, none, false, false},
+		{present, statestore.OpSet, none, true, true},
+		{present, statestore.OpSet, now, false, false},
+		{present, statestore.OpSet, now, true, false},
+		{present, statestore.OpSet, old, false, true},
+		{present, statestore.OpSet, old, true, true},
+		{present, statestore.OpSet, bad, false, true},
+		{present, statestore.OpDelete, none, false, false},
+		{present, statestore.OpDelete, none, true, false},
+		{present, statestore.OpDelete, now, false, false},
+		{present, statestore.OpDelete, old, false, true},
+		{present, statestore.OpDelete, bad, false, true},
+		{over, statestore.OpSet, none, true, false},
+		{over, statestore.OpSet, now, false, true},
+		{over, statestore.OpDelete, none, false, false},
+		{over, statestore.OpDelete, now, false, true},
+	} {
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			s, clock := newStore(t)
+			etags := map[string]string{none: none, bad: bad, zero: zero}
+			apply(t, s, set("k", "1"))
+			etags[old] = get(t, s, "k").ETag
+			second := set("k", "2")
+			second.TTL = time.Second
+			apply(t, s, second)
+			etags[now] = get(t, s, "k").ETag
+			switch c.stored {
+			case absent:
+				apply(t, s, del("k"))
+			case over:
+				clock.Advance(time.Second)
+			}
+			before := get(t, s, "k")
+
+			w := statestore.Write{Op: c.op, Key: "k", ETag: etags[c.etag], FirstWrite: c.firstWrite, Value: []byte("3")}
+			err := s.ApplyEach(ctx, []statestore.Write{w})[0]
+			after := get(t, s, "k")
+			if c.conflict {
+				require.ErrorIs(t, err, statestore.ErrETagMismatch)
+				var mismatch *statestore.ETagMismatchError
+				require.ErrorAs(t, err, &mismatch)
+				require.Equal(t, statestore.ETagMismatchError{Key: "k", ETag: w.ETag, Stored: before.ETag}, *mismatch)
+				require.ErrorContains(t, err, `key "k"`)
+				require.Equal(t, before, after)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, c.op == statestore.OpSet, after.Found)
+			if after.Found {
+				require.Equal(t, "3", string(after.Value))
+				require.NotContains(t, []string{etags[old], etags[now]}, after.ETag)
+			}
+		})
+	}
+}
+
+func TestBadArgumentsChangeNothing(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	for name, c := range map[string]struct {
+		change func(w *statestore.Write)
+		is     error
+		text   string
+	}{
+		"no key":                       {func(w *statestore.Write) { w.Key = "" }, statestore.ErrInvalidArgument, `key "" is not allowed: it must be 1 to 16384 bytes`},
+		"long key":                     {func(w *statestore.Write) { w.Key = long }, statestore.ErrInvalidArgument, "(1048576 bytes) is not allowed: it must be 1 to 16384"},
+		"key that no answer can carry": {func(w *statestore.Write) { w.Key = "\xff" }, statestore.ErrInvalidArgument, `key "\xff"`},
+		"no operation":                 {func(w *statestore.Write) { w.Op = 0 }, statestore.ErrInvalidArgument, "operation 0"},
+		"large value":                  {func(w *statestore.Write) { w.Value = make([]byte, statestore.MaxValueSize+1) }, statestore.ErrTooLarge, "4128769 bytes is too large: at most 4128768"},
+		"long content type":            {func(w *statestore.Write) { w.ContentType = long }, statestore.ErrInvalidArgument, "at most 1024 bytes"},
+		"bad content type":             {func(w *statestore.Write) { w.ContentType = "\xff" }, statestore.ErrInvalidArgument, `contentType "\xff"`},
+		"negative ttl":                 {func(w *statestore.Write) { w.TTL = -time.Second }, statestore.ErrInvalidArgument, "ttl -1s is not allowed: it must be 0 to"},
+		"endless ttl":                  {func(w *statestore.Write) { w.TTL = statestore.MaxTTL + 1 }, statestore.ErrInvalidArgument, "ttl"},
+		"long idempotency key":         {func(w *statestore.Write) { w.IdempotencyKey = long }, statestore.ErrInvalidArgument, "idempotencyKey"},
+		"negative window":              {func(w *statestore.Write) { w.IdempotencyKey = "i"; w.IdempotencyWindow = -1 }, statestore.ErrInvalidArgument, "idempotencyWindow -1ns"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := newStore(t)
+			bad := set("bad", "v")
+			c.change(&bad)
+			errs := s.ApplyEach(ctx, []statestore.Write{set("before", "v"), bad, set("after", "v")})
+			require.NoError(t, errs[0])
+			require.ErrorIs(t, errs[1], c.is)
+			require.ErrorContains(t, errs[1], c.text)
+			require.Less(t, len(errs[1].Error()), 512, "a long value must not drown the message")
+			require.NoError(t, errs[2])
+			require.True(t, get(t, s, "after").Found)
+			require.False(t, get(t, s, "bad").Found)
+
+			err := s.Apply(ctx, []statestore.Write{set("other", "v"), bad}, statestore.TransactionOptions{})
+			require.ErrorIs(t, err, c.is)
+			require.ErrorContains(t, err, "operations[1]")
+			require.False(t, get(t, s, "other").Found)
+		})
+	}
+}
+
+func TestTransactionOptionsAreChecked(t *testing.T) {
+	s, _ := newStore(t)
+	for text, opts := range map[string]statestore.TransactionOptions{
+		"idempotencyKey":    {IdempotencyKey: strings.Repeat("x", statestore.MaxIdempotencyKeySize+1)},
+		"idempotencyWindow": {IdempotencyKey: "i", IdempotencyWindow: statestore.MaxTTL + 1},
+	} {
+		err := s.Apply(ctx, []statestore.Write{set("k", "v")}, opts)
+		require.ErrorIs(t, err, statestore.ErrInvalidArgument)
+		require.ErrorContains(t, err, text)
+	}
+	require.False(t, get(t, s, "k").Found)
+}
+
+func TestGetManyAnswersEachKey(t *testing.T) {
+	s, _ := newStore(t)
+	w := set("a", "\x00\xff {not json")
+	w.ContentType, w.TTL = "application/json", time.Minute
+	apply(t, s, w, set("empty", ""))
+	items, err := s.GetMany(ctx, []string{"none", "", "a", "empty", "a"})
+	require.NoError(t, err)
+	require.Equal(t, statestore.Item{Key: "none"}, items[0])
+	require.ErrorIs(t, items[1].Err, statestore.ErrInvalidArgument)
+	require.Equal(t, statestore.Item{Key: "a", Found: true, Value: w.Value, ETag: items[2].ETag, ContentType: w.ContentType,
+		ExpiresAt: epoch.Add(time.Minute)}, items[2])
+	require.True(t, items[3].Found)
+	require.Empty(t, items[3].Value)
+	require.Equal(t, items[2], items[4])
+	_, err = s.Get(ctx, "")
+	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
+}
+
+func TestTTLEndsToTheInstant(t *testing.T) {
+	s, clock := newStore(t)
+	w := set("k", "v")
+	w.TTL = time.Second
+	apply(t, s, w, w, set("stays", "v"))
+	clock.Advance(time.Second - 1)
+	require.True(t, get(t, s, "k").Found)
+	clock.Advance(1)
+	require.False(t, get(t, s, "k").Found)
+	require.True(t, get(t, s, "stays").Found)
+}
+
+func TestSetWithoutTTLClearsIt(t *testing.T) {
+	s, clock := newStore(t)
+	w := set("k", "v")
+	w.TTL = time.Second
+	apply(t, s, w)
+	apply(t, s, set("k", "v"))
+	require.Zero(t, get(t, s, "k").ExpiresAt)
+	clock.Advance(time.Hour)
+	require.True(t, get(t, s, "k").Found)
+}
+
+func TestGetHeedsItsContext(t *testing.T) {
+	s, _ := newStore(t)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err := s.Get(ended, "k")
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestCloseMayBeCalledAgain(t *testing.T) {
+	s, _ := newStore(t)
+	require.NoError(t, s.Close(ctx))
+	require.NoError(t, s.Close(ctx))
+}

@@ -1,0 +1,112 @@
+package statestore
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+// sweepStep bounds what one commit removes, and with it the time for which a sweep can hold up other writers.
+const sweepStep = 128
+
+// sweeper removes what has ended, every interval, until it is closed.
+type sweeper struct {
+	engine Engine
+	clock  clockwork.Clock
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	interval time.Duration // 0: nobody asked
+
+	changed chan struct{}
+	cancel  context.CancelFunc
+	stopped chan struct{}
+}
+
+func startSweeper(engine Engine, opts Options) *sweeper {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &sweeper{
+		engine:   engine,
+		clock:    opts.Clock,
+		log:      opts.Logger,
+		interval: opts.CleanupInterval,
+		changed:  make(chan struct{}, 1),
+		cancel:   cancel,
+		stopped:  make(chan struct{}),
+	}
+	go s.run(ctx)
+	return s
+}
+
+func checkCleanupInterval(interval time.Duration) error {
+	if interval < MinCleanupInterval {
+		return &ArgumentError{Field: "cleanupInterval", Value: interval.String(),
+			Allowed: fmt.Sprintf("at least %s", MinCleanupInterval)}
+	}
+	return nil
+}
+
+func (s *sweeper) ask(interval time.Duration) {
+	s.mu.Lock()
+	shorter := s.interval == 0 || interval < s.interval
+	if shorter {
+		s.interval = interval
+	}
+	s.mu.Unlock()
+	if shorter {
+		select {
+		case s.changed <- struct{}{}:
+		default: // the run loop has yet to see an earlier change, and will see this one with it
+		}
+	}
+}
+
+func (s *sweeper) asked() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.interval == 0 {
+		return DefaultCleanupInterval
+	}
+	return s.interval
+}
+
+func (s *sweeper) close(ctx context.Context) error {
+	s.cancel()
+	select {
+	case <-s.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sweeper: %w", ctx.Err())
+	}
+}
+
+func (s *sweeper) run(ctx context.Context) {
+	defer close(s.stopped)
+	for {
+		timer := s.clock.NewTimer(s.asked())
+		select {
+		case <-timer.Chan():
+			s.sweep(ctx)
+		case <-s.changed:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// sweep goes on in steps until nothing that has ended is left.
+func (s *sweeper) sweep(ctx context.Context) {
+	for swept := sweepStep; swept == sweepStep && ctx.Err() == nil; {
+		var err error
+		swept, err = s.engine.Sweep(ctx, s.clock.Now(), sweepStep)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("could not remove all of the state that has ended", "error", err)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package statestore_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+func TestTransactionKeepsOrder(t *testing.T) {
+	s, _ := newStore(t)
+	apply(t, s, set("old", "v"))
+	ttl := set("d", "2")
+	ttl.TTL = time.Minute
+	apply(t, s,
+		set("a", "1"), del("a"),
+		del("b"), set("b", "1"),
+		set("c", "1"), set("c", "2"), del("c"), set("c", "3"),
+		ttl, set("d", "3"),
+		del("old"), set("old", "new"), del("old"))
+	require.False(t, get(t, s, "a").Found)
+	require.Equal(t, "1", string(get(t, s, "b").Value))
+	require.Equal(t, "3", string(get(t, s, "c").Value))
+	require.Zero(t, get(t, s, "d").ExpiresAt)
+	require.False(t, get(t, s, "old").Found)
+}
+
+func TestTransactionChecksFirst(t *testing.T) {
+	s, _ := newStore(t)
+	apply(t, s, set("k", "1"))
+	etag := get(t, s, "k").ETag
+
+	// Both name the version before the transaction, and both hold although the first write ends that version.
+	one, two := set("k", "2"), set("k", "3")
+	one.ETag, two.ETag = etag, etag
+	apply(t, s, one, two)
+	require.Equal(t, "3", string(get(t, s, "k").Value))
+
+	// The delete before it does not make room for a first-write.
+	first := set("k", "4")
+	first.FirstWrite = true
+	err := s.Apply(ctx, []statestore.Write{set("new", "v"), del("k"), first}, statestore.TransactionOptions{})
+	require.ErrorIs(t, err, statestore.ErrETagMismatch)
+	require.Equal(t, "3", string(get(t, s, "k").Value))
+	require.False(t, get(t, s, "new").Found)
+}
+
+func TestTransactionAtFullSize(t *testing.T) {
+	s, _ := newStore(t)
+	var writes []statestore.Write
+	for i := range statestore.MaxTransactionSize / 2 {
+		key := fmt.Sprintf("key-%04d", i)
+		writes = append(writes, set(key, "v"), del(key))
+		if i%2 == 0 {
+			writes[len(writes)-2], writes[len(writes)-1] = writes[len(writes)-1], writes[len(writes)-2]
+		}
+	}
+	stale := writes[len(writes)-1]
+	stale.ETag = "never"
+	failing := append(append([]statestore.Write(nil), writes[:len(writes)-1]...), stale)
+	require.ErrorIs(t, s.Apply(ctx, failing, statestore.TransactionOptions{}), statestore.ErrETagMismatch)
+	require.False(t, get(t, s, "key-0000").Found)
+
+	apply(t, s, writes...)
+	for i := range statestore.MaxTransactionSize / 2 {
+		require.Equal(t, i%2 == 0, get(t, s, fmt.Sprintf("key-%04d", i)).Found, i)
+	}
+
+	err := s.Apply(ctx, append(writes, set("one", "too many")), statestore.TransactionOptions{})
+	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
+	require.ErrorContains(t, err, "at most 10000 in one transaction")
+}
+
+func TestETagsAreNeverGivenOutTwice(t *testing.T) {
+	s, _ := newStore(t)
+	seen := map[string]bool{}
+	for range 3 {
+		apply(t, s, set("a", "same"), set("b", "same"))
+		for _, key := range []string{"a", "b"} {
+			etag := get(t, s, key).ETag
+			require.False(t, seen[etag], etag)
+			seen[etag] = true
+		}
+		apply(t, s, del("a"), del("b"))
+	}
+}
+
+func TestIdempotencyKeyOfATransaction(t *testing.T) {
+	s, clock := newStore(t)
+	opts := statestore.TransactionOptions{IdempotencyKey: "event-1", IdempotencyWindow: time.Minute}
+	stale := set("k", "0")
+	stale.ETag = "1000"
+	require.ErrorIs(t, s.Apply(ctx, []statestore.Write{stale}, opts), statestore.ErrETagMismatch, "and the key is not used up")
+	require.NoError(t, s.Apply(ctx, nil, opts), "nor here")
+
+	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "1")}, opts))
+	first := get(t, s, "k")
+	clock.Advance(time.Minute - 1)
+	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "2"), set("other", "2")}, opts))
+	require.NoError(t, s.Apply(ctx, []statestore.Write{stale}, opts), "a repeat succeeds before any etag is looked at")
+	require.Equal(t, first, get(t, s, "k"))
+	require.False(t, get(t, s, "other").Found)
+
+	clock.Advance(1)
+	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "3")}, opts))
+	require.Equal(t, "3", string(get(t, s, "k").Value))
+	clock.Advance(time.Minute - 1)
+	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "4")}, opts))
+	require.Equal(t, "3", string(get(t, s, "k").Value), "the second use began a window of its own")
+}
+
+func TestIdempotencyKeyOfAWrite(t *testing.T) {
+	s, clock := newStore(t)
+	w := set("k", "1")
+	w.IdempotencyKey = "event-1"
+	again := del("k")
+	again.IdempotencyKey = "event-1"
+	other := set("k2", "1")
+	other.IdempotencyKey, other.ETag = "event-2", "1000"
+	good := set("k2", "2")
+	good.IdempotencyKey = "event-2"
+
+	errs := s.ApplyEach(ctx, []statestore.Write{w, again, other, good})
+	require.NoError(t, errs[0])
+	require.NoError(t, errs[1])
+	require.ErrorIs(t, errs[2], statestore.ErrETagMismatch)
+	require.NoError(t, errs[3])
+	require.Equal(t, "1", string(get(t, s, "k").Value))
+	require.Equal(t, "2", string(get(t, s, "k2").Value))
+
+	clock.Advance(statestore.DefaultIdempotencyWindow - 1)
+	require.NoError(t, s.ApplyEach(ctx, []statestore.Write{again})[0])
+	require.True(t, get(t, s, "k").Found)
+	clock.Advance(1)
+	require.NoError(t, s.ApplyEach(ctx, []statestore.Write{again})[0])
+	require.False(t, get(t, s, "k").Found)
+
+	err := s.Apply(ctx, []statestore.Write{set("k", "v"), w}, statestore.TransactionOptions{})
+	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
+	require.ErrorContains(t, err, "operations[1].idempotencyKey")
+}
