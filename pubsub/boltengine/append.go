@@ -89,7 +89,7 @@ func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded
 		entry := &entries[i]
 		if entry.DedupKey != nil {
 			// Twice in one call: the first one counts.
-			if seen, _ := e.seen.open(keys[i], now); seen {
+			if seen, _ := e.seen.open(b.ids, keys[i], now); seen {
 				results[i].Duplicate = true
 				continue
 			}
@@ -123,7 +123,7 @@ func (e *Engine) judge(b buckets, topic string, entries []pubsub.Entry, encoded 
 	onDisk := true
 	for i := range entries {
 		if entries[i].DedupKey != nil {
-			seen, stored := e.seen.open(keys[i], now)
+			seen, stored := e.seen.open(b.ids, keys[i], now)
 			if seen {
 				results[i].Duplicate = true
 				onDisk = onDisk && stored

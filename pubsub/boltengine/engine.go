@@ -21,7 +21,7 @@ var errUnchanged = errors.New("nothing to write")
 type Engine struct {
 	db     *boltdb.DB
 	bucket []byte
-	seen   *seenIDs
+	seen   seenIDs
 	// dropped is for people, not for guarantees: it starts anew with the process.
 	dropped duplicates
 }
@@ -31,7 +31,7 @@ var _ pubsub.Engine = (*Engine)(nil)
 // New opens the namespace bucket of db, makes it if it is missing, and loads the ids that are still remembered. The
 // engine is to be used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
-	e := &Engine{db: db, bucket: []byte(bucket), seen: newSeenIDs()}
+	e := &Engine{db: db, bucket: []byte(bucket)}
 	err := db.Update(ctx, func(tx *bbolt.Tx) error {
 		root, err := tx.CreateBucketIfNotExists(bucketRoot)
 		if err != nil {

@@ -22,7 +22,7 @@ import (
 //	retry     group(4) 0 due(8) sequence(8) → retryRecord: failed, waits for its time
 //	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
 //	dead      id(8)                         → deadRecord
-//	ids       until(8) number(8)            → dedupKey: seen, and remembered until then
+//	ids       number(8)                     → until(8) dedupKey(16): an event was seen, and is remembered until then
 //
 // Records are a version byte and CBOR (RFC 8949). Times are Unix nanoseconds; zero is no time.
 var (

@@ -9,8 +9,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// dedupKey is a topic and what identifies an event in it, hashed: 128 bits keep two events of a billion apart but for
-// one chance in 10^20.
+// dedupKey is a topic and what identifies an event in it, hashed: with 128 bits, two events of a billion share one with
+// a chance of 1 in 10^20.
 type dedupKey [16]byte
 
 func newDedupKey(topic string, key []byte) dedupKey {
@@ -23,27 +23,28 @@ func newDedupKey(topic string, key []byte) dedupKey {
 	return dedupKey(h.Sum(nil)[:16])
 }
 
-// seenIDs is the index of the ids bucket: ids lie on disk in the order they came, so that writing them is cheap, and
-// are looked up here.
+// seenIDs knows the ids bucket. On disk, ids lie in the order they came, so that writing them touches one page and not
+// a random one each; here stands in which place to look for an id. What is found is always judged by the bucket.
 //
 // Only the file's writer touches it, one transaction at a time. What a transaction adds is staged, counts at once for
-// the functions behind it in the same transaction, and joins the index when that commits.
+// the functions behind it in the same transaction, and is placed when that commits.
 type seenIDs struct {
-	until  map[dedupKey]int64
-	staged map[dedupKey]int64
+	places places
+	staged map[dedupKey]stagedID
 	tx     *bbolt.Tx
 }
 
-func newSeenIDs() *seenIDs {
-	return &seenIDs{until: map[dedupKey]int64{}, staged: map[dedupKey]int64{}}
-}
+type stagedID struct{ number, until uint64 }
+
+const seenValueLen = 8 + len(dedupKey{})
 
 func (s *seenIDs) load(ids *bbolt.Bucket) error {
+	s.staged = map[dedupKey]stagedID{}
 	return ids.ForEach(func(k, v []byte) error {
-		if len(k) != 16 || len(v) != len(dedupKey{}) {
-			return fmt.Errorf("an id takes %d and %d bytes, want 16 and 16", len(k), len(v))
+		if len(k) != 8 || len(v) != seenValueLen {
+			return fmt.Errorf("an id takes %d and %d bytes, want 8 and %d", len(k), len(v), seenValueLen)
 		}
-		s.until[dedupKey(v)] = int64(binary.BigEndian.Uint64(k))
+		s.places.add(dedupKey(v[8:]), binary.BigEndian.Uint64(k))
 		return nil
 	})
 }
@@ -56,8 +57,8 @@ func (s *seenIDs) join(tx *bbolt.Tx) {
 	s.tx = tx
 	clear(s.staged)
 	tx.OnCommit(func() {
-		for k, until := range s.staged {
-			s.until[k] = until
+		for k, staged := range s.staged {
+			s.places.add(k, staged.number)
 		}
 		clear(s.staged)
 		s.tx = nil
@@ -65,12 +66,14 @@ func (s *seenIDs) join(tx *bbolt.Tx) {
 }
 
 // open says whether the id's window is still open. stored is false if that rests on the running transaction.
-func (s *seenIDs) open(k dedupKey, now time.Time) (seen, stored bool) {
-	if until, ok := s.staged[k]; ok && now.UnixNano() < until {
+func (s *seenIDs) open(ids *bbolt.Bucket, k dedupKey, now time.Time) (seen, stored bool) {
+	if staged, ok := s.staged[k]; ok && uint64(now.UnixNano()) < staged.until {
 		return true, false
 	}
-	until, ok := s.until[k]
-	return ok && now.UnixNano() < until, true
+	return s.places.find(k, func(number uint64) bool {
+		v := ids.Get(idNumberKey(number))
+		return len(v) == seenValueLen && dedupKey(v[8:]) == k && uint64(now.UnixNano()) < binary.BigEndian.Uint64(v)
+	}), true
 }
 
 func (s *seenIDs) add(ids *bbolt.Bucket, k dedupKey, until time.Time) error {
@@ -78,33 +81,111 @@ func (s *seenIDs) add(ids *bbolt.Bucket, k dedupKey, until time.Time) error {
 	if err != nil {
 		return err
 	}
-	s.staged[k] = until.UnixNano()
-	return ids.Put(pairKey(uint64(until.UnixNano()), n), k[:])
+	s.staged[k] = stagedID{n, uint64(until.UnixNano())}
+	v := binary.BigEndian.AppendUint64(make([]byte, 0, seenValueLen), uint64(until.UnixNano()))
+	ids.FillPercent = sequentialFill
+	return ids.Put(idNumberKey(n), append(v, k[:]...))
 }
 
-// sweep forgets at most limit ids whose window has ended.
+// sweep forgets at most limit ids from the oldest on, up to one whose window is still open. Where publishers use
+// windows of different lengths, a short one takes its place until the longer ones before it have ended.
 func (s *seenIDs) sweep(tx *bbolt.Tx, ids *bbolt.Bucket, now time.Time, limit int) (removed int, err error) {
-	var keys [][]byte
-	var ended []dedupKey
+	var ended [][]byte
 	c := ids.Cursor()
-	for k, v := c.First(); k != nil && len(keys) < limit; k, v = c.Next() {
-		if int64(binary.BigEndian.Uint64(k)) > now.UnixNano() {
+	for k, v := c.First(); k != nil && len(ended) < limit; k, v = c.Next() {
+		if len(v) == seenValueLen && binary.BigEndian.Uint64(v) > uint64(now.UnixNano()) {
 			break
 		}
-		keys = append(keys, append([]byte(nil), k...))
-		ended = append(ended, dedupKey(v))
+		ended = append(ended, append([]byte(nil), k...))
 	}
-	for _, k := range keys {
+	if len(ended) == 0 {
+		return 0, nil
+	}
+	for _, k := range ended {
 		if err := ids.Delete(k); err != nil {
 			return 0, err
 		}
 	}
-	tx.OnCommit(func() {
-		for _, k := range ended {
-			if s.until[k] <= now.UnixNano() {
-				delete(s.until, k)
+	newest := binary.BigEndian.Uint64(ended[len(ended)-1])
+	tx.OnCommit(func() { s.places.dropThrough(newest) })
+	return len(ended), nil
+}
+
+func idNumberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), n) }
+
+const (
+	// segmentIDs is how many ids a segment of places takes. A segment is dropped as a whole when its last id is.
+	segmentIDs = 1 << 20
+	// offsetBits of a slot hold the place within the segment, plus one; the other bits are the id's.
+	offsetBits  = 21
+	offsetMask  = 1<<offsetBits - 1
+	firstSlots  = 1 << 10
+	maxLoadHalf = 2 // slots per id at the least
+)
+
+// places maps ids to their numbers in the ids bucket, in some 16 bytes an id. It may name a wrong number, for the caller
+// to find out, but never misses the right one.
+type places struct{ segments []*segment } // oldest first
+
+// segment is a hash table with open addressing of the ids numbered from base on.
+type segment struct {
+	base  uint64
+	count int
+	slots []uint64
+}
+
+func (p *places) add(k dedupKey, number uint64) {
+	n := len(p.segments)
+	if n == 0 || number-p.segments[n-1].base >= segmentIDs {
+		p.segments = append(p.segments, &segment{base: number, slots: make([]uint64, firstSlots)})
+		n++
+	}
+	p.segments[n-1].add(k, number)
+}
+
+// find calls right with each number that may be the id's, newest first, until it returns true.
+func (p *places) find(k dedupKey, right func(number uint64) bool) bool {
+	for i := len(p.segments) - 1; i >= 0; i-- {
+		s := p.segments[i]
+		tag := tagOf(k)
+		for at := s.home(tag); s.slots[at] != 0; at = (at + 1) % len(s.slots) {
+			if s.slots[at]&^offsetMask == tag && right(s.base+s.slots[at]&offsetMask-1) {
+				return true
 			}
 		}
-	})
-	return len(keys), nil
+	}
+	return false
+}
+
+// dropThrough forgets the segments that hold no number above the given one.
+func (p *places) dropThrough(number uint64) {
+	for len(p.segments) > 0 && p.segments[0].base+segmentIDs-1 <= number {
+		p.segments = p.segments[1:]
+	}
+}
+
+func tagOf(k dedupKey) uint64 { return binary.BigEndian.Uint64(k[:8]) &^ offsetMask }
+
+func (s *segment) home(tag uint64) int { return int((tag >> offsetBits) % uint64(len(s.slots))) }
+
+func (s *segment) add(k dedupKey, number uint64) {
+	if s.count*maxLoadHalf >= len(s.slots) {
+		old := s.slots
+		s.slots = make([]uint64, 2*len(old))
+		for _, slot := range old {
+			if slot != 0 {
+				s.put(slot)
+			}
+		}
+	}
+	s.put(tagOf(k) | (number - s.base + 1))
+	s.count++
+}
+
+func (s *segment) put(slot uint64) {
+	at := s.home(slot &^ offsetMask)
+	for s.slots[at] != 0 {
+		at = (at + 1) % len(s.slots)
+	}
+	s.slots[at] = slot
 }
