@@ -57,7 +57,8 @@ type DB struct {
 
 	urgent, lazy chan *request
 	stop         chan struct{}
-	stopped      chan struct{}
+	stopped      chan struct{} // by the writer
+	bounded      chan struct{} // by boundResident
 	closeOnce    sync.Once
 	closeErr     error
 
@@ -100,8 +101,10 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		lazy:      make(chan *request, maxBatch),
 		stop:      make(chan struct{}),
 		stopped:   make(chan struct{}),
+		bounded:   make(chan struct{}),
 	}
 	go db.write()
+	go db.boundResident()
 	return db, nil
 }
 
@@ -219,6 +222,7 @@ func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.stop)
 		<-db.stopped
+		<-db.bounded
 		if err := db.bolt.Close(); err != nil {
 			db.closeErr = fmt.Errorf("close database %s: %w", db.Path(), err)
 		}
