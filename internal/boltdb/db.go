@@ -58,7 +58,7 @@ type DB struct {
 	urgent, lazy chan *request
 	stop         chan struct{}
 	stopped      chan struct{} // by the writer
-	bounded      chan struct{} // by boundResident
+	watched      chan struct{} // by watchResident
 	closeOnce    sync.Once
 	closeErr     error
 
@@ -101,10 +101,10 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		lazy:      make(chan *request, maxBatch),
 		stop:      make(chan struct{}),
 		stopped:   make(chan struct{}),
-		bounded:   make(chan struct{}),
+		watched:   make(chan struct{}),
 	}
 	go db.write()
-	go db.boundResident()
+	go db.watchResident()
 	return db, nil
 }
 
@@ -222,7 +222,7 @@ func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.stop)
 		<-db.stopped
-		<-db.bounded
+		<-db.watched
 		if err := db.bolt.Close(); err != nil {
 			db.closeErr = fmt.Errorf("close database %s: %w", db.Path(), err)
 		}

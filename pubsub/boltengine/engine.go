@@ -49,7 +49,7 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 		return nil
 	})
 	if err == nil {
-		err = db.View(func(tx *bbolt.Tx) error { return e.seen.load(e.in(tx).ids) })
+		err = e.loadSeen(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open pub/sub namespace %q: %w", bucket, err)

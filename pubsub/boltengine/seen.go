@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -38,15 +39,32 @@ type stagedID struct{ number, until uint64 }
 
 const seenValueLen = 8 + len(dedupKey{})
 
-func (s *seenIDs) load(ids *bbolt.Bucket) error {
-	s.staged = map[dedupKey]stagedID{}
-	return ids.ForEach(func(k, v []byte) error {
-		if len(k) != 8 || len(v) != seenValueLen {
-			return fmt.Errorf("an id takes %d and %d bytes, want 8 and %d", len(k), len(v), seenValueLen)
+// loadChunk is how many ids are read in one transaction at open.
+const loadChunk = 100_000
+
+// loadSeen finds the places of all ids, some million in a second.
+func (e *Engine) loadSeen(ctx context.Context) error {
+	e.seen.staged = map[dedupKey]stagedID{}
+	for next := uint64(0); ; {
+		n := 0
+		err := e.db.View(func(tx *bbolt.Tx) error {
+			c := e.in(tx).ids.Cursor()
+			for k, v := c.Seek(idNumberKey(next)); k != nil && n < loadChunk; k, v = c.Next() {
+				if len(k) != 8 || len(v) != seenValueLen {
+					return fmt.Errorf("an id takes %d and %d bytes, want 8 and %d", len(k), len(v), seenValueLen)
+				}
+				number := binary.BigEndian.Uint64(k)
+				e.seen.places.add(dedupKey(v[8:]), number)
+				next = number + 1
+				n++
+			}
+			return ctx.Err()
+		})
+		if err != nil || n < loadChunk {
+			return err
 		}
-		s.places.add(dedupKey(v[8:]), binary.BigEndian.Uint64(k))
-		return nil
-	})
+		e.db.BoundResident()
+	}
 }
 
 // join starts staging for tx, and forgets what a transaction staged that never committed.
@@ -114,16 +132,16 @@ func (s *seenIDs) sweep(tx *bbolt.Tx, ids *bbolt.Bucket, now time.Time, limit in
 func idNumberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), n) }
 
 const (
-	// segmentIDs is how many ids a segment of places takes. A segment is dropped as a whole when its last id is.
-	segmentIDs = 1 << 20
+	// segmentSlots is the size to which a segment of places grows; a segment is dropped as a whole when its last id is.
+	segmentSlots = 1 << 20
+	segmentIDs   = segmentSlots / 8 * 7
+	firstSlots   = 1 << 10
 	// offsetBits of a slot hold the place within the segment, plus one; the other bits are the id's.
-	offsetBits  = 21
-	offsetMask  = 1<<offsetBits - 1
-	firstSlots  = 1 << 10
-	maxLoadHalf = 2 // slots per id at the least
+	offsetBits = 20
+	offsetMask = 1<<offsetBits - 1
 )
 
-// places maps ids to their numbers in the ids bucket, in some 16 bytes an id. It may name a wrong number, for the caller
+// places maps ids to their numbers in the ids bucket, in some 10 bytes an id. It may name a wrong number, for the caller
 // to find out, but never misses the right one.
 type places struct{ segments []*segment } // oldest first
 
@@ -169,7 +187,7 @@ func tagOf(k dedupKey) uint64 { return binary.BigEndian.Uint64(k[:8]) &^ offsetM
 func (s *segment) home(tag uint64) int { return int((tag >> offsetBits) % uint64(len(s.slots))) }
 
 func (s *segment) add(k dedupKey, number uint64) {
-	if s.count*maxLoadHalf >= len(s.slots) {
+	if s.count >= len(s.slots)/8*7 {
 		old := s.slots
 		s.slots = make([]uint64, 2*len(old))
 		for _, slot := range old {
