@@ -13,7 +13,7 @@ const (
 	// is measured by.
 	maxResident = 32 << 20
 	// residentInterval is how often that is looked at.
-	residentInterval = 500 * time.Millisecond
+	residentInterval = 250 * time.Millisecond
 )
 
 // watchResident calls BoundResident now and then.
