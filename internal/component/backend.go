@@ -1,0 +1,22 @@
+package component
+
+import (
+	"context"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// Backend hands out what the components work on. The same names get the same store or broker, whoever asks; the Backend
+// owns them. An error that matches statestore.ErrInvalidArgument refuses a name for good.
+type Backend interface {
+	StateStore(ctx context.Context, database, bucket string) (*statestore.Store, error)
+	Broker(ctx context.Context, database, bucket string) (*pubsub.Broker, error)
+}
+
+// Defaults are what a component works on when its metadata names no database or no bucket.
+type Defaults struct {
+	Database     string
+	StateBucket  string
+	PubSubBucket string
+}

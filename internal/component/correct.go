@@ -1,0 +1,140 @@
+package component
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/dapr/components-contrib/health"
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"google.golang.org/grpc"
+)
+
+// hiddenContentType carries a set's content type past the SDK. Apps cannot use it: what they send under this key is
+// removed.
+const hiddenContentType = "\x00contentType"
+
+// correctUnary puts right what the SDK does wrong with unary calls. It answers those calls itself that the SDK does not
+// pass on. It runs after the connection's component was bound to ctx.
+func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	switch r := req.(type) {
+	// Fault: a request without metadata makes Init panic.
+	case *proto.InitRequest:
+		if r.Metadata == nil {
+			r.Metadata = &proto.MetadataRequest{}
+		}
+	case *proto.PubSubInitRequest:
+		if r.Metadata == nil {
+			r.Metadata = &proto.MetadataRequest{}
+		}
+
+	// Fault: values are decoded, and what cannot be decoded is lost.
+	case *proto.SetRequest:
+		hideContentType(r)
+	case *proto.BulkSetRequest:
+		for i, item := range r.Items {
+			if item == nil {
+				return nil, missing("items", i, "a set")
+			}
+			hideContentType(item)
+		}
+	case *proto.TransactionalStateRequest:
+		for i, op := range r.Operations {
+			switch op := op.GetRequest().(type) {
+			case *proto.TransactionalStateOperation_Set:
+				if op.Set == nil {
+					return nil, missing("operations", i, "a set or a delete")
+				}
+				hideContentType(op.Set)
+			case *proto.TransactionalStateOperation_Delete:
+				if op.Delete == nil {
+					return nil, missing("operations", i, "a set or a delete")
+				}
+			// Fault: an operation that is neither a set nor a delete makes Transact panic.
+			default:
+				return nil, missing("operations", i, "a set or a delete")
+			}
+		}
+
+	// Fault: missing items make bulk calls panic.
+	case *proto.BulkGetRequest:
+		for i, item := range r.Items {
+			if item == nil {
+				return nil, missing("items", i, "a get")
+			}
+		}
+	case *proto.BulkDeleteRequest:
+		for i, item := range r.Items {
+			if item == nil {
+				return nil, missing("items", i, "a delete")
+			}
+		}
+	case *proto.BulkPublishRequest:
+		for i, entry := range r.Entries {
+			if entry == nil {
+				return nil, missing("entries", i, "an event")
+			}
+		}
+		// Fault: the error of a call is thrown away, and the runtime takes an answer for success. An error per entry
+		// is in the answer; only when no entry was stored does the call fail as a whole, with everything to try again.
+		failure := &bulkFailure{}
+		answer, err := handler(context.WithValue(ctx, bulkFailure{}, failure), req)
+		if err == nil && failure.err != nil {
+			return nil, failure.err
+		}
+		return answer, err
+
+	// Fault: Ping is answered without asking the component.
+	case *proto.PingRequest:
+		var pinger health.Pinger = boundPubSub(ctx)
+		if store := boundStateStore(ctx); store != nil {
+			pinger = store
+		}
+		if err := pinger.Ping(ctx); err != nil {
+			return nil, fmt.Errorf("ping: %w", err)
+		}
+		return &proto.PingResponse{}, nil
+
+	// Fault: Pause and Resume are not implemented.
+	case *proto.PauseRequest:
+		return &proto.PauseResponse{}, boundPubSub(ctx).Pause(ctx)
+	case *proto.ResumeRequest:
+		return &proto.ResumeResponse{}, boundPubSub(ctx).Resume(ctx)
+	}
+	return handler(ctx, req)
+}
+
+// hideContentType moves the content type to where the SDK does not look for it. Its decision to decode goes by the
+// request's field and by exactly this metadata key.
+func hideContentType(r *proto.SetRequest) {
+	delete(r.Metadata, hiddenContentType)
+	contentType := r.ContentType
+	if fromMetadata, ok := r.Metadata[keyContentType]; ok {
+		contentType = fromMetadata
+	}
+	if contentType == "" {
+		return
+	}
+	delete(r.Metadata, keyContentType)
+	r.ContentType = ""
+	if r.Metadata == nil {
+		r.Metadata = make(map[string]string, 1)
+	}
+	r.Metadata[hiddenContentType] = contentType
+}
+
+func missing(field string, index int, allowed string) error {
+	return &ValueError{Field: fmt.Sprintf("%s[%d]", field, index), Value: "", Allowed: allowed}
+}
+
+// bulkFailure is where BulkPublish leaves the error of a call of which nothing was stored, since the SDK drops it. The
+// type is also its key in a context.
+type bulkFailure struct{ err error }
+
+// multiMaxSize is the service that the SDK does not have: TransactionalStoreMultiMaxSize.
+type multiMaxSize struct {
+	proto.UnimplementedTransactionalStoreMultiMaxSizeServer
+}
+
+func (multiMaxSize) MultiMaxSize(ctx context.Context, _ *proto.MultiMaxSizeRequest) (*proto.MultiMaxSizeResponse, error) {
+	return &proto.MultiMaxSizeResponse{MaxSize: int64(boundStateStore(ctx).MultiMaxSize())}, nil
+}

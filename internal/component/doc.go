@@ -1,0 +1,7 @@
+// Package component serves Dapr's pluggable-component protocol on a Unix socket: a state store and a pub/sub, one
+// instance of each for every connection of a sidecar.
+//
+// The wire types and the translation to Dapr's component interfaces are components-go-sdk's, on a gRPC server of our
+// own. What that SDK (v0.3.0) gets wrong is put right around it, by interceptors: see correct.go and pull.go. Its root
+// package must not be imported: that alone sets the umask of the process to 0.
+package component

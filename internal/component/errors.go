@@ -1,0 +1,167 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+	"syscall"
+
+	contribstate "github.com/dapr/components-contrib/state"
+	"github.com/dapr/dapr/pkg/components/pluggable"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// ErrNotInitialized answers a call to a component that has not had its Init.
+var ErrNotInitialized = errors.New("the component is not initialized")
+
+// ErrStopping answers calls that come, and streams that are open, while the server stops.
+var ErrStopping = errors.New("the component is stopping")
+
+// ValueError refuses a value: it names the field, the value and what is allowed.
+type ValueError struct {
+	Field, Value, Allowed string
+}
+
+func (e *ValueError) Error() string {
+	const longest = 64
+	value := fmt.Sprintf("%q", e.Value)
+	if len(e.Value) > longest {
+		value = fmt.Sprintf("%q… (%d bytes)", e.Value[:longest], len(e.Value))
+	}
+	return fmt.Sprintf("invalid %s %s: allowed: %s", e.Field, value, e.Allowed)
+}
+
+// Tags and reasons of the errors that reach apps through the sidecar.
+const (
+	errorDomain = "dapr-bolt"
+
+	tagInvalid  = "DAPR_BOLT_INVALID_ARGUMENT"
+	tagTooLarge = "DAPR_BOLT_TOO_LARGE"
+)
+
+// etagField is the one that the runtime looks for (pkg/components/state/pluggable.go, etagErrFromStatus).
+const etagField = "etag"
+
+// maxErrorText bounds what an error puts into a call's trailers.
+const maxErrorText = 4 << 10
+
+// stateError turns the domain's errors into those that Dapr's state components return.
+func stateError(err error) error {
+	if errors.Is(err, statestore.ErrETagMismatch) {
+		return contribstate.NewETagError(contribstate.ETagMismatch, err)
+	}
+	return err
+}
+
+// toStatus is how errors go over the wire. Every failed call passes through here, and only here.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	text := errorText(err)
+
+	if etag := etagError(err); etag != nil {
+		code := codes.FailedPrecondition
+		if etag.Kind() == contribstate.ETagInvalid {
+			code = codes.InvalidArgument
+		}
+		// The runtime makes an ETagError of the description, which adds its own prefix again.
+		description := text
+		if cause := etag.Unwrap(); cause != nil {
+			description = errorText(cause)
+		}
+		return withDetail(status.New(code, text), &errdetails.BadRequest{
+			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: etagField, Description: description}},
+		})
+	}
+
+	var value *ValueError
+	var invalid *pubsub.InvalidError
+	switch {
+	case errors.Is(err, statestore.ErrTooLarge), errors.Is(err, pubsub.ErrTooLarge):
+		return kitError(codes.InvalidArgument, http.StatusRequestEntityTooLarge, text, tagTooLarge)
+	case errors.As(err, &value), errors.As(err, &invalid), errors.Is(err, statestore.ErrInvalidArgument):
+		return kitError(codes.InvalidArgument, http.StatusBadRequest, text, tagInvalid)
+	case errors.Is(err, ErrNotInitialized):
+		return status.Error(codes.FailedPrecondition, text)
+	case errors.Is(err, pubsub.ErrTopicFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return status.Error(codes.ResourceExhausted, text)
+	case errors.Is(err, ErrStopping), errors.Is(err, pubsub.ErrClosed), errors.Is(err, fs.ErrClosed):
+		return status.Error(codes.Unavailable, text)
+	case errors.Is(err, statestore.ErrDamaged):
+		return status.Error(codes.DataLoss, text)
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, text)
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, text)
+	default:
+		return status.Error(codes.Internal, text)
+	}
+}
+
+// etagError returns the ETag error that err consists of. A bulk call's error does if every failed item's is one;
+// otherwise what else went wrong must not hide behind the ETag.
+func etagError(err error) *contribstate.ETagError {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var first *contribstate.ETagError
+		for _, each := range joined.Unwrap() {
+			etag := etagError(each)
+			if etag == nil {
+				return nil
+			}
+			if first == nil {
+				first = etag
+			}
+		}
+		return first
+	}
+	var etag *contribstate.ETagError
+	errors.As(err, &etag)
+	return etag
+}
+
+func kitError(code codes.Code, httpCode int, text, tag string) error {
+	return pluggable.MustStatusErrorFromKitError(code, httpCode, text, tag,
+		&errdetails.ErrorInfo{Domain: errorDomain, Reason: tag})
+}
+
+// withDetail drops the detail if it cannot be attached: the code and the text are what matters.
+func withDetail(s *status.Status, detail *errdetails.BadRequest) error {
+	detailed, err := s.WithDetails(detail)
+	if err != nil {
+		return s.Err()
+	}
+	return detailed.Err()
+}
+
+func errorText(err error) string {
+	text := err.Error()
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText] + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+func statusUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	answer, err := handler(ctx, req)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return answer, nil
+}
+
+func statusStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return toStatus(handler(srv, stream))
+}

@@ -1,0 +1,206 @@
+package component
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// Keys of a publish request's metadata.
+const (
+	keyEventID      = "eventID"
+	keyDeliverAfter = "deliverAfter"
+	keyDeliverAt    = "deliverAt"
+	keyPartitionKey = "partitionKey"
+)
+
+// Keys that are added to each delivery's metadata; a sidecar hands them to the app as HTTP headers.
+const (
+	keyDeliveryCount = "deliveryCount"
+	keySequence      = "sequence"
+	keyPublishTime   = "publishTime"
+)
+
+const (
+	// maxMaxAckPending bounds what one stream can be asked to hold in memory.
+	maxMaxAckPending = 10_000
+	// maxBackOffSteps bounds the list of waits.
+	maxBackOffSteps = 100
+)
+
+// publisherConfig is what matters to a publish.
+type publisherConfig struct {
+	Database, Bucket string
+	Publish          pubsub.PublishOptions
+}
+
+// pubsubConfig is one component's metadata. The consumer part has no topic.
+type pubsubConfig struct {
+	Publisher publisherConfig
+	Consumer  pubsub.SubscribeOptions
+}
+
+// PubSubMetadata lists the metadata keys of the pub/sub. Those of SubscriptionMetadata are among them.
+func PubSubMetadata(d Defaults) []Field {
+	return append(fieldsOf(publisherFields(d)), SubscriptionMetadata()...)
+}
+
+// SubscriptionMetadata lists the keys that may also stand in a subscription's metadata, and then hold for that
+// subscription.
+func SubscriptionMetadata() []Field { return fieldsOf(consumerFields) }
+
+func publisherFields(d Defaults) []field[publisherConfig] {
+	return []field[publisherConfig]{
+		{
+			Field{"database", d.Database, nameAllowed, "the file `<data-dir>/<database>.db`"},
+			func(c *publisherConfig, v string) bool { c.Database = v; return true },
+		},
+		{
+			Field{"bucket", d.PubSubBucket, nameAllowed, "the namespace in that file; the same database and bucket is the same data, whatever the component is called"},
+			func(c *publisherConfig, v string) bool { c.Bucket = v; return true },
+		},
+		{
+			Field{
+				"dedupBy", pubsub.DedupBy{}.String(), dedupByAllowed(),
+				"what makes two events the same one: `id`: the `eventID` metadata, else the CloudEvent's source and id; `data`: the event's data; `fields:type,data.id`: those JSON paths of the payload; `none`: nothing",
+			},
+			func(c *publisherConfig, v string) bool {
+				by, err := pubsub.ParseDedupBy(v)
+				if err == nil {
+					c.Publish.DedupBy = by
+				}
+				return err == nil
+			},
+		},
+		{
+			Field{"dedupWindow", "10m", "a duration of 0 or more", "how long an event's id is remembered; `0` turns deduplication off"},
+			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.DedupWindow, v) },
+		},
+		{
+			Field{"maxAge", "168h", "a duration of 0 or more", "an event older than this leaves the topic, and goes to the dead letters of the groups that still owe it; `0`: no limit"},
+			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
+		},
+		{
+			Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic larger than this refuses publishes; none or `0`: no limit"},
+			func(c *publisherConfig, v string) bool {
+				n, ok := parseSize(v)
+				if ok = ok && n >= 0; ok {
+					c.Publish.Limits.MaxBytes = n
+				}
+				return ok
+			},
+		},
+	}
+}
+
+var consumerFields = []field[pubsub.SubscribeOptions]{
+	{
+		Field{"consumerID", "", "text", "the consumer group; Dapr sets it to the app id where it is missing"},
+		func(o *pubsub.SubscribeOptions, v string) bool { o.Group = v; return true },
+	},
+	{
+		Field{"maxDeliver", "10", "a whole number of 0 or more", "deliveries of an event before it goes to the dead letters; `0`: no limit"},
+		func(o *pubsub.SubscribeOptions, v string) bool { return parseWhole(&o.MaxDeliver, v, 0, math.MaxInt32) },
+	},
+	{
+		Field{
+			"backOff", "1s,5s,30s,2m", fmt.Sprintf("1 to %d durations of 0 or more, separated by commas", maxBackOffSteps),
+			"the wait before each redelivery; the last one repeats; jittered",
+		},
+		func(o *pubsub.SubscribeOptions, v string) bool {
+			steps := strings.Split(v, ",")
+			if len(steps) > maxBackOffSteps {
+				return false
+			}
+			waits := make(pubsub.BackOff, len(steps))
+			for i, step := range steps {
+				if !parseWait(&waits[i], strings.TrimSpace(step)) {
+					return false
+				}
+			}
+			o.BackOff = waits
+			return true
+		},
+	},
+	{
+		Field{"ackWait", "1m", "a duration of 0 or more", "how long the app may take for one event, counted from when it is that event's turn; `0`: no limit"},
+		func(o *pubsub.SubscribeOptions, v string) bool { return parseWait(&o.AckWait, v) },
+	},
+	{
+		Field{"maxAckPending", "64", fmt.Sprintf("a whole number from 1 to %d", maxMaxAckPending), "events in hand per stream"},
+		func(o *pubsub.SubscribeOptions, v string) bool {
+			return parseWhole(&o.MaxAckPending, v, 1, maxMaxAckPending)
+		},
+	},
+	{
+		Field{"ordered", "false", "true or false", "an event is not overtaken by later ones, even while it is being retried"},
+		func(o *pubsub.SubscribeOptions, v string) bool { return parseFlag(&o.Ordered, v) },
+	},
+	{
+		Field{
+			"deliverPolicy", string(pubsub.DeliverAll), fmt.Sprintf("%s or %s", pubsub.DeliverAll, pubsub.DeliverNew),
+			"a new group starts with what is still kept (`all`) or with what comes next (`new`)",
+		},
+		func(o *pubsub.SubscribeOptions, v string) bool {
+			policy := pubsub.DeliverPolicy(strings.ToLower(v))
+			ok := policy == pubsub.DeliverAll || policy == pubsub.DeliverNew
+			if ok {
+				o.DeliverPolicy = policy
+			}
+			return ok
+		},
+	},
+	{
+		Field{"deadLetterExpired", "false", "true or false", "an event whose `ttlInSeconds` ended before its delivery goes to the dead letters instead of being dropped"},
+		func(o *pubsub.SubscribeOptions, v string) bool { return parseFlag(&o.DeadLetterExpired, v) },
+	},
+}
+
+// dedupByAllowed asks the one who knows.
+func dedupByAllowed() string {
+	_, err := pubsub.ParseDedupBy("")
+	var invalid *pubsub.InvalidError
+	errors.As(err, &invalid)
+	return invalid.Allowed
+}
+
+func parsePubSubConfig(given map[string]string, d Defaults) (pubsubConfig, error) {
+	p, err := parseProperties(given)
+	if err != nil {
+		return pubsubConfig{}, err
+	}
+	publisher := publisherFields(d)
+	c := pubsubConfig{Publisher: defaults(publisher), Consumer: defaults(consumerFields)}
+	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p))
+}
+
+// parseWait takes a duration of zero or more.
+func parseWait(to *time.Duration, value string) bool {
+	d, ok := parseDuration(value)
+	if ok = ok && d >= 0; ok {
+		*to = d
+	}
+	return ok
+}
+
+func parseWhole(to *int, value string, least, most int) bool {
+	n, err := strconv.Atoi(value)
+	ok := err == nil && n >= least && n <= most
+	if ok {
+		*to = n
+	}
+	return ok
+}
+
+func parseFlag(to *bool, value string) bool {
+	b, ok := parseBool(value)
+	if ok {
+		*to = b
+	}
+	return ok
+}

@@ -1,0 +1,145 @@
+package component
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+func TestStateMetadata(t *testing.T) {
+	base, err := parseStateConfig(nil, testDefaults)
+	require.NoError(t, err)
+	require.Equal(t, stateConfig{Database: "dapr", Bucket: "state", CleanupInterval: time.Minute, IdempotencyWindow: 24 * time.Hour}, base)
+	requireFields(t, StateMetadata(testDefaults), map[string]string{
+		"database": "other", "bucket": "b", "cleanupInterval": "5s", "idempotencyWindow": "90",
+	}, func(md map[string]string) (any, error) { return parseStateConfig(md, testDefaults) })
+	c, err := parseStateConfig(map[string]string{"IDEMPOTENCYWINDOW": " 90 ", "bucket": ""}, testDefaults)
+	require.NoError(t, err)
+	require.Equal(t, 90*time.Second, c.IdempotencyWindow)
+	require.Equal(t, "state", c.Bucket)
+}
+
+func TestPubSubMetadata(t *testing.T) {
+	base, err := parsePubSubConfig(nil, testDefaults)
+	require.NoError(t, err)
+	require.Equal(t, pubsubConfig{
+		Publisher: publisherConfig{Database: "dapr", Bucket: "pubsub", Publish: pubsub.PublishOptions{
+			DedupWindow: 10 * time.Minute, Limits: pubsub.TopicLimits{MaxAge: 168 * time.Hour},
+		}},
+		Consumer: pubsub.SubscribeOptions{
+			MaxDeliver: 10, BackOff: pubsub.BackOff{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute},
+			AckWait: time.Minute, MaxAckPending: 64, DeliverPolicy: pubsub.DeliverAll,
+		},
+	}, base)
+	requireFields(t, PubSubMetadata(testDefaults), map[string]string{
+		"database": "other", "bucket": "b", "dedupBy": "fields:type,data.id", "dedupWindow": "0", "maxAge": "1h", "maxBytes": "2Gi",
+		"consumerID": "app", "maxDeliver": "0", "backOff": "1s, 2", "ackWait": "5s", "maxAckPending": "1", "ordered": "yes",
+		"deliverPolicy": "NEW", "deadLetterExpired": "true",
+	}, func(md map[string]string) (any, error) { return parsePubSubConfig(md, testDefaults) })
+	c, err := parsePubSubConfig(map[string]string{"maxBytes": "2Gi", "backOff": "1s, 2"}, testDefaults)
+	require.NoError(t, err)
+	require.EqualValues(t, 2<<30, c.Publisher.Publish.Limits.MaxBytes)
+	require.Equal(t, pubsub.BackOff{time.Second, 2 * time.Second}, c.Consumer.BackOff)
+}
+
+// requireFields checks that each field is documented, has the default that it says, and takes effect, whatever its case.
+func requireFields(t *testing.T, fields []Field, other map[string]string, parse func(map[string]string) (any, error)) {
+	base, err := parse(nil)
+	require.NoError(t, err)
+	require.Len(t, other, len(fields))
+	for _, f := range fields {
+		require.NotEmpty(t, f.Meaning, f.Name)
+		require.NotEmpty(t, f.Allowed, f.Name)
+		same, err := parse(map[string]string{f.Name: f.Default})
+		require.NoError(t, err, f.Name)
+		require.Equal(t, base, same, f.Name)
+		changed, err := parse(map[string]string{strings.ToUpper(f.Name): other[f.Name]})
+		require.NoError(t, err, f.Name)
+		require.False(t, reflect.DeepEqual(base, changed), f.Name)
+	}
+}
+
+func TestBadMetadataIsRefusedAtInit(t *testing.T) {
+	h := newHouse(t)
+	for key, values := range map[string][]string{
+		"database":          {"../x", "/tmp/x", "a b", strings.Repeat("x", 1000)},
+		"bucket":            {"../x", "a/b"},
+		"cleanupInterval":   {"soon", "0", "-1m", "1ms"},
+		"idempotencyWindow": {"soon", "0", "-1s", "9999999999s", "9223372036854775807"},
+		"dedupBy":           {"magic", "fields:", "fields:a,,b"},
+		"dedupWindow":       {"soon", "-1s"},
+		"maxAge":            {"old", "-1h"},
+		"maxBytes":          {"much", "-1", "1.5", "1e30"},
+		"maxDeliver":        {"-1", "many", "1.5", "99999999999"},
+		"backOff":           {"1s,soon", "1s,,2s", "-1s", "1s;2s", strings.Repeat("1s,", maxBackOffSteps) + "1s"},
+		"ackWait":           {"-1s", "long"},
+		"maxAckPending":     {"0", "-1", "10001", "x"},
+		"ordered":           {"maybe", "2"},
+		"deliverPolicy":     {"last"},
+		"deadLetterExpired": {"perhaps"},
+	} {
+		for _, value := range values {
+			t.Run(fmt.Sprintf("%s=%.20s", key, value), func(t *testing.T) {
+				c := h.dial("a")
+				md := &proto.MetadataRequest{Properties: map[string]string{key: value}}
+				var errs []error
+				for _, f := range StateMetadata(testDefaults) {
+					if f.Name == key {
+						_, err := c.Init(c.ctx, &proto.InitRequest{Metadata: md})
+						errs = append(errs, err)
+					}
+				}
+				for _, f := range PubSubMetadata(testDefaults) {
+					if f.Name == key {
+						_, err := c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: md})
+						errs = append(errs, err)
+					}
+				}
+				require.NotEmpty(t, errs)
+				for _, err := range errs {
+					requireInvalid(t, err, key)
+					require.ErrorContains(t, err, value[:min(3, len(value))])
+					require.ErrorContains(t, err, "allowed")
+				}
+			})
+		}
+	}
+	c := h.dial("a")
+	_, err := c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"bucket": "a", "Bucket": "b"}}})
+	requireInvalid(t, err, "each key once")
+	_, err = c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"x": strings.Repeat("x", maxInitMetadata)}}})
+	requireInvalid(t, err, "at most 65536 bytes")
+	require.Error(t, c.set("k", "v"), "none of these has initialized the component")
+}
+
+func TestUnknownKeysAreWarnedAbout(t *testing.T) {
+	h := newHouse(t)
+	h.bus("a", "consumerID", "app", "dedupWindw", "1m", "scopes", "x", "publishingScopes", "x", "outboxPublishTopic", "x", "ACTORSTATESTORE", "true", "keyPrefix", "name", "resubscribed", "2026-01-02T03:04:05Z")
+	log := h.log.String()
+	require.Equal(t, 1, strings.Count(log, "unknown metadata key"), log)
+	require.Contains(t, log, "key=dedupWindw nearest=dedupWindow")
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"abc", "abc", 0}, {"ab", "ba", 2}} {
+		require.Equal(t, test.want, editDistance(test.a, test.b), test)
+	}
+}
+
+func TestShortDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Minute: "1m", 24 * time.Hour: "24h", 90 * time.Second: "1m30s", time.Second: "1s", 90 * time.Minute: "1h30m", 10 * time.Second: "10s",
+	} {
+		require.Equal(t, want, shortDuration(d))
+	}
+}

@@ -1,0 +1,373 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/dapr/components-contrib/health"
+	contribpubsub "github.com/dapr/components-contrib/pubsub"
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/jonboulle/clockwork"
+	googleproto "google.golang.org/protobuf/proto"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// MaxEventSize bounds an event, its data, metadata, topic and content type together, in bytes: a larger delivery would
+// end the stream, and with it the subscription, for good.
+const MaxEventSize = receiveLimit - deliveryMargin
+
+// deliveryMargin is more than a delivery adds to what was published: an id, and the metadata that tells the app of the
+// delivery.
+const deliveryMargin = 4 << 10
+
+// maxDelivery is what a delivery may have, in bytes, before the SDK adds its id, a UUID.
+const maxDelivery = receiveLimit - 64
+
+// PubSub is Dapr's pub/sub component on a Backend. Its methods may be called from any goroutine once Init has returned.
+//
+// A handler is called with one event at a time, in order; its error counts as a failed delivery, and its text is kept.
+type PubSub struct {
+	backend  Backend
+	defaults Defaults
+	log      *slog.Logger
+	clock    clockwork.Clock
+
+	mu            sync.Mutex
+	broker        *pubsub.Broker // nil before Init
+	config        pubsubConfig
+	subscriptions map[*subscription]struct{}
+	paused        bool
+	closed        bool
+	// running counts the subscriptions that are not a gRPC stream's.
+	running sync.WaitGroup
+}
+
+var (
+	_ contribpubsub.PubSub             = (*PubSub)(nil)
+	_ contribpubsub.BulkPublisher      = (*PubSub)(nil)
+	_ contribpubsub.PausableSubscriber = (*PubSub)(nil)
+	_ health.Pinger                    = (*PubSub)(nil)
+)
+
+// NewPubSub returns a component that Init makes ready for use.
+func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
+	opts.setDefaults()
+	return &PubSub{
+		backend:       backend,
+		defaults:      opts.Defaults,
+		log:           opts.Logger,
+		clock:         opts.Clock,
+		subscriptions: make(map[*subscription]struct{}),
+	}
+}
+
+// Init opens the broker that the metadata names. Metadata that is not allowed is a ValueError.
+func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) error {
+	config, err := parsePubSubConfig(metadata.Properties, p.defaults)
+	if err != nil {
+		return fmt.Errorf("initialize pub/sub: %w", err)
+	}
+	broker, err := p.backend.Broker(ctx, config.Publisher.Database, config.Publisher.Bucket)
+	if err != nil {
+		return fmt.Errorf("initialize pub/sub: %w", err)
+	}
+	warnUnknown(p.log, metadata.Properties, PubSubMetadata(p.defaults))
+	p.mu.Lock()
+	p.broker, p.config = broker, config
+	p.mu.Unlock()
+	return nil
+}
+
+// Features lists what the pub/sub can do.
+//
+// A sidecar reads one event, and acknowledges it, before it reads the next from the same stream, so a batch that waits
+// for more can never fill up: BULK_SUBSCRIBE_IMMEDIATE tells its bulk subscriber not to wait.
+func (p *PubSub) Features() []contribpubsub.Feature {
+	return []contribpubsub.Feature{
+		contribpubsub.FeatureBulkPublish,
+		contribpubsub.FeatureMessageTTL,
+		contribpubsub.FeatureSubscribeWildcards,
+		contribpubsub.FeatureBulkSubscribeImmediate,
+	}
+}
+
+// Ping returns an error unless the broker's database can be had.
+func (p *PubSub) Ping(ctx context.Context) error {
+	_, config, err := p.ready()
+	if err != nil {
+		return err
+	}
+	_, err = p.backend.Broker(ctx, config.Publisher.Database, config.Publisher.Bucket)
+	return err
+}
+
+func (p *PubSub) ready() (*pubsub.Broker, pubsubConfig, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closed:
+		return nil, pubsubConfig{}, pubsub.ErrClosed
+	case p.broker == nil:
+		return nil, pubsubConfig{}, ErrNotInitialized
+	}
+	return p.broker, p.config, nil
+}
+
+// Publish returns nil when the event is on disk, now or since it was published before.
+func (p *PubSub) Publish(ctx context.Context, req *contribpubsub.PublishRequest) error {
+	broker, config, err := p.ready()
+	if err != nil {
+		return err
+	}
+	m, err := p.message(req.Topic, req.Data, required(req.ContentType), req.Metadata)
+	if err != nil {
+		return err
+	}
+	return broker.Publish(ctx, req.Topic, []pubsub.Message{m}, config.Publisher.Publish)[0]
+}
+
+// BulkPublish stores the entries in one commit. Each entry that was not stored is among the response's failed entries,
+// and the error joins theirs. What the request's metadata says holds for entries that do not say otherwise, except for an
+// event id, which can be that of one event only.
+func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublishRequest) (contribpubsub.BulkPublishResponse, error) {
+	outcomes, err := p.bulkPublish(ctx, req)
+	if err != nil {
+		outcomes = make([]error, len(req.Entries))
+		for i := range outcomes {
+			outcomes[i] = err
+		}
+	}
+	var response contribpubsub.BulkPublishResponse
+	var failures []error
+	for i, err := range outcomes {
+		if err != nil {
+			failures = append(failures, err)
+			response.FailedEntries = append(response.FailedEntries, contribpubsub.BulkPublishResponseFailedEntry{EntryId: req.Entries[i].EntryId, Error: err})
+		}
+	}
+	err = errors.Join(failures...)
+	if failure, ok := ctx.Value(bulkFailure{}).(*bulkFailure); ok && len(failures) == len(req.Entries) {
+		failure.err = err
+	}
+	return response, err
+}
+
+func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublishRequest) ([]error, error) {
+	broker, config, err := p.ready()
+	if err != nil {
+		return nil, err
+	}
+	if id := property(req.Metadata, keyEventID); id != "" && len(req.Entries) > 1 {
+		return nil, &ValueError{Field: keyEventID, Value: id, Allowed: "in the metadata of an entry, not of a whole bulk publish"}
+	}
+	outcomes := make([]error, len(req.Entries))
+	messages := make([]pubsub.Message, 0, len(req.Entries))
+	places := make([]int, 0, len(req.Entries))
+	for i := range req.Entries {
+		entry := &req.Entries[i]
+		metadata := entry.Metadata
+		if len(req.Metadata) > 0 {
+			metadata = make(map[string]string, len(req.Metadata)+len(entry.Metadata))
+			for k, v := range req.Metadata {
+				if property(entry.Metadata, k) == "" {
+					metadata[k] = v
+				}
+			}
+			for k, v := range entry.Metadata {
+				metadata[k] = v
+			}
+		}
+		m, err := p.message(req.Topic, entry.Event, entry.ContentType, metadata)
+		if err != nil {
+			outcomes[i] = err
+			continue
+		}
+		messages, places = append(messages, m), append(places, i)
+	}
+	if len(messages) > 0 {
+		for i, err := range broker.Publish(ctx, req.Topic, messages, config.Publisher.Publish) {
+			outcomes[places[i]] = err
+		}
+	}
+	return outcomes, nil
+}
+
+// message reads what a publish says about its event.
+func (p *PubSub) message(topic string, data []byte, contentType string, metadata map[string]string) (pubsub.Message, error) {
+	m := pubsub.Message{
+		Data:         data,
+		ContentType:  contentType,
+		Metadata:     metadata,
+		EventID:      property(metadata, keyEventID),
+		PartitionKey: property(metadata, keyPartitionKey),
+	}
+	var err error
+	if m.TTL, err = ttlInSeconds(metadata, 1); err != nil {
+		return pubsub.Message{}, err
+	}
+	after, at := property(metadata, keyDeliverAfter), property(metadata, keyDeliverAt)
+	switch {
+	case after != "" && at != "":
+		return pubsub.Message{}, &ValueError{Field: keyDeliverAt, Value: at, Allowed: "one of " + keyDeliverAfter + " and " + keyDeliverAt}
+	case after != "":
+		var wait time.Duration
+		if !parseWait(&wait, after) {
+			return pubsub.Message{}, &ValueError{Field: keyDeliverAfter, Value: after, Allowed: "a duration of 0 or more, such as 30s"}
+		}
+		m.DeliverAt = p.clock.Now().Add(wait)
+	case at != "":
+		if m.DeliverAt, err = time.Parse(time.RFC3339, at); err != nil {
+			return pubsub.Message{}, &ValueError{Field: keyDeliverAt, Value: at, Allowed: "a time in RFC 3339, such as 2026-01-31T12:00:00Z"}
+		}
+	}
+	return m, deliverable(&proto.PullMessagesResponse{Data: data, TopicName: topic, Metadata: metadata, ContentType: contentType}, MaxEventSize)
+}
+
+// deliverable refuses what no stream could carry.
+func deliverable(m *proto.PullMessagesResponse, limit int) error {
+	if size := googleproto.Size(m); size > limit {
+		return fmt.Errorf("%w: it has %d bytes, metadata included: at most %d are allowed", pubsub.ErrTooLarge, size, limit)
+	}
+	if !utf8.ValidString(m.GetContentType()) {
+		return &ValueError{Field: "content type", Value: m.GetContentType(), Allowed: "UTF-8"}
+	}
+	for k, v := range m.GetMetadata() {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return &ValueError{Field: "metadata " + strconv.Quote(k), Value: v, Allowed: "UTF-8"}
+		}
+	}
+	return nil
+}
+
+// Subscribe calls handler with each event until ctx ends or the component is closed. On a stream of PullMessages, it
+// lasts as long as the stream.
+func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeRequest, handler contribpubsub.Handler) error {
+	broker, config, err := p.ready()
+	if err != nil {
+		return err
+	}
+	overrides, err := parseProperties(req.Metadata)
+	if err != nil {
+		return fmt.Errorf("subscribe to topic %q: %w", req.Topic, err)
+	}
+	opts := config.Consumer
+	opts.Topic = req.Topic
+	if err := override(&opts, consumerFields, overrides); err != nil {
+		return fmt.Errorf("subscribe to topic %q: %w", req.Topic, err)
+	}
+	warnUnknown(p.log, req.Metadata, SubscriptionMetadata())
+
+	source, err := broker.Subscribe(ctx, opts)
+	if err != nil {
+		return err
+	}
+	s := &subscription{source: source, handler: handler}
+	stream := pullOf(ctx)
+	if !p.add(s, stream == nil) {
+		source.Close()
+		return pubsub.ErrClosed
+	}
+	if stream != nil {
+		s.leave = func() { p.remove(s) }
+		stream.start(s)
+		return nil
+	}
+	go func() {
+		defer p.running.Done()
+		defer p.remove(s)
+		s.run(ctx, p.log)
+	}()
+	return nil
+}
+
+func (p *PubSub) add(s *subscription, counted bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.subscriptions[s] = struct{}{}
+	if counted {
+		p.running.Add(1)
+	}
+	if p.paused {
+		s.source.Pause()
+	}
+	return true
+}
+
+func (p *PubSub) remove(s *subscription) {
+	p.mu.Lock()
+	delete(p.subscriptions, s)
+	p.mu.Unlock()
+}
+
+// Pause stops new deliveries to the component's subscriptions, present and future; what is in hand can still be handled.
+func (p *PubSub) Pause(context.Context) error {
+	p.setPaused(true)
+	return nil
+}
+
+// Resume undoes Pause.
+func (p *PubSub) Resume(context.Context) error {
+	p.setPaused(false)
+	return nil
+}
+
+func (p *PubSub) setPaused(paused bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = paused
+	for s := range p.subscriptions {
+		if paused {
+			s.source.Pause()
+		} else {
+			s.source.Resume()
+		}
+	}
+}
+
+// Close ends the component's subscriptions, puts back what they have in hand without counting it as delivered, and waits
+// for handlers that are running; the context that they were given has ended. The Backend keeps the broker.
+func (p *PubSub) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	open := make([]*subscription, 0, len(p.subscriptions))
+	for s := range p.subscriptions {
+		open = append(open, s)
+	}
+	p.mu.Unlock()
+	for _, s := range open {
+		s.source.Close()
+	}
+	p.running.Wait()
+	return nil
+}
+
+// message is a delivery as a handler gets it.
+func message(d *pubsub.Delivery) *contribpubsub.NewMessage {
+	e := &d.Event
+	about := map[string]string{
+		keyDeliveryCount: strconv.Itoa(d.Count),
+		keySequence:      strconv.FormatUint(e.Sequence, 10),
+		keyPublishTime:   e.PublishTime.UTC().Format(time.RFC3339Nano),
+	}
+	metadata := make(map[string]string, len(e.Metadata)+len(about))
+	for k, v := range e.Metadata {
+		// A publisher's word on the delivery would become a second header of the same name.
+		if property(about, k) == "" {
+			metadata[k] = v
+		}
+	}
+	for k, v := range about {
+		metadata[k] = v
+	}
+	return &contribpubsub.NewMessage{Data: e.Data, Topic: e.Topic, Metadata: metadata, ContentType: optional(e.ContentType)}
+}

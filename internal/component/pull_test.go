@@ -1,0 +1,222 @@
+package component
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/jonboulle/clockwork"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+func TestPullNeedsATopicFirst(t *testing.T) {
+	c := newHouse(t).bus("a", "consumerID", "app")
+	for name, first := range map[string]*proto.PullMessagesRequest{
+		"ack":   {AckMessageId: "x"},
+		"empty": {Topic: &proto.Topic{}},
+	} {
+		s, err := c.pubsub.PullMessages(c.ctx)
+		require.NoError(t, err)
+		require.NoError(t, s.Send(first), name)
+		_, err = s.Recv()
+		requireInvalid(t, err, "topic's name in the first message")
+	}
+	s, err := c.pubsub.PullMessages(c.ctx)
+	require.NoError(t, err)
+	require.NoError(t, s.CloseSend())
+	_, err = s.Recv()
+	requireInvalid(t, err, "topic's name in the first message")
+
+	_, err = c.pull(t, "a.>.b").Recv()
+	requireInvalid(t, err, "topic")
+}
+
+// Fault: events in hand beside one another overtake each other on their way to the stream.
+func TestPullKeepsTheOrder(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app", "dedupBy", "none")
+	const events = 500
+	for i := range events {
+		require.NoError(t, c.publish("t", fmt.Sprint(i)))
+	}
+	s := c.pull(t, "t", "maxAckPending", "50")
+	var unacked []string
+	for i := range events {
+		m := s.next()
+		require.Equal(t, fmt.Sprint(i), string(m.GetData()))
+		unacked = append(unacked, m.GetId())
+		if len(unacked) == 50 { // the stream has as many in hand as it may
+			for _, id := range unacked {
+				s.ack(id)
+			}
+			unacked = nil
+		}
+	}
+}
+
+// Fault: an acknowledgement that comes twice panics. Those that mean nothing must not end the stream.
+func TestPullIgnoresStrayAcknowledgements(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app")
+	s := c.pull(t, "t")
+	s.ack("never sent")
+	for i := range 50 {
+		require.NoError(t, c.publish("t", fmt.Sprint(i)))
+		m := s.next()
+		require.Equal(t, fmt.Sprint(i), string(m.GetData()))
+		s.ack(m.GetId())
+		s.ack(m.GetId())
+		s.nack(m.GetId(), "too late")
+		s.ack("never sent")
+	}
+	require.NoError(t, s.CloseSend())
+	_, err := s.Recv()
+	require.ErrorIs(t, err, io.EOF)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Waiting == 0 }, 10*time.Second, time.Millisecond)
+	log := h.log.String()
+	require.Equal(t, 1, strings.Count(log, "ignored an acknowledgement"), "no flood")
+	require.Contains(t, log, "count=151")
+	require.NotContains(t, log, "panic")
+}
+
+func TestAStreamThatEndsPutsBackUncounted(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app")
+	for range 3 {
+		require.NoError(t, c.publish("t", "1"))
+		s := c.pull(t, "t")
+		m := s.next()
+		require.Equal(t, "1", m.GetMetadata()["deliveryCount"])
+		require.Equal(t, "1", m.GetMetadata()["sequence"])
+		s.cancel()
+		// A client that only stops sending has left too.
+		s = c.pull(t, "t")
+		require.Equal(t, "1", s.next().GetMetadata()["deliveryCount"])
+		require.NoError(t, s.CloseSend())
+		for err := error(nil); err == nil; {
+			if _, err = s.Recv(); err != nil {
+				require.ErrorIs(t, err, io.EOF)
+			}
+		}
+	}
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// A client that stops sending while it does not read what is on its way must not hold anything up for ever.
+func TestAStreamEndsWhileAnEventIsStuck(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app")
+	s := c.pull(t, "t")
+	for i := range 4 {
+		require.NoError(t, c.publish("t", fmt.Sprint(i)+strings.Repeat("x", 1<<20)))
+	}
+	require.Eventually(t, func() bool {
+		h.server.mu.Lock()
+		defer h.server.mu.Unlock()
+		for p := range h.server.pulls {
+			p.mu.Lock()
+			sending := p.sending
+			p.mu.Unlock()
+			return sending
+		}
+		return false
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, s.CloseSend())
+	require.Eventually(t, func() bool {
+		h.server.mu.Lock()
+		defer h.server.mu.Unlock()
+		return len(h.server.pulls) == 0
+	}, 10*time.Second, time.Millisecond)
+}
+
+// The ack of an event whose ackWait ran out is too late: the event is delivered again, counted.
+func TestAckWait(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	h := newHouse(t, func(h *house) { h.clock = clock })
+	c := h.bus("a", "consumerID", "app", "ackWait", "5s", "backOff", "0", "maxDeliver", "2")
+	s := c.pull(t, "t")
+	require.NoError(t, c.publish("t", "1"))
+	first := s.next()
+	clock.Advance(5 * time.Second)
+	second := s.next()
+	require.Equal(t, "2", second.GetMetadata()["deliveryCount"])
+	require.NotEqual(t, first.GetId(), second.GetId())
+	s.ack(first.GetId())
+	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, 10*time.Second, time.Millisecond)
+	s.ack(second.GetId())
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Waiting == 0 }, 10*time.Second, time.Millisecond)
+	require.Zero(t, groupStats(t, h, "t", "app").Dead)
+	require.NotContains(t, h.log.String(), "panic")
+}
+
+type rollCalls struct{ calls chan string }
+
+func (r *rollCalls) Opened(name string) error { r.calls <- "opened " + name; return nil }
+func (r *rollCalls) Closed(name string) error { r.calls <- "closed " + name; return nil }
+
+func TestTheObserverHearsWhoHasStreams(t *testing.T) {
+	roll := &rollCalls{calls: make(chan string, 10)}
+	h := newHouse(t, func(h *house) { h.streams = roll })
+	c := h.bus("todo-pubsub", "consumerID", "app")
+	left := c.pull(t, "t")
+	require.Equal(t, "opened todo-pubsub", <-roll.calls)
+	left.cancel()
+	require.Equal(t, "closed todo-pubsub", <-roll.calls)
+	c.pull(t, "t")
+	require.Equal(t, "opened todo-pubsub", <-roll.calls)
+	h.stop()
+	require.Empty(t, roll.calls, "a stream that this process ends is owed")
+}
+
+func TestStopWaitsForWhatIsInHand(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app")
+	s := c.pull(t, "t")
+	require.NoError(t, c.publish("t", "1"))
+	m := s.next()
+
+	stopped := make(chan error, 1)
+	go func() { stopped <- h.server.Stop(context.Background()) }()
+	require.Eventually(t, func() bool { return !h.server.socket.ours() }, 10*time.Second, time.Millisecond)
+	require.ErrorIs(t, h.server.Ready(), ErrStopping)
+	_, err := c.pull(t, "t").Recv()
+	require.Equal(t, codes.Unavailable, status.Code(err), err)
+	require.NoError(t, c.publish("t", "2"), "calls of sidecars that are connected are answered until the end")
+	select {
+	case <-stopped:
+		require.Fail(t, "an event is still in the app's hands")
+	default:
+	}
+	s.ack(m.GetId())
+	_, err = s.Recv()
+	require.Equal(t, codes.Unavailable, status.Code(err), err)
+	require.ErrorContains(t, err, ErrStopping.Error())
+	require.NoError(t, <-stopped)
+	require.NoFileExists(t, h.server.SocketPath())
+	require.NoError(t, h.server.Stop(context.Background()), "a second Stop is a wait")
+
+	h.stop()
+	h.start()
+	s = h.bus("a", "consumerID", "app").pull(t, "t")
+	m = s.next()
+	require.Equal(t, "2", string(m.GetData()), "the first is done")
+	require.Equal(t, "1", m.GetMetadata()["deliveryCount"])
+}
+
+func TestStopIsBounded(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app")
+	s := c.pull(t, "t")
+	require.NoError(t, c.publish("t", "1"))
+	s.next()
+	h.stop() // with a context that has ended
+	h.start()
+	s = h.bus("a", "consumerID", "app").pull(t, "t")
+	require.Equal(t, "1", s.next().GetMetadata()["deliveryCount"], "uncounted")
+}

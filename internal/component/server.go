@@ -1,0 +1,250 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	sdkpubsub "github.com/dapr-sandbox/components-go-sdk/pubsub/v1"
+	sdkstate "github.com/dapr-sandbox/components-go-sdk/state/v1"
+	"github.com/dapr/dapr/pkg/components/pluggable"
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/jonboulle/clockwork"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+// DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
+// pubsub.bolt.
+const DefaultName = "bolt"
+
+const (
+	// maxReceive bounds a request, in bytes. It is well above what can be stored, so that the refusal is ours and says
+	// which value it is about; the largest transactions and bulk calls must fit too.
+	maxReceive = 16 << 20
+	// maxStreams bounds the calls of one connection that are open at once; each subscription is one.
+	maxStreams = 1 << 14
+	// minPing is how often a client may ping. No sidecar pings by itself; one that does must not be cut off.
+	minPing = time.Second
+	// removePatience is how long the removal of the socket waits for a process that holds the folder.
+	removePatience = time.Second
+)
+
+// Options for Listen; the zero value of each but Backend is the documented default.
+type Options struct {
+	// Name of the socket, without its extension. Default: DefaultName.
+	Name string
+	// SocketDir is the folder of the socket. Default: where sidecars look, $DAPR_COMPONENTS_SOCKETS_FOLDER or else
+	// /tmp/dapr-components-sockets.
+	SocketDir string
+	// StateDir is an existing folder for what must be known of sidecars after a restart. Empty: it is not kept.
+	StateDir string
+	// Streams hears of subscriptions, to bring them back after a restart. Default: nobody does.
+	Streams StreamObserver
+	// Backend is what the components work on. Required.
+	Backend Backend
+	ComponentOptions
+}
+
+// StreamObserver is told of the streams of each pub/sub component, by its name. Its errors are logged.
+type StreamObserver interface {
+	// Opened is called when a subscription's stream has begun.
+	Opened(component string) error
+	// Closed is called when the sidecar has ended it. A stream that ends because the server stops is not closed in this
+	// sense: the sidecar still means to have it.
+	Closed(component string) error
+}
+
+// ComponentOptions for NewStateStore and NewPubSub; the zero value is the documented default.
+type ComponentOptions struct {
+	// Defaults of the metadata. Default: it must name a database and a bucket.
+	Defaults Defaults
+	// Logger default: slog.Default().
+	Logger *slog.Logger
+	// Clock is what a publish's deliverAfter goes by. Default: the system's.
+	Clock clockwork.Clock
+}
+
+func (o *ComponentOptions) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Clock == nil {
+		o.Clock = clockwork.NewRealClock()
+	}
+}
+
+// Server serves components on a socket.
+type Server struct {
+	opts       Options
+	socket     *socket
+	grpc       *grpc.Server
+	remembered *remembered
+
+	mu       sync.Mutex
+	serving  bool
+	stopping bool
+	pulls    map[*pull]struct{}
+	// goroutines counts those that may outlive the call that started them.
+	goroutines sync.WaitGroup
+	// stopped is closed when Stop is through.
+	stopped chan struct{}
+	stopErr error
+}
+
+// Listen takes the socket, so that sidecars that start from now on wait for Serve. The caller must Stop the Server.
+//
+// Errors: InUseError when another process listens there, and the system's.
+func Listen(ctx context.Context, opts Options) (*Server, error) {
+	opts.setDefaults()
+	if opts.Name == "" {
+		opts.Name = DefaultName
+	}
+	if opts.SocketDir == "" {
+		opts.SocketDir = pluggable.GetSocketFolderPath()
+	}
+	if opts.Name != filepath.Base(opts.Name) {
+		return nil, &ValueError{Field: "name", Value: opts.Name, Allowed: "a file name without its extension"}
+	}
+	known, err := recall(opts.StateDir, opts.Clock, opts.Logger)
+	if err != nil {
+		return nil, err
+	}
+	sock, err := listenAt(ctx, filepath.Join(opts.SocketDir, opts.Name+".sock"))
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts:       opts,
+		socket:     sock,
+		remembered: known,
+		pulls:      make(map[*pull]struct{}),
+		stopped:    make(chan struct{}),
+	}
+	s.grpc = s.newGRPC()
+	return s, nil
+}
+
+func (s *Server) newGRPC() *grpc.Server {
+	logUnary, logStream := callLogger(s.opts.Logger)
+	onPanic := panicAnswer(s.opts.Logger)
+	server := grpc.NewServer(
+		grpc.Creds(peerCredentials{}),
+		grpc.MaxRecvMsgSize(maxReceive),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true),
+		// The outermost comes first. A panic is answered inside the log, so that the call is logged as failed; the
+		// corrections come last, closest to the SDK.
+		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, s.bindUnary, correctUnary),
+		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.bindStream, s.pullStream),
+	)
+	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return boundStateStore(ctx) })
+	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return boundPubSub(ctx) })
+	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, multiMaxSize{})
+	// The runtime finds out what a socket serves by reflection: v1alpha; tools use v1.
+	reflection.Register(server)
+	return server
+}
+
+func (s *Server) componentOptions(ctx context.Context) ComponentOptions {
+	opts := s.opts.ComponentOptions
+	opts.Logger = opts.Logger.With("component", componentName(ctx))
+	return opts
+}
+
+// SocketPath is where the server listens.
+func (s *Server) SocketPath() string { return s.socket.path }
+
+// Serve answers calls until Stop, and then returns nil.
+func (s *Server) Serve() error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return nil
+	}
+	s.serving = true
+	s.mu.Unlock()
+	err := s.grpc.Serve(s.socket)
+	s.mu.Lock()
+	s.serving = false
+	stopping := s.stopping
+	s.mu.Unlock()
+	if stopping || errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	patience, cancel := context.WithTimeout(context.Background(), removePatience)
+	defer cancel()
+	return errors.Join(fmt.Errorf("serve components: %w", err), s.socket.remove(patience))
+}
+
+// Ready returns an error unless sidecars can reach the server.
+func (s *Server) Ready() error {
+	s.mu.Lock()
+	serving, stopping := s.serving, s.stopping
+	s.mu.Unlock()
+	switch {
+	case stopping:
+		return ErrStopping
+	case !serving:
+		return errors.New("the component is not serving yet")
+	case !s.socket.ours():
+		return fmt.Errorf("socket %s is gone or belongs to another process", s.socket.path)
+	}
+	return nil
+}
+
+// Stop stops new deliveries, takes the socket away, waits until what is in the apps' hands is acknowledged and running
+// calls have ended, or until ctx has, and then ends what is left: events that were not acknowledged are put back,
+// uncounted. Nothing of the server runs when it returns. Later calls wait likewise.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.stopping
+	s.stopping = true
+	pulls := make([]*pull, 0, len(s.pulls))
+	for p := range s.pulls {
+		pulls = append(pulls, p)
+	}
+	s.mu.Unlock()
+	if !first {
+		<-s.stopped
+		return s.stopErr
+	}
+	defer close(s.stopped)
+
+	for _, p := range pulls {
+		p.pause()
+	}
+	// The file must go even when ctx leaves no time.
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), removePatience)
+	defer cancel()
+	removed := s.socket.remove(patience)
+	for _, p := range pulls {
+		p.drain(ctx)
+	}
+	for _, p := range pulls {
+		p.stop(ErrStopping)
+	}
+	graceful := make(chan struct{})
+	go func() {
+		defer close(graceful)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-graceful:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-graceful
+	}
+	s.goroutines.Wait()
+	// gRPC closes the listener only if Serve has seen it.
+	_ = s.socket.Close()
+	s.stopErr = removed
+	return s.stopErr
+}

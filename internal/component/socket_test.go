@@ -1,0 +1,145 @@
+package component
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestSocketIsPrivateWhateverTheUmask(t *testing.T) {
+	for _, umask := range []int{0, 0o022, 0o777} {
+		t.Run(fmt.Sprintf("%#o", umask), func(t *testing.T) {
+			dir := shortDir(t)
+			before := syscall.Umask(umask)
+			defer syscall.Umask(before)
+			// The folder is made beforehand where the umask would lock us out of it.
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "s"), 0o700))
+			require.NoError(t, os.Chmod(filepath.Join(dir, "s"), 0o700))
+			s, err := listenAt(t.Context(), filepath.Join(dir, "s", "bolt.sock"))
+			require.NoError(t, err)
+			defer s.Close()
+			require.Equal(t, os.FileMode(socketMode), s.file.Mode().Perm())
+			require.Equal(t, umask, syscall.Umask(umask), "the umask must stay as it was")
+		})
+	}
+}
+
+// The mode must be right from the file's first instant, not only after the chmod that follows.
+func TestSocketIsPrivateFromBirth(t *testing.T) {
+	path := filepath.Join(shortDir(t), "x.sock")
+	defer syscall.Umask(syscall.Umask(0))
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	defer syscall.Close(fd)
+	require.NoError(t, privateFromBirth("", "", rawConn(fd)))
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}))
+	info, err := os.Lstat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(socketMode), info.Mode().Perm())
+}
+
+type rawConn int
+
+func (c rawConn) Control(f func(fd uintptr)) error { f(uintptr(c)); return nil }
+func (rawConn) Read(func(uintptr) bool) error      { return nil }
+func (rawConn) Write(func(uintptr) bool) error     { return nil }
+
+func TestListenMakesThePrivateFolder(t *testing.T) {
+	h := newHouse(t)
+	info, err := os.Stat(filepath.Dir(h.server.SocketPath()))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(folderMode), info.Mode().Perm())
+}
+
+func TestListenRefusesALiveSocketAndNamesItsHolder(t *testing.T) {
+	h := newHouse(t)
+	_, err := Listen(t.Context(), Options{SocketDir: filepath.Join(h.dir, "s"), Backend: h.manager})
+	var inUse *InUseError
+	require.ErrorAs(t, err, &inUse)
+	require.Equal(t, h.server.SocketPath(), inUse.Path)
+	require.Contains(t, err.Error(), fmt.Sprintf("process %d (", os.Getpid()))
+	require.NoError(t, h.server.Ready(), "the one who was there must not be harmed")
+}
+
+func TestListenReplacesAStaleSocket(t *testing.T) {
+	h := newHouse(t, func(h *house) {
+		require.NoError(t, os.Mkdir(filepath.Join(h.dir, "s"), 0o700))
+		staleSocket(t, filepath.Join(h.dir, "s", "bolt.sock"))
+	})
+	require.NoError(t, h.store("a").set("k", "v"))
+}
+
+func TestListenLeavesOtherFilesAlone(t *testing.T) {
+	dir := shortDir(t)
+	path := filepath.Join(dir, "bolt.sock")
+	require.NoError(t, os.WriteFile(path, []byte("mine"), 0o600))
+	_, err := Listen(t.Context(), Options{SocketDir: dir})
+	require.ErrorContains(t, err, "is not a socket")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "mine", string(data))
+}
+
+func TestListenRefusesBadNames(t *testing.T) {
+	_, err := Listen(t.Context(), Options{SocketDir: "/" + strings.Repeat("x", 200)})
+	require.ErrorContains(t, err, "choose a shorter socket folder")
+	_, err = Listen(t.Context(), Options{Name: "../x", SocketDir: shortDir(t)})
+	require.ErrorContains(t, err, `invalid name "../x"`)
+}
+
+func TestListenWaitsForTheFolder(t *testing.T) {
+	dir := shortDir(t)
+	unlock, err := lockFolder(t.Context(), dir)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*folderPatience)
+	defer cancel()
+	_, err = listenAt(ctx, filepath.Join(dir, "a.sock"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	unlock()
+	s, err := listenAt(t.Context(), filepath.Join(dir, "a.sock"))
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+}
+
+func TestStopRemovesTheSocketUnlessItIsAnothers(t *testing.T) {
+	h := newHouse(t)
+	path := h.server.SocketPath()
+	h.stop()
+	require.NoFileExists(t, path)
+
+	h.start()
+	require.NoError(t, os.Remove(path))
+	staleSocket(t, path)
+	require.ErrorContains(t, h.server.Ready(), "belongs to another process")
+	h.stop()
+	require.FileExists(t, path)
+}
+
+func TestStopBeforeServe(t *testing.T) {
+	dir := shortDir(t)
+	s, err := Listen(t.Context(), Options{SocketDir: dir})
+	require.NoError(t, err)
+	require.Error(t, s.Ready())
+	require.NoError(t, s.Stop(t.Context()))
+	require.NoFileExists(t, s.SocketPath())
+	require.NoError(t, s.Serve())
+	require.ErrorIs(t, s.Ready(), ErrStopping)
+}
+
+// Fault: importing the SDK's root package sets the umask of the process to 0.
+func TestTheSDKsRootPackageIsNotImported(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	deps, err := exec.CommandContext(ctx, "go", "list", "-deps", ".").Output()
+	require.NoError(t, err)
+	require.NotContains(t, strings.Fields(string(deps)), "github.com/dapr-sandbox/components-go-sdk")
+	require.Contains(t, strings.Fields(string(deps)), "github.com/dapr-sandbox/components-go-sdk/state/v1")
+}
