@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/build"
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/stack"
+)
+
+// runPorts are fixed, so that what README and browser history say stays true.
+var runPorts = stack.Ports{
+	API: 8000, Scheduler: 8001,
+	Bolt:           9180,
+	APISidecarHTTP: 3500, APISidecarGRPC: 50001,
+	SchedulerSidecarHTTP: 3501, SchedulerSidecarGRPC: 50002,
+}
+
+func newRunCommand() *cobra.Command {
+	var showSidecars bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the todo app until Ctrl-C; the todos stay in .run",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run(cmd.Context(), cmd.OutOrStdout(), showSidecars)
+		},
+	}
+	cmd.Flags().BoolVar(&showSidecars, "show-sidecars", false, "show what the Dapr sidecars print, too; it is in .run/logs either way")
+	return cmd
+}
+
+func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
+	checkout, err := build.FindCheckout()
+	if err != nil {
+		return err
+	}
+	// Before the builds, which may take minutes.
+	if err := runPorts.Check(); err != nil {
+		return err
+	}
+	programs, err := stack.BuildPrograms(ctx, checkout, os.Stderr)
+	if err != nil {
+		return unlessInterrupted(ctx, err)
+	}
+	h, err := harness.New(harness.Options{Dir: checkout.Path(".run"), Output: out})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+
+	components := h.Dir("components")
+	if err := stack.CopyComponents(checkout.Path("components"), components); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(out, "starting dapr-bolt, two sidecars and two services")
+	s, err := stack.Start(ctx, h, stack.Options{
+		Programs:      programs,
+		Components:    components,
+		Ports:         runPorts,
+		QuietSidecars: !showSidecars,
+	})
+	if err != nil {
+		return unlessInterrupted(ctx, err)
+	}
+	welcome(out, h, s, programs)
+	if err := h.Watch(ctx); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(out, "\nstopping")
+	return nil
+}
+
+// unlessInterrupted drops the errors that Ctrl-C causes on its way.
+func unlessInterrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func welcome(out io.Writer, h *harness.Harness, s *stack.Stack, programs stack.Programs) {
+	_, _ = fmt.Fprintln(out, "\nThe todo app is up.")
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, row := range [][2]string{
+		{"todo api", "http://" + s.API.Address},
+		{"  its sidecar", fmt.Sprintf("http://127.0.0.1:%d, gRPC on %d", s.APISidecar.HTTPPort, s.APISidecar.GRPCPort)},
+		{"todo scheduler", "http://" + s.Scheduler.Address},
+		{"  its sidecar", fmt.Sprintf("http://127.0.0.1:%d, gRPC on %d", s.SchedulerSidecar.HTTPPort, s.SchedulerSidecar.GRPCPort)},
+		{"dapr-bolt", fmt.Sprintf("health http://%s/readyz, sockets in %s", s.Bolt.HTTPAddress, s.Bolt.SocketDir)},
+		{"data", s.Bolt.DataDir},
+		{"components", h.Dir("components")},
+		{"logs", h.Dir("logs")},
+	} {
+		_, _ = fmt.Fprintf(table, "  %s\t%s\n", row[0], row[1])
+	}
+	_ = table.Flush()
+	_, _ = fmt.Fprintf(out, `
+Try, in another terminal:
+  curl -s http://%[1]s/todos -d '{"title": "Water the plants", "due": "2099-12-31"}'
+  curl -s http://%[1]s/todos -d '{"title": "Too late", "due": "2001-01-01"}'
+  curl -s http://%[1]s/todos
+
+The first is scheduled, the second rejected, the third shows both.
+What could not be delivered: %[2]s dead-letters list --data-dir %[3]s
+Ctrl-C ends all of it.
+
+`, s.API.Address, programs.Bolt, s.Bolt.DataDir)
+}

@@ -1,0 +1,160 @@
+// Package harness runs dapr-bolt, real Dapr sidecars and apps as processes of this
+// machine, and stops every one of them again.
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+// Options say where a Harness works.
+type Options struct {
+	// Dir holds data, logs and generated files, and outlives the harness. Default:
+	// a temporary folder that Close removes, unless Keep was called.
+	Dir string
+	// Output receives what every process prints, each line after the process's
+	// name. Default: nothing is shown; the log files have it either way.
+	Output io.Writer
+}
+
+// Harness owns a set of processes. Its methods may be called from any goroutine.
+type Harness struct {
+	dir     string
+	scratch string // always temporary: its short path leaves room for sockets
+	output  *lineWriter
+	ports   *portPool
+
+	mu        sync.Mutex
+	processes []*Process
+	keep      bool
+}
+
+// New makes a harness with no processes. The caller must Close it.
+func New(opts Options) (*Harness, error) {
+	scratch, err := os.MkdirTemp(shortTempDir(), "dapr-bolt-")
+	if err != nil {
+		return nil, err
+	}
+	h := &Harness{dir: opts.Dir, scratch: scratch, ports: &portPool{}}
+	if h.dir == "" {
+		h.dir = scratch
+	}
+	if opts.Output != nil {
+		h.output = &lineWriter{out: opts.Output}
+	}
+	if err := os.MkdirAll(filepath.Join(h.dir, "logs"), 0o755); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(scratch))
+	}
+	return h, nil
+}
+
+// shortTempDir is the system's temporary folder, or /tmp where that is so deep
+// (macOS) that socket paths in it would pass the 104 bytes that a socket may have.
+func shortTempDir() string {
+	const longest = 40
+	if dir := os.TempDir(); len(dir) <= longest {
+		return dir
+	}
+	return "/tmp"
+}
+
+// Dir joins the elements to the folder that holds data and logs.
+func (h *Harness) Dir(elements ...string) string {
+	return filepath.Join(append([]string{h.dir}, elements...)...)
+}
+
+// SocketDir is the folder in which components and sidecars of this harness meet.
+func (h *Harness) SocketDir() string { return filepath.Join(h.scratch, "sockets") }
+
+// FreePort returns a TCP port that nobody listens on and that no other harness
+// gets until this one is closed.
+func (h *Harness) FreePort() (int, error) { return h.ports.take() }
+
+// Keep makes Close leave the temporary folder in place, for somebody to look into.
+func (h *Harness) Keep() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keep = true
+}
+
+// Close stops what still runs: sidecars first, then apps, then components, those
+// of one kind together. It returns once every process is gone, with the errors of
+// those that did not end by themselves with status 0.
+func (h *Harness) Close() error {
+	h.mu.Lock()
+	processes, keep := h.processes, h.keep
+	h.processes = nil
+	h.mu.Unlock()
+
+	var errs []error
+	for _, k := range []kind{kindSidecar, kindApp, kindComponent} {
+		var stops []func() error
+		for _, p := range processes {
+			if p.kind == k {
+				stops = append(stops, p.Stop)
+			}
+		}
+		errs = append(errs, together(stops...))
+	}
+	h.ports.release()
+	if !keep {
+		errs = append(errs, os.RemoveAll(h.scratch))
+	}
+	return errors.Join(errs...)
+}
+
+// WaitReady waits until all of them are ready; see Process.WaitReady.
+func WaitReady(ctx context.Context, processes ...interface{ WaitReady(context.Context) error }) error {
+	var waits []func() error
+	for _, p := range processes {
+		waits = append(waits, func() error { return p.WaitReady(ctx) })
+	}
+	return together(waits...)
+}
+
+// together runs the functions at the same time and waits for all of them.
+func together(functions ...func() error) error {
+	errs := make([]error, len(functions))
+	var group sync.WaitGroup
+	for i, f := range functions {
+		group.Go(func() { errs[i] = f() })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// Watch blocks until ctx ends, then returns nil, or until a process ends that
+// nobody stopped, then says which and shows the end of its log.
+func (h *Harness) Watch(ctx context.Context) error {
+	h.mu.Lock()
+	processes := slices.Clone(h.processes)
+	h.mu.Unlock()
+
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	ended := make(chan error, len(processes))
+	for _, p := range processes {
+		r := p.newest()
+		group.Go(func() {
+			select {
+			case <-r.done:
+				ended <- fmt.Errorf("%s ended by itself: %w", p.Name(), p.describe(r))
+			case <-ctx.Done():
+			}
+		})
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}

@@ -1,0 +1,80 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Free ports come from below the range from which systems take the ports of
+// outgoing connections, so that none of those can sit on one between the choice
+// and the listening.
+const (
+	firstPort = 20000
+	lastPort  = 29999
+)
+
+// portPool hands out ports that stay reserved among all harnesses of this machine:
+// each is a locked file, and the lock ends with the process at the latest.
+type portPool struct {
+	mu    sync.Mutex
+	locks []*os.File
+}
+
+func (p *portPool) take() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("dapr-bolt-ports-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, err
+	}
+	const attempts = 1000
+	for range attempts {
+		port := firstPort + rand.IntN(lastPort-firstPort+1)
+		file, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return 0, err
+		}
+		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || CheckPort(port) != nil {
+			_ = file.Close()
+			continue
+		}
+		p.locks = append(p.locks, file)
+		return port, nil
+	}
+	return 0, fmt.Errorf("no free port between %d and %d after %d attempts", firstPort, lastPort, attempts)
+}
+
+func (p *portPool) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, file := range p.locks {
+		_ = file.Close()
+	}
+	p.locks = nil
+}
+
+// CheckPort says whether port can be listened on, on this machine's addresses.
+func CheckPort(port int) error {
+	for _, host := range []string{"127.0.0.1", ""} {
+		listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("port %d is in use by another process", port)
+		case err != nil:
+			return err
+		}
+		if err := listener.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
