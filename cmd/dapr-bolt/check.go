@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+)
+
+const (
+	// maxProblems bounds what is listed: one damaged page can have any number of consequences.
+	maxProblems = 20
+	// moreWithin is how long the search goes on after the first problem: a wrong number in a page can send it through
+	// pages that do not exist for hours.
+	moreWithin = 5 * time.Second
+)
+
+// checkReport is what was found.
+type checkReport struct {
+	Path  string `json:"path"`
+	Sound bool   `json:"sound"`
+	// Problems says what is damaged.
+	Problems []string `json:"problems"`
+	// More says that there are more problems than are listed.
+	More bool `json:"more"`
+}
+
+func (c *cli) checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Read every page of a database file at rest and say what is damaged",
+		Long: `Read every page of a database file at rest, or of a backup, and say what is damaged. It changes nothing. The exit
+code is 1 if anything is damaged.`,
+		Args: atMostOneArg("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			report, err := runChecker(cmd.Context(), c.file(args))
+			if err != nil {
+				return err
+			}
+			if c.output == outputJSON {
+				err = c.printJSON(report)
+			} else {
+				err = c.printReport(report)
+			}
+			if err == nil && !report.Sound {
+				err = fmt.Errorf("%s is damaged", report.Path)
+			}
+			return err
+		},
+	}
+	c.outputFlag(cmd.Flags())
+	c.databaseFlag(cmd.Flags())
+	return cmd
+}
+
+func (c *cli) printReport(r checkReport) error {
+	var b strings.Builder
+	for _, problem := range r.Problems {
+		fmt.Fprintln(&b, harmless(problem))
+	}
+	if r.More {
+		fmt.Fprintln(&b, "and more")
+	}
+	if r.Sound {
+		fmt.Fprintf(&b, "%s: sound\n", r.Path)
+	}
+	_, err := io.WriteString(c.out, b.String())
+	return err
+}
+
+// checkerName is the hidden command that checks in a process of its own: reading a damaged file can end the process
+// that does it (see databases.Check).
+const checkerName = "check-pages"
+
+// checkerLine is what that process writes, one JSON object a line.
+type checkerLine struct {
+	Problem string `json:"problem,omitempty"`
+	// Error says why the file could not be read.
+	Error string `json:"error,omitempty"`
+	// Done says that every page was read.
+	Done bool `json:"done,omitempty"`
+}
+
+func (c *cli) checkerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    checkerName + " FILE",
+		Hidden: true,
+		Args:   exactArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			enc := json.NewEncoder(c.out)
+			var writeErr error
+			err := databases.Check(cmd.Context(), args[0], func(problem error) {
+				if writeErr == nil {
+					writeErr = enc.Encode(checkerLine{Problem: problem.Error()})
+				}
+			})
+			switch {
+			case errors.Is(err, boltdb.ErrLocked):
+				err = fmt.Errorf("%w: check a copy instead: dapr-bolt backup FILE, then dapr-bolt check FILE", err)
+			case err != nil:
+				err = notThere(err)
+			}
+			last := checkerLine{Done: true}
+			if err != nil {
+				last = checkerLine{Error: err.Error()}
+			}
+			return errors.Join(writeErr, enc.Encode(last))
+		},
+	}
+}
+
+// runChecker starts a process that checks the file, and ends it once it has said enough.
+func runChecker(ctx context.Context, path string) (report checkReport, err error) {
+	report = checkReport{Path: path, Problems: []string{}}
+	self, err := os.Executable()
+	if err != nil {
+		return report, fmt.Errorf("check: %w", err)
+	}
+	running, end := context.WithCancel(ctx)
+	defer end()
+	checker := exec.CommandContext(running, self, checkerName, "--", path)
+	var stderr bytes.Buffer
+	checker.Stderr = &stderr
+	stdout, err := checker.StdoutPipe()
+	if err != nil {
+		return report, fmt.Errorf("check: %w", err)
+	}
+	if err := checker.Start(); err != nil {
+		return report, fmt.Errorf("check: %w", err)
+	}
+	var line checkerLine
+	var enough atomic.Bool
+	var cutOff *time.Timer
+	for dec := json.NewDecoder(stdout); ; line = (checkerLine{}) {
+		if err = dec.Decode(&line); err != nil || line.Done || line.Error != "" {
+			break
+		}
+		if len(report.Problems) == maxProblems {
+			enough.Store(true)
+			break
+		}
+		report.Problems = append(report.Problems, line.Problem)
+		if cutOff == nil {
+			cutOff = time.AfterFunc(moreWithin, func() { enough.Store(true); end() })
+			defer cutOff.Stop()
+		}
+	}
+	interrupted := ctx.Err()
+	end()
+	waitErr := checker.Wait()
+	report.More = enough.Load() && !line.Done
+	switch {
+	case interrupted != nil:
+		return report, fmt.Errorf("check: %w", context.Cause(ctx))
+	case line.Error != "":
+		return report, errors.New(line.Error)
+	case err != nil && !report.More:
+		first, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		report.Problems = append(report.Problems, fmt.Sprintf("reading it ended in a fault: %s (%v)", first, waitErr))
+	}
+	report.Sound = len(report.Problems) == 0
+	return report, nil
+}

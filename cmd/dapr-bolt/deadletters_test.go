@@ -1,0 +1,209 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// withDeadLetters starts a process whose group "app" has given up on one event of topic "orders" for each payload, and
+// has none left over.
+func withDeadLetters(t *testing.T, payloads ...string) *program {
+	t.Helper()
+	f := newFolders(t)
+	m, err := databases.Open(t.Context(), databases.Options{Dir: f.data})
+	require.NoError(t, err)
+	broker, err := m.Broker(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
+	require.NoError(t, err)
+	sub, err := broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Group: "app", Topic: "orders", MaxDeliver: 1})
+	require.NoError(t, err)
+	byID, err := pubsub.ParseDedupBy("id")
+	require.NoError(t, err)
+	for i, payload := range payloads {
+		message := pubsub.Message{Data: []byte(payload), ContentType: "application/json", EventID: fmt.Sprintf("event-%d", i+1), Metadata: map[string]string{"colour": "blue"}}
+		require.NoError(t, broker.Publish(t.Context(), "orders", []pubsub.Message{message},
+			pubsub.PublishOptions{DedupBy: byID, DedupWindow: time.Minute})[0])
+		delivery, err := sub.Next(t.Context())
+		require.NoError(t, err)
+		delivery.Nack(fmt.Sprintf("cannot book\norder %d\x1b[31m", i+1))
+	}
+	require.Eventually(t, func() bool {
+		letters, err := broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+		return err == nil && len(letters) == len(payloads)
+	}, patience, time.Millisecond)
+	sub.Close()
+	require.NoError(t, m.Close(t.Context()))
+	return start(t, f)
+}
+
+// ok runs a command line that must succeed against the process.
+func (p *program) ok(t *testing.T, args ...string) string {
+	t.Helper()
+	got := world{}.run(t, append(args, "--data-dir", p.data)...)
+	require.Equal(t, exitOK, got.code, "%q: %s", args, got.stderr)
+	return got.stdout
+}
+
+func (p *program) list(t *testing.T, args ...string) []admin.DeadLetter {
+	t.Helper()
+	var letters []admin.DeadLetter
+	out := p.ok(t, append([]string{"dead-letters", "list", "--output", "json"}, args...)...)
+	require.NoError(t, json.Unmarshal([]byte(out), &letters), out)
+	return letters
+}
+
+func TestDeadLettersList(t *testing.T) {
+	p := withDeadLetters(t, `{"n":1}`, `{"n":2}`, "plain")
+
+	table := strings.Split(strings.TrimSpace(p.ok(t, "dead-letters", "list")), "\n")
+	require.Len(t, table, 4)
+	require.Equal(t, []string{"ID", "TOPIC", "GROUP", "TIME", "REASON", "DELIVERIES", "EVENT", "ID", "LAST", "ERROR"}, strings.Fields(table[0]))
+	row := strings.Fields(table[1])
+	require.Equal(t, []string{"orders", "app"}, row[1:3])
+	require.Equal(t, []string{"max-deliver", "1", "event-1", "cannot", "book", "order", "1�[31m"}, row[4:], "one line, and nothing for the terminal")
+
+	letters := p.list(t)
+	require.Len(t, letters, 3)
+	require.JSONEq(t, `{"n":1}`, string(letters[0].Event.Data))
+	require.Equal(t, admin.DataText, letters[2].Event.DataEncoding)
+	require.Equal(t, "cannot book\norder 1\x1b[31m", letters[0].LastError)
+
+	first := fmt.Sprint(letters[0].ID)
+	require.Equal(t, letters[1:2], p.list(t, "--after", first, "--limit", "1"))
+	require.Equal(t, letters, p.list(t, "--all"))
+	require.Equal(t, letters[1:2], p.list(t, "--text", `"n":2`))
+	require.Len(t, p.list(t, "--topic", "orders", "--group", "app", "--since", "1h"), 3)
+	require.Empty(t, p.list(t, "--topic", "other"))
+	require.Empty(t, p.list(t, "--group", "other"))
+	require.Empty(t, p.list(t, "--since", time.Now().Add(time.Hour).Format(time.RFC3339)))
+
+	got := world{}.run(t, "dead-letters", "list", "--limit", "2", "--data-dir", p.data)
+	require.Equal(t, 3, strings.Count(got.stdout, "\n"))
+	require.Contains(t, got.stderr, fmt.Sprintf("there are more: --after %d", letters[1].ID))
+	got = world{}.run(t, "dead-letters", "list", "--limit", "3", "--data-dir", p.data)
+	require.Empty(t, got.stderr)
+	got = world{}.run(t, "dead-letters", "list", "--bucket", "other", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, `database dapr has no pub/sub bucket "other": there is pubsub`)
+}
+
+func TestDeadLettersShow(t *testing.T) {
+	p := withDeadLetters(t, `{"n":12345678901234567890,"html":"<b>"}`)
+	id := fmt.Sprint(p.list(t)[0].ID)
+
+	text := p.ok(t, "dead-letters", "show", id)
+	for _, want := range []string{
+		"topic          orders\n", "group          app\n", "reason         max-deliver\n", "event id       event-1\n",
+		"metadata       colour=blue\n", "attempt 1      ", "cannot book\n               order 1\ufffd[31m\n",
+		"{\n  \"n\": 12345678901234567890,\n  \"html\": \"<b>\"\n}\n",
+	} {
+		require.Contains(t, text, want)
+	}
+	var d admin.DeadLetter
+	require.NoError(t, json.Unmarshal([]byte(p.ok(t, "dead-letters", "show", id, "--output", "json")), &d))
+	require.Equal(t, admin.DataJSON, d.Event.DataEncoding)
+	require.Contains(t, string(d.Event.Data), "12345678901234567890")
+
+	got := world{}.run(t, "dead-letters", "show", "999", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "not found")
+}
+
+func TestDeadLettersRedrive(t *testing.T) {
+	p := withDeadLetters(t, `1`, `2`, `3`, `4`)
+	ids := p.list(t)
+	id := func(i int) string { return fmt.Sprint(ids[i].ID) }
+
+	require.Equal(t, "1 dead letter sent back\n", p.ok(t, "dead-letters", "redrive", id(0), id(0)))
+	require.Len(t, p.list(t), 3)
+	got := world{}.run(t, "dead-letters", "redrive", id(0), id(1), "--output", "json", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.JSONEq(t, `{"redriven":[`+id(1)+`]}`, got.stdout)
+	require.Contains(t, got.stderr, "not among the dead letters: "+id(0))
+
+	require.Equal(t, "0 dead letters sent back\n", p.ok(t, "dead-letters", "redrive", "--all", "--topic", "other"))
+	require.Equal(t, "2 dead letters sent back\n", p.ok(t, "dead-letters", "redrive", "--all", "--topic", "orders"))
+	require.Empty(t, p.list(t))
+	require.Equal(t, "[]\n", p.ok(t, "dead-letters", "list", "--output", "json"))
+	require.Contains(t, p.ok(t, "topics", "--output", "json"), `"dead": 0`)
+}
+
+func TestDeadLettersRedriveAtARate(t *testing.T) {
+	p := withDeadLetters(t, `1`, `2`, `3`)
+	clock := clockwork.NewFakeClock()
+	done := make(chan result, 1)
+	go func() {
+		done <- world{clock: clock}.run(t, "dead-letters", "redrive", "--all", "--rate", "30/m", "--data-dir", p.data)
+	}()
+	for left := 2; left > 0; left-- {
+		require.NoError(t, clock.BlockUntilContext(t.Context(), 1))
+		require.Len(t, p.list(t), left)
+		clock.Advance(2*time.Second - 1)
+		require.NoError(t, clock.BlockUntilContext(t.Context(), 1))
+		require.Len(t, p.list(t), left, "not a moment sooner")
+		clock.Advance(1)
+	}
+	got := <-done
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Empty(t, p.list(t))
+}
+
+func TestDeadLettersPurge(t *testing.T) {
+	p := withDeadLetters(t, `1`, `2`, `3`)
+	id := fmt.Sprint(p.list(t)[0].ID)
+
+	got := world{}.run(t, "dead-letters", "purge", "--all", "--data-dir", p.data)
+	require.Equal(t, exitUsage, got.code)
+	require.Contains(t, got.stderr, "Remove 3 dead letters for good? There is no terminal to ask on: add --yes")
+	for _, answer := range []string{"n\n", "\n", "yesterday\n"} {
+		got = world{typed: answer}.run(t, "dead-letters", "purge", "--all", "--data-dir", p.data)
+		require.Equal(t, exitFailure, got.code)
+		require.Contains(t, got.stderr, "Remove 3 dead letters for good? [y/N] ")
+		require.Contains(t, got.stderr, "nothing was changed")
+	}
+	require.Len(t, p.list(t), 3)
+
+	got = world{typed: "y\n"}.run(t, "dead-letters", "purge", id, "--data-dir", p.data)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Equal(t, "1 dead letter removed\n", got.stdout)
+	got = world{}.run(t, "dead-letters", "purge", id, "--yes", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "1 of the 1 IDs were not among the dead letters")
+	require.JSONEq(t, `{"purged":2}`, p.ok(t, "dead-letters", "purge", "--all", "--yes", "--output", "json"))
+	require.Empty(t, p.list(t))
+	require.Equal(t, "0 dead letters removed\n", p.ok(t, "dead-letters", "purge", "--all"), "there is nothing to ask about")
+}
+
+func TestTopics(t *testing.T) {
+	p := withDeadLetters(t, `1`, `2`)
+	table := strings.Split(strings.TrimSpace(p.ok(t, "topics")), "\n")
+	require.Len(t, table, 2)
+	require.Contains(t, table[0], "GROUP")
+	row := strings.Fields(table[1])
+	require.Equal(t, "orders", row[0])
+	require.Equal(t, []string{"app", "0", "0", "0", "2", "0"}, row[len(row)-6:])
+
+	var topics []pubsub.TopicStats
+	require.NoError(t, json.Unmarshal([]byte(p.ok(t, "topics", "--output", "json")), &topics))
+	require.Equal(t, "orders", topics[0].Topic)
+	require.EqualValues(t, 2, topics[0].Groups[0].Dead)
+
+	got := world{typed: "n\n"}.run(t, "topics", "remove-group", "orders", "app", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, `Remove group "app" of topic "orders"`)
+	require.Len(t, p.list(t), 2)
+	require.Equal(t, "group \"app\" of topic \"orders\" removed\n", p.ok(t, "topics", "remove-group", "orders", "app", "--yes"))
+	require.Empty(t, p.list(t))
+	got = world{}.run(t, "topics", "remove-group", "orders", "app", "--yes", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "not found")
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+)
+
+// atRest makes a database file in which little is left of what was once stored.
+func atRest(t *testing.T, f folders) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(f.data, 0o700))
+	path := filepath.Join(f.data, "dapr.db")
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	for round := range 2 {
+		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte("values"))
+			require.NoError(t, err)
+			for i := range 2000 {
+				key := fmt.Appendf(nil, "key-%d", i)
+				if round == 0 {
+					require.NoError(t, b.Put(key, make([]byte, 500)))
+				} else if i > 10 {
+					require.NoError(t, b.Delete(key))
+				}
+			}
+			return nil
+		}))
+	}
+	require.NoError(t, db.Close())
+	return path
+}
+
+func TestBackupOfARunningProcess(t *testing.T) {
+	p := start(t, newFolders(t))
+	dir := t.TempDir()
+	t.Chdir(dir)
+	require.Contains(t, p.ok(t, "backup", "copy.db"), filepath.Join(dir, "copy.db"), "the path is relative to the caller")
+	require.Contains(t, p.ok(t, "check", "copy.db"), "copy.db: sound")
+	info, err := os.Stat("copy.db")
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	got := world{}.run(t, "backup", "copy.db", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "copy.db: file already exists; name a new file")
+	got = world{}.run(t, "backup", "other.db", "--database", "other", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, `there is no database "other": there is dapr`)
+
+	var result struct {
+		Path string
+		Size int64
+	}
+	require.NoError(t, json.Unmarshal([]byte(p.ok(t, "backup", "second.db", "--output", "json")), &result))
+	require.Equal(t, filepath.Join(dir, "second.db"), result.Path)
+	require.Positive(t, result.Size)
+}
+
+func TestCheckAndCompactRefuseAFileInUse(t *testing.T) {
+	p := start(t, newFolders(t))
+	for _, command := range []string{"check", "compact"} {
+		got := world{}.run(t, command, "--data-dir", p.data)
+		require.Equal(t, exitFailure, got.code)
+		require.Contains(t, got.stderr, fmt.Sprintf("in use by process %d", p.cmd.Process.Pid))
+	}
+	require.Equal(t, exitOK, world{}.run(t, "health", "--data-dir", p.data).code)
+}
+
+func TestCompact(t *testing.T) {
+	f := newFolders(t)
+	path := atRest(t, f)
+	got := world{}.run(t, "compact", "--data-dir", f.data, "--output", "json")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	var sizes compactResult
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &sizes))
+	require.Equal(t, path, sizes.Path)
+	require.Less(t, sizes.After, sizes.Before/4)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, info.Size(), sizes.After)
+	got = world{}.run(t, "compact", path, "--data-dir", f.data)
+	require.Regexp(t, `dapr\.db: .* KiB before, .* KiB after`, got.stdout)
+	start(t, f).stop(t)
+}
+
+func TestCheck(t *testing.T) {
+	check := func(path string) (result, checkReport) {
+		t.Helper()
+		got := world{}.run(t, "check", path, "--data-dir", t.TempDir(), "--output", "json")
+		var report checkReport
+		if got.stdout != "" {
+			require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), got.stdout)
+		}
+		return got, report
+	}
+	sound := atRest(t, newFolders(t))
+	got, report := check(sound)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Equal(t, checkReport{Path: sound, Sound: true, Problems: []string{}}, report)
+
+	raw, err := os.ReadFile(sound)
+	require.NoError(t, err)
+	page := os.Getpagesize()
+	// The two meta pages point to the rest; what comes after them is overwritten.
+	overwrite := func(text byte, from, to int) []byte {
+		damaged := append([]byte(nil), raw...)
+		for at := from; at < to; at++ {
+			damaged[at] = text
+		}
+		return damaged
+	}
+	for name, damaged := range map[string][]byte{
+		"zeros":            overwrite(0, 2*page, len(raw)/2),
+		"ones":             overwrite(0xff, 2*page, len(raw)/2),
+		"text":             overwrite('x', 2*page, len(raw)/2),
+		"cut short":        raw[:3*page],
+		"no meta page":     overwrite(0, 0, 2*page),
+		"less than a page": raw[:100],
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "damaged.db")
+			require.NoError(t, os.WriteFile(path, damaged, 0o600))
+			got, report := check(path)
+			require.Equal(t, exitFailure, got.code, got.stdout)
+			require.False(t, report.Sound)
+			require.NotEmpty(t, report.Problems)
+			require.LessOrEqual(t, len(report.Problems), maxProblems+1)
+			require.Contains(t, got.stderr, path+" is damaged")
+			after, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, damaged, after)
+		})
+	}
+
+	missing := filepath.Join(t.TempDir(), "none.db")
+	got, _ = check(missing)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, missing)
+	require.Contains(t, got.stderr, "no such file or directory: name the file, or its --data-dir and --database")
+}
+
+// A damaged page can make bbolt read outside the file, which ends the process that does it.
+func TestCheckSurvivesAFaultOfItsChecker(t *testing.T) {
+	report, err := runChecker(t.Context(), atRest(t, newFolders(t)))
+	require.NoError(t, err)
+	require.True(t, report.Sound)
+	t.Setenv(dieAsChecker, "1")
+	report, err = runChecker(t.Context(), atRest(t, newFolders(t)))
+	require.NoError(t, err)
+	require.False(t, report.Sound)
+	require.Len(t, report.Problems, 1)
+	require.Contains(t, report.Problems[0], "reading it ended in a fault: ")
+}
+
+func TestVersion(t *testing.T) {
+	env := world{env: map[string]string{"HOME": t.TempDir()}}
+	require.Regexp(t, `^dapr-bolt \S+ \(go\S+, \S+/\S+\)\n$`, env.run(t, "version").stdout)
+	var v versionInfo
+	require.NoError(t, json.Unmarshal([]byte(env.run(t, "version", "--output", "json").stdout), &v))
+	require.NotEmpty(t, v.Version)
+	require.NotEmpty(t, v.Go)
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+)
+
+// usageError refuses a command line, or the environment's part in it.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// value is a flag whose text is checked as soon as it is read. parse's error says what is allowed; pflag puts the
+// flag's name and the refused text before it.
+type value[T any] struct {
+	target *T
+	text   string
+	kind   string
+	parse  func(text string) (T, error)
+}
+
+func (v *value[T]) Set(text string) error {
+	parsed, err := v.parse(text)
+	if err != nil {
+		return err
+	}
+	*v.target, v.text = parsed, text
+	return nil
+}
+
+func (v *value[T]) String() string { return v.text }
+func (v *value[T]) Type() string   { return v.kind }
+
+// addFlag defines a flag; standard is the default as a user would write it, and stays unparsed: target holds it already.
+func addFlag[T any](flags *pflag.FlagSet, target *T, name, standard, kind, usage string, parse func(string) (T, error)) {
+	flags.Var(&value[T]{target: target, text: standard, kind: kind, parse: parse}, name, usage)
+}
+
+const (
+	envPrefix     = "DAPR_BOLT_"
+	envAnnotation = "environment"
+)
+
+// fromEnv lets a flag be set by the environment variable of its name.
+func fromEnv(flags *pflag.FlagSet, name string) {
+	flag := flags.Lookup(name)
+	variable := envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	flag.Usage += " [$" + variable + "]"
+	flag.Annotations = map[string][]string{envAnnotation: {variable}}
+}
+
+// applyEnv sets the flags that the command line left alone. A variable that is set counts, even when it is empty.
+func applyEnv(flags *pflag.FlagSet, lookup func(string) (string, bool)) (err error) {
+	flags.VisitAll(func(flag *pflag.Flag) {
+		if flag.Changed || err != nil || len(flag.Annotations[envAnnotation]) == 0 {
+			return
+		}
+		variable := flag.Annotations[envAnnotation][0]
+		text, ok := lookup(variable)
+		if !ok {
+			return
+		}
+		if setErr := flag.Value.Set(text); setErr != nil {
+			err = usagef("invalid value %q for environment variable %s (--%s): %w", text, variable, flag.Name, setErr)
+		}
+	})
+	return err
+}
+
+func oneOf(allowed ...string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		if !slices.Contains(allowed, text) {
+			return "", errors.New("allowed: " + strings.Join(allowed, ", "))
+		}
+		return text, nil
+	}
+}
+
+func parsePath(text string) (string, error) {
+	if text == "" {
+		return "", errors.New("allowed: the path of a directory")
+	}
+	return text, nil
+}
+
+func parseName(text string) (string, error) {
+	if err := databases.CheckName("name", text); err != nil {
+		return "", err
+	}
+	return text, nil
+}
+
+func parseListen(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return "", errors.New("allowed: host:port with a port of 0 to 65535, or nothing to turn it off")
+	}
+	return text, nil
+}
+
+func parseFiles(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	files := strings.Split(text, ",")
+	for i, file := range files {
+		if files[i] = strings.TrimSpace(file); files[i] == "" {
+			return nil, errors.New("allowed: paths of component files, separated by commas")
+		}
+	}
+	return files, nil
+}
+
+func parseURL(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", errors.New("allowed: the URL of a sidecar's HTTP API, such as http://127.0.0.1:3500")
+	}
+	return text, nil
+}
+
+func parseBool(text string) (bool, error) {
+	b, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, errors.New("allowed: true, false")
+	}
+	return b, nil
+}
+
+// parseSince takes a time, or how long ago it was.
+func parseSince(clock clockwork.Clock) func(string) (time.Time, error) {
+	return func(text string) (time.Time, error) {
+		if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+			return clock.Now().Add(-ago), nil
+		}
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return at, errors.New("allowed: a duration such as 90m or 24h, or an RFC 3339 time such as 2006-01-02T15:04:05Z")
+		}
+		return at, nil
+	}
+}
+
+func parseLimit(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > admin.MaxPageSize {
+		return 0, fmt.Errorf("allowed: 1 to %d", admin.MaxPageSize)
+	}
+	return n, nil
+}
+
+func parseID(text string) (uint64, error) {
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || id == 0 {
+		return 0, errors.New("allowed: a whole number of 1 or more")
+	}
+	return id, nil
+}
+
+// parseRate takes "10/s", "30/m" or "100/h" and returns events per second.
+func parseRate(text string) (float64, error) {
+	count, unit, _ := strings.Cut(text, "/")
+	seconds := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
+	n, err := strconv.ParseUint(count, 10, 31)
+	if err != nil || n == 0 || seconds == 0 {
+		return 0, errors.New("allowed: a whole number of 1 or more and a unit, such as 10/s, 30/m or 100/h")
+	}
+	return float64(n) / seconds, nil
+}
+
+// exactArgs and atMostOneArg answer wrong counts with the names of what is expected.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return usagef("there are %d arguments %q: allowed: %s", len(args), args, strings.Join(names, " "))
+		}
+		return nil
+	}
+}
+
+func atMostOneArg(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usagef("there are %d arguments %q: allowed: at most one %s", len(args), args, name)
+		}
+		return nil
+	}
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unknown argument %q for %q", args[0], cmd.CommandPath())
+	}
+	return nil
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+)
+
+func (c *cli) healthCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "Ask the process whether it serves and can write its databases",
+		Long:  `Ask the process whether it serves and can write its databases. The exit code is 0 if so, else 1.`,
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				if err := client.Ready(cmd.Context()); err != nil {
+					return err
+				}
+				info, err := client.Info(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(info)
+				}
+				fmt.Fprintf(c.out, "process %d (%s) serves %s\n", info.PID, info.Version, info.Socket)
+				for _, db := range info.Databases {
+					fmt.Fprintf(c.out, "database %s: %s, %s\n", db.Name, db.Path, byteSize(db.Size))
+				}
+				return nil
+			})
+		},
+	}
+	c.outputFlag(cmd.Flags())
+	return cmd
+}

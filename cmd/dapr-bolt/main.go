@@ -1,0 +1,75 @@
+// Command dapr-bolt serves the Dapr components state.bolt and pubsub.bolt from one embedded file, and looks into a
+// running process of itself.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/jonboulle/clockwork"
+	"golang.org/x/term"
+)
+
+// The exit codes.
+const (
+	exitOK = iota
+	exitFailure
+	exitUsage
+)
+
+// terminationSignals ask for a clean stop; a second one asks for an end at once.
+var terminationSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
+
+// environment is what the commands know of the world.
+type environment struct {
+	in          io.Reader
+	out, errOut io.Writer
+	// interactive says that a person sits at in.
+	interactive bool
+	lookupEnv   func(name string) (string, bool)
+	clock       clockwork.Clock
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), terminationSignals...)
+	code := run(ctx, &environment{
+		in:          os.Stdin,
+		out:         os.Stdout,
+		errOut:      os.Stderr,
+		interactive: term.IsTerminal(int(os.Stdin.Fd())),
+		lookupEnv:   os.LookupEnv,
+		clock:       clockwork.NewRealClock(),
+	}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns the exit code. What goes wrong is said here, and nowhere else.
+func run(ctx context.Context, env *environment, args []string) int {
+	root := newRoot(env)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var usage *usageError
+	var logged *loggedError
+	if !errors.As(err, &logged) {
+		fmt.Fprintln(env.errOut, "dapr-bolt:", err)
+	}
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// loggedError is an error that the log says already.
+type loggedError struct{ err error }
+
+func (e *loggedError) Error() string { return e.err.Error() }
+func (e *loggedError) Unwrap() error { return e.err }

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+)
+
+func (c *cli) redriveCommand() *cobra.Command {
+	var (
+		sel  selection
+		rate float64
+	)
+	cmd := &cobra.Command{
+		Use:   "redrive [ID...]",
+		Short: "Send dead letters back to their consumer groups",
+		Long: `Send dead letters back to their consumer groups, at the end of the order and with the count of deliveries
+reset. Name them by ID, or take --all and, if need be, filters.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				ids, err := c.chosen(cmd.Context(), client, &sel, args)
+				if err != nil {
+					return err
+				}
+				done, err := c.redrive(cmd.Context(), client, ids, rate)
+				if err != nil {
+					return fmt.Errorf("%s of %d sent back: %w", count(len(done), "dead letter", "dead letters"), len(ids), err)
+				}
+				if c.output == outputJSON {
+					err = c.printJSON(admin.RedriveResult{Redriven: done})
+				} else {
+					_, err = fmt.Fprintf(c.out, "%s sent back\n", count(len(done), "dead letter", "dead letters"))
+				}
+				if err != nil || sel.all {
+					return err
+				}
+				return missing(ids, done)
+			})
+		},
+	}
+	c.selectionFlags(cmd.Flags(), &sel, "all that the filters select")
+	addFlag(cmd.Flags(), &rate, "rate", "", "count/unit", "send that many at most, such as 10/s, 30/m or 100/h", parseRate)
+	return cmd
+}
+
+// redrive sends ids back, at most rate of them in a second (0: as fast as it goes), and returns those that were there.
+func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, rate float64) ([]uint64, error) {
+	step := admin.MaxIDs
+	if rate > 0 {
+		step = min(step, max(1, int(rate)))
+	}
+	done := []uint64{}
+	first := true
+	for batch := range slices.Chunk(ids, step) {
+		if rate > 0 && !first {
+			if err := c.wait(ctx, time.Duration(float64(step)/rate*float64(time.Second))); err != nil {
+				return done, err
+			}
+		}
+		first = false
+		result, err := client.Redrive(ctx, c.scope(), batch)
+		if err != nil {
+			return done, err
+		}
+		done = append(done, result.Redriven...)
+	}
+	return done, nil
+}
+
+func (c *cli) wait(ctx context.Context, d time.Duration) error {
+	timer := c.clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.Chan():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func missing(ids, done []uint64) error {
+	var gone []string
+	for _, id := range ids {
+		if !slices.Contains(done, id) {
+			gone = append(gone, strconv.FormatUint(id, 10))
+		}
+	}
+	if len(gone) > 0 {
+		return fmt.Errorf("not among the dead letters: %s", strings.Join(gone, ", "))
+	}
+	return nil
+}
+
+func (c *cli) purgeCommand() *cobra.Command {
+	var (
+		sel selection
+		yes bool
+	)
+	cmd := &cobra.Command{
+		Use:   "purge [ID...]",
+		Short: "Remove dead letters for good",
+		Long:  `Remove dead letters for good. Name them by ID, or take --all and, if need be, filters. It asks first.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				ids, err := c.chosen(cmd.Context(), client, &sel, args)
+				if err != nil {
+					return err
+				}
+				if !yes && len(ids) > 0 {
+					if err := c.confirm(fmt.Sprintf("Remove %s for good?", count(len(ids), "dead letter", "dead letters"))); err != nil {
+						return err
+					}
+				}
+				purged := 0
+				for batch := range slices.Chunk(ids, admin.MaxIDs) {
+					result, err := client.Purge(cmd.Context(), c.scope(), batch)
+					if err != nil {
+						return fmt.Errorf("%s of %d removed: %w", count(purged, "dead letter", "dead letters"), len(ids), err)
+					}
+					purged += result.Purged
+				}
+				if c.output == outputJSON {
+					err = c.printJSON(admin.PurgeResult{Purged: purged})
+				} else {
+					_, err = fmt.Fprintf(c.out, "%s removed\n", count(purged, "dead letter", "dead letters"))
+				}
+				if err == nil && !sel.all && purged < len(ids) {
+					err = fmt.Errorf("%d of the %d IDs were not among the dead letters", len(ids)-purged, len(ids))
+				}
+				return err
+			})
+		},
+	}
+	c.selectionFlags(cmd.Flags(), &sel, "all that the filters select")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}

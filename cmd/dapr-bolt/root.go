@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/dapr/dapr/pkg/components/pluggable"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/component"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+)
+
+const (
+	outputText = "text"
+	outputJSON = "json"
+)
+
+// settings are what the flags say, whichever command they are given to.
+type settings struct {
+	dataDir    string
+	socketDir  string
+	name       string
+	httpListen string
+	logLevel   string
+	logJSON    bool
+	// resubscribe and restartSidecar bring subscriptions back after a restart.
+	resubscribe    []string
+	restartSidecar string
+
+	database string
+	bucket   string
+	output   string
+}
+
+// cli holds what every command needs.
+type cli struct {
+	*environment
+	settings
+}
+
+func newRoot(env *environment) *cobra.Command {
+	c := &cli{environment: env, settings: settings{
+		socketDir:  pluggable.GetSocketFolderPath(),
+		name:       component.DefaultName,
+		httpListen: "127.0.0.1:9180",
+		logLevel:   "info",
+		database:   databases.DefaultDatabase,
+		bucket:     databases.DefaultPubSubBucket,
+		output:     outputText,
+	}}
+	root := &cobra.Command{
+		Use:   "dapr-bolt",
+		Short: "State and events for Dapr in one embedded file",
+		Long: `dapr-bolt serves the Dapr component types state.bolt and pubsub.bolt on a Unix socket that Dapr sidecars
+load, and keeps both in one file. Without a subcommand it serves until SIGINT or SIGTERM.
+
+The subcommands look into the process that runs on the same --data-dir.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			hint := "run dapr-bolt --help for the list"
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return usagef("unknown command %q: %s", args[0], hint)
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if err := applyEnv(cmd.Flags(), env.lookupEnv); err != nil {
+				return err
+			}
+			if c.dataDir == "" {
+				if c.dataDir, err = defaultDataDir(env.lookupEnv); err != nil {
+					return err
+				}
+			}
+			if c.dataDir, err = filepath.Abs(c.dataDir); err != nil {
+				return fmt.Errorf("data directory: %w", err)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w (run %s --help for the flags)", err, cmd.CommandPath())
+	})
+	root.SuggestionsMinimumDistance = 2
+	root.SetIn(env.in)
+	root.SetOut(env.out)
+	root.SetErr(env.errOut)
+	root.CompletionOptions.HiddenDefaultCmd = true
+
+	shared := root.PersistentFlags()
+	addFlag(shared, &c.dataDir, "data-dir", "", "dir", "where the database files and the admin socket are (default: dapr-bolt/ in $XDG_DATA_HOME or ~/.local/share)", parsePath)
+	fromEnv(shared, "data-dir")
+
+	flags := root.Flags()
+	flags.SortFlags = false
+	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+pluggable.SocketFolderEnvVar+" is theirs and counts here too", parsePath)
+	addFlag(flags, &c.name, "name", c.name, "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
+	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz and /metrics are; empty turns them off", parseListen)
+	addFlag(flags, &c.logLevel, "log-level", c.logLevel, "level", "debug, info, warn or error", oneOf(logLevels...))
+	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
+	flags.Lookup("log-json").NoOptDefVal = "true"
+	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, in which to change a value after a restart, so that the hot reload of the sidecars subscribes their apps again", parseFiles)
+	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar, such as http://127.0.0.1:3500, to shut down after a restart, so that Kubernetes starts it afresh and it subscribes its app again; $"+apiTokenVariable+" is sent along", parseURL)
+	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json", "resubscribe", "restart-sidecar"} {
+		fromEnv(flags, name)
+	}
+
+	root.AddCommand(
+		c.deadLettersCommand(),
+		c.topicsCommand(),
+		c.backupCommand(),
+		c.checkCommand(),
+		c.checkerCommand(),
+		c.compactCommand(),
+		c.healthCommand(),
+		c.versionCommand(),
+	)
+	return root
+}
+
+func (c *cli) outputFlag(flags *pflag.FlagSet) {
+	addFlag(flags, &c.output, "output", c.output, "format", "text for people, json for programs", oneOf(outputText, outputJSON))
+}
+
+func (c *cli) databaseFlag(flags *pflag.FlagSet) {
+	addFlag(flags, &c.database, "database", c.database, "name", "the database: DATABASE.db in the data directory", parseName)
+}
+
+func (c *cli) bucketFlag(flags *pflag.FlagSet) {
+	addFlag(flags, &c.bucket, "bucket", c.bucket, "name", "the bucket of the database, as in the component's metadata", parseName)
+}
+
+func (c *cli) scope() admin.Scope { return admin.Scope{Database: c.database, Bucket: c.bucket} }
+
+func (c *cli) adminSocket() string { return filepath.Join(c.dataDir, admin.SocketName) }

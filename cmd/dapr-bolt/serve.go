@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/component"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
+)
+
+const (
+	// stopWithin bounds a clean stop: streams are drained, acknowledgements committed, files closed.
+	stopWithin = 10 * time.Second
+	// drainWithin is what of it the apps get to acknowledge what is in their hands. The rest is for writing that down.
+	drainWithin = 7 * time.Second
+	// endWithin is what a stop that was cut short gets to let go of what it holds.
+	endWithin = time.Second
+)
+
+// process is everything that runs.
+type process struct {
+	log *slog.Logger
+
+	mu sync.Mutex
+	// parts stand in the order in which they were started, and are stopped in reverse.
+	parts []part
+
+	databases *databases.Manager
+	component atomic.Pointer[component.Server]
+	// failed gets the error of a component server that ended by itself.
+	failed chan error
+}
+
+type part struct {
+	stop func(ctx context.Context) error
+	// socket is the file that the part removes when it stops; empty: there is none.
+	socket string
+}
+
+func (p *process) add(added part) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.parts = append(p.parts, added)
+}
+
+// serve runs until ctx ends, which is a clean stop, or until the process cannot serve any more.
+func (c *cli) serve(ctx context.Context) error {
+	p := &process{log: newLogger(c.errOut, c.logLevel, c.logJSON), failed: make(chan error, 1)}
+	outcome := "could not start"
+	err := c.start(ctx, p)
+	switch {
+	case err == nil:
+		outcome = "stopped with an error"
+		select {
+		case err = <-p.failed:
+		case <-ctx.Done():
+			p.log.Info("stopping: streams are drained and files closed", "cause", context.Cause(ctx).Error(), "within", stopWithin.String())
+		}
+	case ctx.Err() != nil:
+		err = nil // it was stopped while it was starting
+	}
+	if err = errors.Join(err, p.stop()); err != nil {
+		p.log.Error(outcome, "error", err)
+		return &loggedError{err}
+	}
+	p.log.Info("stopped")
+	return nil
+}
+
+// start brings up the parts in the order in which they need each other. The component's socket comes last: a sidecar
+// that finds it must find everything working.
+func (c *cli) start(ctx context.Context, p *process) (err error) {
+	info := admin.Info{Version: version(), Started: c.clock.Now(), DataDir: c.dataDir}
+
+	p.databases, err = databases.Open(ctx, databases.Options{Dir: c.dataDir, Clock: c.clock, Logger: p.log})
+	if err != nil {
+		return err
+	}
+	p.add(part{stop: p.databases.Close})
+	// Most sidecars work on these; what is wrong with them must show before one comes.
+	if _, err := p.databases.StateStore(ctx, databases.DefaultDatabase, databases.DefaultStateBucket); err != nil {
+		return err
+	}
+	if _, err := p.databases.Broker(ctx, databases.DefaultDatabase, databases.DefaultPubSubBucket); err != nil {
+		return err
+	}
+
+	backend := admin.ForManager(p.databases)
+	if c.httpListen != "" {
+		metrics, err := admin.NewRegistry(backend, info.Version)
+		if err != nil {
+			return err
+		}
+		health, err := admin.ListenHealth(ctx, admin.HealthOptions{Addr: c.httpListen, Ready: p.ready, Metrics: metrics, Logger: p.log})
+		if err != nil {
+			return fmt.Errorf("--http-listen: %w", err)
+		}
+		p.add(part{stop: health.Stop})
+		info.HTTP = health.Addr()
+	}
+
+	adminServer, err := admin.Listen(ctx, admin.Options{
+		Path:    c.adminSocket(),
+		Backend: backend,
+		Ready:   p.ready,
+		Info: func() admin.Info {
+			info := info
+			if server := p.component.Load(); server != nil {
+				info.Socket = server.SocketPath()
+			}
+			return info
+		},
+		Logger: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.add(part{stop: adminServer.Stop, socket: c.adminSocket()})
+
+	roll, err := resubscribe.OpenRoll(c.dataDir)
+	if err != nil {
+		return err
+	}
+	server, err := component.Listen(ctx, component.Options{
+		Name:      c.name,
+		SocketDir: c.socketDir,
+		StateDir:  c.dataDir,
+		Streams:   roll,
+		Backend:   p.databases,
+		ComponentOptions: component.ComponentOptions{
+			Defaults: component.Defaults{
+				Database:     databases.DefaultDatabase,
+				StateBucket:  databases.DefaultStateBucket,
+				PubSubBucket: databases.DefaultPubSubBucket,
+			},
+			Logger: p.log,
+			Clock:  c.clock,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := server.Serve(); err != nil {
+			p.failed <- err
+		}
+	}()
+	p.add(part{socket: server.SocketPath(), stop: func(ctx context.Context) error {
+		draining, cancel := context.WithTimeout(ctx, drainWithin)
+		defer cancel()
+		err := server.Stop(draining)
+		<-served
+		return err
+	}})
+	p.component.Store(server)
+	p.add(part{stop: c.callSubscriptions(roll, p.log)})
+
+	p.log.Info("serving",
+		"socket", server.SocketPath(),
+		"types", "state."+c.name+", pubsub."+c.name,
+		"file", databases.FilePath(c.dataDir, databases.DefaultDatabase),
+		"admin", c.adminSocket(),
+		"http", info.HTTP,
+		"pid", os.Getpid())
+	return nil
+}
+
+// apiTokenVariable holds what a sidecar wants to see of its callers.
+const apiTokenVariable = "DAPR_API_TOKEN"
+
+// callSubscriptions brings back, in the background, what the apps were subscribed to when the last process ended.
+func (c *cli) callSubscriptions(roll *resubscribe.Roll, log *slog.Logger) (stop func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	called := make(chan struct{})
+	token, _ := c.lookupEnv(apiTokenVariable)
+	go func() {
+		defer close(called)
+		resubscribe.Call(ctx, resubscribe.Options{
+			Roll:          roll,
+			ComponentType: "pubsub." + c.name,
+			Files:         c.resubscribe,
+			Sidecar:       c.restartSidecar,
+			APIToken:      token,
+			Clock:         c.clock,
+			Logger:        log,
+		})
+	}()
+	return func(context.Context) error {
+		cancel()
+		<-called
+		return nil
+	}
+}
+
+// stop ends everything within stopWithin, or at once on another signal. Whatever happens, no socket stays behind: a
+// sidecar that meets one which nobody serves hangs at its start.
+func (p *process) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, terminationSignals...)
+	defer signal.Stop(again)
+
+	stopped := make(chan error, 1)
+	go func() { stopped <- p.stopParts(ctx) }()
+	var why string
+	select {
+	case err := <-stopped:
+		return err
+	case s := <-again:
+		why = fmt.Sprintf("by another signal (%s)", s)
+		cancel()
+	case <-ctx.Done():
+		why = fmt.Sprintf("after %s", stopWithin)
+	}
+	// What is left over ends with the process; what was acknowledged is on disk.
+	end := time.NewTimer(endWithin)
+	defer end.Stop()
+	select {
+	case <-stopped:
+	case <-end.C:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, left := range p.parts {
+			if left.socket != "" {
+				if err := os.Remove(left.socket); err != nil {
+					p.log.Warn("a socket may have been left behind", "error", err)
+				}
+			}
+		}
+	}
+	return fmt.Errorf("the stop was cut short %s", why)
+}
+
+func (p *process) stopParts(ctx context.Context) (err error) {
+	for {
+		p.mu.Lock()
+		last := len(p.parts) - 1
+		if last < 0 {
+			p.mu.Unlock()
+			return err
+		}
+		part := p.parts[last]
+		p.mu.Unlock()
+
+		err = errors.Join(err, part.stop(ctx))
+
+		p.mu.Lock()
+		p.parts = p.parts[:last]
+		p.mu.Unlock()
+	}
+}
+
+// ready says whether sidecars are served and what they write is kept.
+func (p *process) ready(ctx context.Context) error {
+	server := p.component.Load()
+	if server == nil {
+		return errors.New("the component's socket is not served yet")
+	}
+	return errors.Join(server.Ready(), p.databases.Ready(ctx))
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// release is set by the linker: -ldflags "-X main.release=v1.2.3".
+var release string
+
+// version is the release, else what the Go toolchain stamped in, else "dev".
+func version() string {
+	if release != "" {
+		return release
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
+}
+
+type versionInfo struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+func (c *cli) versionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Say which build this is",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := versionInfo{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+			if info, ok := debug.ReadBuildInfo(); ok {
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						v.Revision = s.Value
+					}
+				}
+			}
+			if c.output == outputJSON {
+				return c.printJSON(v)
+			}
+			_, err := fmt.Fprintf(c.out, "dapr-bolt %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+			return err
+		},
+	}
+	c.outputFlag(cmd.Flags())
+	return cmd
+}

@@ -1,0 +1,134 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// SocketName is the admin socket's name in the data directory.
+const SocketName = "admin.sock"
+
+// Bounds of one call.
+const (
+	// MaxPageSize is the most dead letters that one page of a list holds.
+	MaxPageSize = 1000
+	// MaxIDs is the most dead letters that one redrive or purge takes.
+	MaxIDs = 1000
+	// maxPageBytes ends a page that carries payloads once they take this much.
+	maxPageBytes = 4 << 20
+	// readStep is how many dead letters are in memory at once while a page is put together.
+	readStep = 16
+	// maxBody bounds a request's body.
+	maxBody = 1 << 20
+)
+
+// The paths of the admin socket.
+const (
+	pathInfo        = "/v1/info"
+	pathReady       = "/v1/ready"
+	pathDeadLetters = "/v1/dead-letters"
+	pathRedrive     = "/v1/dead-letters/redrive"
+	pathPurge       = "/v1/dead-letters/purge"
+	pathTopics      = "/v1/topics"
+	pathRemoveGroup = "/v1/topics/remove-group"
+	pathBackup      = "/v1/backup"
+)
+
+// Scope names the topics that a call is about.
+type Scope struct {
+	// Database default: databases.DefaultDatabase.
+	Database string `json:"database,omitempty"`
+	// Bucket default: databases.DefaultPubSubBucket.
+	Bucket string `json:"bucket,omitempty"`
+}
+
+func (s Scope) withDefaults() Scope {
+	if s.Database == "" {
+		s.Database = databases.DefaultDatabase
+	}
+	if s.Bucket == "" {
+		s.Bucket = databases.DefaultPubSubBucket
+	}
+	return s
+}
+
+// Info describes a running process.
+type Info struct {
+	PID       int                  `json:"pid"`
+	Version   string               `json:"version"`
+	Started   time.Time            `json:"started"`
+	DataDir   string               `json:"dataDir"`
+	Socket    string               `json:"socket,omitempty"`
+	HTTP      string               `json:"http,omitempty"`
+	Databases []databases.Database `json:"databases"`
+}
+
+// DeadLetterPage is one page of a list.
+type DeadLetterPage struct {
+	DeadLetters []DeadLetter `json:"deadLetters"`
+	// Next is what to continue after; zero: this was the last page.
+	Next uint64 `json:"next,omitempty"`
+}
+
+// ListOptions select dead letters; the zero value selects the first page of all, without payloads.
+type ListOptions struct {
+	Scope
+	Topic, Group string
+	// Since selects those that died at or after it.
+	Since time.Time
+	// Text selects those whose payload, event id or any error holds it, case-insensitively.
+	Text string
+	// After is the id to continue after.
+	After uint64
+	// Limit bounds the page, at most MaxPageSize. Default: pubsub.DefaultPageSize. A page with payloads may be shorter.
+	Limit int
+	// Data asks for the payloads.
+	Data bool
+}
+
+// idsRequest names dead letters.
+type idsRequest struct {
+	Scope
+	IDs []uint64 `json:"ids"`
+}
+
+// RedriveResult says what went back to its group.
+type RedriveResult struct {
+	Redriven []uint64 `json:"redriven"`
+}
+
+// PurgeResult says how many dead letters are gone.
+type PurgeResult struct {
+	Purged int `json:"purged"`
+}
+
+// Topics is what a namespace holds.
+type Topics struct {
+	Topics []pubsub.TopicStats `json:"topics"`
+}
+
+type removeGroupRequest struct {
+	Scope
+	Topic string `json:"topic"`
+	Group string `json:"group"`
+}
+
+type backupRequest struct {
+	Database string `json:"database,omitempty"`
+	Path     string `json:"path"`
+}
+
+// BackupResult describes the copy.
+type BackupResult struct {
+	Database string `json:"database"`
+	Path     string `json:"path"`
+	// Size is in bytes.
+	Size int64 `json:"size"`
+}
+
+// errorBody is every answer that is not a success.
+type errorBody struct {
+	Error string `json:"error"`
+}

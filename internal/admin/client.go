@@ -1,0 +1,157 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+)
+
+// Error is what the process answered a call with.
+type Error struct {
+	// Status is the HTTP status.
+	Status  int
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// NotRunningError means that no process serves the admin socket.
+type NotRunningError struct {
+	Socket string
+	Err    error
+}
+
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("no dapr-bolt process is running on %s (%v)", e.Socket, e.Err)
+}
+
+// Unwrap returns why the socket could not be reached.
+func (e *NotRunningError) Unwrap() error { return e.Err }
+
+// Client calls the process behind an admin socket. Its methods return *Error for what the process refused, and
+// *NotRunningError when there is no process.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient returns a Client of the socket at path. The caller must Close it.
+func NewClient(path string) *Client {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	return &Client{
+		socket: path,
+		http: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				if err := checkPathLength(path); err != nil {
+					return nil, err
+				}
+				return dialer.DialContext(ctx, "unix", path)
+			},
+		}},
+	}
+}
+
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Info describes the process.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	return get[Info](ctx, c, pathInfo, nil)
+}
+
+// Ready returns nil if the process serves and can write its databases, else what is wrong.
+func (c *Client) Ready(ctx context.Context) error {
+	_, err := get[struct{}](ctx, c, pathReady, nil)
+	return err
+}
+
+// DeadLetters returns one page, by ascending id.
+func (c *Client) DeadLetters(ctx context.Context, opts ListOptions) (DeadLetterPage, error) {
+	return get[DeadLetterPage](ctx, c, pathDeadLetters, opts.query())
+}
+
+// DeadLetter returns one dead letter with its payload.
+func (c *Client) DeadLetter(ctx context.Context, scope Scope, id uint64) (DeadLetter, error) {
+	return get[DeadLetter](ctx, c, pathDeadLetters+"/"+strconv.FormatUint(id, 10), scope.query())
+}
+
+// Redrive sends at most MaxIDs dead letters back to their groups. Ids that are not there are left out of the result.
+func (c *Client) Redrive(ctx context.Context, scope Scope, ids []uint64) (RedriveResult, error) {
+	return post[RedriveResult](ctx, c, pathRedrive, idsRequest{scope, ids})
+}
+
+// Purge removes at most MaxIDs dead letters for good. Ids that are not there are not counted.
+func (c *Client) Purge(ctx context.Context, scope Scope, ids []uint64) (PurgeResult, error) {
+	return post[PurgeResult](ctx, c, pathPurge, idsRequest{scope, ids})
+}
+
+// Topics counts what is stored, by topic and group.
+func (c *Client) Topics(ctx context.Context, scope Scope) (Topics, error) {
+	return get[Topics](ctx, c, pathTopics, scope.query())
+}
+
+// RemoveGroup ends a group that left for good.
+func (c *Client) RemoveGroup(ctx context.Context, scope Scope, topic, group string) error {
+	_, err := post[struct{}](ctx, c, pathRemoveGroup, removeGroupRequest{scope, topic, group})
+	return err
+}
+
+// Backup has the process write a copy of the database to a new file at an absolute path.
+func (c *Client) Backup(ctx context.Context, database, path string) (BackupResult, error) {
+	return post[BackupResult](ctx, c, pathBackup, backupRequest{database, path})
+}
+
+func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
+	return do[T](ctx, c, http.MethodGet, path, query, nil)
+}
+
+func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return do[T](ctx, c, http.MethodPost, path, nil, encoded)
+}
+
+func do[T any](ctx context.Context, c *Client, method, path string, query url.Values, body []byte) (answer T, err error) {
+	target := url.URL{Scheme: "http", Host: "dapr-bolt", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	if err != nil {
+		return answer, err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return answer, &NotRunningError{Socket: c.socket, Err: fs.ErrNotExist}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return answer, &NotRunningError{Socket: c.socket, Err: syscall.ECONNREFUSED}
+	case err != nil:
+		return answer, fmt.Errorf("ask the process on %s: %w", c.socket, err)
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	if resp.StatusCode == http.StatusOK {
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+			return answer, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
+		}
+		return answer, nil
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return answer, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
+	}
+	var refusal errorBody
+	if json.Unmarshal(raw, &refusal) != nil || refusal.Error == "" {
+		refusal.Error = fmt.Sprintf("the process on %s answered %s", c.socket, resp.Status)
+	}
+	return answer, &Error{Status: resp.StatusCode, Message: refusal.Error}
+}

@@ -1,0 +1,127 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+const metricPrefix = "dapr_bolt_"
+
+var (
+	databaseLabels = []string{"database"}
+	topicLabels    = []string{"database", "bucket", "topic"}
+	groupLabels    = []string{"database", "bucket", "topic", "group"}
+
+	databaseBytes = describe("database_size_bytes", "Length of the database file.", databaseLabels)
+
+	topicEvents     = describe("topic_events", "Events that the topic keeps.", topicLabels)
+	topicDelayed    = describe("topic_delayed_events", "Events that wait for their time to be delivered.", topicLabels)
+	topicBytes      = describe("topic_bytes", "Bytes of the events that the topic keeps.", topicLabels)
+	topicOldest     = describe("topic_oldest_event_timestamp_seconds", "When the oldest event that the topic keeps was published.", topicLabels)
+	topicPublished  = describe("topic_published_events_total", "Events that the topic has taken since it came up, duplicates left out.", topicLabels)
+	topicDuplicates = describe("topic_duplicates_total", "Events that were published again and dropped.", topicLabels)
+
+	groupWaiting = describe("group_waiting_events", "Events that the group is owed and that are in nobody's hands.", groupLabels)
+	groupInHand  = describe("group_in_hand_events", "Events that an app instance has not acknowledged yet.", groupLabels)
+	groupDelayed = describe("group_delayed_events", "Events that wait for their next delivery to the group.", groupLabels)
+	groupDead    = describe("group_dead_letters", "Dead letters of the group.", groupLabels)
+	groupStreams = describe("group_streams", "App instances that consume now.", groupLabels)
+)
+
+func describe(name, help string, labels []string) *prometheus.Desc {
+	return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
+}
+
+// NewRegistry returns the metrics of the process, of this build, and of everything that backend has open.
+func NewRegistry(backend Backend, version string) (*prometheus.Registry, error) {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        metricPrefix + "build_info",
+		Help:        "Always 1; the labels say which build runs.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	registry := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		build,
+		&statsCollector{backend},
+	} {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return registry, nil
+}
+
+// statsCollector counts when it is asked, so that counting costs nothing between scrapes.
+type statsCollector struct{ backend Backend }
+
+// Describe implements prometheus.Collector.
+func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		databaseBytes,
+		topicEvents, topicDelayed, topicBytes, topicOldest, topicPublished, topicDuplicates,
+		groupWaiting, groupInHand, groupDelayed, groupDead, groupStreams,
+	} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector. What cannot be counted fails alone.
+func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+
+	files, err := c.backend.Databases()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(databaseBytes, err)
+	}
+	for _, f := range files {
+		out <- gauge(databaseBytes, float64(f.Size), f.Name)
+	}
+	for _, ns := range c.backend.Namespaces() {
+		topics, err := ns.Broker.Stats(ctx)
+		if err != nil {
+			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", ns.Database, ns.Bucket, err))
+			continue
+		}
+		for i := range topics {
+			collectTopic(out, ns, &topics[i])
+		}
+	}
+}
+
+func collectTopic(out chan<- prometheus.Metric, ns Namespace, t *pubsub.TopicStats) {
+	labels := []string{ns.Database, ns.Bucket, t.Topic}
+	out <- gauge(topicEvents, float64(t.Stored), labels...)
+	out <- gauge(topicDelayed, float64(t.Delayed), labels...)
+	out <- gauge(topicBytes, float64(t.Bytes), labels...)
+	if t.OldestTime != nil {
+		out <- gauge(topicOldest, float64(t.OldestTime.UnixMilli())/1000, labels...)
+	}
+	out <- counter(topicPublished, float64(t.LastSequence), labels...)
+	out <- counter(topicDuplicates, float64(t.Duplicates), labels...)
+	for _, g := range t.Groups {
+		labels := []string{ns.Database, ns.Bucket, t.Topic, g.Group}
+		out <- gauge(groupWaiting, float64(g.Waiting), labels...)
+		out <- gauge(groupInHand, float64(g.InHand), labels...)
+		out <- gauge(groupDelayed, float64(g.Delayed), labels...)
+		out <- gauge(groupDead, float64(g.Dead), labels...)
+		out <- gauge(groupStreams, float64(g.Streams), labels...)
+	}
+}
+
+func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func counter(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}

@@ -1,0 +1,200 @@
+package databases
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+)
+
+// fill makes a database file of keys values at rest, of which the first gone were deleted again.
+func fill(t *testing.T, keys, gone int) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dapr.db")
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte("values"))
+		require.NoError(t, err)
+		require.NoError(t, b.SetSequence(42))
+		for i := range keys {
+			require.NoError(t, b.Put(fmt.Appendf(nil, "key-%06d", i), make([]byte, 500)))
+		}
+		return nil
+	}))
+	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		for i := range gone {
+			require.NoError(t, tx.Bucket([]byte("values")).Delete(fmt.Appendf(nil, "key-%06d", i)))
+		}
+		return nil
+	}))
+	require.NoError(t, db.Close())
+	return path
+}
+
+func check(t *testing.T, path string) (problems []error) {
+	t.Helper()
+	require.NoError(t, Check(t.Context(), path, func(problem error) { problems = append(problems, problem) }))
+	return problems
+}
+
+func TestCheck(t *testing.T) {
+	cases := map[string]struct {
+		damage func(t *testing.T, path string)
+		want   string
+	}{
+		"sound":     {func(*testing.T, string) {}, ""},
+		"empty":     {func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 0)) }, "the file is empty"},
+		"cut short": {func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 64<<10)) }, "the file is cut short: it has 65536 bytes"},
+		"not a file of bbolt": {func(t *testing.T, path string) {
+			require.NoError(t, os.WriteFile(path, make([]byte, 20000), 0o600))
+		}, boltdb.ErrFormat.Error()},
+		"pages overwritten": {func(t *testing.T, path string) {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			require.NoError(t, err)
+			info, err := f.Stat()
+			require.NoError(t, err)
+			page := int64(os.Getpagesize())
+			for at := 4 * page; at < info.Size()/2; at += page {
+				_, err := f.WriteAt(make([]byte, 100), at)
+				require.NoError(t, err)
+			}
+			require.NoError(t, f.Close())
+		}, "page"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			path := fill(t, 1000, 0)
+			c.damage(t, path)
+			before, err := os.ReadFile(path)
+			require.NoError(t, err)
+			problems := check(t, path)
+			if c.want == "" {
+				require.Empty(t, problems)
+			} else {
+				require.NotEmpty(t, problems)
+				require.ErrorContains(t, problems[0], c.want)
+			}
+			after, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, before, after)
+		})
+	}
+}
+
+func TestCheckReadsAFileThatCannotBeWritten(t *testing.T) {
+	path := fill(t, 10, 0)
+	require.NoError(t, os.Chmod(path, 0o400))
+	require.Empty(t, check(t, path))
+}
+
+func TestAtRestMeansAtRest(t *testing.T) {
+	path := fill(t, 10, 0)
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	holder := fmt.Sprintf("process %d", os.Getpid())
+
+	ignore := func(error) {}
+	err = Check(t.Context(), path, ignore)
+	require.ErrorIs(t, err, boltdb.ErrLocked)
+	require.ErrorContains(t, err, holder)
+	_, _, err = Compact(t.Context(), path)
+	require.ErrorIs(t, err, boltdb.ErrLocked)
+	require.ErrorContains(t, err, holder)
+
+	err = Check(t.Context(), filepath.Dir(path), ignore)
+	require.ErrorContains(t, err, "is not a file")
+	_, _, err = Compact(t.Context(), filepath.Dir(path))
+	require.ErrorContains(t, err, "is not a file")
+	missing := filepath.Join(t.TempDir(), "none.db")
+	err = Check(t.Context(), missing, ignore)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	_, _, err = Compact(t.Context(), missing)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoFileExists(t, missing)
+}
+
+func TestCompact(t *testing.T) {
+	const keys, gone = 4000, 3600
+	path := fill(t, keys, gone)
+	require.NoError(t, os.Chmod(path, 0o640))
+	link := filepath.Join(t.TempDir(), "link.db")
+	require.NoError(t, os.Symlink(path, link))
+
+	before, after, err := Compact(t.Context(), link)
+	require.NoError(t, err)
+	require.Less(t, after, before/4)
+
+	info, err := os.Lstat(link)
+	require.NoError(t, err)
+	require.Equal(t, fs.ModeSymlink, info.Mode().Type())
+	info, err = os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, after, info.Size())
+	require.Equal(t, os.FileMode(0o640), info.Mode().Perm())
+	entries, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "nothing is left beside the file")
+
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("values"))
+		require.Equal(t, keys-gone, b.Stats().KeyN)
+		require.EqualValues(t, 42, b.Sequence())
+		require.Equal(t, make([]byte, 500), b.Get(fmt.Appendf(nil, "key-%06d", keys-1)))
+		return nil
+	}))
+}
+
+// Whoever waits for the lock while a file is replaced must end up with the new file, not with the one that is gone.
+func TestAFileReplacedUnderTheLockIsNotTheOneThatIsOpened(t *testing.T) {
+	if _, err := os.Stat("/proc/self/fd"); err != nil {
+		t.Skip("this system does not list open files:", err)
+	}
+	path := fill(t, 10, 0)
+	replacement := fill(t, 10, 0)
+	holder, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+
+	var waiter sync.WaitGroup
+	var opened *boltdb.DB
+	var openErr error
+	waiter.Go(func() { opened, openErr = openFile(t.Context(), path, boltdb.Options{}) })
+	require.Eventually(t, func() bool { return openFileCount(path) == 2 }, 5*waitUnit, waitUnit/100, "it waits for the lock")
+	require.NoError(t, os.Rename(replacement, path))
+	require.NoError(t, holder.Close())
+	waiter.Wait()
+	require.NoError(t, openErr)
+	defer opened.Close()
+
+	_, err = boltdb.Open(t.Context(), path, boltdb.Options{LockTimeout: waitUnit / 100})
+	require.ErrorIs(t, err, boltdb.ErrLocked, "the lock is on the file that is there")
+}
+
+const waitUnit = time.Second
+
+// openFileCount counts this process's open handles of the file at path.
+func openFileCount(path string) int {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, fd := range fds {
+		if target, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && target == path {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,94 @@
+package databases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+)
+
+// compactStep bounds the bytes that one transaction of Compact holds in memory.
+const compactStep = 16 << 20
+
+// Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
+// puts that in its place in one step, with the same permissions. An interrupted Compact leaves the file as it was. It
+// returns the sizes in bytes.
+//
+// Errors: fs.ErrNotExist, boltdb.ErrLocked (which names the process that has the file open), boltdb.ErrFormat, and the
+// system's.
+func Compact(ctx context.Context, path string) (before, after int64, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("compact database: %w", err)
+		}
+	}()
+	// A name that points elsewhere must go on doing so.
+	path, err = filepath.EvalSymlinks(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, 0, fmt.Errorf("%s: %w: it is not a file", path, fs.ErrInvalid)
+	}
+	db, err := openFile(ctx, path, boltdb.Options{LockTimeout: lockPatience})
+	if err != nil {
+		return 0, 0, err
+	}
+	// The lock is held until the new file is in place, so that nobody writes to the old one meanwhile.
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	if before, err = db.Size(); err != nil {
+		return 0, 0, err
+	}
+	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".compact-*")
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := errors.Join(temp.Chmod(info.Mode().Perm()), temp.Close()); err != nil {
+		return 0, 0, errors.Join(err, os.Remove(temp.Name()))
+	}
+	if err := copyInto(ctx, temp.Name(), db); err != nil {
+		return 0, 0, errors.Join(err, os.Remove(temp.Name()))
+	}
+	if info, err = os.Stat(temp.Name()); err != nil {
+		return 0, 0, err
+	}
+	if err := os.Rename(temp.Name(), path); err != nil {
+		return 0, 0, errors.Join(err, os.Remove(temp.Name()))
+	}
+	return before, info.Size(), syncDir(filepath.Dir(path))
+}
+
+// copyInto fills the empty file at path with what db holds and syncs it.
+func copyInto(ctx context.Context, path string, db *boltdb.DB) (err error) {
+	return db.View(func(tx *bbolt.Tx) (err error) {
+		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: tx.DB().Info().PageSize})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, dst.Close()) }()
+		if err := errors.Join(bbolt.Compact(dst, tx.DB(), compactStep), ctx.Err()); err != nil {
+			return err
+		}
+		return dst.Sync()
+	})
+}
+
+// syncDir makes a rename in dir last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,327 @@
+// Package databases keeps the data directory: it opens database files by name, and hands out one state store and one
+// broker for each of their buckets, whoever asks.
+package databases
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/jonboulle/clockwork"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	pubsubengine "github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
+)
+
+// ErrClosed answers every call on a Manager after Close.
+var ErrClosed = errors.New("the data directory is closed")
+
+// Options for Open; the zero value of each but Dir is the documented default.
+type Options struct {
+	// Dir is the data directory. Required.
+	Dir string
+	// Clock is what stores and brokers go by. Default: the system's.
+	Clock clockwork.Clock
+	// Logger hears of what the stores and brokers do on their own. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Manager owns the open files of one data directory and all that works on them. Its methods may be called from any
+// goroutine; opening one file does not hold up calls for another.
+type Manager struct {
+	opts    Options
+	files   *shared[string, *boltdb.DB]
+	stores  *shared[namespace, *statestore.Store]
+	brokers *shared[namespace, *pubsub.Broker]
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open returns a Manager of opts.Dir, which it creates (mode 0700) if it is missing. It opens no file yet. The caller
+// must Close the Manager.
+func Open(ctx context.Context, opts Options) (*Manager, error) {
+	if opts.Clock == nil {
+		opts.Clock = clockwork.NewRealClock()
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Dir == "" {
+		return nil, errors.New("open data directory: its path is empty")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	info, err := os.Stat(opts.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		opts.Logger.Warn("other users can reach the data directory; chmod 700 keeps them out",
+			"dir", opts.Dir, "mode", fmt.Sprintf("%#o", mode))
+	}
+	m := &Manager{opts: opts}
+	m.files = newShared(m.openFile)
+	m.stores = newShared(m.openStore)
+	m.brokers = newShared(m.openBroker)
+	return m, nil
+}
+
+// OpenDatabase opens the database's file, or creates it, ahead of its first use.
+//
+// Errors: NameError, boltdb.ErrLocked (which names the process that has it open), boltdb.ErrFormat, and the system's.
+func (m *Manager) OpenDatabase(ctx context.Context, database string) error {
+	if err := CheckName("database", database); err != nil {
+		return err
+	}
+	_, err := m.files.get(ctx, database)
+	return err
+}
+
+// StateStore returns the state that bucket of database holds, and creates both if need be. Every call with the same
+// names returns the same Store, which the Manager closes.
+func (m *Manager) StateStore(ctx context.Context, database, bucket string) (*statestore.Store, error) {
+	ns := namespace{database, bucket}
+	if err := ns.check(); err != nil {
+		return nil, err
+	}
+	return m.stores.get(ctx, ns)
+}
+
+// Broker returns the topics that bucket of database holds, and creates both if need be. Every call with the same names
+// returns the same Broker, which the Manager closes.
+func (m *Manager) Broker(ctx context.Context, database, bucket string) (*pubsub.Broker, error) {
+	ns := namespace{database, bucket}
+	if err := ns.check(); err != nil {
+		return nil, err
+	}
+	return m.brokers.get(ctx, ns)
+}
+
+// ExistingBroker is Broker for callers that only look: it creates nothing. What is missing is an error that matches
+// fs.ErrNotExist and names what is there instead.
+func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (*pubsub.Broker, error) {
+	ns := namespace{database, bucket}
+	if err := ns.check(); err != nil {
+		return nil, err
+	}
+	db, err := m.existingFile(ctx, database)
+	if err != nil {
+		return nil, err
+	}
+	buckets, err := pubsubBuckets(db)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	if !slices.Contains(buckets, bucket) {
+		return nil, &missingError{fmt.Sprintf("database %s has no pub/sub bucket %q: there is %s", database, bucket, listed(buckets))}
+	}
+	return m.brokers.get(ctx, ns)
+}
+
+// Backup writes a consistent copy of the database to path while work on it goes on. path must be absolute, and nothing
+// may be there. A database that does not exist is an error that matches fs.ErrNotExist, a taken path one that
+// matches fs.ErrExist.
+func (m *Manager) Backup(ctx context.Context, database, path string) error {
+	if err := CheckName("database", database); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("back up database %s: %w: path %q: allowed: an absolute path", database, fs.ErrInvalid, path)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("back up database %s: %s: %w; name a new file", database, path, fs.ErrExist)
+	}
+	db, err := m.existingFile(ctx, database)
+	if err != nil {
+		return err
+	}
+	return db.Backup(path)
+}
+
+// Ready returns nil if every open file can be written, else what is wrong with each that cannot.
+func (m *Manager) Ready(ctx context.Context) error {
+	files := m.files.made()
+	if len(files) == 0 {
+		return errors.New("no database is open")
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := files[name].Ready(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("database %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Database describes an open file.
+type Database struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
+	// Size is the file's length in bytes.
+	Size int64 `json:"size"`
+}
+
+// Databases lists the files that are open, by name.
+func (m *Manager) Databases() ([]Database, error) {
+	var list []Database
+	for name, db := range m.files.made() {
+		size, err := db.Size()
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Database{Name: name, Path: db.Path(), Size: size})
+	}
+	slices.SortFunc(list, func(a, b Database) int { return cmp.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+// OpenBroker is a broker in use, and where its topics are.
+type OpenBroker struct {
+	Database, Bucket string
+	Broker           *pubsub.Broker
+}
+
+// Brokers lists the brokers in use, by database and bucket.
+func (m *Manager) Brokers() []OpenBroker {
+	var list []OpenBroker
+	for ns, b := range m.brokers.made() {
+		list = append(list, OpenBroker{Database: ns.database, Bucket: ns.bucket, Broker: b})
+	}
+	slices.SortFunc(list, func(a, b OpenBroker) int {
+		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket))
+	})
+	return list
+}
+
+// Close stops the stores and brokers, waits for them at most until ctx ends, and closes the files, which takes as long
+// as the writes that were already taken. Later calls return the same.
+func (m *Manager) Close(ctx context.Context) error {
+	m.closeOnce.Do(func() { m.closeErr = m.close(ctx) })
+	return m.closeErr
+}
+
+func (m *Manager) close(ctx context.Context) error {
+	var closers sync.WaitGroup
+	errs := make(chan error)
+	stop := func(what string, ns namespace, close func(context.Context) error) {
+		closers.Add(1)
+		go func() {
+			defer closers.Done()
+			if err := close(ctx); err != nil {
+				errs <- fmt.Errorf("close %s of database %s, bucket %s: %w", what, ns.database, ns.bucket, err)
+			}
+		}()
+	}
+	for ns, b := range m.brokers.close() {
+		stop("broker", ns, b.Close)
+	}
+	for ns, s := range m.stores.close() {
+		stop("state store", ns, s.Close)
+	}
+	go func() { closers.Wait(); close(errs) }()
+	var all error
+	for err := range errs {
+		all = errors.Join(all, err)
+	}
+	for _, db := range m.files.close() {
+		all = errors.Join(all, db.Close())
+	}
+	return all
+}
+
+func (m *Manager) openFile(ctx context.Context, database string) (*boltdb.DB, error) {
+	return openFile(ctx, FilePath(m.opts.Dir, database), boltdb.Options{Logger: m.opts.Logger})
+}
+
+func (m *Manager) openStore(ctx context.Context, ns namespace) (*statestore.Store, error) {
+	db, err := m.files.get(ctx, ns.database)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := stateengine.New(db, ns.bucket)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", ns.database, err)
+	}
+	return statestore.New(engine, statestore.Options{Clock: m.opts.Clock, Logger: m.logger(ns)})
+}
+
+func (m *Manager) openBroker(ctx context.Context, ns namespace) (*pubsub.Broker, error) {
+	db, err := m.files.get(ctx, ns.database)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := pubsubengine.New(ctx, db, ns.bucket)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: open pub/sub bucket %s: %w", ns.database, ns.bucket, err)
+	}
+	return pubsub.NewBroker(ctx, engine, pubsub.Options{Clock: m.opts.Clock, Logger: m.logger(ns)})
+}
+
+func (m *Manager) logger(ns namespace) *slog.Logger {
+	return m.opts.Logger.With("database", ns.database, "bucket", ns.bucket)
+}
+
+// existingFile returns a database that is open or lies in the directory.
+func (m *Manager) existingFile(ctx context.Context, database string) (*boltdb.DB, error) {
+	if db, ok := m.files.made()[database]; ok {
+		return db, nil
+	}
+	_, err := os.Stat(FilePath(m.opts.Dir, database))
+	if errors.Is(err, fs.ErrNotExist) {
+		names, err := m.names()
+		if err != nil {
+			return nil, err
+		}
+		return nil, &missingError{fmt.Sprintf("there is no database %q: there is %s", database, listed(names))}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	return m.files.get(ctx, database)
+}
+
+// names lists the databases that the directory holds.
+func (m *Manager) names() ([]string, error) {
+	entries, err := os.ReadDir(m.opts.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("list data directory: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), fileSuffix); ok && CheckName("database", name) == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// missingError says what is not there, and what is. It is an fs.ErrNotExist.
+type missingError struct{ text string }
+
+func (e *missingError) Error() string { return e.text }
+
+func (e *missingError) Is(target error) bool { return target == fs.ErrNotExist }
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
