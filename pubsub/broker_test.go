@@ -314,7 +314,6 @@ func TestAckWaitRunsOut(t *testing.T) {
 
 func TestDuplicatesAreStoredOnceWithinTheWindow(t *testing.T) {
 	b := newBench(t)
-	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
 	b.publish("t", named("a", "1"), named("a", "2"))
 	b.publish("t", named("a", "3"))
 	b.reopen()
@@ -324,7 +323,7 @@ func TestDuplicatesAreStoredOnceWithinTheWindow(t *testing.T) {
 	b.clock.Advance(time.Nanosecond)
 	b.publish("t", named("a", "6"))
 	b.publish("other", named("a", "7"))
-	s = b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
 	b.expect(s, "1", "6")
 	b.expectNothing(s, "t")
 	require.EqualValues(t, 2, b.stats("t").Duplicates, "since the restart")

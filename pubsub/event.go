@@ -1,9 +1,6 @@
 package pubsub
 
-import (
-	"maps"
-	"time"
-)
+import "time"
 
 // Message is what a publisher hands over.
 type Message struct {
@@ -80,11 +77,4 @@ func (h History) failed(a Attempt) History {
 		attempts = attempts[over:]
 	}
 	return History{Deliveries: h.Deliveries + 1, Attempts: attempts, Redriven: h.Redriven}
-}
-
-func cloneMetadata(m map[string]string) map[string]string {
-	if m == nil {
-		return map[string]string{}
-	}
-	return maps.Clone(m)
 }

@@ -10,11 +10,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // FormatVersion is the layout of the files that this build writes. A file with a newer one is refused, untouched.
@@ -122,9 +124,9 @@ func openBolt(path string, lockTimeout time.Duration) (bolt *bbolt.DB, err error
 		NoStatistics:    true,
 	})
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w by %s", ErrLocked, lockHolder(path))
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return bolt, err
@@ -170,7 +172,7 @@ func (db *DB) Path() string { return db.bolt.Path() }
 // of what is deleted meanwhile from being used again.
 func (db *DB) View(fn func(tx *bbolt.Tx) error) error {
 	err := db.bolt.View(fn)
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
 	return err
@@ -196,25 +198,31 @@ func (db *DB) Size() (int64, error) {
 }
 
 // Backup writes a consistent copy of the file to path, which must not exist, while reads and writes go on. The copy is
-// synced before Backup returns; a copy that failed is removed.
+// synced and whole before it has that name.
 func (db *DB) Backup(path string) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("back up database: %s exists; name a new file", path)
-	}
-	if err != nil {
-		return fmt.Errorf("back up database: %w", err)
-	}
 	defer func() {
-		err = errors.Join(err, f.Close())
 		if err != nil {
-			err = fmt.Errorf("back up database: %w", errors.Join(err, os.Remove(path)))
+			err = fmt.Errorf("back up database: %w", err)
 		}
 	}()
-	if err := db.View(func(tx *bbolt.Tx) error { _, err := tx.WriteTo(f); return err }); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
+	if err != nil {
 		return err
 	}
-	return f.Sync()
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	err = db.View(func(tx *bbolt.Tx) error { _, err := tx.WriteTo(f); return err })
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	// Unlike a rename, a link never replaces what is there.
+	err = os.Link(f.Name(), path)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
+	}
+	return err
 }
 
 // Close waits for the writes that were already taken, then closes the file. Later calls return the same.
