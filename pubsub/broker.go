@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -393,11 +394,6 @@ func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 			g.Waiting -= min(g.Waiting, g.InHand)
 		}
 	}
-	slices.SortFunc(stats, func(a, c TopicStats) int {
-		if a.Topic < c.Topic {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(stats, func(a, c TopicStats) int { return strings.Compare(a.Topic, c.Topic) })
 	return stats, nil
 }

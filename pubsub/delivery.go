@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"strings"
-	"time"
 )
 
 // maxErrorBytes bounds the error text of an attempt.
@@ -66,6 +65,3 @@ func shortened(text string) string {
 	}
 	return strings.ToValidUTF8(text, "�")
 }
-
-// settlementPause is the wait before settlements that could not be written are tried again.
-const settlementPause = time.Second

@@ -11,9 +11,6 @@ import (
 // keeperStep bounds one step of cleaning or of moving delayed events, so that publishers never wait long behind it.
 const keeperStep = 512
 
-// keeperRetryWait is the pause after a step that failed, for example on a full disk.
-const keeperRetryWait = time.Second
-
 // keeper does a broker's work that nobody asks for: it moves delayed events into their topics when they are due, and
 // cleans away what has ended.
 type keeper struct {
@@ -96,7 +93,7 @@ func (k *keeper) promote(ctx context.Context, now time.Time) {
 			if ctx.Err() == nil {
 				k.broker.log.Error("delayed events could not be moved into their topics", "error", err)
 			}
-			next = now.Add(keeperRetryWait)
+			next = now.Add(enginePause)
 		}
 		for _, t := range topics {
 			k.broker.grown(t)

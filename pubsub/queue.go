@@ -164,7 +164,7 @@ func (q *queue) open() bool {
 			q.broker.log.Error("a consumer group could not be opened", "topic", q.topic, "group", q.group, "error", err)
 		}
 		select {
-		case <-q.broker.clock.After(settlementPause):
+		case <-q.broker.clock.After(enginePause):
 		case <-q.ctx.Done():
 			return false
 		}
@@ -204,7 +204,7 @@ func (q *queue) dispatch() (again time.Time) {
 			if q.ctx.Err() == nil {
 				q.broker.log.Error("events could not be read", "topic", q.topic, "group", q.group, "error", err)
 			}
-			return now.Add(settlementPause)
+			return now.Add(enginePause)
 		case it == nil:
 			s.release()
 			q.mu.Lock()

@@ -1,6 +1,12 @@
 package pubsub
 
-import "context"
+import (
+	"context"
+	"time"
+)
+
+// enginePause is the wait after the engine failed, for example on a full disk, before it is asked again.
+const enginePause = time.Second
 
 // settler writes a queue's settlements down, as many at a time as have gathered.
 type settler struct {
@@ -49,7 +55,7 @@ func (s *settler) flush() {
 			}
 			q.broker.log.Error("acknowledgements could not be written", "topic", q.topic, "group", q.group, "count", len(batch), "error", err)
 			select {
-			case <-q.broker.clock.After(settlementPause):
+			case <-q.broker.clock.After(enginePause):
 			case <-q.ctx.Done():
 				return
 			}

@@ -144,7 +144,7 @@ func (b buckets) trim(topic string, limit int) (int, error) {
 		groups++
 		return nil
 	})
-	if err != nil || groups == 0 || t.First > done {
+	if err != nil || groups == 0 || t.First > done || limit <= 0 {
 		return 0, err
 	}
 	removed := 0
