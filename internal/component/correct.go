@@ -74,8 +74,8 @@ func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 				return nil, missing("entries", i, "an event")
 			}
 		}
-		// Fault: the error of a call is thrown away, and the runtime takes an answer for success. An error per entry
-		// is in the answer; only when no entry was stored does the call fail as a whole, with everything to try again.
+		// Fault: the error of a call is thrown away. The runtime takes any answer for success, also one with failed
+		// entries in it, of which it does not tell the app: one entry that was not stored must fail the call.
 		failure := &bulkFailure{}
 		answer, err := handler(context.WithValue(ctx, bulkFailure{}, failure), req)
 		if err == nil && failure.err != nil {
@@ -126,8 +126,8 @@ func missing(field string, index int, allowed string) error {
 	return &ValueError{Field: fmt.Sprintf("%s[%d]", field, index), Value: "", Allowed: allowed}
 }
 
-// bulkFailure is where BulkPublish leaves the error of a call of which nothing was stored, since the SDK drops it. The
-// type is also its key in a context.
+// bulkFailure is where BulkPublish leaves the error of a call, since the SDK drops it. The type is also its key in a
+// context.
 type bulkFailure struct{ err error }
 
 // multiMaxSize is the service that the SDK does not have: TransactionalStoreMultiMaxSize.

@@ -133,9 +133,12 @@ func (p *PubSub) Publish(ctx context.Context, req *contribpubsub.PublishRequest)
 	return broker.Publish(ctx, req.Topic, []pubsub.Message{m}, config.Publisher.Publish)[0]
 }
 
-// BulkPublish stores the entries in one commit. Each entry that was not stored is among the response's failed entries,
-// and the error joins theirs. What the request's metadata says holds for entries that do not say otherwise, except for an
-// event id, which can be that of one event only.
+// errBystander is the outcome of an entry that nothing is wrong with.
+var errBystander = errors.New("not stored, as another entry of the bulk publish cannot be")
+
+// BulkPublish stores the entries in one commit, or none of them if one cannot be read. Each entry that was not stored is
+// among the response's failed entries, and the error joins what was wrong. What the request's metadata says holds for
+// entries that do not say otherwise, except for an event id, which can be that of one event only.
 func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublishRequest) (contribpubsub.BulkPublishResponse, error) {
 	outcomes, err := p.bulkPublish(ctx, req)
 	if err != nil {
@@ -145,15 +148,21 @@ func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 		}
 	}
 	var response contribpubsub.BulkPublishResponse
-	var failures []error
-	for i, err := range outcomes {
-		if err != nil {
-			failures = append(failures, err)
-			response.FailedEntries = append(response.FailedEntries, contribpubsub.BulkPublishResponseFailedEntry{EntryId: req.Entries[i].EntryId, Error: err})
+	var causes []error
+	for i, outcome := range outcomes {
+		if outcome == nil {
+			continue
+		}
+		id := req.Entries[i].EntryId
+		response.FailedEntries = append(response.FailedEntries, contribpubsub.BulkPublishResponseFailedEntry{EntryId: id, Error: outcome})
+		if err == nil && outcome != errBystander {
+			causes = append(causes, fmt.Errorf("entry %q: %w", id, outcome))
 		}
 	}
-	err = errors.Join(failures...)
-	if failure, ok := ctx.Value(bulkFailure{}).(*bulkFailure); ok && len(failures) == len(req.Entries) {
+	if err == nil {
+		err = errors.Join(causes...)
+	}
+	if failure, ok := ctx.Value(bulkFailure{}).(*bulkFailure); ok {
 		failure.err = err
 	}
 	return response, err
@@ -169,7 +178,6 @@ func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 	}
 	outcomes := make([]error, len(req.Entries))
 	messages := make([]pubsub.Message, 0, len(req.Entries))
-	places := make([]int, 0, len(req.Entries))
 	for i := range req.Entries {
 		entry := &req.Entries[i]
 		metadata := entry.Metadata
@@ -189,11 +197,18 @@ func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 			outcomes[i] = err
 			continue
 		}
-		messages, places = append(messages, m), append(places, i)
+		messages = append(messages, m)
 	}
-	if len(messages) > 0 {
-		for i, err := range broker.Publish(ctx, req.Topic, messages, config.Publisher.Publish) {
-			outcomes[places[i]] = err
+	switch len(messages) {
+	case 0:
+		return outcomes, nil
+	case len(outcomes):
+		return broker.Publish(ctx, req.Topic, messages, config.Publisher.Publish), nil
+	}
+	// Since the whole call fails, all of it is sent again: what is stored now would be stored twice.
+	for i := range outcomes {
+		if outcomes[i] == nil {
+			outcomes[i] = errBystander
 		}
 	}
 	return outcomes, nil
