@@ -1,5 +1,5 @@
 // Package statestore is what Dapr means by a state store: values under keys, with ETags, first-write, time to live,
-// transactions and idempotency keys.
+// transactions, idempotency keys and queries.
 //
 // The rules, as Dapr's components and its conformance suite have them
 // (https://docs.dapr.io/reference/api/state_api, components-contrib tests/conformance/state):
@@ -17,6 +17,8 @@
 //   - A call with an idempotency key commits its writes and the key in one step. Until the window ends, later calls
 //     with that key succeed and change nothing; a call that fails does not use its key up. Idempotency keys belong to
 //     the whole store, not to one state key.
+//   - A query sees the values that are JSON, whatever their content type. Filter, SortKey and FieldPath say how it compares
+//     and finds; indexes make it faster and change nothing of its answer.
 //
 // The package decides the rules; an Engine stores the data and makes each step atomic.
 package statestore

@@ -2,6 +2,7 @@ package statestore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,7 +14,7 @@ import (
 type Options struct {
 	// Clock decides when keys end. Default: the system's.
 	Clock clockwork.Clock
-	// Logger hears of failed sweeps. Default: slog.Default().
+	// Logger hears of failed sweeps and of indexes. Default: slog.Default().
 	Logger *slog.Logger
 	// CleanupInterval is how often ended keys are removed from disk. Default: DefaultCleanupInterval.
 	CleanupInterval time.Duration
@@ -25,6 +26,7 @@ type Store struct {
 	engine  Engine
 	clock   clockwork.Clock
 	sweeper *sweeper
+	indexer *indexer
 }
 
 // New returns a Store over engine and starts its sweeper. The caller must Close it before it closes the engine.
@@ -44,6 +46,7 @@ func New(engine Engine, opts Options) (*Store, error) {
 		engine:  engine,
 		clock:   opts.Clock,
 		sweeper: startSweeper(engine, opts),
+		indexer: newIndexer(engine, opts),
 	}, nil
 }
 
@@ -57,9 +60,10 @@ func (s *Store) SetCleanupInterval(interval time.Duration) error {
 	return nil
 }
 
-// Close stops the sweeper and waits for it, at most until ctx ends. Later calls wait likewise.
+// Close stops the sweeper and the building of indexes and waits for them, at most until ctx ends. Later calls wait
+// likewise.
 func (s *Store) Close(ctx context.Context) error {
-	if err := s.sweeper.close(ctx); err != nil {
+	if err := errors.Join(s.sweeper.close(ctx), s.indexer.close(ctx)); err != nil {
 		return fmt.Errorf("close state store: %w", err)
 	}
 	return nil

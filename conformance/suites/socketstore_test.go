@@ -29,6 +29,7 @@ type adapter interface {
 	state.Store
 	state.TransactionalStore
 	state.TransactionalStoreMultiMaxSize
+	state.Querier
 	Ping() error
 }
 

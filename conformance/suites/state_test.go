@@ -17,6 +17,7 @@ import (
 type stateStore interface {
 	state.Store
 	state.TransactionalStore
+	state.Querier
 	health.Pinger
 }
 
@@ -54,7 +55,7 @@ func TestStateExpiryOverTheSocket(t *testing.T) {
 // stateSuite runs the suite with every operation that the store supports.
 func stateSuite(t *testing.T, store stateStore) {
 	t.Helper()
-	runState(t, store, "transaction", "etag", "first-write", "ttl", "actorStateStore")
+	runState(t, store, "transaction", "etag", "first-write", "query", "ttl", "actorStateStore")
 }
 
 // stateExpirySuite runs the suite's sub-tests of ttlExpireTime. They stand in the branch for stores that do not list the
@@ -62,7 +63,7 @@ func stateSuite(t *testing.T, store stateStore) {
 // branch also demands that the store does not claim the feature: this is all that hiddenTTL hides.
 func stateExpirySuite(t *testing.T, store stateStore) {
 	t.Helper()
-	runState(t, hiddenTTL{store}, "transaction", "etag", "first-write", "actorStateStore")
+	runState(t, hiddenTTL{store}, "transaction", "etag", "first-write", "query", "actorStateStore")
 }
 
 func runState(t *testing.T, store stateStore, operations ...string) {

@@ -55,6 +55,9 @@ func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 			}
 		}
 
+	case *proto.QueryRequest:
+		return correctQuery(ctx, r)
+
 	// Fault: missing items make bulk calls panic.
 	case *proto.BulkGetRequest:
 		for i, item := range r.Items {

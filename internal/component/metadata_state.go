@@ -2,6 +2,7 @@ package component
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -21,6 +22,7 @@ type stateConfig struct {
 	Database, Bucket  string
 	CleanupInterval   time.Duration
 	IdempotencyWindow time.Duration
+	QueryIndexes      []string
 }
 
 // StateMetadata lists the metadata keys of the state store.
@@ -62,6 +64,23 @@ func stateFields(d Defaults) []field[stateConfig] {
 					c.IdempotencyWindow = d
 				}
 				return ok
+			},
+		},
+		{
+			Field{
+				"queryIndexes", "",
+				fmt.Sprintf("field paths such as `person.city`, with commas between them; at most %d on one bucket", statestore.MaxQueryIndexes),
+				fmt.Sprintf("fields on which EQ, IN, GT, GTE, LT and LTE, alone or in an AND, run on an index, built in the background; of several components on one bucket, all of theirs; one that no running component has named for %d days is removed", statestore.QueryIndexRetention/(24*time.Hour)),
+			},
+			func(c *stateConfig, v string) bool {
+				c.QueryIndexes = strings.Split(v, ",")
+				for i, path := range c.QueryIndexes {
+					c.QueryIndexes[i] = strings.TrimSpace(path)
+					if _, err := statestore.ParseFieldPath(c.QueryIndexes[i]); err != nil {
+						return false
+					}
+				}
+				return len(c.QueryIndexes) <= statestore.MaxQueryIndexes
 			},
 		},
 	}

@@ -18,7 +18,7 @@ func TestStateMetadata(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, stateConfig{Database: "dapr", Bucket: "state", CleanupInterval: time.Minute, IdempotencyWindow: 24 * time.Hour}, base)
 	requireFields(t, StateMetadata(testDefaults), map[string]string{
-		"database": "other", "bucket": "b", "cleanupInterval": "5s", "idempotencyWindow": "90",
+		"database": "other", "bucket": "b", "cleanupInterval": "5s", "idempotencyWindow": "90", "queryIndexes": "a.b, c",
 	}, func(md map[string]string) (any, error) { return parseStateConfig(md, testDefaults) })
 	c, err := parseStateConfig(map[string]string{"IDEMPOTENCYWINDOW": " 90 ", "bucket": ""}, testDefaults)
 	require.NoError(t, err)

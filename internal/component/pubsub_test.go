@@ -47,7 +47,7 @@ func TestFeatures(t *testing.T) {
 	require.Equal(t, []string{"BULK_PUBSUB", "MESSAGE_TTL", "SUBSCRIBE_WILDCARDS", "BULK_SUBSCRIBE_IMMEDIATE"}, r.GetFeatures())
 	r, err = c.Features(c.ctx, &proto.FeaturesRequest{})
 	require.NoError(t, err)
-	require.Equal(t, []string{"ETAG", "TRANSACTIONAL", "TTL"}, r.GetFeatures())
+	require.Equal(t, []string{"ETAG", "TRANSACTIONAL", "TTL", "QUERY_API"}, r.GetFeatures())
 }
 
 func TestTheAppIsToldOfTheDelivery(t *testing.T) {

@@ -76,6 +76,9 @@ func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) e
 			return fmt.Errorf("initialize state store: %w", err)
 		}
 	}
+	if err := store.AddQueryIndexes(config.QueryIndexes...); err != nil {
+		return fmt.Errorf("initialize state store: %w", err)
+	}
 	warnUnknown(s.log, metadata.Properties, StateMetadata(s.defaults))
 	s.opened.Store(&openedStore{Store: store, config: config})
 	return nil
@@ -83,7 +86,9 @@ func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) e
 
 // Features lists what the store can do.
 func (s *StateStore) Features() []contribstate.Feature {
-	return []contribstate.Feature{contribstate.FeatureETag, contribstate.FeatureTransactional, contribstate.FeatureTTL}
+	return []contribstate.Feature{
+		contribstate.FeatureETag, contribstate.FeatureTransactional, contribstate.FeatureTTL, contribstate.FeatureQueryAPI,
+	}
 }
 
 // Close does nothing: the Backend owns the store.

@@ -23,21 +23,32 @@ import (
 //	'e' instant key         → (empty)    the keys that end, in time order
 //	'i' SHA-256             → mark       an idempotency key that is remembered, hashed so that its length does not matter
 //	'x' instant SHA-256     → (empty)    the idempotency keys, in the time order of their ends
+//	'n' id                  → index      an index on a field of JSON values, complete or not
+//	'q' id indexkey key     → length     that a value has the index key (statestore.IndexKeys) in an index, and how many
+//	                                     bytes of the entry's key the index key takes
 //
 // An instant is nanoseconds since 1970, UTC, 8 bytes, big-endian. The namespace's bbolt sequence is the newest version
 // that was given out; versions start at 1 and are never given out again, so that an ETag (the version in decimal) names
 // one version of one key for ever.
 //
-// Records and marks are a format byte and a CBOR map with integer keys (RFC 8949), as the structs below have them.
-// An entry in time order without a record that ends at that very instant means nothing.
+// An index's id is 4 bytes, big-endian; it is given out again only when nothing is left of an earlier index with that id.
+// A length is 2 bytes, big-endian.
+//
+// Records, marks and indexes are a format byte and a CBOR map with integer keys (RFC 8949), as the structs below have them.
+// An entry in time order without a record that ends at that very instant means nothing, nor does an entry of an index for
+// a value that does not have the index key.
 const (
 	prefixValue           = 'v'
 	prefixExpiry          = 'e'
 	prefixIdempotency     = 'i'
 	prefixIdempotencyTime = 'x'
+	prefixIndex           = 'n'
+	prefixIndexEntry      = 'q'
 
 	recordFormat = 1
 	instantSize  = 8
+	indexIDSize  = 4
+	lengthSize   = 2
 )
 
 var bucketState = []byte("state")
@@ -54,6 +65,55 @@ type header struct {
 	Version   uint64 `cbor:"1,keyasint"`
 	ExpiresAt int64  `cbor:"2,keyasint,omitempty"`
 }
+
+// sighting is what queries need of a record.
+type sighting struct {
+	Version   uint64 `cbor:"1,keyasint"`
+	ExpiresAt int64  `cbor:"2,keyasint,omitempty"`
+	Value     view   `cbor:"4,keyasint,omitempty"`
+}
+
+// view is a byte string that is read where it lies.
+type view []byte
+
+// UnmarshalCBOR takes data that was found to be well-formed. It does not copy: what holds the view must not outlive data.
+func (v *view) UnmarshalCBOR(data []byte) error {
+	const byteString, inOne, inTwo, inFour, inEight = 2, 24, 25, 26, 27
+	if data[0]>>5 != byteString {
+		return errors.New("the value is not a byte string")
+	}
+	head := 1
+	switch data[0] & 31 {
+	case inOne:
+		head += 1
+	case inTwo:
+		head += 2
+	case inFour:
+		head += 4
+	case inEight:
+		head += 8
+	}
+	*v = data[head:]
+	return nil
+}
+
+// indexRecord is an index.
+type indexRecord struct {
+	Path      string     `cbor:"1,keyasint"`
+	State     indexState `cbor:"2,keyasint"`
+	ExpiresAt int64      `cbor:"3,keyasint"`           // nanoseconds since 1970
+	Many      bool       `cbor:"4,keyasint,omitempty"` // it has held a value with many keys
+	Keys      uint64     `cbor:"5,keyasint,omitempty"` // that building it has dealt with
+	Cursor    []byte     `cbor:"6,keyasint,omitempty"` // the last of them
+}
+
+type indexState uint8
+
+const (
+	indexBuilding indexState = iota + 1 // it lacks keys after the cursor
+	indexComplete
+	indexRemoving // only its entries are left
+)
 
 // mark is a remembered idempotency key.
 type mark struct {
@@ -118,6 +178,19 @@ func decodeHeader(key string, raw []byte) (header, error) {
 	return h, nil
 }
 
+// decodeSighting returns what lies in raw.
+func decodeSighting(key []byte, raw []byte) (sighting, error) {
+	var s sighting
+	err := decode(raw, &s)
+	if err == nil {
+		err = checkHeader(s.Version, s.ExpiresAt)
+	}
+	if err != nil {
+		return sighting{}, damagedKey(string(key), err)
+	}
+	return s, nil
+}
+
 func checkHeader(version uint64, expiresAt int64) error {
 	if version == 0 || expiresAt < 0 {
 		return fmt.Errorf("version %d, end %d: neither can be", version, expiresAt)
@@ -178,6 +251,34 @@ func parseTimeKey(k []byte) (instant int64, of []byte, err error) {
 		return 0, nil, fmt.Errorf("an entry in time order has the instant %d, want at most %d", n, int64(math.MaxInt64))
 	}
 	return int64(n), k[1+instantSize:], nil
+}
+
+func indexRecordKey(id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{prefixIndex}, id) }
+
+// indexEntryPrefix begins the keys of an index's entries.
+func indexEntryPrefix(id uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{prefixIndexEntry}, id)
+}
+
+func indexEntry(id uint32, indexKey, key []byte) (k, v []byte) {
+	k = make([]byte, 0, 1+indexIDSize+len(indexKey)+len(key))
+	k = append(k, prefixIndexEntry)
+	k = binary.BigEndian.AppendUint32(k, id)
+	k = append(append(k, indexKey...), key...)
+	return k, binary.BigEndian.AppendUint16(nil, uint16(len(indexKey)))
+}
+
+// parseIndexEntry takes an entry apart; ok is false if it has not the form of one.
+func parseIndexEntry(k, v []byte) (indexKey, key []byte, ok bool) {
+	const head = 1 + indexIDSize
+	if len(v) != lengthSize {
+		return nil, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(v))
+	if n == 0 || len(k) <= head+n {
+		return nil, nil, false
+	}
+	return k[head : head+n], k[head+n:], true
 }
 
 // instantOf and instantTime map the zero time to 0 and back: never.

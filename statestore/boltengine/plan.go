@@ -150,7 +150,11 @@ func (p *plan) mark(key string) (*markEntry, error) {
 
 // write brings the namespace to where the plan is.
 func (p *plan) write() error {
+	indexes := keptIndexes(p.ns)
 	for _, e := range p.touched {
+		if err := p.writeIndexes(indexes, e); err != nil {
+			return err
+		}
 		if err := p.writeEntry(e); err != nil {
 			return err
 		}
@@ -164,6 +168,27 @@ func (p *plan) write() error {
 		return nil
 	}
 	return p.ns.SetSequence(p.version)
+}
+
+// writeIndexes must come before the record is written over.
+func (p *plan) writeIndexes(indexes []*index, e *entry) error {
+	if len(indexes) == 0 {
+		return nil
+	}
+	var before, after []byte
+	if e.stored {
+		before = storedValue(p.ns.Get(valueKey(nil, e.key)))
+	}
+	if e.set != nil {
+		after = e.set.Value
+	}
+	changes := replaced(indexes, []byte(e.key), before, after)
+	for i := range changes {
+		if err := changes[i].write(p.ns); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *plan) writeEntry(e *entry) error {

@@ -21,7 +21,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 		if err != nil {
 			return err
 		}
-		idle = len(ended(ns, prefixExpiry, now, 1))+len(ended(ns, prefixIdempotencyTime, now, 1)) == 0
+		idle = len(ended(ns, prefixExpiry, now, 1))+len(ended(ns, prefixIdempotencyTime, now, 1))+len(endedIndexes(ns, now)) == 0
 		return nil
 	})
 	if err != nil || idle {
@@ -38,10 +38,16 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 		marks := ended(ns, prefixIdempotencyTime, now, limit-len(keys))
 		swept, damage = len(keys)+len(marks), nil
 		// All reads come before the first write: bbolt's bytes do not outlive it.
+		indexes := keptIndexes(ns)
 		var doomed [][]byte
 		for _, k := range keys {
 			target, err := endedValue(ns, k)
 			doomed, damage = doom(doomed, k, target), errors.Join(damage, err)
+			if target != nil {
+				for _, change := range replaced(indexes, target[1:], storedValue(ns.Get(target)), nil) {
+					doomed = append(doomed, change.k)
+				}
+			}
 		}
 		for _, k := range marks {
 			target, err := endedMark(ns, k)
@@ -51,6 +57,16 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 			if err := ns.Delete(k); err != nil {
 				return boltdb.Dirty(err)
 			}
+		}
+		for _, x := range endedIndexes(ns, now) {
+			if swept >= limit {
+				break
+			}
+			n, err := x.remove(ns, limit-swept)
+			if err != nil {
+				return boltdb.Dirty(err)
+			}
+			swept += n
 		}
 		return nil
 	})

@@ -1,0 +1,144 @@
+package boltengine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// checkEvery is how many keys a walk may pass before it looks whether its context has ended.
+const checkEvery = 256
+
+// View implements statestore.Engine.
+func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Snapshot) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return e.db.View(func(tx *bbolt.Tx) error {
+		ns, err := e.namespace(tx)
+		if err != nil {
+			return err
+		}
+		return fn(&snapshot{ctx: ctx, ns: ns, now: now})
+	})
+}
+
+// snapshot is a read transaction.
+type snapshot struct {
+	ctx    context.Context
+	ns     *bbolt.Bucket
+	now    time.Time
+	passed int
+	// indexes are loaded by the first who asks.
+	indexes []*index
+	loaded  bool
+}
+
+// Get implements statestore.Snapshot.
+func (s *snapshot) Get(key string) statestore.Item {
+	return get(s.ns, valueKey(nil, key), key, s.now)
+}
+
+// Scan implements statestore.Snapshot.
+func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
+	c := s.ns.Cursor()
+	for k, v := seekAfter(c, valueKey(nil, after)); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
+		found, err := s.pass(k[1:], v)
+		if err != nil {
+			return err
+		}
+		if found.Version != 0 && !visit(k[1:], found.Value) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// pass reads a record; its Version is 0 if it has ended.
+func (s *snapshot) pass(key, raw []byte) (sighting, error) {
+	if s.passed++; s.passed%checkEvery == 0 {
+		if err := s.ctx.Err(); err != nil {
+			return sighting{}, err
+		}
+	}
+	found, err := decodeSighting(key, raw)
+	if err != nil || !statestore.Live(instantTime(found.ExpiresAt), s.now) {
+		return sighting{}, err
+	}
+	return found, nil
+}
+
+// Indexes implements statestore.Snapshot.
+func (s *snapshot) Indexes() (map[string]bool, error) {
+	complete := make(map[string]bool)
+	for _, x := range s.loadIndexes() {
+		if x.State == indexComplete {
+			complete[x.Path] = x.Many
+		}
+	}
+	return complete, nil
+}
+
+// Lookup implements statestore.Snapshot.
+func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, visit func(indexKey, key, value []byte) bool) error {
+	x := s.complete(path)
+	if x == nil {
+		return fmt.Errorf("there is no complete index on %q", path)
+	}
+	prefix := indexEntryPrefix(x.id)
+	from, _ := indexEntry(x.id, r.From, nil)
+	c := s.ns.Cursor()
+	var k, v []byte
+	if r.Single() {
+		from = append(from, after...)
+		k, v = seekAfter(c, from)
+	} else {
+		k, v = c.Seek(from)
+	}
+	for ; bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		indexKey, key, ok := parseIndexEntry(k, v)
+		if !ok {
+			return &statestore.DamagedError{Record: fmt.Sprintf("index on %q", path), Err: errors.New("an entry has not the form of one")}
+		}
+		if r.Below(indexKey) {
+			return nil
+		}
+		if string(key) <= after {
+			continue
+		}
+		raw := s.ns.Get(append([]byte{prefixValue}, key...))
+		if raw == nil {
+			continue
+		}
+		found, err := s.pass(key, raw)
+		if err != nil {
+			return err
+		}
+		if found.Version != 0 && !visit(indexKey, key, found.Value) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (s *snapshot) loadIndexes() []*index {
+	if !s.loaded {
+		s.indexes, s.loaded = loadIndexes(s.ns), true
+	}
+	return s.indexes
+}
+
+func (s *snapshot) complete(path string) *index {
+	for _, x := range s.loadIndexes() {
+		if x.State == indexComplete && x.Path == path {
+			return x
+		}
+	}
+	return nil
+}

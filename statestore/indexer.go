@@ -1,0 +1,170 @@
+package statestore
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+const (
+	// MaxQueryIndexes bounds the fields that a store has indexes on.
+	MaxQueryIndexes = 64
+	// QueryIndexRetention is how long an index is kept after the last store that was asked for it has stopped.
+	QueryIndexRetention = 7 * 24 * time.Hour
+
+	// indexRenewal is how often the indexes of a running store are kept from ending.
+	indexRenewal = 24 * time.Hour
+	// indexStep bounds the keys that one commit takes into an index, and with them the time for which it can hold up
+	// other writers.
+	indexStep = 256
+	// indexRetry is how long building an index rests after a failure.
+	indexRetry = time.Minute
+	// indexReport is how often the log hears of an index that is being built.
+	indexReport = 10 * time.Second
+)
+
+// AddQueryIndexes asks for indexes on field paths, beside those that were asked for before. An equality, membership or
+// range on such a path, alone or in an And, lets a query look at what it may find instead of at everything; the answers
+// are the same with, without and during the building of an index. An index on what is already stored is built in the
+// background, with progress in the log. It costs each write of a value that has the field another write or two.
+//
+// Indexes are kept with the data and outlast the Store. Which components will yet ask for which index cannot be known,
+// so one is removed only when no running Store has been asked for it for QueryIndexRetention.
+//
+// Errors: ArgumentError, also for more than MaxQueryIndexes in all; nothing is added then.
+func (s *Store) AddQueryIndexes(paths ...string) error {
+	for _, path := range paths {
+		if _, err := ParseFieldPath(path); err != nil {
+			return fmt.Errorf("add query indexes: %w", err)
+		}
+	}
+	if err := s.indexer.ask(paths); err != nil {
+		return fmt.Errorf("add query indexes: %w", err)
+	}
+	return nil
+}
+
+// indexer keeps the indexes that were asked for. It has no goroutine before the first of them.
+type indexer struct {
+	engine Engine
+	clock  clockwork.Clock
+	log    *slog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	paths   []string      // sorted
+	stopped chan struct{} // nil: there is no goroutine
+
+	changed chan struct{}
+}
+
+func newIndexer(engine Engine, opts Options) *indexer {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &indexer{
+		engine:  engine,
+		clock:   opts.Clock,
+		log:     opts.Logger,
+		ctx:     ctx,
+		cancel:  cancel,
+		changed: make(chan struct{}, 1),
+	}
+}
+
+func (x *indexer) ask(paths []string) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	union := slices.Concat(x.paths, paths)
+	slices.Sort(union)
+	union = slices.Compact(union)
+	if len(union) > MaxQueryIndexes {
+		return &ArgumentError{Field: "queryIndexes", Value: fmt.Sprintf("of %d paths, with those that were asked for before,", len(union)),
+			Allowed: fmt.Sprintf("at most %d", MaxQueryIndexes)}
+	}
+	if x.ctx.Err() != nil || len(union) == len(x.paths) {
+		return nil
+	}
+	x.paths = union
+	if x.stopped == nil {
+		x.stopped = make(chan struct{})
+		go x.run()
+	}
+	select {
+	case x.changed <- struct{}{}:
+	default: // the run loop has yet to see an earlier change, and will see this one with it
+	}
+	return nil
+}
+
+func (x *indexer) asked() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.paths
+}
+
+// close stops building and waits, at most until ctx ends.
+func (x *indexer) close(ctx context.Context) error {
+	x.mu.Lock()
+	x.cancel()
+	stopped := x.stopped
+	x.mu.Unlock()
+	if stopped == nil {
+		return nil
+	}
+	select {
+	case <-stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the indexer: %w", ctx.Err())
+	}
+}
+
+func (x *indexer) run() {
+	defer close(x.stopped)
+	for {
+		rest := indexRenewal
+		if err := x.build(); err != nil && x.ctx.Err() == nil {
+			x.log.Error("could not build the query indexes", "error", err, "next", indexRetry)
+			rest = indexRetry
+		}
+		timer := x.clock.NewTimer(rest)
+		select {
+		case <-timer.Chan():
+		case <-x.changed:
+			timer.Stop()
+		case <-x.ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// build goes on in steps until the indexes on all paths are complete, and so sees to those that are asked for meanwhile.
+func (x *indexer) build() error {
+	building := ""
+	var reported time.Time
+	until := x.clock.Now().Add(QueryIndexRetention)
+	for {
+		step, err := x.engine.BuildIndexes(x.ctx, x.asked(), until, indexStep)
+		if err != nil || step.Path == "" {
+			return err
+		}
+		log := x.log.With("path", step.Path, "keys", step.Keys)
+		switch {
+		case step.Complete:
+			log.Info("query index is complete")
+		case building != step.Path:
+			log.Info("building a query index")
+			building, reported = step.Path, x.clock.Now()
+		case x.clock.Since(reported) >= indexReport:
+			log.Info("still building a query index")
+			reported = x.clock.Now()
+		}
+	}
+}

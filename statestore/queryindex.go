@@ -1,0 +1,204 @@
+package statestore
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/tidwall/gjson"
+)
+
+const (
+	// MaxIndexKeySize bounds an index key, in bytes.
+	MaxIndexKeySize = 256
+	// MaxIndexKeys bounds the index keys that one value has in one index.
+	MaxIndexKeys = 64
+)
+
+// overflowKey stands in an index for values whose field has more than MaxIndexKeys keys. It begins no other index key.
+var overflowKey = []byte{orderEnd}
+
+// IndexKeys returns what an index on path holds for a value: in ascending order, the beginnings of the field's numbers,
+// strings and booleans in the order of JSON values; nothing for what is not JSON. No index key is the beginning of
+// another one. An index tells where a value may be found; whether it is found is still for the filter to say.
+func IndexKeys(path *FieldPath, value []byte) [][]byte {
+	keys := indexKeys(path, value)
+	if len(keys) == 0 || !isJSON(value) {
+		return nil
+	}
+	return keys
+}
+
+func indexKeys(path *FieldPath, value []byte) (keys [][]byte) {
+	overflow := false
+	path.values(value, func(v gjson.Result) bool {
+		if !indexed(v) {
+			return true
+		}
+		key := ordered(nil, v, MaxIndexKeySize)
+		at, found := slices.BinarySearchFunc(keys, key, bytes.Compare)
+		if !found {
+			keys = slices.Insert(keys, at, key)
+		}
+		overflow = len(keys) > MaxIndexKeys
+		return !overflow
+	})
+	if overflow {
+		return [][]byte{overflowKey}
+	}
+	return keys
+}
+
+// indexed says whether an index has keys for v. It has none for null, so that an index is no larger than its field is
+// common, and none for arrays and objects as such.
+func indexed(v gjson.Result) bool { return v.Type != gjson.Null && v.Type != gjson.JSON }
+
+// IndexManyKeys says whether keys of one value make an index one where a value may have several.
+func IndexManyKeys(keys [][]byte) bool {
+	return len(keys) > 1 || len(keys) == 1 && bytes.Equal(keys[0], overflowKey)
+}
+
+// IndexRange is a range of index keys: those at or above From and at or below To, or beginning with To.
+type IndexRange struct{ From, To []byte }
+
+func (r *IndexRange) holds(key []byte) bool {
+	return bytes.Compare(key, r.From) >= 0 && !r.Below(key)
+}
+
+// Below says whether the whole range is below key.
+func (r *IndexRange) Below(key []byte) bool {
+	return bytes.Compare(key[:min(len(key), len(r.To))], r.To) > 0
+}
+
+// Single says whether the range holds one index key only.
+func (r *IndexRange) Single() bool { return bytes.Equal(r.From, r.To) }
+
+// lookup finds what a filter can find by an index.
+type lookup struct {
+	path   FieldPath
+	ranges []IndexRange // in order, none overlapping another
+	rank   int          // the less, the fewer values it is likely to find
+}
+
+// Ranks of a lookup.
+const (
+	rankEqual = iota
+	rankIn
+	rankRange
+	rankHalfRange
+)
+
+// chooseIndex returns nil if no index helps. indexes says of each path whether a value may have several keys there.
+func chooseIndex(filter matcher, indexes map[string]bool) *lookup {
+	var best *lookup
+	halves := map[string]*lookup{}
+	for _, l := range lookups(filter) {
+		many, ok := indexes[l.path.text]
+		if !ok {
+			continue
+		}
+		// Two bounds make a range only if it must be one value that keeps to both.
+		if half := halves[l.path.text]; l.rank == rankHalfRange && half != nil {
+			l.ranges[0] = IndexRange{From: larger(half.ranges[0].From, l.ranges[0].From), To: smaller(half.ranges[0].To, l.ranges[0].To)}
+			l.rank = rankRange
+		}
+		if l.rank >= rankRange && !many {
+			halves[l.path.text] = &lookup{path: l.path, ranges: slices.Clone(l.ranges), rank: rankHalfRange}
+		}
+		if best == nil || l.rank <= best.rank {
+			best = l
+		}
+	}
+	if best != nil && indexes[best.path.text] {
+		best.ranges = slices.Insert(best.ranges, 0, IndexRange{From: overflowKey, To: overflowKey})
+	}
+	return best
+}
+
+func larger(a, b []byte) []byte {
+	if bytes.Compare(a, b) < 0 {
+		return b
+	}
+	return a
+}
+
+// smaller takes ends of ranges, which hold what begins with them.
+func smaller(a, b []byte) []byte {
+	switch {
+	case bytes.HasPrefix(a, b):
+		return a
+	case bytes.HasPrefix(b, a):
+		return b
+	case bytes.Compare(a, b) < 0:
+		return a
+	default:
+		return b
+	}
+}
+
+// lookups lists what a filter asks of single fields, each of which everything that it finds complies with.
+func lookups(filter matcher) []*lookup {
+	switch m := filter.(type) {
+	case *equals:
+		if indexed(m.want) {
+			key := ordered(nil, m.want, MaxIndexKeySize)
+			return []*lookup{{path: m.path, ranges: []IndexRange{{key, key}}, rank: rankEqual}}
+		}
+	case *oneOf:
+		l := &lookup{path: m.path, rank: rankIn}
+		for _, want := range m.wants {
+			if !indexed(want) {
+				return nil
+			}
+			key := ordered(nil, want, MaxIndexKeySize)
+			l.ranges = append(l.ranges, IndexRange{key, key})
+		}
+		slices.SortFunc(l.ranges, func(a, b IndexRange) int { return bytes.Compare(a.From, b.From) })
+		l.ranges = slices.CompactFunc(l.ranges, func(a, b IndexRange) bool { return bytes.Equal(a.From, b.From) })
+		return []*lookup{l}
+	case *bound:
+		key := ordered(nil, m.want, MaxIndexKeySize)
+		r := IndexRange{From: key, To: key[:1]} // the largest value of a type begins with the type's tag
+		if m.op == OpLess || m.op == OpLessOrEqual {
+			r = IndexRange{From: key[:1], To: key}
+		}
+		return []*lookup{{path: m.path, ranges: []IndexRange{r}, rank: rankHalfRange}}
+	case allOf:
+		var all []*lookup
+		for _, each := range m {
+			all = append(all, lookups(each)...)
+		}
+		return all
+	}
+	return nil
+}
+
+// run offers the collector each value that the index has in the ranges, once.
+func (l *lookup) run(snapshot Snapshot, after string, c *collector) error {
+	for _, r := range l.ranges {
+		// The keys under one index key are in order.
+		inOrder := r.Single() && c.plan.byKey()
+		once := r.Single() && len(l.ranges) == 1
+		err := snapshot.Lookup(l.path.text, r, after, func(indexKey, key, value []byte) bool {
+			if !once && !bytes.Equal(indexKey, l.first(value)) {
+				return true
+			}
+			return c.offer(key, value, inOrder)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// first returns the first of a value's index keys in the ranges: it is there that the value counts.
+func (l *lookup) first(value []byte) []byte {
+	for _, key := range indexKeys(&l.path, value) {
+		for i := range l.ranges {
+			if l.ranges[i].holds(key) {
+				return key
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package statestore
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"fmt"
+	"slices"
+
+	"github.com/tidwall/gjson"
+)
+
+// queryPlan is a query that was checked.
+type queryPlan struct {
+	filter matcher
+	keys   []SortKey
+	paths  []FieldPath // of keys
+	limit  int
+	after  *position // nil: from the start
+}
+
+func newQueryPlan(q Query) (*queryPlan, error) {
+	if q.Limit < 0 {
+		return nil, &ArgumentError{Field: "limit", Value: fmt.Sprint(q.Limit), Allowed: fmt.Sprintf("0 (the default) to %d", MaxQueryLimit)}
+	}
+	if len(q.Sort) > MaxSortKeys {
+		return nil, &ArgumentError{Field: "sort", Value: fmt.Sprintf("by %d fields", len(q.Sort)), Allowed: fmt.Sprintf("by at most %d fields", MaxSortKeys)}
+	}
+	p := &queryPlan{keys: q.Sort, limit: min(q.Limit, MaxQueryLimit)}
+	if q.Limit == 0 {
+		p.limit = MaxQueryLimit
+	}
+	var err error
+	if p.filter, err = compileFilter(q.Filter); err != nil {
+		return nil, err
+	}
+	for _, k := range q.Sort {
+		path, err := ParseFieldPath(k.Path)
+		if err != nil {
+			return nil, fmt.Errorf("sort: %w", err)
+		}
+		p.paths = append(p.paths, path)
+	}
+	if q.Token != "" {
+		if p.after, err = decodeToken(q.Token, q.Sort); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// byKey says whether the answer is in the order of the keys.
+func (p *queryPlan) byKey() bool { return len(p.keys) == 0 }
+
+func (p *queryPlan) run(snapshot Snapshot) (Page, error) {
+	c := &collector{plan: p}
+	// Without a sort, keys are the order, and what comes before the page need not be looked at.
+	after := ""
+	if p.after != nil && p.byKey() {
+		after = p.after.key
+	}
+	indexes, err := snapshot.Indexes()
+	if err != nil {
+		return Page{}, err
+	}
+	if lookup := chooseIndex(p.filter, indexes); lookup != nil {
+		err = lookup.run(snapshot, after, c)
+	} else {
+		err = snapshot.Scan(after, func(key, value []byte) bool { return c.offer(key, value, p.byKey()) })
+	}
+	if err != nil {
+		return Page{}, err
+	}
+	return p.page(snapshot, c)
+}
+
+// page reads what was collected. Only now are the exact sizes known.
+func (p *queryPlan) page(snapshot Snapshot, c *collector) (Page, error) {
+	slices.SortFunc(c.best, p.compare)
+	page := Page{Items: make([]Item, 0, len(c.best))}
+	room := MaxPageSize
+	for _, at := range c.best {
+		item := snapshot.Get(at.key)
+		if item.Err != nil {
+			return Page{}, item.Err
+		}
+		size := len(item.Value) + len(item.Key) + len(item.ETag) + len(item.ContentType) + PageItemOverhead
+		if size > room && len(page.Items) > 0 {
+			break
+		}
+		room -= size
+		page.Items = append(page.Items, item)
+	}
+	if !c.more && len(page.Items) == len(c.best) {
+		return page, nil
+	}
+	var err error
+	page.Token, err = encodeToken(p.keys, &c.best[len(page.Items)-1].position)
+	return page, err
+}
+
+func (p *queryPlan) position(key, value []byte) position {
+	at := position{key: string(key)}
+	for i := range p.paths {
+		at.values = append(at.values, p.paths[i].sortValue(value, p.keys[i].Descending))
+	}
+	return at
+}
+
+// compare orders positions as the query asks.
+func (p *queryPlan) compare(a, b candidate) int { return p.compareAt(&a.position, &b.position) }
+
+func (p *queryPlan) compareAt(a, b *position) int {
+	for i := range p.keys {
+		order := bytes.Compare(a.values[i], b.values[i])
+		if p.keys[i].Descending {
+			order = -order
+		}
+		if order != 0 {
+			return order
+		}
+	}
+	return cmp.Compare(a.key, b.key)
+}
+
+// sortValue returns where the field stands in the order of JSON values.
+func (p *FieldPath) sortValue(value []byte, descending bool) []byte {
+	var best, buf []byte
+	consider := func(v gjson.Result) bool {
+		buf = ordered(buf[:0], v, MaxSortValueSize)
+		if order := bytes.Compare(buf, best); best == nil || order < 0 && !descending || order > 0 && descending {
+			best = append(best[:0], buf...)
+		}
+		return true
+	}
+	p.leaves(value, func(leaf gjson.Result) bool {
+		if leaf.IsArray() {
+			return eachElement(leaf, func(_ int, e gjson.Result) bool { return consider(e) })
+		}
+		return consider(leaf)
+	})
+	if best == nil {
+		consider(gjson.Result{})
+	}
+	return best
+}
+
+// collector keeps the items that come first of those that it is offered: no more than one page of them, by count and by
+// bytes.
+type collector struct {
+	plan *queryPlan
+	best []candidate // a heap, the last of them on top
+	size int         // of best, at least
+	more bool        // there is something after best
+}
+
+type candidate struct {
+	position
+	size int
+}
+
+// offer takes an item that may or may not be part of the answer. With inOrder it returns false if no item after this one
+// in the answer's order can matter.
+func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
+	p := c.plan
+	if inOrder && c.more && c.full() && string(key) > c.best[0].key {
+		return false
+	}
+	if p.after != nil && p.byKey() && string(key) <= p.after.key || !p.filter.match(value) {
+		return true
+	}
+	at := candidate{position: p.position(key, value), size: len(value) + len(key) + PageItemOverhead}
+	if p.after != nil && p.compareAt(&at.position, p.after) <= 0 {
+		return true
+	}
+	if c.full() && p.compare(c.best[0], at) < 0 {
+		c.more = c.more || isJSON(value)
+		return true
+	}
+	if !isJSON(value) {
+		return true
+	}
+	heap.Push(c, at)
+	c.size += at.size
+	for len(c.best) > p.limit || len(c.best) > 1 && c.size-c.best[0].size >= MaxPageSize {
+		last := heap.Pop(c).(candidate)
+		c.size -= last.size
+		c.more = true
+	}
+	return true
+}
+
+func (c *collector) full() bool { return len(c.best) >= c.plan.limit || c.size >= MaxPageSize }
+
+// heap.Interface.
+func (c *collector) Len() int           { return len(c.best) }
+func (c *collector) Less(i, j int) bool { return c.plan.compare(c.best[i], c.best[j]) > 0 }
+func (c *collector) Swap(i, j int)      { c.best[i], c.best[j] = c.best[j], c.best[i] }
+func (c *collector) Push(x any)         { c.best = append(c.best, x.(candidate)) }
+
+func (c *collector) Pop() any {
+	last := len(c.best) - 1
+	x := c.best[last]
+	c.best[last] = candidate{}
+	c.best = c.best[:last]
+	return x
+}
