@@ -10,8 +10,15 @@ import (
 	"github.com/jonboulle/clockwork"
 )
 
-// sweepStep bounds what one commit removes, and with it the time for which a sweep can hold up other writers.
-const sweepStep = 128
+// What one commit removes bounds the time for which a sweep can hold up other writers. Each of its keys may lie on a page
+// of its own.
+const (
+	sweepStep = 32
+	// A sweep that goes on for sweepPatience, because keys end as fast as it removes them, takes steps twice as large from
+	// then on, up to maxSweepStep.
+	sweepPatience = 5 * time.Minute
+	maxSweepStep  = 1024
+)
 
 // sweeper removes what has ended, every interval, until it is closed.
 type sweeper struct {
@@ -100,13 +107,24 @@ func (s *sweeper) run(ctx context.Context) {
 	}
 }
 
-// sweep goes on in steps until nothing that has ended is left.
+// sweep goes on in steps until nothing that has ended is left. A sweep of many steps is told of: it is what writers share
+// the disk with.
 func (s *sweeper) sweep(ctx context.Context) {
-	for swept := sweepStep; swept == sweepStep && ctx.Err() == nil; {
-		var err error
-		swept, err = s.engine.Sweep(ctx, s.clock.Now(), sweepStep)
+	began, total, step := s.clock.Now(), 0, sweepStep
+	larger := began.Add(sweepPatience)
+	for more := true; more && ctx.Err() == nil; {
+		now := s.clock.Now()
+		if now.After(larger) {
+			step, larger = min(2*step, maxSweepStep), now.Add(sweepPatience)
+		}
+		swept, err := s.engine.Sweep(ctx, now, step)
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("could not remove all of the state that has ended", "error", err)
 		}
+		total += swept
+		more = swept == step
+	}
+	if total > sweepStep {
+		s.log.Info("removed state that had ended", "records", total, "took", s.clock.Since(began).String())
 	}
 }

@@ -81,6 +81,29 @@ func TestSweeperGoesOnUntilNothingIsLeft(t *testing.T) {
 	}
 }
 
+func TestASweepThatCannotKeepUpTakesLargerSteps(t *testing.T) {
+	var log bytes.Buffer
+	_, engine, clock := newSweepStore(t, statestore.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 2 {
+		clock.Advance(statestore.DefaultCleanupInterval)
+		first := <-engine.calls
+		engine.answers <- sweepAnswer{first, nil}
+		require.Equal(t, first, <-engine.calls, "there is time yet")
+		limit := first
+		for range 10 {
+			clock.Advance(6 * time.Minute)
+			engine.answers <- sweepAnswer{limit, nil}
+			before := limit
+			limit = <-engine.calls
+			require.Equal(t, min(2*before, 1024), limit)
+		}
+		engine.answers <- sweepAnswer{}
+		require.Equal(t, statestore.DefaultCleanupInterval, <-clock.armed)
+	}
+	require.Contains(t, log.String(), "removed state that had ended")
+	require.Contains(t, log.String(), "took=1h0m0s")
+}
+
 func TestShortestCleanupIntervalHolds(t *testing.T) {
 	s, engine, clock := newSweepStore(t, statestore.Options{})
 	sweeps := func(interval time.Duration) {
