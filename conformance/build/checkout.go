@@ -1,6 +1,6 @@
 // Package build makes the programs that the conformance tests, the demo and
-// `make run` start: the pinned Dapr sidecar, dapr-bolt and the todo app. What it
-// makes is kept in the checkout's .cache folder.
+// `make run` start: the pinned Dapr sidecar, its placement and scheduler services,
+// dapr-bolt and the todo app. What it makes is kept in the checkout's .cache folder.
 package build
 
 import (

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/mod/semver"
@@ -24,35 +23,7 @@ func (c Checkout) Daprd(ctx context.Context, progress io.Writer) (string, error)
 	if path := os.Getenv(DaprdVariable); path != "" {
 		return path, c.checkInstalledDaprd(ctx, path)
 	}
-	path := c.Path(".cache", "daprd-"+c.daprVersion, "daprd")
-	if isFile(path) {
-		return path, nil
-	}
-	unlock, err := lockFile(ctx, c.Path(".cache", "daprd.lock"), progress)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if isFile(path) {
-		return path, nil
-	}
-	version := strings.TrimPrefix(c.daprVersion, "v")
-	return path, goBuild(ctx, goBuildOptions{
-		What:     "daprd " + version,
-		Note:     "the first build of the Dapr sidecar takes minutes; it is kept in .cache",
-		Dir:      c.Path("conformance"),
-		Package:  daprModule + "/cmd/daprd",
-		Output:   path,
-		Progress: progress,
-		// A daprd without one of its component tags panics at start; the stable
-		// set also carries the built-in peers that tests compare with.
-		Flags: []string{
-			"-tags", "stablecomponents",
-			"-ldflags", "-s -w -X " + daprModule + "/pkg/buildinfo.version=" + version +
-				" -X github.com/dapr/kit/logger.DaprVersion=" + version,
-		},
-		Env: []string{"CGO_ENABLED=0"},
-	})
+	return c.daprProgram(ctx, "daprd", "the first build of the Dapr sidecar takes minutes; it is kept in .cache", progress)
 }
 
 // checkInstalledDaprd refuses a daprd whose minor version is not the pinned one.
@@ -68,9 +39,4 @@ func (c Checkout) checkInstalledDaprd(ctx context.Context, path string) error {
 			DaprdVariable, path, got, strings.TrimPrefix(want, "v"), c.daprVersion)
 	}
 	return nil
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(filepath.Clean(path))
-	return err == nil && info.Mode().IsRegular()
 }

@@ -30,6 +30,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRunCommand(), newDemoCommand(), newSidecarCommand())
+	root.AddCommand(newRunCommand(), newDemoCommand(), newSidecarCommand(), newControlPlaneCommand())
 	return root
 }
