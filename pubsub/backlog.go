@@ -32,22 +32,29 @@ func (q *queue) next(now time.Time) (*item, error) {
 		if it == nil || err != nil {
 			return nil, err
 		}
-		if !it.event.ExpiredAt(now) {
+		settlement := Settlement{Outcome: Dead, History: it.history, At: now}
+		// Who redrives an event wants it delivered, whatever its time.
+		expired := it.event.ExpiredAt(now) && it.history.Redriven == 0
+		switch {
+		case expired && q.keepsExpired():
+			settlement.Reason = ReasonExpired
+		case expired:
+			settlement = Settlement{Outcome: Acked}
+		case it.aged:
+			settlement.Reason = ReasonMaxAge
+		default:
 			return it, nil
 		}
-		q.expire(it, now)
+		// It ends without a delivery.
+		q.settle(&Delivery{Event: it.event, retry: it.retry, history: it.history}, settlement)
 	}
 }
 
-// expire ends an event whose time to live has run out, without a delivery.
-func (q *queue) expire(it *item, now time.Time) {
-	s := Settlement{Outcome: Acked}
+// keepsExpired says whether an event whose time to live has run out becomes a dead letter.
+func (q *queue) keepsExpired() bool {
 	q.mu.Lock()
-	if slices.ContainsFunc(q.streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired }) {
-		s = Settlement{Outcome: Dead, History: it.history, Reason: ReasonExpired, At: now}
-	}
-	q.mu.Unlock()
-	q.settle(&Delivery{Event: it.event, retry: it.retry, history: it.history}, s)
+	defer q.mu.Unlock()
+	return slices.ContainsFunc(q.streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired })
 }
 
 // candidate looks at what was put back, then at due retries, at parked events, at redriven events whose turn has come,
@@ -121,6 +128,7 @@ func (q *queue) takeReturned() *item {
 	for i, it := range q.returned {
 		if q.holds.again(it.event.PartitionKey) {
 			q.returned = slices.Delete(q.returned, i, i+1)
+			q.holds.comesAgain(it.event.PartitionKey)
 			return q.inHandNow(it)
 		}
 	}
@@ -137,15 +145,17 @@ func (q *queue) readRetries(now time.Time) error {
 	// Whatever is settled while the engine reads sets nextRetry anew.
 	q.mu.Lock()
 	q.nextRetry = time.Time{}
+	q.reading = true
 	q.mu.Unlock()
 	retries, next, err := q.broker.engine.ReadRetries(q.ctx, q.topic, q.group, now, q.isBusy, readAhead, readAheadBytes)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err != nil {
+		q.hasRead(nil)
 		q.nextRetry = now
 		return err
 	}
-	q.keepBusy(retries)
+	q.hasRead(retries)
 	q.backlog.retries = append(q.backlog.retries, retries...)
 	q.nextRetry = earliest(q.nextRetry, next)
 	return nil
@@ -158,8 +168,12 @@ func (q *queue) isBusy(k RetryKey) bool {
 	return busy
 }
 
-// keepBusy is called with q.mu held.
-func (q *queue) keepBusy(retries []Retry) {
+// hasRead ends what set q.reading. It is called with q.mu held.
+func (q *queue) hasRead(retries []Retry) {
+	for _, k := range q.settledMeanwhile {
+		delete(q.busy, k)
+	}
+	q.reading, q.settledMeanwhile = false, nil
 	for _, r := range retries {
 		q.busy[r.Key] = struct{}{}
 	}
@@ -171,7 +185,7 @@ func (q *queue) takeRetry() *item {
 	for i, r := range q.backlog.retries {
 		if q.holds.again(r.Event.PartitionKey) {
 			q.backlog.retries = slices.Delete(q.backlog.retries, i, i+1)
-			return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key})
+			return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key, aged: r.Aged})
 		}
 	}
 	return nil
@@ -199,14 +213,18 @@ func (q *queue) takeRedriven() (*item, error) {
 		q.mu.Lock()
 		some := q.redriven
 		q.redriven = false
+		q.reading = some
 		q.mu.Unlock()
 		if !some {
 			return nil, nil
 		}
 		read, err := q.broker.engine.ReadRedriven(q.ctx, q.topic, q.group, q.isBusy, readAhead, readAheadBytes)
+		if err != nil {
+			read = nil
+		}
 		q.mu.Lock()
 		q.redriven = q.redriven || err != nil || len(read) > 0
-		q.keepBusy(read)
+		q.hasRead(read)
 		q.mu.Unlock()
 		if err != nil || len(read) == 0 {
 			return nil, err

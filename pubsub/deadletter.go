@@ -12,6 +12,8 @@ const (
 	ReasonExpired Reason = "expired"
 	// ReasonMaxAge: it grew older than its topic keeps events.
 	ReasonMaxAge Reason = "max-age"
+	// ReasonTooLarge: it was stored under other limits, and is too large to be delivered under today's.
+	ReasonTooLarge Reason = "too-large"
 )
 
 // DeadLetter is an event that a consumer group could not handle, kept until a person redrives or purges it.

@@ -117,7 +117,7 @@ func payload(data []byte, isCloudEvent bool) []byte {
 
 func (d DedupBy) fieldsKey(data []byte) ([]byte, error) {
 	if !gjson.ValidBytes(data) {
-		return nil, &InvalidError{Field: "payload", Value: string(data), Allowed: fmt.Sprintf("JSON, since dedupBy is %q", d)}
+		return nil, &InvalidError{Field: "payload", Value: fmt.Sprintf("of %d bytes", len(data)), Allowed: fmt.Sprintf("JSON, since dedupBy is %q", d)}
 	}
 	values := make([][]byte, len(d.fields))
 	for i, path := range d.fields {

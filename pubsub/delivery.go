@@ -45,6 +45,16 @@ func (d *Delivery) Nack(reason string) {
 	}
 }
 
+// Bury ends the event for the group as a dead letter, for a reason that no further delivery would mend.
+func (d *Delivery) Bury(reason Reason, text string) {
+	if d.stream.end(d) {
+		now := d.queue.broker.clock.Now()
+		history := d.history.failed(Attempt{At: now, Error: shortened(text)})
+		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: reason, At: now})
+		d.stream.slotFreed()
+	}
+}
+
 // fail settles a delivery that has left the stream's hands.
 func (d *Delivery) fail(reason string) {
 	opts := d.stream.opts

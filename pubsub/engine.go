@@ -38,8 +38,9 @@ type Engine interface {
 	ReadRedriven(ctx context.Context, topic, group string, skip func(RetryKey) bool, limit, maxBytes int) ([]Retry, error)
 	// Retrying counts group's retries of topic that have failed at least once, in all and by partition key.
 	Retrying(ctx context.Context, topic, group string) (total int, byKey map[string]int, err error)
-	// Settle records what became of deliveries. Events that every group is done with leave the topic.
-	Settle(ctx context.Context, topic, group string, settlements []Settlement) error
+	// Settle records what became of deliveries. Events that every group is done with leave the topic. gone are the
+	// indexes of settlements whose event had left the group meanwhile, and which changed nothing.
+	Settle(ctx context.Context, topic, group string, settlements []Settlement) (gone []int, err error)
 
 	// DeadLetters lists dead letters by ascending ID.
 	DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error)
@@ -52,9 +53,10 @@ type Engine interface {
 	Purge(ctx context.Context, ids []uint64) (int, error)
 
 	// Sweep takes one bounded step of cleaning: ids whose window has ended, and events older than their topic's
-	// MaxAge, which go to the dead letters of the groups that still owe them. more says that a further step would find
-	// work.
-	Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error)
+	// MaxAge, which go to the dead letters of the groups that still owe them. Of the retries, it touches those of groups
+	// for which claim returns true, now or for the same group before; whoever consumes such a group must wait for Sweep
+	// to return. more says that a further step would find work.
+	Sweep(ctx context.Context, now time.Time, limit int, claim func(topic, group string) bool) (more bool, err error)
 }
 
 // Entry is a message as the engine stores it.
@@ -107,6 +109,9 @@ type Retry struct {
 	Key     RetryKey
 	Event   Event
 	History History
+	// Aged says that the event is older than its topic's MaxAge, and was not redriven since: it is due for the dead
+	// letters, not for a delivery.
+	Aged bool
 	// After is, for a redriven event, the end of the topic when it was redriven: it goes out behind that.
 	After uint64
 }
@@ -134,6 +139,9 @@ type Settlement struct {
 	Due     time.Time // Retried
 	Reason  Reason    // Dead
 	At      time.Time // Dead
+
+	// partitionKey is the event's.
+	partitionKey string
 }
 
 // GroupStats counts what a group is owed of a topic.
@@ -143,6 +151,8 @@ type GroupStats struct {
 	InHand  uint64 `json:"inHand"`
 	Delayed uint64 `json:"delayed"`
 	Dead    uint64 `json:"dead"`
+	// OldestTime is when the oldest event that the group has not settled was published; dead letters are settled.
+	OldestTime *time.Time `json:"oldestTime,omitempty"`
 	// Streams counts the app instances that consume now.
 	Streams int `json:"streams"`
 }

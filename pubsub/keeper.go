@@ -106,7 +106,9 @@ func (k *keeper) promote(ctx context.Context, now time.Time) {
 
 func (k *keeper) clean(ctx context.Context, now time.Time) {
 	for ctx.Err() == nil {
-		more, err := k.broker.engine.Sweep(ctx, now, keeperStep)
+		claimed := claims{broker: k.broker}
+		more, err := k.broker.engine.Sweep(ctx, now, keeperStep, claimed.claim)
+		claimed.release()
 		if err != nil && ctx.Err() == nil {
 			k.broker.log.Error("what has ended could not be cleaned away", "error", err)
 		}

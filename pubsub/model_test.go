@@ -337,6 +337,8 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(t.TempDir(), "model")
 		require.NoError(rt, err)
+		// Ten thousand histories are not to fill the disk; one that fails can be run again.
+		defer func() { require.NoError(rt, os.RemoveAll(dir)) }()
 		b := &bench{t: t, path: dir + "/model.db", clock: clockwork.NewFakeClockAt(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))}
 		b.open()
 		defer b.close()

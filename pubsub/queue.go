@@ -21,6 +21,8 @@ type item struct {
 	event   Event
 	history History
 	retry   *RetryKey
+	// aged says that it is to be buried instead.
+	aged bool
 }
 
 // queue hands one group's share of one topic to the group's streams. It lives as long as there are streams.
@@ -48,8 +50,12 @@ type queue struct {
 	log, redriven bool
 	nextRetry     time.Time
 	// busy are the retries that are in hand, or settled but not written yet: still on disk, and not to be read.
-	busy  map[RetryKey]struct{}
-	holds holds
+	busy map[RetryKey]struct{}
+	// reading says that run is reading retries or redriven events. What is settled meanwhile may be in what it reads, and
+	// so stays busy until it has read: settledMeanwhile.
+	reading          bool
+	settledMeanwhile []RetryKey
+	holds            holds
 
 	settler settler
 	// The rest belongs to run.
@@ -258,7 +264,7 @@ func (q *queue) hand(s *Subscription, it item) {
 func (q *queue) putBack(d *Delivery) {
 	q.mu.Lock()
 	q.inHand--
-	q.holds.release(d.Event.PartitionKey)
+	q.holds.putBack(d.Event.PartitionKey)
 	it := item{event: d.Event, history: d.history, retry: d.retry}
 	at, _ := slices.BinarySearchFunc(q.returned, it, func(a, b item) int {
 		return int(int64(a.event.Sequence) - int64(b.event.Sequence))
@@ -270,7 +276,7 @@ func (q *queue) putBack(d *Delivery) {
 
 // settle records what became of a delivery.
 func (q *queue) settle(d *Delivery, s Settlement) {
-	s.Sequence, s.Retry = d.Event.Sequence, d.retry
+	s.Sequence, s.Retry, s.partitionKey = d.Event.Sequence, d.retry, d.Event.PartitionKey
 	q.mu.Lock()
 	q.inHand--
 	q.holds.release(d.Event.PartitionKey)

@@ -48,8 +48,10 @@ func (s *settler) flush() {
 		if len(batch) == 0 {
 			return
 		}
+		var gone []int
 		for {
-			err := q.broker.engine.Settle(context.Background(), q.topic, q.group, batch)
+			var err error
+			gone, err = q.broker.engine.Settle(context.Background(), q.topic, q.group, batch)
 			if err == nil {
 				break
 			}
@@ -62,8 +64,18 @@ func (s *settler) flush() {
 		}
 		q.mu.Lock()
 		s.writing = 0
+		for _, i := range gone {
+			// There is no retry that anything could have to wait for.
+			if batch[i].Outcome == Retried {
+				q.holds.settle(batch[i].partitionKey, true, false)
+			}
+		}
 		for _, settled := range batch {
-			if settled.Retry != nil {
+			switch {
+			case settled.Retry == nil:
+			case q.reading:
+				q.settledMeanwhile = append(q.settledMeanwhile, *settled.Retry)
+			default:
 				delete(q.busy, *settled.Retry)
 			}
 			if settled.Outcome == Retried {

@@ -101,6 +101,7 @@ func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded
 			if err := b.delay(topic, encoded[i], entry.DeliverAt); err != nil {
 				return err
 			}
+			t.Bytes += int64(len(encoded[i]))
 			continue
 		}
 		if err := b.appendLog(&t, encoded[i]); err != nil {
@@ -194,6 +195,7 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 			if err != nil {
 				return err
 			}
+			t.Bytes -= int64(len(r.Event)) // it counts already
 			if err := b.appendLog(&t, r.Event); err != nil {
 				return err
 			}

@@ -24,6 +24,7 @@ type Engine struct {
 	seen   seenIDs
 	// dropped is for people, not for guarantees: it starts anew with the process.
 	dropped duplicates
+	aging   aging
 }
 
 var _ pubsub.Engine = (*Engine)(nil)

@@ -55,6 +55,15 @@ func acks(sequences ...uint64) []pubsub.Settlement {
 	return list
 }
 
+func settle(t *testing.T, e *Engine, group string, settlements []pubsub.Settlement) {
+	t.Helper()
+	gone, err := e.Settle(t.Context(), "t", group, settlements)
+	require.NoError(t, err)
+	require.Empty(t, gone)
+}
+
+func unclaimed(string, string) bool { return false }
+
 // counts returns how many entries each bucket holds.
 func counts(t *testing.T, e *Engine, db *boltdb.DB) map[string]int {
 	t.Helper()
@@ -75,14 +84,14 @@ func TestSettledEventsLeaveTheFileWhenEveryGroupIsDone(t *testing.T) {
 		require.NoError(t, err)
 	}
 	appendAll(t, e, "t", entries(4))
-	require.NoError(t, e.Settle(t.Context(), "t", "a", acks(1, 2, 4)))
+	settle(t, e, "a", acks(1, 2, 4))
 	require.Equal(t, 4, counts(t, e, db)["log"])
 	require.Equal(t, 1, counts(t, e, db)["done"], "4 is settled above a gap")
-	require.NoError(t, e.Settle(t.Context(), "t", "b", acks(2, 1)))
+	settle(t, e, "b", acks(2, 1))
 	require.Equal(t, 2, counts(t, e, db)["log"])
-	require.NoError(t, e.Settle(t.Context(), "t", "a", acks(3)))
+	settle(t, e, "a", acks(3))
 	require.Equal(t, 0, counts(t, e, db)["done"], "the gap is closed")
-	require.NoError(t, e.Settle(t.Context(), "t", "b", acks(3, 4)))
+	settle(t, e, "b", acks(3, 4))
 	require.Equal(t, 0, counts(t, e, db)["log"])
 	stats, err := e.Stats(t.Context(), noon)
 	require.NoError(t, err)
@@ -142,12 +151,12 @@ func TestSweepTakesBoundedSteps(t *testing.T) {
 		bucket string
 		ended  time.Time
 	}{{"ids", noon.Add(time.Minute)}, {"log", noon.Add(time.Hour)}} {
-		more, err := e.Sweep(t.Context(), step.ended.Add(-1), 4)
+		more, err := e.Sweep(t.Context(), step.ended.Add(-1), 4, unclaimed)
 		require.NoError(t, err)
 		require.False(t, more)
 		require.Equal(t, 10, counts(t, e, db)[step.bucket])
 		for _, left := range []int{6, 2, 0} {
-			more, err := e.Sweep(t.Context(), step.ended, 4)
+			more, err := e.Sweep(t.Context(), step.ended, 4, unclaimed)
 			require.NoError(t, err)
 			require.Equal(t, left, counts(t, e, db)[step.bucket])
 			require.Equal(t, left > 0, more)

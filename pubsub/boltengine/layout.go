@@ -49,9 +49,15 @@ type topicRecord struct {
 	ID    uint32 `cbor:"1,keyasint"`
 	First uint64 `cbor:"2,keyasint"`
 	Last  uint64 `cbor:"3,keyasint"`
-	Bytes int64  `cbor:"4,keyasint"`
+	// Bytes is what the events of the log and the delayed ones take.
+	Bytes int64 `cbor:"4,keyasint"`
 	// MaxAge is what the newest publisher asked for; the sweep goes by it.
 	MaxAge time.Duration `cbor:"5,keyasint,omitempty"`
+}
+
+// aged says that an event is older than the topic keeps it. Who redrives an event wants it delivered, whatever its age.
+func (t *topicRecord) aged(published time.Time, redriven int, now time.Time) bool {
+	return t.MaxAge > 0 && redriven == 0 && !now.Before(published.Add(t.MaxAge))
 }
 
 type groupRecord struct {

@@ -55,7 +55,7 @@ func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, l
 // ReadRetries implements pubsub.Engine.
 func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Time, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (due []pubsub.Retry, next time.Time, err error) {
 	size := 0
-	err = e.eachRetry(topic, group, false, func(k pubsub.RetryKey, v []byte) (bool, error) {
+	err = e.eachRetry(topic, group, false, func(t topicRecord, k pubsub.RetryKey, v []byte) (bool, error) {
 		if skip(k) {
 			return true, nil
 		}
@@ -66,6 +66,7 @@ func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Ti
 			return false, nil
 		}
 		r, err := decodeRetry(v, topic, k)
+		r.Aged = t.aged(r.Event.PublishTime, r.History.Redriven, now)
 		due = append(due, r)
 		return true, err
 	})
@@ -75,7 +76,7 @@ func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Ti
 // ReadRedriven implements pubsub.Engine.
 func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (redriven []pubsub.Retry, err error) {
 	size := 0
-	err = e.eachRetry(topic, group, true, func(k pubsub.RetryKey, v []byte) (bool, error) {
+	err = e.eachRetry(topic, group, true, func(_ topicRecord, k pubsub.RetryKey, v []byte) (bool, error) {
 		if skip(k) {
 			return true, nil
 		}
@@ -93,7 +94,7 @@ func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(
 // Retrying implements pubsub.Engine.
 func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, byKey map[string]int, err error) {
 	byKey = map[string]int{}
-	err = e.eachRetry(topic, group, false, func(k pubsub.RetryKey, v []byte) (bool, error) {
+	err = e.eachRetry(topic, group, false, func(_ topicRecord, k pubsub.RetryKey, v []byte) (bool, error) {
 		r, err := decodeRetry(v, topic, k)
 		total++
 		if key := r.Event.PartitionKey; key != "" {
@@ -105,10 +106,10 @@ func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, by
 }
 
 // eachRetry walks a group's retries, or its redriven events, in order until fn returns false.
-func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(k pubsub.RetryKey, v []byte) (bool, error)) error {
+func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRecord, k pubsub.RetryKey, v []byte) (bool, error)) error {
 	return e.db.View(func(tx *bbolt.Tx) error {
 		b := e.in(tx)
-		_, g, ok, err := b.find(topic, group)
+		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			return err
 		}
@@ -119,7 +120,7 @@ func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(k pubsub.
 			if err != nil {
 				return err
 			}
-			more, err := fn(key, v)
+			more, err := fn(t, key, v)
 			if err != nil || !more {
 				return err
 			}

@@ -59,7 +59,7 @@ func TestSeenIDsMatchAMapOfWindows(t *testing.T) {
 			case "step":
 				now = now.Add(time.Duration(rapid.IntRange(1, 120).Draw(rt, "seconds")) * time.Second)
 			case "sweep":
-				_, err := e.Sweep(rt.Context(), now, rapid.IntRange(1, 4).Draw(rt, "limit"))
+				_, err := e.Sweep(rt.Context(), now, rapid.IntRange(1, 4).Draw(rt, "limit"), unclaimed)
 				require.NoError(rt, err)
 			}
 		}

@@ -15,8 +15,9 @@ import (
 const maxTrim = 4096
 
 // Settle implements pubsub.Engine.
-func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) error {
-	return e.update(ctx, true, func(_ *bbolt.Tx, b buckets) error {
+func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) (gone []int, err error) {
+	err = e.update(ctx, true, func(_ *bbolt.Tx, b buckets) error {
+		gone = nil
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			// The group was removed: nobody asks what became of its events.
@@ -28,8 +29,12 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 			if s.Retry == nil {
 				settled = append(settled, s.Sequence)
 			}
-			if err := b.settleOne(topic, group, t, g, s); err != nil {
+			there, err := b.settleOne(topic, group, t, g, s)
+			if err != nil {
 				return err
+			}
+			if !there {
+				gone = append(gone, i)
 			}
 		}
 		before := g.Done
@@ -45,41 +50,42 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 		_, err = b.trim(topic, maxTrim)
 		return err
 	})
+	return gone, err
 }
 
 // settleOne moves an event from the log or from the retries to where its settlement says. An event that is no longer
-// there was swept away meanwhile, and is a dead letter by now.
-func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s *pubsub.Settlement) error {
+// there was swept away meanwhile, and is a dead letter by now: that changes nothing.
+func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
 	var event []byte
 	if s.Retry == nil {
-		if s.Outcome == pubsub.Acked || s.Sequence <= g.Done {
-			return nil
+		if s.Sequence <= g.Done || s.Outcome == pubsub.Acked {
+			return s.Sequence > g.Done, nil
 		}
 		event = b.log.Get(sequenceKey(t.ID, s.Sequence))
 	} else {
 		key := retryKey(g.ID, *s.Retry)
 		raw := b.retry.Get(key)
 		if raw == nil {
-			return nil
+			return false, nil
 		}
 		var r retryRecord
 		if err := decode(raw, &r); err != nil {
-			return err
+			return false, err
 		}
 		event = r.Event
 		if err := b.retry.Delete(key); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if event == nil {
-		return nil
+		return false, nil
 	}
 	switch s.Outcome {
 	case pubsub.Retried:
 		key := pubsub.RetryKey{Order: s.Due.UnixNano(), Sequence: s.Sequence}
-		return put(b.retry, retryKey(g.ID, key), retryRecord{Event: event, History: historyToRecord(s.History)})
+		return true, put(b.retry, retryKey(g.ID, key), retryRecord{Event: event, History: historyToRecord(s.History)})
 	case pubsub.Dead:
-		return b.bury(deadRecord{
+		return true, b.bury(deadRecord{
 			Topic:    topic,
 			Group:    group,
 			Sequence: s.Sequence,
@@ -89,7 +95,7 @@ func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s 
 			Time:     s.At.UnixNano(),
 		})
 	default:
-		return nil
+		return true, nil
 	}
 }
 

@@ -33,19 +33,25 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 				Groups:       []pubsub.GroupStats{},
 			}
 			if raw := b.log.Get(sequenceKey(t.ID, t.First)); raw != nil {
-				event, err := decodeEvent(raw, name, t.First)
+				published, err := publishTime(raw)
 				if err != nil {
 					return err
 				}
-				s.OldestTime = &event.PublishTime
+				s.OldestTime = &published
 			}
 			err := b.eachGroup(t.ID, func(group string, g groupRecord) error {
 				settled := countPrefix(b.done, idKey(g.ID))
+				oldest, err := b.oldestOwed(t, g)
+				if err != nil {
+					return err
+				}
 				s.Groups = append(s.Groups, pubsub.GroupStats{
 					Group:   group,
 					Waiting: t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry, retryPrefix(g.ID, true)),
 					Delayed: countPrefix(b.retry, retryPrefix(g.ID, false)),
 					Dead:    dead[groupName{name, group}],
+
+					OldestTime: oldest,
 				})
 				return nil
 			})
@@ -54,6 +60,35 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 		})
 	})
 	return stats, err
+}
+
+// oldestOwed returns when the oldest event that the group has not settled was published: the first of the log above its
+// mark, or one of its retries.
+func (b buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time, err error) {
+	consider := func(event []byte) error {
+		published, err := publishTime(event)
+		if err == nil && (oldest == nil || published.Before(*oldest)) {
+			oldest = &published
+		}
+		return err
+	}
+	if raw := b.log.Get(sequenceKey(t.ID, max(g.Done+1, t.First))); raw != nil {
+		if err := consider(raw); err != nil {
+			return nil, err
+		}
+	}
+	prefix := idKey(g.ID)
+	c := b.retry.Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		var r retryRecord
+		if err := decode(v, &r); err != nil {
+			return nil, err
+		}
+		if err := consider(r.Event); err != nil {
+			return nil, err
+		}
+	}
+	return oldest, nil
 }
 
 type groupName struct{ topic, group string }

@@ -10,7 +10,11 @@ import (
 )
 
 // Sweep implements pubsub.Engine.
-func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error) {
+func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func(topic, group string) bool) (more bool, err error) {
+	retries, err := e.agedRetries(now, limit)
+	if err != nil {
+		return false, err
+	}
 	err = e.update(ctx, true, func(tx *bbolt.Tx, b buckets) error {
 		left := limit
 		n, err := e.seen.sweep(tx, b.ids, now, left)
@@ -35,6 +39,18 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (more bool
 				return err
 			}
 			left -= aged + trimmed
+		}
+		for _, r := range retries {
+			if left <= 0 {
+				break
+			}
+			if !claim(r.topic, r.group) {
+				continue
+			}
+			if err := b.buryRetry(r, now); err != nil {
+				return err
+			}
+			left--
 		}
 		more = left <= 0
 		if left == limit {
@@ -69,7 +85,7 @@ func (b buckets) age(topic string, now time.Time, limit int) (int, error) {
 		if err := decode(raw, &r); err != nil {
 			return aged, err
 		}
-		if now.Before(time.Unix(0, r.PublishTime).Add(t.MaxAge)) {
+		if !t.aged(time.Unix(0, r.PublishTime), 0, now) {
 			break
 		}
 		if err := b.buryForGroups(topic, t, raw, now); err != nil {
@@ -84,6 +100,8 @@ func (b buckets) age(topic string, now time.Time, limit int) (int, error) {
 	}
 	return aged, b.putTopic(topic, t)
 }
+
+const reasonMaxAge = string(pubsub.ReasonMaxAge)
 
 func (b buckets) buryForGroups(topic string, t topicRecord, event []byte, now time.Time) error {
 	changed := map[string]groupRecord{}
@@ -103,7 +121,7 @@ func (b buckets) buryForGroups(topic string, t topicRecord, event []byte, now ti
 				Group:    name,
 				Sequence: t.First,
 				Event:    event,
-				Reason:   string(pubsub.ReasonMaxAge),
+				Reason:   reasonMaxAge,
 				Time:     now.UnixNano(),
 			})
 			if err != nil {

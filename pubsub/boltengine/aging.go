@@ -1,0 +1,130 @@
+package boltengine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// agingScan is how many retries one sweep looks at for each that it may bury: retries lie in the order in which they
+// are due, so the aged ones stand anywhere among them.
+const agingScan = 16
+
+// aging remembers where the next sweep goes on to look through the retries; nil: at the first.
+type aging struct {
+	mu   sync.Mutex
+	from []byte
+}
+
+// agedRetry is a retry that may have outlived its topic's MaxAge.
+type agedRetry struct {
+	topic, group string
+	key          []byte
+}
+
+// agedRetries looks through the next part of the retries, without keeping the writer from its work, and returns at
+// most limit of those that are too old.
+func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err error) {
+	e.aging.mu.Lock()
+	defer e.aging.mu.Unlock()
+	err = e.db.View(func(tx *bbolt.Tx) error {
+		b := e.in(tx)
+		c := b.retry.Cursor()
+		k, v := c.Seek(e.aging.from)
+		if k == nil {
+			k, v = c.First()
+		}
+		e.aging.from = nil
+		if k == nil {
+			return nil
+		}
+		owners, err := b.owners()
+		if err != nil {
+			return err
+		}
+		for seen := 0; k != nil; k, v = c.Next() {
+			if seen == agingScan*limit || len(aged) == limit {
+				e.aging.from = bytes.Clone(k)
+				return nil
+			}
+			seen++
+			owner, ok := owners[binary.BigEndian.Uint32(k)]
+			if !ok || k[4] != kindRetry {
+				continue
+			}
+			published, redriven, err := ageOf(v)
+			if err != nil {
+				return err
+			}
+			if owner.limits.aged(published, redriven, now) {
+				aged = append(aged, agedRetry{owner.topic, owner.group, bytes.Clone(k)})
+			}
+		}
+		return nil
+	})
+	return aged, err
+}
+
+// owner is whose retries carry a group's number.
+type owner struct {
+	topic, group string
+	limits       topicRecord
+}
+
+func (b buckets) owners() (map[uint32]owner, error) {
+	owners := map[uint32]owner{}
+	err := eachTopic(b, func(topic string, t topicRecord) error {
+		return b.eachGroup(t.ID, func(group string, g groupRecord) error {
+			owners[g.ID] = owner{topic, group, t}
+			return nil
+		})
+	})
+	return owners, err
+}
+
+// ageOf reads what matters to aging, and leaves the payload where it is.
+func ageOf(raw []byte) (published time.Time, redriven int, err error) {
+	var r retryRecord
+	if err := decode(raw, &r); err != nil {
+		return published, 0, err
+	}
+	published, err = publishTime(r.Event)
+	return published, r.History.Redriven, err
+}
+
+// publishTime reads one field of an eventRecord.
+func publishTime(event []byte) (time.Time, error) {
+	var r struct {
+		PublishTime int64 `cbor:"5,keyasint"`
+	}
+	err := decode(event, &r)
+	return time.Unix(0, r.PublishTime), err
+}
+
+// buryRetry makes a dead letter of a retry, unless it has been settled since it was looked at.
+func (b buckets) buryRetry(aged agedRetry, now time.Time) error {
+	raw := b.retry.Get(aged.key)
+	if raw == nil {
+		return nil
+	}
+	var r retryRecord
+	if err := decode(raw, &r); err != nil {
+		return fmt.Errorf("retry of topic %q for group %q: %w", aged.topic, aged.group, err)
+	}
+	if err := b.retry.Delete(aged.key); err != nil {
+		return err
+	}
+	return b.bury(deadRecord{
+		Topic:    aged.topic,
+		Group:    aged.group,
+		Sequence: sequenceOf(aged.key),
+		Event:    r.Event,
+		History:  r.History,
+		Reason:   reasonMaxAge,
+		Time:     now.UnixNano(),
+	})
+}

@@ -1,0 +1,125 @@
+package pubsub_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
+)
+
+// engineInRead stops in the middle of a read of retries, whose view of the file is as old as its beginning.
+type engineInRead struct {
+	pubsub.Engine
+	// stop makes the next read that comes across a busy retry stop.
+	stop             chan struct{}
+	stopped, settled chan struct{}
+}
+
+func (e *engineInRead) ReadRetries(ctx context.Context, topic, group string, now time.Time, skip func(pubsub.RetryKey) bool, limit, maxBytes int) ([]pubsub.Retry, time.Time, error) {
+	return e.Engine.ReadRetries(ctx, topic, group, now, func(k pubsub.RetryKey) bool {
+		if !skip(k) {
+			return false
+		}
+		select {
+		case <-e.stop:
+		default:
+			return true
+		}
+		close(e.stopped)
+		<-e.settled
+		// The retry is settled; whether the queue has taken note of it shows within moments, or not at all.
+		for range 50 {
+			if !skip(k) {
+				return false
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return true
+	}, limit, maxBytes)
+}
+
+func (e *engineInRead) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) ([]int, error) {
+	gone, err := e.Engine.Settle(ctx, topic, group, settlements)
+	for _, s := range settlements {
+		if s.Retry != nil && s.Outcome == pubsub.Acked {
+			select {
+			case <-e.settled:
+			default:
+				close(e.settled)
+			}
+		}
+	}
+	return gone, err
+}
+
+// An event that was acknowledged while the queue was reading retries is not taken from what it read, and delivered again.
+func TestAnAckDuringAReadOfRetriesHolds(t *testing.T) {
+	b := newBench(t)
+	require.NoError(t, b.broker.Close(t.Context()))
+	inner, err := boltengine.New(t.Context(), b.db, "pubsub")
+	require.NoError(t, err)
+	engine := &engineInRead{Engine: inner, stop: make(chan struct{}, 1), stopped: make(chan struct{}), settled: make(chan struct{})}
+	b.broker, err = pubsub.NewBroker(t.Context(), engine, pubsub.Options{Clock: b.clock, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", BackOff: pubsub.BackOff{time.Second}})
+	b.publish("t", message("a"), message("b"))
+	first, second := b.next(s), b.next(s)
+	first.Nack("no")
+	b.advance(1100*time.Millisecond, 2)
+	first = b.next(s)
+	require.Equal(t, "a", string(first.Event.Data))
+	require.Equal(t, 2, first.Count)
+	second.Nack("no")
+	engine.stop <- struct{}{}
+	b.advance(1100*time.Millisecond, 2)
+	<-engine.stopped
+	first.Ack()
+	b.expect(s, "b")
+	b.expectNothing(s, "t")
+}
+
+// engineInReadLog stops in each read of the log that it is told of.
+type engineInReadLog struct {
+	pubsub.Engine
+	stop, stopped, goOn chan struct{}
+}
+
+func (e *engineInReadLog) ReadLog(ctx context.Context, topic, group string, after uint64, limit, maxBytes int) ([]pubsub.Event, error) {
+	select {
+	case <-e.stop:
+		e.stopped <- struct{}{}
+		<-e.goOn
+	default:
+	}
+	return e.Engine.ReadLog(ctx, topic, group, after, limit, maxBytes)
+}
+
+// An event that is put back while the queue is on its way to a later one with its partition key is not overtaken.
+func TestAnEventThatIsPutBackIsNotOvertaken(t *testing.T) {
+	b := newBench(t)
+	require.NoError(t, b.broker.Close(t.Context()))
+	inner, err := boltengine.New(t.Context(), b.db, "pubsub")
+	require.NoError(t, err)
+	engine := &engineInReadLog{Engine: inner, stop: make(chan struct{}, 1), stopped: make(chan struct{}), goOn: make(chan struct{})}
+	b.broker, err = pubsub.NewBroker(t.Context(), engine, pubsub.Options{Clock: b.clock, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxAckPending: 1}
+	leaves := b.subscribe(opts)
+	b.publish("t", pubsub.Message{Data: []byte("1"), PartitionKey: "k"})
+	b.next(leaves)
+	stays := b.subscribe(opts)
+	b.expectNothing(stays, "t") // and the queue has read all there is
+	engine.stop <- struct{}{}
+	b.publish("t", pubsub.Message{Data: []byte("2"), PartitionKey: "k"})
+	<-engine.stopped
+	leaves.Close()
+	close(engine.goOn)
+	b.expect(stays, "1", "2")
+}
