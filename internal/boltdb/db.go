@@ -4,13 +4,13 @@ package boltdb
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,9 +19,6 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// FormatVersion is the layout of the files that this build writes. A file with a newer one is refused, untouched.
-const FormatVersion = 1
-
 var (
 	// ErrClosed answers every call on a DB after Close.
 	ErrClosed = errors.New("the database is closed")
@@ -29,12 +26,8 @@ var (
 	ErrLocked = errors.New("the database file is in use")
 	// ErrFormat means that the file is not one that this build can read.
 	ErrFormat = errors.New("not a database file of this version")
-)
-
-var (
-	bucketFormat  = []byte("format")
-	keyVersion    = []byte("version")
-	keyWriteProbe = []byte("probe")
+	// ErrDamaged means that reading met what cannot be.
+	ErrDamaged = errors.New("the database file is damaged (dapr-bolt check says where), or this is a bug")
 )
 
 // initialMmap is address space, not memory or disk: as long as the file is smaller, growing it never has to wait for
@@ -53,9 +46,23 @@ type Options struct {
 
 // DB is one open file. All methods may be called from any goroutine.
 type DB struct {
-	bolt      *bbolt.DB
+	path      string
+	opts      Options
 	log       *slog.Logger
 	lazyDelay time.Duration
+
+	// mu is held by readers, and by the writer while it opens the file anew; see trust.
+	mu   sync.RWMutex
+	bolt *bbolt.DB
+	// file is bolt's own handle.
+	file *os.File
+	// openErr says why there is no open file; nil: there is one.
+	openErr error
+
+	// suspect belongs to the writer: what bbolt knows in memory may differ from the file. doubtful is a transaction that
+	// failed and may yet be on disk; zero: there is none. See distrust.
+	suspect  bool
+	doubtful uint64
 
 	urgent, lazy chan *request
 	stop         chan struct{}
@@ -64,8 +71,8 @@ type DB struct {
 	closeOnce    sync.Once
 	closeErr     error
 
-	// lastWrite is the outcome of the newest commit; see Ready.
-	lastWrite atomic.Pointer[error]
+	// failure is the last commit that failed, if none of its size has succeeded since; see Ready.
+	failure atomic.Pointer[failure]
 }
 
 // Open opens the file at path, creates it (mode 0600) if it is missing, and starts its writer. The directory must
@@ -87,16 +94,9 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 
-	bolt, err := openBolt(path, opts.LockTimeout)
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	if err := ensureFormat(bolt); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, errors.Join(err, bolt.Close()))
-	}
-
 	db := &DB{
-		bolt:      bolt,
+		path:      path,
+		opts:      opts,
 		log:       opts.Logger.With("database", path),
 		lazyDelay: opts.LazyDelay,
 		urgent:    make(chan *request, maxBatch),
@@ -105,87 +105,39 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		stopped:   make(chan struct{}),
 		watched:   make(chan struct{}),
 	}
+	if err := db.open(ctx); err != nil {
+		return nil, err
+	}
 	go db.write()
 	go db.watchResident()
 	return db, nil
 }
 
-// openBolt turns bbolt's errors, and the panics with which it answers damaged files, into errors of this package.
-func openBolt(path string, lockTimeout time.Duration) (bolt *bbolt.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			bolt, err = nil, fmt.Errorf("%w: damaged: %v", ErrFormat, p)
-		}
-	}()
-	bolt, err = bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:         lockTimeout,
-		FreelistType:    bbolt.FreelistMapType,
-		InitialMmapSize: initialMmap,
-		NoStatistics:    true,
-	})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("%w by %s", ErrLocked, lockHolder(path))
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	return bolt, err
-}
-
-// ensureFormat checks the version of an existing file and writes it into a new one.
-func ensureFormat(bolt *bbolt.DB) error {
-	fresh := false
-	err := bolt.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(bucketFormat)
-		if b == nil {
-			if k, _ := tx.Cursor().First(); k != nil {
-				return fmt.Errorf("%w: it is a bbolt file of another program (bucket %q)", ErrFormat, k)
-			}
-			fresh = true
-			return nil
-		}
-		raw := b.Get(keyVersion)
-		if len(raw) != 8 {
-			return fmt.Errorf("%w: its version takes %d bytes, want 8", ErrFormat, len(raw))
-		}
-		if v := binary.BigEndian.Uint64(raw); v != FormatVersion {
-			return fmt.Errorf("%w: it has format %d, this build reads format %d", ErrFormat, v, FormatVersion)
-		}
-		return nil
-	})
-	if err != nil || !fresh {
-		return err
-	}
-	return bolt.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucket(bucketFormat)
-		if err != nil {
-			return err
-		}
-		return b.Put(keyVersion, binary.BigEndian.AppendUint64(nil, FormatVersion))
-	})
-}
-
 // Path returns the file's path as it was given to Open.
-func (db *DB) Path() string { return db.bolt.Path() }
+func (db *DB) Path() string { return db.path }
 
 // View runs fn on a consistent snapshot. Bytes that fn sees are valid only until it returns. A long fn keeps the space
-// of what is deleted meanwhile from being used again.
-func (db *DB) View(fn func(tx *bbolt.Tx) error) error {
-	err := db.bolt.View(fn)
+// of what is deleted meanwhile from being used again. fn must not call View.
+//
+// A damaged page, of which bbolt and the system know no better than to panic, is ErrDamaged.
+func (db *DB) View(fn func(tx *bbolt.Tx) error) (err error) {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	if db.openErr != nil {
+		return db.openErr
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			db.log.Error("panic while reading", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: panic while reading: %v", ErrDamaged, p)
+		}
+	}()
+	err = db.bolt.View(fn)
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
 	return err
-}
-
-// Ready says whether writes work: it returns the error of the last commit, unless a small write succeeds now.
-func (db *DB) Ready(ctx context.Context) error {
-	if last := db.lastWrite.Load(); last == nil || *last == nil {
-		return db.View(func(*bbolt.Tx) error { return nil })
-	}
-	return db.Update(ctx, func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketFormat).Put(keyWriteProbe, nil)
-	})
 }
 
 // Size returns the length of the file in bytes.
@@ -231,6 +183,11 @@ func (db *DB) Close() error {
 		close(db.stop)
 		<-db.stopped
 		<-db.watched
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		if db.openErr != nil {
+			return
+		}
 		if err := db.bolt.Close(); err != nil {
 			db.closeErr = fmt.Errorf("close database %s: %w", db.Path(), err)
 		}

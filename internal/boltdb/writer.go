@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // maxBatch bounds the functions in one transaction, and so the memory of its dirty pages.
@@ -98,6 +99,8 @@ func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *bbo
 // write is the file's one writer. The next batch forms in the queues while the last one is being synced.
 func (db *DB) write() {
 	defer close(db.stopped)
+	// What bbolt reads of a damaged file can be a fault, which is fatal unless it is a panic.
+	debug.SetPanicOnFault(true)
 	for {
 		var batch []*request
 		select {
@@ -184,10 +187,13 @@ func (db *DB) commit(batch []*request) {
 
 // tryCommit returns the index of the request that spoiled the transaction, or -1 and the commit's outcome.
 func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
+	if err := db.trust(); err != nil {
+		return -1, err
+	}
 	tx, err := db.bolt.Begin(true)
 	if err != nil {
-		db.lastWrite.Store(&err)
-		return -1, fmt.Errorf("begin transaction: %w", err)
+		db.suspect = errors.Is(err, bolterrors.ErrInvalidMapping)
+		return -1, db.failed(fmt.Errorf("begin transaction: %w", err), 0)
 	}
 	wrote := false
 	for i, r := range batch {
@@ -201,11 +207,13 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 	if !wrote {
 		return -1, tx.Rollback()
 	}
-	if err = tx.Commit(); err != nil {
-		err = fmt.Errorf("commit: %w", err)
+	id := uint64(tx.ID())
+	if err := commit(tx); err != nil {
+		db.distrust(id, err)
+		return -1, db.failed(err, written(tx))
 	}
-	db.lastWrite.Store(&err)
-	return -1, err
+	db.succeeded(written(tx))
+	return -1, nil
 }
 
 // call answers a panic as a dirty error: what fn had written by then is unknown.

@@ -28,12 +28,25 @@ import (
 // ErrClosed answers every call on a Manager after Close.
 var ErrClosed = errors.New("the data directory is closed")
 
+// ErrTooMany refuses to open more databases or buckets than Options allow.
+var ErrTooMany = errors.New("too many databases or buckets")
+
+// What Options bound by default. Each open file takes a gigabyte of address space, and each bucket some goroutines.
+const (
+	DefaultMaxDatabases = 64
+	// bucketsOfDatabase is what a database may have of each kind of bucket, on average.
+	bucketsOfDatabase = 16
+)
+
 // Options for Open; the zero value of each but Dir is the documented default.
 type Options struct {
 	// Dir is the data directory. Required.
 	Dir string
 	// Clock is what stores and brokers go by. Default: the system's.
 	Clock clockwork.Clock
+	// MaxDatabases bounds the files that are open at once, and with them, at 16 times as many of each kind, the buckets.
+	// Default: DefaultMaxDatabases.
+	MaxDatabases int
 	// Logger hears of what the stores and brokers do on their own. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -59,13 +72,16 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
+	if opts.MaxDatabases == 0 {
+		opts.MaxDatabases = DefaultMaxDatabases
+	}
 	if opts.Dir == "" {
 		return nil, errors.New("open data directory: its path is empty")
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
-	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+	if err := makeDir(opts.Dir); err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
 	info, err := os.Stat(opts.Dir)
@@ -77,10 +93,32 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 			"dir", opts.Dir, "mode", fmt.Sprintf("%#o", mode))
 	}
 	m := &Manager{opts: opts}
-	m.files = newShared(m.openFile)
-	m.stores = newShared(m.openStore)
-	m.brokers = newShared(m.openBroker)
+	buckets := bucketsOfDatabase * opts.MaxDatabases
+	m.files = newShared("databases", opts.MaxDatabases, m.openFile)
+	m.stores = newShared("state buckets", buckets, m.openStore)
+	m.brokers = newShared("pub/sub buckets", buckets, m.openBroker)
 	return m, nil
+}
+
+// makeDir makes the directory and what is missing above it, whatever the umask. One that is there is left as it is.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	const private = 0o700
+	err := os.Mkdir(dir, private)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // somebody else was faster
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(dir, private)
 }
 
 // OpenDatabase opens the database's file, or creates it, ahead of its first use.

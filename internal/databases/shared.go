@@ -2,6 +2,7 @@ package databases
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 )
@@ -11,6 +12,10 @@ import (
 type shared[K comparable, V any] struct {
 	// make is called on a goroutine of its own; ctx ends when the values are closed, not when a caller leaves.
 	make func(ctx context.Context, key K) (V, error)
+
+	// what names the values, and limit bounds how many there are; see Options.
+	what  string
+	limit int
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -27,9 +32,9 @@ type sharedValue[V any] struct {
 	err   error
 }
 
-func newShared[K comparable, V any](make func(ctx context.Context, key K) (V, error)) *shared[K, V] {
+func newShared[K comparable, V any](what string, limit int, make func(ctx context.Context, key K) (V, error)) *shared[K, V] {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &shared[K, V]{make: make, ctx: ctx, cancel: cancel, values: map[K]*sharedValue[V]{}}
+	return &shared[K, V]{what: what, limit: limit, make: make, ctx: ctx, cancel: cancel, values: map[K]*sharedValue[V]{}}
 }
 
 // get returns the key's value and makes it if need be. A failure is everybody's who waited for it; the next call tries
@@ -43,6 +48,10 @@ func (s *shared[K, V]) get(ctx context.Context, key K) (V, error) {
 	}
 	v := s.values[key]
 	if v == nil {
+		if len(s.values) >= s.limit {
+			s.mu.Unlock()
+			return zero, fmt.Errorf("%w: %d %s are open, and no more are allowed", ErrTooMany, s.limit, s.what)
+		}
 		v = &sharedValue[V]{made: make(chan struct{})}
 		s.values[key] = v
 		s.makers.Add(1)

@@ -1,0 +1,186 @@
+package boltdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// onWrite puts itself between bbolt and the file. bbolt has a hook for that, for its own tests only.
+func onWrite(t *testing.T, db *DB, write func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error)) {
+	t.Helper()
+	hook := reflect.ValueOf(db.bolt).Elem().FieldByName("ops").Field(0)
+	original, ok := reflect.NewAt(hook.Type(), unsafe.Pointer(hook.UnsafeAddr())).Interface().(*func([]byte, int64) (int, error))
+	require.True(t, ok)
+	through := *original
+	*original = func(b []byte, off int64) (int, error) { return write(b, off, through) }
+}
+
+func isMeta(off int64) bool { return off < 2*int64(syscall.Getpagesize()) }
+
+func checkPages(t *testing.T, db *DB) {
+	t.Helper()
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		for problem := range tx.Check() {
+			t.Error(problem)
+		}
+		return nil
+	}))
+}
+
+// Whatever step of a commit fails: the functions hear of it, nothing of the transaction is seen, reads go on, Ready says
+// why, and once the disk works again so does everything, without a restart.
+func TestAFailedCommitLeavesNothing(t *testing.T) {
+	for name, fails := range map[string]struct {
+		when func(off int64) bool
+		// late: the bytes are in the file, and only the answer is an error, as when a sync fails.
+		late bool
+	}{
+		"a page cannot be written":                     {when: func(off int64) bool { return !isMeta(off) }},
+		"a page cannot be synced":                      {when: func(off int64) bool { return !isMeta(off) }, late: true},
+		"the page that makes it count, not written":    {when: isMeta},
+		"the page that makes it count, perhaps synced": {when: isMeta, late: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t)
+			require.NoError(t, db.Update(t.Context(), put("k", "before")))
+			var broken bool
+			onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+				if !broken || !fails.when(off) {
+					return write(b, off)
+				}
+				if fails.late {
+					if n, err := write(b, off); err != nil {
+						return n, err
+					}
+				}
+				return 0, syscall.EIO
+			})
+			broken = true
+			committed := false
+			err := db.Update(t.Context(), func(tx *bbolt.Tx) error {
+				tx.OnCommit(func() { committed = true })
+				return errors.Join(put("k", "failed")(tx), put("more", "failed")(tx))
+			})
+			require.ErrorIs(t, err, syscall.EIO)
+			require.ErrorContains(t, err, "commit: ")
+			require.False(t, committed)
+
+			broken = false
+			// A transaction that failed must not count, whoever comes first.
+			require.NoError(t, db.Update(t.Context(), put("next", "after")))
+			require.Equal(t, "before", get(t, db, "k"))
+			require.Empty(t, get(t, db, "more"))
+			require.Equal(t, "after", get(t, db, "next"))
+			require.NoError(t, db.Ready(t.Context()))
+			for i := range 100 {
+				require.NoError(t, db.Update(t.Context(), put(fmt.Sprint(i), "x")))
+			}
+			checkPages(t, db)
+			require.NoError(t, db.Close())
+			again, err := Open(t.Context(), db.Path(), Options{})
+			require.NoError(t, err)
+			defer again.Close()
+			require.Equal(t, "before", get(t, again, "k"))
+			require.Equal(t, "after", get(t, again, "next"))
+			checkPages(t, again)
+		})
+	}
+}
+
+func TestReadyKnowsWhyUntilThereIsRoomAgain(t *testing.T) {
+	db := open(t)
+	require.NoError(t, db.Ready(t.Context()))
+	room := true
+	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+		// Small pages find a place in what the file has; large ones do not.
+		if !room && len(b) > 64<<10 {
+			return 0, syscall.ENOSPC
+		}
+		return write(b, off)
+	})
+	room = false
+	large := string(make([]byte, 100<<10))
+	require.ErrorIs(t, db.Update(t.Context(), put("large", large)), syscall.ENOSPC)
+	require.ErrorIs(t, db.Ready(t.Context()), syscall.ENOSPC)
+	require.NoError(t, db.Update(t.Context(), put("small", "x")))
+	require.ErrorIs(t, db.Ready(t.Context()), syscall.ENOSPC, "a small write does not mean that there is room")
+	require.Equal(t, "x", get(t, db, "small"))
+	room = true
+	require.NoError(t, db.Ready(t.Context()))
+	require.Nil(t, db.failure.Load())
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		require.Nil(t, tx.Bucket(bucketFormat).Get(keyWriteProbe), "what Ready wrote is gone again")
+		return nil
+	}))
+	require.NoError(t, db.Update(t.Context(), put("large", large)))
+}
+
+func TestALargeCommitEndsTheFailure(t *testing.T) {
+	db := open(t)
+	require.Error(t, db.failed(syscall.ENOSPC, 8<<10))
+	require.NoError(t, db.Update(t.Context(), put("k", string(make([]byte, 64<<10)))))
+	require.Nil(t, db.failure.Load())
+}
+
+// While the disk takes its time, reads go on, callers can leave, and what was taken is seen through.
+func TestASlowDisk(t *testing.T) {
+	db := open(t)
+	require.NoError(t, db.Update(t.Context(), put("k", "before")))
+	writing, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+		once.Do(func() {
+			close(writing)
+			<-goOn
+		})
+		return write(b, off)
+	})
+	var slow sync.WaitGroup
+	var slowErr error
+	slow.Go(func() { slowErr = db.Update(context.Background(), put("k", "slow")) })
+	<-writing
+	require.Equal(t, "before", get(t, db, "k"))
+	require.NoError(t, db.Ready(t.Context()))
+	impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, db.Update(impatient, put("k", "abandoned")), context.DeadlineExceeded)
+	close(goOn)
+	slow.Wait()
+	require.NoError(t, slowErr)
+	require.Equal(t, "slow", get(t, db, "k"))
+}
+
+func TestBboltsErrorsHaveTheirCause(t *testing.T) {
+	require.ErrorIs(t, withCause(fmt.Errorf("file resize error: %s", syscall.EFBIG)), syscall.EFBIG)
+	wrapped := fmt.Errorf("write: %w", syscall.ENOSPC)
+	require.Equal(t, wrapped, withCause(wrapped))
+	other := errors.New("something else")
+	require.Equal(t, other, withCause(other))
+}
+
+func TestAPanicWhileReadingIsAnError(t *testing.T) {
+	db := open(t)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	err := db.View(func(*bbolt.Tx) error { panic("page 7 already freed") })
+	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorContains(t, err, "page 7 already freed")
+	// As a page number does that a flipped bit has sent far out of the file.
+	far, err := unix.Mmap(int(db.file.Fd()), 0, initialMmap, unix.PROT_READ, unix.MAP_SHARED)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.Munmap(far)) }()
+	err = db.View(func(*bbolt.Tx) error { return fmt.Errorf("it could be read: %d", far[len(far)-1]) })
+	require.ErrorIs(t, err, ErrDamaged, "a fault, which would end the process")
+	require.Equal(t, "v", get(t, db, "k"))
+	require.NoError(t, db.Update(t.Context(), put("k", "w")))
+}

@@ -1,0 +1,214 @@
+package boltdb
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// filled is the content of a database file at rest, whose last transaction was the one that wrote keys 270 to 299.
+func filled(t *testing.T) []byte {
+	t.Helper()
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{})
+	require.NoError(t, err)
+	for batch := range 10 {
+		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+			for i := range 30 {
+				if err := put(fmt.Sprint(30*batch+i), strings.Repeat("v", 500))(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	require.NoError(t, db.Close())
+	raw, err := os.ReadFile(db.Path())
+	require.NoError(t, err)
+	// What lies behind is room to grow into.
+	return raw[:highWater(raw, newestMeta(t, raw))*os.Getpagesize()]
+}
+
+// newestMeta says where the meta page is that counts.
+func newestMeta(t *testing.T, raw []byte) (at int) {
+	t.Helper()
+	page := os.Getpagesize()
+	transaction := func(at int) uint64 {
+		return binary.NativeEndian.Uint64(raw[at+metaHeader+metaTransaction:])
+	}
+	if transaction(page) > transaction(0) {
+		return page
+	}
+	return 0
+}
+
+// Every file that cannot be used is refused with a text of its own, and stays as it was.
+func TestAFileThatCannotBeUsed(t *testing.T) {
+	sound := filled(t)
+	page := os.Getpagesize()
+	meta := newestMeta(t, sound)
+	with := func(change func(raw []byte) []byte) []byte { return change(append([]byte(nil), sound...)) }
+	bolt := func(fill func(tx *bbolt.Tx) error, opts *bbolt.Options) []byte {
+		path := filepath.Join(t.TempDir(), "other.db")
+		db, err := bbolt.Open(path, 0o600, opts)
+		require.NoError(t, err)
+		require.NoError(t, db.Update(fill))
+		require.NoError(t, db.Close())
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return raw
+	}
+	version := func(raw []byte) []byte {
+		return bolt(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucket(bucketFormat)
+			return errors.Join(err, b.Put(keyVersion, raw))
+		}, nil)
+	}
+	for name, test := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"a newer version":           {version(binary.BigEndian.AppendUint64(nil, 7)), "it was written by a newer dapr-bolt: it has format 7, this build reads up to format 1"},
+		"a version that never was":  {version(make([]byte, 8)), "it has format 0, which never was"},
+		"a version of 3 bytes":      {version([]byte("abc")), "its version takes 3 bytes, want 8"},
+		"cut short by a page":       {with(func(raw []byte) []byte { return raw[:highWater(raw, meta)*page-1] }), "cut short: it has "},
+		"cut short to the metas":    {with(func(raw []byte) []byte { return raw[:2*page] }), "cut short: it has "},
+		"cut in the first page":     {with(func(raw []byte) []byte { return raw[:100] }), "cut short: it has 100 bytes"},
+		"one byte":                  {[]byte{1}, "it is no bbolt file"},
+		"text":                      {[]byte(strings.Repeat("hello world\n", 10000)), "it is no bbolt file"},
+		"zeros":                     {make([]byte, 100<<10), "it is no bbolt file"},
+		"both meta pages flipped":   {with(func(raw []byte) []byte { raw[metaHeader+30] ^= 1; raw[page+metaHeader+30] ^= 1; return raw }), "damaged: both of the pages"},
+		"another program's file":    {bolt(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("x")); return err }, nil), `it is a bbolt file of another program (bucket "x")`},
+		"one without its free list": {bolt(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("x")); return err }, &bbolt.Options{NoFreelistSync: true}), "it is a bbolt file of another program (it keeps no free list)"},
+		"a free list that is none": {with(func(raw []byte) []byte {
+			at := int(binary.NativeEndian.Uint64(raw[meta+metaHeader+metaFreelist:])) * page
+			raw[at+8] = 0x02
+			return raw
+		}), "damaged: "},
+		"a root that is none": {with(func(raw []byte) []byte {
+			at := int(binary.NativeEndian.Uint64(raw[meta+metaHeader+16:])) * page
+			for i := range 64 {
+				raw[at+8+i] = 0xff
+			}
+			return raw
+		}), "damaged: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "test.db")
+			require.NoError(t, os.WriteFile(path, test.raw, 0o600))
+			before, err := os.Stat(path)
+			require.NoError(t, err)
+			_, err = Open(t.Context(), path, Options{})
+			require.ErrorIs(t, err, ErrFormat)
+			require.ErrorContains(t, err, path)
+			require.ErrorContains(t, err, test.want)
+			raw, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, test.raw, raw)
+			after, err := os.Stat(path)
+			require.NoError(t, err)
+			require.Equal(t, before.ModTime(), after.ModTime())
+			// The lock is let go.
+			f, err := os.Open(path)
+			require.NoError(t, err)
+			defer f.Close()
+			require.NoError(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+		})
+	}
+}
+
+func highWater(raw []byte, meta int) int {
+	return int(binary.NativeEndian.Uint64(raw[meta+metaHeader+metaHighWater:]))
+}
+
+func TestWhatIsNotAFile(t *testing.T) {
+	dir := t.TempDir()
+	_, err := Open(t.Context(), dir, Options{})
+	require.ErrorIs(t, err, ErrFormat)
+	require.ErrorContains(t, err, dir+": not a database file of this version: it is not a file")
+	fifo := filepath.Join(dir, "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	_, err = Open(t.Context(), fifo, Options{})
+	require.ErrorContains(t, err, "it is not a file")
+}
+
+// A power failure can leave one of the meta pages torn: the other one counts, and the log says so.
+func TestOneMetaPageIsEnough(t *testing.T) {
+	sound := filled(t)
+	newest := newestMeta(t, sound)
+	for name, flip := range map[string]int{"the newest": newest, "the one before": os.Getpagesize() - newest} {
+		t.Run(name, func(t *testing.T) {
+			raw := append([]byte(nil), sound...)
+			raw[flip+metaHeader+30] ^= 1
+			path := filepath.Join(t.TempDir(), "test.db")
+			require.NoError(t, os.WriteFile(path, raw, 0o600))
+			var log strings.Builder
+			db, err := Open(t.Context(), path, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			require.NoError(t, err)
+			defer db.Close()
+			require.Contains(t, log.String(), "one of the two pages")
+			require.Equal(t, strings.Repeat("v", 500), get(t, db, "269"))
+			if flip != newest {
+				require.NotEmpty(t, get(t, db, "299"))
+			}
+			require.NoError(t, db.Update(t.Context(), put("k", "v")))
+			checkPages(t, db)
+		})
+	}
+}
+
+// Flipped bits in pages can be met at any time later.
+func TestDamagedPagesEndNoProcess(t *testing.T) {
+	raw := filled(t)
+	meta := newestMeta(t, raw)
+	page := os.Getpagesize()
+	end := highWater(raw, meta) * page
+	for seed := range 40 {
+		damaged := append([]byte(nil), raw...)
+		for i := range 40 {
+			at := 2*page + (seed*7919+i*104729)%(end-2*page)
+			damaged[at] ^= byte(1 << (i % 8))
+			// Page headers and element headers are where it hurts.
+			start := 2*page + (seed*31+i)*page%(end-2*page)
+			damaged[start+8+(i%40)] ^= byte(1 << (seed % 8))
+		}
+		path := filepath.Join(t.TempDir(), "test.db")
+		require.NoError(t, os.WriteFile(path, damaged, 0o600))
+		db, err := Open(t.Context(), path, Options{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			require.ErrorIs(t, err, ErrFormat)
+			continue
+		}
+		_ = db.View(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(testBucket)
+			for i := 0; b != nil && i < 300; i++ {
+				_ = len(b.Get([]byte(fmt.Sprint(i))))
+			}
+			return nil
+		})
+		_ = db.Update(t.Context(), put("k", "v"))
+		require.NoError(t, db.Close())
+	}
+}
+
+func TestTheFileIsPrivateWhateverTheUmask(t *testing.T) {
+	for _, umask := range []int{0, 0o777} {
+		path := filepath.Join(t.TempDir(), "test.db")
+		before := syscall.Umask(umask)
+		db, err := Open(t.Context(), path, Options{})
+		syscall.Umask(before)
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	}
+}

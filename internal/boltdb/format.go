@@ -1,0 +1,79 @@
+package boltdb
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+// FormatVersion is the layout of the files that this build writes. A file with a newer one is refused, untouched; one
+// with an older one is brought up to date when it is opened.
+//
+// A change that an older build would misread gets a new version, a step in migrations, and a file of the version before
+// it in internal/databases/testdata, which a test opens. A change that every build can read, such as a new field of
+// a record, needs none of these.
+const FormatVersion = 1
+
+// migrations brings a file of the version that is its key to the next one. All steps that a file needs, and its new
+// version, are one transaction: a file is never half migrated, and a failed step leaves it as it was. The first format
+// is 1, so there are no steps yet.
+var migrations = map[uint64]func(tx *bbolt.Tx) error{}
+
+var (
+	bucketFormat  = []byte("format")
+	keyVersion    = []byte("version")
+	keyWriteProbe = []byte("probe")
+)
+
+// ensureFormat makes sure that a file is of the wanted version: it writes that into a new one, and takes the steps from
+// an older one.
+func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt.Tx) error) error {
+	var found uint64 // 0: the file is new
+	err := bolt.View(func(tx *bbolt.Tx) (err error) {
+		found, err = readVersion(tx)
+		return err
+	})
+	if err != nil || found == wanted {
+		return err
+	}
+	if found > wanted {
+		return fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, found, wanted)
+	}
+	return bolt.Update(func(tx *bbolt.Tx) error {
+		for v := found; v > 0 && v < wanted; v++ {
+			step := steps[v]
+			if step == nil {
+				return fmt.Errorf("%w: it has format %d, which this build cannot bring to format %d", ErrFormat, found, wanted)
+			}
+			if err := step(tx); err != nil {
+				return fmt.Errorf("bring it from format %d to %d: %w", v, v+1, err)
+			}
+		}
+		b, err := tx.CreateBucketIfNotExists(bucketFormat)
+		if err != nil {
+			return err
+		}
+		return b.Put(keyVersion, binary.BigEndian.AppendUint64(nil, wanted))
+	})
+}
+
+// readVersion returns the file's version, or 0 if nothing was ever stored in it.
+func readVersion(tx *bbolt.Tx) (uint64, error) {
+	b := tx.Bucket(bucketFormat)
+	if b == nil {
+		if k, _ := tx.Cursor().First(); k != nil {
+			return 0, fmt.Errorf("%w: it is a bbolt file of another program (bucket %q)", ErrFormat, k)
+		}
+		return 0, nil
+	}
+	raw := b.Get(keyVersion)
+	if len(raw) != 8 {
+		return 0, fmt.Errorf("%w: its version takes %d bytes, want 8", ErrFormat, len(raw))
+	}
+	v := binary.BigEndian.Uint64(raw)
+	if v == 0 {
+		return 0, fmt.Errorf("%w: it has format 0, which never was", ErrFormat)
+	}
+	return v, nil
+}

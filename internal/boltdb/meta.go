@@ -1,0 +1,114 @@
+package boltdb
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+)
+
+// The meta pages of bbolt's file format, version 2: pages 0 and 1, of which the valid one with the higher transaction id
+// counts. Numbers are in the byte order of the machine. Layout: a page header of 16 bytes, then magic, version, page size
+// and flags (4 bytes each), and root bucket, its sequence, free list, high-water mark, transaction id and checksum
+// (8 bytes each; the checksum is FNV-1a of what stands before it).
+const (
+	metaHeader      = 16
+	metaLength      = 64
+	metaMagic       = 0xED0CDAED
+	metaVersion     = 2
+	metaPageSize    = 8
+	metaFreelist    = 32
+	metaHighWater   = 40
+	metaTransaction = 48
+	metaChecksum    = 56
+	// noFreelist stands in place of the free list in files of programs that do not keep one.
+	noFreelist = ^uint64(0)
+	// minPageSize and maxPageSize are what bbolt looks for the second meta page at.
+	minPageSize, maxPageSize = 1 << 10, 16 << 20
+)
+
+// meta is what a meta page says.
+type meta struct {
+	pageSize, highWater, freelist, transaction uint64
+}
+
+// readMeta reads the meta page at offset. magic says that it is bbolt's, valid that it is also whole.
+func readMeta(f io.ReaderAt, offset int64) (m meta, magic, valid bool) {
+	raw := make([]byte, metaHeader+metaLength)
+	if _, err := f.ReadAt(raw, offset); err != nil {
+		return meta{}, false, false
+	}
+	raw = raw[metaHeader:]
+	order := binary.NativeEndian
+	h := fnv.New64a()
+	_, _ = h.Write(raw[:metaChecksum])
+	magic = order.Uint32(raw) == metaMagic
+	valid = magic && order.Uint32(raw[4:]) == metaVersion && order.Uint64(raw[metaChecksum:]) == h.Sum64()
+	return meta{
+		pageSize:    uint64(order.Uint32(raw[metaPageSize:])),
+		freelist:    order.Uint64(raw[metaFreelist:]),
+		highWater:   order.Uint64(raw[metaHighWater:]),
+		transaction: order.Uint64(raw[metaTransaction:]),
+	}, magic, valid
+}
+
+// errHalfMeta warns of a file of which one meta page is damaged.
+var errHalfMeta = errors.New("one of the two pages that say which transaction was the last is damaged, and the other one counts: " +
+	"this is what a power failure leaves of a commit that was not acknowledged; if there was none, the disk has lost the last commit")
+
+// inspect refuses a file that bbolt would misread, crash on, or change before it is known to be ours. It changes
+// nothing. A new, empty file passes. The warning is for a file that can be used.
+func inspect(f *os.File) (warning, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: it is not a file", ErrFormat)
+	}
+	size := info.Size()
+	if size == 0 {
+		return nil, nil
+	}
+	newest, magic, whole := readMeta(f, 0)
+	both := whole
+	if whole {
+		second, _, valid := readMeta(f, int64(newest.pageSize))
+		both = valid
+		if valid && second.transaction > newest.transaction {
+			newest = second
+		}
+	}
+	for at := int64(minPageSize); !whole && at <= maxPageSize && at < size; at *= 2 {
+		var hasMagic bool
+		if newest, hasMagic, whole = readMeta(f, at); whole && newest.pageSize != uint64(at) {
+			whole = false
+		}
+		magic = magic || hasMagic
+	}
+	switch {
+	case !magic:
+		return nil, fmt.Errorf("%w: it is no bbolt file", ErrFormat)
+	case !whole:
+		return nil, fmt.Errorf("%w: damaged: both of the pages that say where everything is are", ErrFormat)
+	case newest.freelist == noFreelist:
+		return nil, fmt.Errorf("%w: it is a bbolt file of another program (it keeps no free list)", ErrFormat)
+	case newest.highWater > uint64(size)/newest.pageSize:
+		return nil, fmt.Errorf("%w: cut short: it has %d bytes, its pages take %d", ErrFormat, size, newest.highWater*newest.pageSize)
+	case !both:
+		return errHalfMeta, nil
+	}
+	return nil, nil
+}
+
+// forgetCommit makes the meta page that a transaction has written invalid, on disk, so that the transaction before it
+// counts again.
+func forgetCommit(f *os.File, transaction uint64, pageSize int) error {
+	at := int64(transaction%2) * int64(pageSize)
+	if _, err := f.WriteAt(make([]byte, pageSize), at); err != nil {
+		return err
+	}
+	return f.Sync()
+}
