@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,6 +145,51 @@ func parseURL(text string) (string, error) {
 		return "", errors.New("allowed: the URL of a sidecar's HTTP API, such as http://127.0.0.1:3500")
 	}
 	return text, nil
+}
+
+// parseGroup returns the group's id; nothing: there is none.
+func parseGroup(text string) (*int, error) {
+	if text == "" {
+		return nil, nil
+	}
+	if id, err := strconv.ParseUint(text, 10, 31); err == nil {
+		gid := int(id)
+		return &gid, nil
+	}
+	group, err := user.LookupGroup(text)
+	if err != nil {
+		return nil, errors.New("allowed: the name or the number of a group of this system")
+	}
+	gid, err := strconv.Atoi(group.Gid)
+	if err != nil {
+		return nil, fmt.Errorf("its id %q is no number", group.Gid)
+	}
+	return &gid, nil
+}
+
+// parseIDNumbers takes the ids of users or groups.
+func parseIDNumbers(text string) ([]uint32, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var ids []uint32
+	for _, each := range strings.Split(text, ",") {
+		id, err := strconv.ParseUint(strings.TrimSpace(each), 10, 32)
+		if err != nil {
+			return nil, errors.New("allowed: numbers of 0 to 4294967295, separated by commas")
+		}
+		ids = append(ids, uint32(id))
+	}
+	return ids, nil
+}
+
+func parseCount(text string) (int, error) {
+	const most = 1_000_000
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		return 0, fmt.Errorf("allowed: 1 to %d", most)
+	}
+	return n, nil
 }
 
 func parseBool(text string) (bool, error) {

@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/dapr/dapr/pkg/components/pluggable"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
@@ -27,6 +29,11 @@ type settings struct {
 	httpListen string
 	logLevel   string
 	logJSON    bool
+	// socketGID and allow let other users' sidecars in.
+	socketGID *int
+	allow     access.Policy
+	// What is bounded.
+	maxConnections, maxStreams, maxDatabases int
 	// resubscribe and restartSidecar bring subscriptions back after a restart.
 	resubscribe    []string
 	restartSidecar string
@@ -48,9 +55,14 @@ func newRoot(env *environment) *cobra.Command {
 		name:       component.DefaultName,
 		httpListen: "127.0.0.1:9180",
 		logLevel:   "info",
-		database:   databases.DefaultDatabase,
-		bucket:     databases.DefaultPubSubBucket,
-		output:     outputText,
+
+		maxConnections: component.DefaultMaxConnections,
+		maxStreams:     component.DefaultMaxStreams,
+		maxDatabases:   databases.DefaultMaxDatabases,
+
+		database: databases.DefaultDatabase,
+		bucket:   databases.DefaultPubSubBucket,
+		output:   outputText,
 	}}
 	root := &cobra.Command{
 		Use:   "dapr-bolt",
@@ -108,9 +120,16 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	addFlag(flags, &c.logLevel, "log-level", c.logLevel, "level", "debug, info, warn or error", oneOf(logLevels...))
 	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
 	flags.Lookup("log-json").NoOptDefVal = "true"
+	addFlag(flags, &c.socketGID, "socket-group", "", "group", "a group, by name or number, whose members may connect: the socket gets mode 0660", parseGroup)
+	addFlag(flags, &c.allow.UIDs, "allow-uid", "", "uids", "user ids, separated by commas, whose sidecars may connect; everybody else is refused, and the socket gets mode 0666", parseIDNumbers)
+	addFlag(flags, &c.allow.GIDs, "allow-gid", "", "gids", "group ids, likewise", parseIDNumbers)
+	addFlag(flags, &c.maxConnections, "max-connections", strconv.Itoa(c.maxConnections), "count", "connections that sidecars may have open at once; each has one for each component", parseCount)
+	addFlag(flags, &c.maxStreams, "max-streams", strconv.Itoa(c.maxStreams), "count", "subscriptions that may be open at once", parseCount)
+	addFlag(flags, &c.maxDatabases, "max-databases", strconv.Itoa(c.maxDatabases), "count", "database files that may be open at once", parseCount)
 	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, in which to change a value after a restart, so that the hot reload of the sidecars subscribes their apps again", parseFiles)
 	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar, such as http://127.0.0.1:3500, to shut down after a restart, so that Kubernetes starts it afresh and it subscribes its app again; $"+apiTokenVariable+" is sent along", parseURL)
-	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json", "resubscribe", "restart-sidecar"} {
+	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json",
+		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-databases", "resubscribe", "restart-sidecar"} {
 		fromEnv(flags, name)
 	}
 

@@ -81,7 +81,7 @@ func (c *cli) serve(ctx context.Context) error {
 func (c *cli) start(ctx context.Context, p *process) (err error) {
 	info := admin.Info{Version: version(), Started: c.clock.Now(), DataDir: c.dataDir}
 
-	p.databases, err = databases.Open(ctx, databases.Options{Dir: c.dataDir, Clock: c.clock, Logger: p.log})
+	p.databases, err = databases.Open(ctx, databases.Options{Dir: c.dataDir, MaxDatabases: c.maxDatabases, Clock: c.clock, Logger: p.log})
 	if err != nil {
 		return err
 	}
@@ -133,9 +133,14 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 	server, err := component.Listen(ctx, component.Options{
 		Name:      c.name,
 		SocketDir: c.socketDir,
+		SocketGID: c.socketGID,
+		Allow:     c.allow,
 		StateDir:  c.dataDir,
 		Streams:   roll,
 		Backend:   p.databases,
+
+		MaxConnections: c.maxConnections,
+		MaxStreams:     c.maxStreams,
 		ComponentOptions: component.ComponentOptions{
 			Defaults: component.Defaults{
 				Database:     databases.DefaultDatabase,

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,24 +42,26 @@ func (c *cli) printTopics(topics admin.Topics) error {
 		return err
 	}
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
+	when := func(t *time.Time) string {
+		if t == nil {
+			return "-"
+		}
+		return timestamp(*t)
+	}
 	var rows [][]string
 	for _, t := range topics.Topics {
-		oldest := "-"
-		if t.OldestTime != nil {
-			oldest = timestamp(*t.OldestTime)
-		}
-		of := []string{cell(t.Topic, 60), number(t.Stored), number(t.Delayed), byteSize(t.Bytes), oldest, number(t.Duplicates)}
+		of := []string{cell(t.Topic, 60), number(t.Stored), number(t.Delayed), byteSize(t.Bytes), when(t.OldestTime), number(t.Duplicates)}
 		if len(t.Groups) == 0 {
-			rows = append(rows, append(of, "-", "-", "-", "-", "-", "-"))
+			rows = append(rows, append(of, "-", "-", "-", "-", "-", "-", "-"))
 		}
 		for _, g := range t.Groups {
 			row := append([]string{}, of...)
-			rows = append(rows, append(row, cell(g.Group, 60), number(g.Waiting), number(g.InHand), number(g.Delayed), number(g.Dead), strconv.Itoa(g.Streams)))
+			rows = append(rows, append(row, cell(g.Group, 60), number(g.Waiting), number(g.InHand), number(g.Delayed), when(g.OldestTime), number(g.Dead), strconv.Itoa(g.Streams)))
 		}
 	}
 	return c.printTable([]string{
 		"TOPIC", "STORED", "DELAYED", "SIZE", "OLDEST", "DUPLICATES",
-		"GROUP", "WAITING", "IN HAND", "RETRYING", "DEAD", "STREAMS",
+		"GROUP", "WAITING", "IN HAND", "RETRYING", "OLDEST OWED", "DEAD", "STREAMS",
 	}, rows)
 }
 
@@ -68,7 +71,10 @@ func (c *cli) removeGroupCommand() *cobra.Command {
 		Use:   "remove-group TOPIC GROUP",
 		Short: "End a consumer group that left for good",
 		Long: `End a consumer group that left for good: what it was still owed of the topic and its dead letters are
-forgotten. A group that consumes now is refused. It asks first.`,
+forgotten. A group that consumes now is refused. It asks first.
+
+A group that subscribed with a wildcard is owed every topic that comes up and matches: name the pattern as TOPIC to
+end that.`,
 		Args: exactArgs("TOPIC", "GROUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			topic, group := args[0], args[1]

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 )
 
 // BoltOptions describe a dapr-bolt process.
@@ -26,6 +27,8 @@ type BoltOptions struct {
 	HTTPPort int
 	// Args and Env are added to what the other fields say.
 	Args, Env []string
+	// Credential is the user to run it as, which takes root. Default: the one who runs the harness.
+	Credential *syscall.Credential
 }
 
 // Bolt is a dapr-bolt process.
@@ -76,6 +79,8 @@ func (h *Harness) StartBolt(ctx context.Context, opts BoltOptions) (*Bolt, error
 		// A data race in a binary that was built to find them ends it.
 		Env:   append([]string{"GORACE=halt_on_error=1"}, opts.Env...),
 		Ready: answers("http://" + bolt.HTTPAddress + "/readyz"),
+
+		Credential: opts.Credential,
 	})
 	if err != nil {
 		return nil, err

@@ -42,6 +42,8 @@ type spec struct {
 	Quiet bool
 	// Ready returns nil once the process does its work.
 	Ready func(context.Context) error
+	// Credential is the user to run it as; nil: our own.
+	Credential *syscall.Credential
 }
 
 // Process is a program that can be started, stopped, killed and started again.
@@ -121,6 +123,7 @@ func (p *Process) Start() error {
 	cmd.Env = append(inheritedEnvironment(), p.spec.Env...)
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = ownProcessGroup()
+	cmd.SysProcAttr.Credential = p.spec.Credential
 	var shown *prefixer
 	if p.output == nil {
 		cmd.Stdout, cmd.Stderr = log, log

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // scrapeTimeout bounds what one scrape of the metrics may cost, and scrapesAtOnce how many run side by side.
@@ -63,7 +65,7 @@ func ListenHealth(ctx context.Context, opts HealthOptions) (*Health, error) {
 		MaxRequestsInFlight: scrapesAtOnce,
 		Timeout:             scrapeTimeout,
 	}))
-	return &Health{addr: l.Addr(), endpoint: serve(l, mux, opts.Logger)}, nil
+	return &Health{addr: l.Addr(), endpoint: serve(access.NewListener(l, access.Options{MaxConnections: maxConnections, Logger: opts.Logger}), mux, opts.Logger)}, nil
 }
 
 // Addr is where it listens, with the port that the system chose where Addr asked for port 0.

@@ -29,7 +29,7 @@ func TestHealth(t *testing.T) {
 	oldest := time.Unix(1700000000, 0)
 	broker := &fakeBroker{stats: []pubsub.TopicStats{{
 		Topic: "orders", Stored: 3, Delayed: 4, Bytes: 512, LastSequence: 9, OldestTime: &oldest, Duplicates: 5,
-		Groups: []pubsub.GroupStats{{Group: "app", Waiting: 1, InHand: 2, Delayed: 6, Dead: 7, Streams: 8}},
+		Groups: []pubsub.GroupStats{{Group: "app", Waiting: 1, InHand: 2, Delayed: 6, Dead: 7, OldestTime: &oldest, Streams: 8}},
 	}}}
 	registry, err := NewRegistry(&fakeBackend{broker: broker}, "v1")
 	require.NoError(t, err)
@@ -76,6 +76,7 @@ func TestHealth(t *testing.T) {
 		`dapr_bolt_group_in_hand_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 2`,
 		`dapr_bolt_group_delayed_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 6`,
 		`dapr_bolt_group_dead_letters{bucket="pubsub",database="dapr",group="app",topic="orders"} 7`,
+		`dapr_bolt_group_oldest_event_timestamp_seconds{bucket="pubsub",database="dapr",group="app",topic="orders"} 1.7e+09`,
 		`dapr_bolt_group_streams{bucket="pubsub",database="dapr",group="app",topic="orders"} 8`,
 	} {
 		require.Contains(t, body, want)

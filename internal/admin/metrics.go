@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -31,6 +32,7 @@ var (
 	groupInHand  = describe("group_in_hand_events", "Events that an app instance has not acknowledged yet.", groupLabels)
 	groupDelayed = describe("group_delayed_events", "Events that wait for their next delivery to the group.", groupLabels)
 	groupDead    = describe("group_dead_letters", "Dead letters of the group.", groupLabels)
+	groupOldest  = describe("group_oldest_event_timestamp_seconds", "When the oldest event that the group is owed was published.", groupLabels)
 	groupStreams = describe("group_streams", "App instances that consume now.", groupLabels)
 )
 
@@ -68,7 +70,7 @@ func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		databaseBytes,
 		topicEvents, topicDelayed, topicBytes, topicOldest, topicPublished, topicDuplicates,
-		groupWaiting, groupInHand, groupDelayed, groupDead, groupStreams,
+		groupWaiting, groupInHand, groupDelayed, groupDead, groupOldest, groupStreams,
 	} {
 		out <- d
 	}
@@ -104,7 +106,7 @@ func collectTopic(out chan<- prometheus.Metric, ns Namespace, t *pubsub.TopicSta
 	out <- gauge(topicDelayed, float64(t.Delayed), labels...)
 	out <- gauge(topicBytes, float64(t.Bytes), labels...)
 	if t.OldestTime != nil {
-		out <- gauge(topicOldest, float64(t.OldestTime.UnixMilli())/1000, labels...)
+		out <- gauge(topicOldest, seconds(*t.OldestTime), labels...)
 	}
 	out <- counter(topicPublished, float64(t.LastSequence), labels...)
 	out <- counter(topicDuplicates, float64(t.Duplicates), labels...)
@@ -114,9 +116,14 @@ func collectTopic(out chan<- prometheus.Metric, ns Namespace, t *pubsub.TopicSta
 		out <- gauge(groupInHand, float64(g.InHand), labels...)
 		out <- gauge(groupDelayed, float64(g.Delayed), labels...)
 		out <- gauge(groupDead, float64(g.Dead), labels...)
+		if g.OldestTime != nil {
+			out <- gauge(groupOldest, seconds(*g.OldestTime), labels...)
+		}
 		out <- gauge(groupStreams, float64(g.Streams), labels...)
 	}
 }
+
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 
 func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
 	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)

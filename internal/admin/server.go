@@ -44,7 +44,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	l, err := listenUnix(ctx, opts.Path)
+	l, err := listenUnix(ctx, opts.Path, opts.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the admin socket: %w", err)
 	}

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // dialTimeout is how long a process behind a socket has to take a connection.
@@ -23,9 +26,13 @@ func checkPathLength(path string) error {
 	return nil
 }
 
-// listenUnix returns a listener on a new socket at path with mode 0600. A socket that nobody serves any more is
+// maxConnections bounds the connections that are open at once, to each of the listeners.
+const maxConnections = 256
+
+// listenUnix returns a listener on a new socket at path with mode 0600, which takes connections of this process's user
+// and of root only, whatever becomes of the file's mode. A socket that nobody serves any more is
 // replaced; one that somebody serves, and anything that is not a socket, is refused.
-func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+func listenUnix(ctx context.Context, path string, log *slog.Logger) (net.Listener, error) {
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -65,5 +72,5 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if err := errors.Join(os.Chmod(private, 0o600), os.Rename(private, path)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return l, nil
+	return access.NewListener(l, access.Options{MaxConnections: maxConnections, Name: path, Logger: log}), nil
 }

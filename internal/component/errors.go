@@ -26,6 +26,9 @@ var ErrNotInitialized = errors.New("the component is not initialized")
 // ErrStopping answers calls that come, and streams that are open, while the server stops.
 var ErrStopping = errors.New("the component is stopping")
 
+// ErrTooManyStreams refuses a subscription beyond Options.MaxStreams.
+var ErrTooManyStreams = errors.New("too many subscriptions")
+
 // ValueError refuses a value: it names the field, the value and what is allowed.
 type ValueError struct {
 	Field, Value, Allowed string
@@ -96,7 +99,8 @@ func toStatus(err error) error {
 		return kitError(codes.InvalidArgument, http.StatusBadRequest, text, tagInvalid)
 	case errors.Is(err, ErrNotInitialized):
 		return status.Error(codes.FailedPrecondition, text)
-	case errors.Is(err, pubsub.ErrTopicFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, pubsub.ErrTopicFull), errors.Is(err, ErrTooManyStreams),
+		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return status.Error(codes.ResourceExhausted, text)
 	case errors.Is(err, ErrStopping), errors.Is(err, pubsub.ErrClosed), errors.Is(err, fs.ErrClosed):
 		return status.Error(codes.Unavailable, text)

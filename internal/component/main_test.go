@@ -34,7 +34,7 @@ var testDefaults = Defaults{
 
 // house is a data directory, a socket folder, and the server on them that can be stopped and started anew.
 type house struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	clock   clockwork.Clock
 	log     *logBuffer
@@ -46,14 +46,14 @@ type house struct {
 }
 
 // shortDir is a temporary folder with a path that leaves room for a socket's name.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "c")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	return dir
 }
 
-func newHouse(t *testing.T, change ...func(*house)) *house {
+func newHouse(t testing.TB, change ...func(*house)) *house {
 	h := &house{t: t, dir: shortDir(t), clock: clockwork.NewRealClock(), log: &logBuffer{}}
 	for _, c := range change {
 		c(h)

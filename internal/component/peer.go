@@ -59,11 +59,14 @@ func connectionOf(ctx context.Context) *connection {
 	return nil
 }
 
-// peerCredentials are transport credentials that encrypt nothing: who may connect is for the socket's permissions to say.
+// peerCredentials are transport credentials that encrypt nothing: who may connect, the socket has said.
 // They give each connection its *connection.
 type peerCredentials struct{}
 
 func (peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return conn, &connection{peer: peerOf(wrapped.NetConn())}, nil
+	}
 	return conn, &connection{peer: peerOf(conn)}, nil
 }
 

@@ -211,7 +211,7 @@ func (p *pull) deliver(d *pubsub.Delivery, handler contribpubsub.Handler) {
 	m := message(d)
 	// What was stored under other limits would end the stream.
 	if err := deliverable(&proto.PullMessagesResponse{Data: m.Data, TopicName: m.Topic, Metadata: m.Metadata, ContentType: required(m.ContentType)}, maxDelivery); err != nil {
-		d.Nack(err.Error())
+		d.Bury(pubsub.ReasonTooLarge, err.Error())
 		return
 	}
 	// The handler's context must not end with the stream's: giving up is only safe where no acknowledgement was passed on.
@@ -344,8 +344,8 @@ func (s *Server) pullStream(srv any, stream grpc.ServerStream, info *grpc.Stream
 	if s.opts.Streams != nil {
 		p.begun = func() { s.observe(p.log, s.opts.Streams.Opened(name)) }
 	}
-	if !s.addPull(p) {
-		return fmt.Errorf("subscribe: %w", ErrStopping)
+	if err := s.addPull(p); err != nil {
+		return fmt.Errorf("subscribe: %w", err)
 	}
 	defer s.leaveRoll(p, name)
 	defer s.endPull(p)
@@ -371,17 +371,20 @@ func (s *Server) observe(log *slog.Logger, err error) {
 	}
 }
 
-// addPull starts to read from a stream, unless the server is stopping.
-func (s *Server) addPull(p *pull) bool {
+// addPull starts to read from a stream, unless the server is stopping or has too many.
+func (s *Server) addPull(p *pull) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping {
-		return false
+	switch {
+	case s.stopping:
+		return ErrStopping
+	case len(s.pulls) >= s.opts.MaxStreams:
+		return fmt.Errorf("%w: %d are open; --max-streams allows no more", ErrTooManyStreams, len(s.pulls))
 	}
 	s.pulls[p] = struct{}{}
 	// The reader returns when the stream is over, which is after its handler: the server waits for it.
 	s.goroutines.Go(p.read)
-	return true
+	return nil
 }
 
 // endPull returns when all that the stream started has ended. Only a SendMsg that waits for the client to read cannot

@@ -18,18 +18,27 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
 // pubsub.bolt.
 const DefaultName = "bolt"
 
+// What Options bound by default. A sidecar has one connection for each component, and one stream for each topic that its
+// app is subscribed to.
+const (
+	DefaultMaxConnections = 4096
+	DefaultMaxStreams     = 10000
+)
+
 const (
 	// maxReceive bounds a request, in bytes. It is well above what can be stored, so that the refusal is ours and says
 	// which value it is about; the largest transactions and bulk calls must fit too.
 	maxReceive = 16 << 20
-	// maxStreams bounds the calls of one connection that are open at once; each subscription is one.
-	maxStreams = 1 << 14
+	// maxCalls bounds the calls of one connection that are open at once; each subscription is one.
+	maxCalls = 1 << 14
 	// minPing is how often a client may ping. No sidecar pings by itself; one that does must not be cut off.
 	minPing = time.Second
 	// removePatience is how long the removal of the socket waits for a process that holds the folder.
@@ -43,6 +52,16 @@ type Options struct {
 	// SocketDir is the folder of the socket. Default: where sidecars look, $DAPR_COMPONENTS_SOCKETS_FOLDER or else
 	// /tmp/dapr-components-sockets.
 	SocketDir string
+	// SocketGID is a group whose members may connect: the socket gets mode 0660. Default: nobody but the user who runs the
+	// process, and root.
+	SocketGID *int
+	// Allow lets in processes of other users, wherever the file system lets them reach the socket, which gets mode 0666.
+	// Everybody else is refused. Default: nobody else.
+	Allow access.Policy
+	// MaxConnections bounds the connections that are open at once. Default: DefaultMaxConnections.
+	MaxConnections int
+	// MaxStreams bounds the subscriptions that are open at once, of all connections. Default: DefaultMaxStreams.
+	MaxStreams int
 	// StateDir is an existing folder for what must be known of sidecars after a restart. Empty: it is not kept.
 	StateDir string
 	// Streams hears of subscriptions, to bring them back after a restart. Default: nobody does.
@@ -106,6 +125,12 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Name == "" {
 		opts.Name = DefaultName
 	}
+	if opts.MaxConnections == 0 {
+		opts.MaxConnections = DefaultMaxConnections
+	}
+	if opts.MaxStreams == 0 {
+		opts.MaxStreams = DefaultMaxStreams
+	}
 	if opts.SocketDir == "" {
 		opts.SocketDir = pluggable.GetSocketFolderPath()
 	}
@@ -116,7 +141,10 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock, err := listenAt(ctx, filepath.Join(opts.SocketDir, opts.Name+".sock"))
+	sock, err := listenAt(ctx, filepath.Join(opts.SocketDir, opts.Name+".sock"), socketAccess{
+		gid:     opts.SocketGID,
+		Options: access.Options{Policy: opts.Allow, MaxConnections: opts.MaxConnections, Logger: opts.Logger},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +165,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{}),
 		grpc.MaxRecvMsgSize(maxReceive),
-		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 		// The outermost comes first. A panic is answered inside the log, so that the call is logged as failed; the

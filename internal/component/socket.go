@@ -8,15 +8,21 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 const (
 	socketMode = 0o600
 	folderMode = 0o700
+	// What others get who are let in: groupMode a group's members, everybodyMode whom the policy chooses among all.
+	groupMode, groupFolderMode         = 0o660, 0o750
+	everybodyMode, everybodyFolderMode = 0o666, 0o755
 	// folderPatience is how often a folder that another process holds is tried again. It is held for as long as it takes
 	// to bind a socket.
 	folderPatience = 10 * time.Millisecond
@@ -39,13 +45,36 @@ type socket struct {
 	file os.FileInfo
 }
 
-// listenAt makes the socket at path, mode 0600, in a folder that it creates (mode 0700) if it is missing. A socket file
-// at which nobody listens any more is replaced; a live one is an InUseError.
-func listenAt(ctx context.Context, path string) (*socket, error) {
+// socketAccess says who can reach a socket; the zero value: its owner and root.
+type socketAccess struct {
+	// gid is the socket's group, whose members may connect; nil: nobody but the owner.
+	gid *int
+	access.Options
+}
+
+// modes of the socket's file, and of its folder where that is made for it. A member of a group, or a user, is let in by
+// the policy, which the permissions must not stand in the way of.
+func (a *socketAccess) modes() (file, folder os.FileMode) {
+	switch {
+	case len(a.Policy.UIDs) > 0 || len(a.Policy.GIDs) > 0:
+		return everybodyMode, everybodyFolderMode
+	case a.gid != nil:
+		return groupMode, groupFolderMode
+	default:
+		return socketMode, folderMode
+	}
+}
+
+// listenAt makes the socket at path, mode 0600 unless access says otherwise, in a folder that it creates (mode 0700,
+// likewise) if it is missing. A socket file at which nobody listens any more is replaced; a live one is an InUseError.
+func listenAt(ctx context.Context, path string, allowed socketAccess) (*socket, error) {
+	if err := allowed.Policy.Check(); err != nil {
+		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
+	}
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("socket path %s has %d bytes: at most %d are allowed; choose a shorter socket folder or name", path, len(path), maxSocketPath)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), folderMode); err != nil {
+	if err := makeFolder(filepath.Dir(path), allowed); err != nil {
 		return nil, fmt.Errorf("create socket folder: %w", err)
 	}
 	unlock, err := lockFolder(ctx, filepath.Dir(path))
@@ -63,15 +92,45 @@ func listenAt(ctx context.Context, path string) (*socket, error) {
 		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	s := &socket{Listener: l, path: path}
+	mode, _ := allowed.modes()
+	options := allowed.Options
+	if allowed.gid != nil {
+		options.Policy.GIDs = append(slices.Clone(options.Policy.GIDs), uint32(*allowed.gid))
+		if err := os.Chown(path, -1, *allowed.gid); err != nil {
+			return nil, errors.Join(fmt.Errorf("give the socket to group %d: %w", *allowed.gid, err), l.Close(), os.Remove(path))
+		}
+	}
+	s := &socket{Listener: access.NewListener(l, options), path: path}
 	// The umask may have taken bits away that the owner needs.
-	if err := os.Chmod(path, socketMode); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(fmt.Errorf("protect socket: %w", err), l.Close(), os.Remove(path))
 	}
 	if s.file, err = os.Lstat(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("look at socket: %w", err), l.Close())
 	}
 	return s, nil
+}
+
+// makeFolder makes the folder as accessible as the socket is to be. One that is there is left as it is.
+func makeFolder(dir string, allowed socketAccess) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), everybodyFolderMode); err != nil {
+		return err
+	}
+	_, mode := allowed.modes()
+	err := os.Mkdir(dir, folderMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // somebody else was faster
+	}
+	if err == nil && allowed.gid != nil {
+		err = os.Chown(dir, -1, *allowed.gid)
+	}
+	if err == nil {
+		err = os.Chmod(dir, mode) // whatever the umask
+	}
+	return err
 }
 
 // lockFolder keeps two processes that start at once from taking each other's fresh socket for a stale one.

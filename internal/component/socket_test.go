@@ -23,7 +23,7 @@ func TestSocketIsPrivateWhateverTheUmask(t *testing.T) {
 			// The folder is made beforehand where the umask would lock us out of it.
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "s"), 0o700))
 			require.NoError(t, os.Chmod(filepath.Join(dir, "s"), 0o700))
-			s, err := listenAt(t.Context(), filepath.Join(dir, "s", "bolt.sock"))
+			s, err := listenAt(t.Context(), filepath.Join(dir, "s", "bolt.sock"), socketAccess{})
 			require.NoError(t, err)
 			defer s.Close()
 			require.Equal(t, os.FileMode(socketMode), s.file.Mode().Perm())
@@ -101,10 +101,10 @@ func TestListenWaitsForTheFolder(t *testing.T) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*folderPatience)
 	defer cancel()
-	_, err = listenAt(ctx, filepath.Join(dir, "a.sock"))
+	_, err = listenAt(ctx, filepath.Join(dir, "a.sock"), socketAccess{})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	unlock()
-	s, err := listenAt(t.Context(), filepath.Join(dir, "a.sock"))
+	s, err := listenAt(t.Context(), filepath.Join(dir, "a.sock"), socketAccess{})
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 }

@@ -1,0 +1,156 @@
+// Package access decides who may connect to a Unix socket, by what the system says of the process at the other end.
+package access
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Policy says whose processes may connect beside those of the user who runs this one, and root's.
+type Policy struct {
+	// UIDs are users, GIDs groups that are a process's own or among its supplementary ones.
+	UIDs, GIDs []uint32
+}
+
+// open says whether the policy lets in anybody whom the permissions of a private socket would keep out.
+func (p Policy) open() bool { return len(p.UIDs) > 0 || len(p.GIDs) > 0 }
+
+// Check returns an error where this system cannot tell who connects, and the policy needs to know.
+func (p Policy) Check() error {
+	if p.open() && !supported {
+		return errors.New("this system does not say who connects to a socket: other users cannot be allowed")
+	}
+	return nil
+}
+
+// credentials are those of the process that opened a connection, at that time.
+type credentials struct {
+	pid      int32
+	uid, gid uint32
+	groups   []uint32
+}
+
+func (c credentials) String() string {
+	return fmt.Sprintf("process %d of user %d, group %d", c.pid, c.uid, c.gid)
+}
+
+func (p Policy) admits(c credentials) bool {
+	return c.uid == 0 || int(c.uid) == os.Geteuid() || slices.Contains(p.UIDs, c.uid) || slices.Contains(p.GIDs, c.gid) ||
+		slices.ContainsFunc(c.groups, func(g uint32) bool { return slices.Contains(p.GIDs, g) })
+}
+
+// Options for NewListener; the zero value of each is the documented default.
+type Options struct {
+	// Policy default: this process's own user, and root.
+	Policy Policy
+	// MaxConnections bounds those that are open at once. Default: no bound.
+	MaxConnections int
+	// Name is what the listener is called in the log. Default: its address.
+	Name string
+	// Logger hears of those who are turned away. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// NewListener returns a listener that closes the connections which opts do not allow, and returns the others.
+func NewListener(l net.Listener, opts Options) net.Listener {
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Name == "" {
+		opts.Name = l.Addr().String()
+	}
+	return &listener{Listener: l, opts: opts}
+}
+
+// quietFor is how long nobody is told again of the same kind of refusal: who is turned away may try again at once.
+const quietFor = 10 * time.Second
+
+type listener struct {
+	net.Listener
+	opts Options
+
+	mu   sync.Mutex
+	open int
+	// told is when each reason was logged last, unsaid how often it was not since.
+	told   map[string]time.Time
+	unsaid int
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		reason, who := l.refuses(c)
+		if reason == "" {
+			return &connection{Conn: c, leave: sync.OnceFunc(l.leave)}, nil
+		}
+		l.tell(reason, who)
+		_ = c.Close()
+	}
+}
+
+// refuses returns why a connection is turned away, or counts it.
+func (l *listener) refuses(c net.Conn) (reason, who string) {
+	from, err := credentialsOf(c)
+	switch {
+	case err != nil && l.opts.Policy.open():
+		return "who it is cannot be told", err.Error()
+	case err == nil && !l.opts.Policy.admits(from):
+		return "its user is not allowed", from.String()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.opts.MaxConnections > 0 && l.open >= l.opts.MaxConnections {
+		return fmt.Sprintf("%d connections are open, and no more are allowed", l.open), from.String()
+	}
+	l.open++
+	return "", ""
+}
+
+func (l *listener) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+}
+
+func (l *listener) tell(reason, who string) {
+	l.mu.Lock()
+	now := time.Now()
+	if now.Sub(l.told[reason]) < quietFor {
+		l.unsaid++
+		l.mu.Unlock()
+		return
+	}
+	if l.told == nil {
+		l.told = make(map[string]time.Time)
+	}
+	l.told[reason] = now
+	unsaid := l.unsaid
+	l.unsaid = 0
+	l.mu.Unlock()
+	l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", who, "refusedBefore", unsaid)
+}
+
+// connection is one that was let in.
+type connection struct {
+	net.Conn
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *connection) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
+
+// NetConn returns the connection that the system knows.
+func (c *connection) NetConn() net.Conn { return c.Conn }
