@@ -1,0 +1,105 @@
+package kubernetes_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/build"
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+)
+
+// cliVariable names an installed Dapr CLI to use in place of the one that `make test-dapr-run` builds.
+const cliVariable = "DAPR_BOLT_DAPR_CLI"
+
+// daprCLI is the Dapr CLI, whose build takes minutes and so is not a part of every test run.
+func daprCLI(t *testing.T, checkout build.Checkout) string {
+	t.Helper()
+	path := os.Getenv(cliVariable)
+	if path == "" {
+		path = checkout.Path(".cache", "dapr-cli", "dapr")
+	}
+	if _, err := os.Stat(path); err != nil {
+		require.Empty(t, os.Getenv(cliVariable), err)
+		t.Skip("the Dapr CLI is not built: `make test-dapr-run` does, or " + cliVariable + " names one")
+	}
+	return path
+}
+
+// TestDaprRun has the Dapr CLI run cmd/todo/dapr.yaml, on ports that are free and otherwise as it is.
+func TestDaprRun(t *testing.T) {
+	checkout, err := build.FindCheckout()
+	require.NoError(t, err)
+	cli := daprCLI(t, checkout)
+	programs, err := buildPrograms()
+	require.NoError(t, err)
+	h, err := harness.New(harness.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			h.Keep()
+			t.Logf("logs are in %s", h.Dir("logs"))
+		}
+		require.NoError(t, h.Close())
+	})
+	_, err = h.StartBolt(t.Context(), harness.BoltOptions{Path: programs.Bolt})
+	require.NoError(t, err)
+
+	// What `dapr init --slim` leaves.
+	home := h.Dir("home")
+	require.NoError(t, os.MkdirAll(filepath.Join(home, ".dapr", "bin"), 0o755))
+	require.NoError(t, os.Symlink(programs.Daprd, filepath.Join(home, ".dapr", "bin", "daprd")))
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".dapr", "config.yaml"),
+		[]byte("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: daprConfig\nspec: {}\n"), 0o644))
+
+	runFile, ports := onFreePorts(t, h, checkout.Path("cmd", "todo", "dapr.yaml"))
+	app, err := h.StartApp(harness.AppOptions{
+		Name: "dapr-run", Path: cli, Args: []string{"run", "-f", runFile},
+		// With -f the CLI (1.16) does not look at --runtime-path, but at this variable.
+		Env:  []string{"DAPR_RUNTIME_PATH=" + home, "DAPR_COMPONENTS_SOCKETS_FOLDER=" + h.SocketDir()},
+		Port: ports[0], ReadyPath: "/readyz",
+	})
+	require.NoError(t, err)
+	require.NoError(t, app.WaitReady(t.Context()))
+	seeSaga(t, "http://"+app.Address)
+
+	// Ctrl-C, or SIGTERM, ends both apps and both sidecars.
+	require.NoError(t, app.Stop())
+	for _, port := range ports {
+		require.Eventually(t, func() bool { return harness.CheckPort(port) == nil }, 20*time.Second, 50*time.Millisecond, "an app outlived the CLI")
+	}
+}
+
+// onFreePorts writes a copy of the run file with the apps on free ports, and returns those.
+func onFreePorts(t *testing.T, h *harness.Harness, path string) (copied string, ports []int) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var file map[string]any
+	require.NoError(t, yaml.Unmarshal(raw, &file))
+	absolute := func(relative any) string { return filepath.Join(filepath.Dir(path), relative.(string)) }
+	common := file["common"].(map[string]any)
+	for i, folder := range common["resourcesPaths"].([]any) {
+		common["resourcesPaths"].([]any)[i] = absolute(folder)
+	}
+	for i, entry := range file["apps"].([]any) {
+		app := entry.(map[string]any)
+		app["appDirPath"] = absolute(app["appDirPath"])
+		require.Equal(t, 8000+i, app["appPort"], "the default of the service")
+		port, err := h.FreePort()
+		require.NoError(t, err)
+		ports = append(ports, port)
+		app["appPort"] = port
+		app["env"] = map[string]string{"TODO_PORT": strconv.Itoa(port)}
+	}
+	raw, err = yaml.Marshal(file)
+	require.NoError(t, err)
+	copied = h.Dir("dapr.yaml")
+	require.NoError(t, os.WriteFile(copied, raw, 0o644))
+	return copied, ports
+}
