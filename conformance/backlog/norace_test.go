@@ -1,0 +1,5 @@
+//go:build !race
+
+package backlog
+
+const raceEnabled = false

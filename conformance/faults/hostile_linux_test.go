@@ -1,0 +1,254 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
+)
+
+// usage is what a process takes of the machine.
+type usage struct {
+	goroutines, descriptors int
+	memory                  int64 // of its own, in bytes
+}
+
+func (w *world) usage(b *harness.Bolt) (u usage) {
+	w.t.Helper()
+	_, metrics := w.get(b, http.MethodGet, "/metrics")
+	for line := range strings.Lines(metrics) {
+		if value, ok := strings.CutPrefix(line, "go_goroutines "); ok {
+			u.goroutines, _ = strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	require.Positive(w.t, u.goroutines)
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.PID()))
+	require.NoError(w.t, err)
+	u.descriptors = len(fds)
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.PID()))
+	require.NoError(w.t, err)
+	for line := range strings.Lines(string(raw)) {
+		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			require.NoError(w.t, err)
+			u.memory = kib << 10
+		}
+	}
+	return u
+}
+
+// honest makes sure that somebody else is served, in the middle of everything.
+func honest(t *testing.T, c *wire.Client) {
+	t.Helper()
+	began := time.Now()
+	value := []byte(began.String())
+	require.NoError(t, c.Set(t.Context(), "honest", value))
+	got, err := c.Get(t.Context(), "honest")
+	require.NoError(t, err)
+	require.Equal(t, value, got)
+}
+
+// back waits until the process takes no more than before, give or take what it keeps for reuse.
+func (w *world) back(b *harness.Bolt, before usage, moreMemory int64) {
+	w.t.Helper()
+	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
+		now := w.usage(b)
+		require.LessOrEqual(c, now.goroutines, before.goroutines+10)
+		require.LessOrEqual(c, now.descriptors, before.descriptors+5)
+		require.LessOrEqual(c, now.memory, before.memory+memoryFactor*moreMemory)
+	}, patience, 10*poll)
+}
+
+func TestTooManyStreamsAreRefused(t *testing.T) {
+	const allowed, tried = 1000, 1300
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{Args: []string{"--max-streams", strconv.Itoa(allowed)}})
+	store, topics := w.store(b), w.pubsub(b, "shop")
+	before := w.usage(b)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var refused, waiting sync.WaitGroup
+	refusals := make(chan error, tried)
+	refused.Add(tried - allowed)
+	for i := range tried {
+		// Half of them never say what they want.
+		stream, err := topics.PubSub.PullMessages(ctx)
+		require.NoError(t, err)
+		if i%2 == 0 {
+			_ = stream.Send(&proto.PullMessagesRequest{Topic: &proto.Topic{Name: "orders"}})
+		}
+		waiting.Go(func() {
+			if _, err := stream.Recv(); ctx.Err() == nil {
+				refusals <- err
+				refused.Done()
+			}
+		})
+	}
+	refused.Wait()
+	honest(t, store)
+	for range tried - allowed {
+		err := <-refusals
+		require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
+		require.ErrorContains(t, err, "too many subscriptions: 1000 are open; --max-streams allows no more")
+	}
+	cancel()
+	waiting.Wait()
+	w.back(b, before, 64<<20)
+	stream, err := topics.Pull(t.Context(), "orders")
+	require.NoError(t, err)
+	require.NoError(t, topics.Publish(t.Context(), "orders", "1", []byte("x")))
+	_, err = stream.Recv()
+	require.NoError(t, err, "there is room again")
+}
+
+func TestTooManyConnectionsAreRefused(t *testing.T) {
+	const allowed = 50
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{Args: []string{"--max-connections", strconv.Itoa(allowed)}})
+	store := w.store(b)
+	before := w.usage(b)
+	var idle []net.Conn
+	for range 3 * allowed {
+		c, err := net.Dial("unix", socketOf(b))
+		require.NoError(t, err)
+		idle = append(idle, c)
+	}
+	honest(t, store)
+	require.Less(t, w.usage(b).descriptors, before.descriptors+allowed+5)
+	for _, c := range idle {
+		require.NoError(t, c.Close())
+	}
+	w.back(b, before, 64<<20)
+	honest(t, w.store(b))
+	require.Contains(t, logOf(t, b), "50 connections are open, and no more are allowed")
+}
+
+func TestAnInitStormIsBounded(t *testing.T) {
+	const allowed, storm = 5, 300
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{Args: []string{"--max-databases", strconv.Itoa(allowed)}})
+	store := w.store(b)
+	refusals := 0
+	for i := range storm {
+		c, err := wire.Dial(socketOf(b), fmt.Sprintf("storm-%d", i))
+		require.NoError(t, err)
+		err = c.InitState(t.Context(), "database", fmt.Sprintf("storm-%d", i), "padding", strings.Repeat("x", 10000))
+		if err != nil {
+			refusals++
+			require.ErrorContains(t, err, "too many databases or buckets: 5 databases are open, and no more are allowed")
+		}
+		require.NoError(t, c.Close())
+	}
+	require.Equal(t, storm-(allowed-1), refusals, "beside the default database")
+	files, err := filepath.Glob(filepath.Join(b.DataDir, "*.db"))
+	require.NoError(t, err)
+	require.Len(t, files, allowed)
+	// The same again and again, of clients that come and go.
+	before := w.usage(b)
+	for i := range storm {
+		c, err := wire.Dial(socketOf(b), fmt.Sprintf("again-%d", i))
+		require.NoError(t, err)
+		require.NoError(t, c.InitState(t.Context(), "padding", strings.Repeat("x", 1000)))
+		require.NoError(t, c.Close())
+	}
+	honest(t, store)
+	w.back(b, before, 64<<20)
+	info, err := os.Stat(filepath.Join(b.DataDir, "instances.json"))
+	require.NoError(t, err)
+	require.Less(t, info.Size(), int64(4<<20))
+}
+
+// A reader that does not read holds up itself alone, and no more in memory than what it may have in hand.
+func TestSlowReadersHoldUpNobody(t *testing.T) {
+	const readers, events, size = 20, 10, 1 << 20
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{})
+	store, publisher := w.store(b), w.pubsub(b, "publisher")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i := range readers {
+		_, err := w.pubsub(b, fmt.Sprintf("slow-%d", i)).Pull(ctx, "orders")
+		require.NoError(t, err)
+	}
+	good := w.pubsub(b, "good")
+	stream, err := good.Pull(ctx, "orders")
+	require.NoError(t, err)
+	for i := range events {
+		require.NoError(t, publisher.Publish(t.Context(), "orders", strconv.Itoa(i), make([]byte, size)))
+		m, err := stream.Recv()
+		require.NoError(t, err)
+		require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId()}))
+		honest(t, store)
+	}
+	used := w.usage(b)
+	fmt.Printf("%d readers that do not read, with %d events of %d bytes before them: %d MiB\n", readers, events, size, used.memory>>20)
+	require.Less(t, used.memory, int64(memoryFactor*2*readers*events*size))
+}
+
+func TestNobodyAcknowledgesForOthers(t *testing.T) {
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{})
+	victim, attacker := w.pubsub(b, "victim"), w.pubsub(b, "attacker")
+	first, leave := context.WithCancel(t.Context())
+	stream, err := victim.Pull(first, "orders")
+	require.NoError(t, err)
+	require.NoError(t, victim.Publish(t.Context(), "orders", "1", []byte("x")))
+	m, err := stream.Recv()
+	require.NoError(t, err)
+	theirs, err := attacker.Pull(t.Context(), "orders")
+	require.NoError(t, err)
+	own, err := theirs.Recv()
+	require.NoError(t, err)
+	for range 1000 {
+		require.NoError(t, theirs.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId()}))
+	}
+	require.NoError(t, theirs.Send(&proto.PullMessagesRequest{AckMessageId: own.GetId()}))
+	// That its own acknowledgement was read means that those before it were.
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		owed := w.owed(b)
+		require.Equal(c, 0, owed["attacker"])
+		require.Equal(c, 1, owed["victim"])
+	}, patience, poll)
+	leave()
+	again, err := victim.Pull(t.Context(), "orders")
+	require.NoError(t, err)
+	m, err = again.Recv()
+	require.NoError(t, err)
+	require.Equal(t, "x", string(m.GetData()))
+	require.Equal(t, 1, strings.Count(logOf(t, b), "ignored an acknowledgement"), "it is told once")
+}
+
+// owed is what groups wait for or have in hand.
+func (w *world) owed(b *harness.Bolt) map[string]int {
+	w.t.Helper()
+	var topics []struct {
+		Groups []struct {
+			Group                    string
+			Waiting, InHand, Delayed int
+		}
+	}
+	require.NoError(w.t, b.Command(w.t.Context(), &topics, "topics"))
+	owed := make(map[string]int)
+	for _, t := range topics {
+		for _, g := range t.Groups {
+			owed[g.Group] += g.Waiting + g.InHand + g.Delayed
+		}
+	}
+	return owed
+}
