@@ -1,12 +1,10 @@
 package broker
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -29,37 +27,18 @@ const (
 // pubsubName is the component that every sidecar here loads.
 const pubsubName = "pubsub"
 
-// raceOptions are for binaries that were built with the race detector: it ends them at the first race, and does not keep
-// them for a second at their exit.
-const raceOptions = "halt_on_error=1 atexit_sleep_ms=0"
-
 func TestMain(m *testing.M) {
-	if err := os.Setenv("GORACE", raceOptions); err != nil { // for the commands that are run
+	if err := os.Setenv("GORACE", scene.RaceOptions); err != nil { // for the commands that are run
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }
 
-type programs struct{ bolt, daprd string }
-
-// built makes the programs once for all tests.
-var built = sync.OnceValues(func() (p programs, err error) {
-	checkout, err := build.FindCheckout()
-	if err != nil {
-		return p, err
-	}
-	if p.bolt, err = checkout.Command(context.Background(), "dapr-bolt", os.Stderr); err != nil {
-		return p, err
-	}
-	p.daprd, err = checkout.Daprd(context.Background(), os.Stderr)
-	return p, err
-})
-
 // world is one dapr-bolt process and what is started around it; it ends with the test.
 type world struct {
 	*harness.Harness
 	t        *testing.T
-	programs programs
+	programs scene.Programs
 	bolt     *harness.Bolt
 }
 
@@ -71,22 +50,7 @@ func newWorld(t *testing.T) *world {
 func newWorldOn(t *testing.T, opts harness.BoltOptions) *world {
 	t.Helper()
 	w := &world{t: t}
-	var err error
-	w.programs, err = built()
-	require.NoError(t, err)
-	w.Harness, err = harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			w.Keep()
-			t.Logf("logs and data are in %s", w.Dir())
-		}
-		require.NoError(t, w.Close())
-	})
-	opts.Path = w.programs.bolt
-	opts.Env = append(opts.Env, "GORACE="+raceOptions)
-	w.bolt, err = w.StartBolt(t.Context(), opts)
-	require.NoError(t, err)
+	w.Harness, w.bolt, w.programs = scene.Start(t, opts)
 	return w
 }
 
@@ -109,7 +73,7 @@ func (w *world) sidecarWith(name, appID string, a *app, components ...harness.Co
 	w.t.Helper()
 	resources := w.Dir("resources-" + name)
 	require.NoError(w.t, harness.WriteComponents(resources, components...))
-	opts := harness.DaprdOptions{Path: w.programs.daprd, Name: name, AppID: appID, Resources: []string{resources}}
+	opts := harness.DaprdOptions{Path: w.programs.Daprd, Name: name, AppID: appID, Resources: []string{resources}}
 	if a != nil {
 		opts.AppPort = a.port
 	}

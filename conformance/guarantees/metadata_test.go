@@ -74,7 +74,7 @@ func TestASidecarWithBadMetadataSaysWhyItDoesNotStart(t *testing.T) {
 			name := fmt.Sprintf("refused-%d", i)
 			resources := w.Dir(name)
 			require.NoError(t, harness.WriteComponents(resources, harness.NewComponent("wrong", test.kind+".bolt", test.field, test.value)))
-			d, err := w.StartDaprd(harness.DaprdOptions{Path: w.programs.daprd, AppID: "app", Name: name, Resources: []string{resources}})
+			d, err := w.StartDaprd(harness.DaprdOptions{Path: w.programs.Daprd, AppID: "app", Name: name, Resources: []string{resources}})
 			require.NoError(t, err)
 			err = d.WaitReady(t.Context())
 			require.ErrorContains(t, err, "ended while starting: exit status 1")

@@ -1,10 +1,8 @@
 package guarantees
 
 import (
-	"context"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 )
 
 const (
@@ -28,57 +26,25 @@ const (
 	pubsubName = "pubsub"
 )
 
-// raceOptions are for binaries that were built with the race detector: it ends them at the first race, and does not keep
-// them for a second at their exit.
-const raceOptions = "halt_on_error=1 atexit_sleep_ms=0"
-
 func TestMain(m *testing.M) {
-	if err := os.Setenv("GORACE", raceOptions); err != nil { // for the commands that are run
+	if err := os.Setenv("GORACE", scene.RaceOptions); err != nil { // for the commands that are run
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }
 
-type programs struct{ bolt, daprd string }
-
-// built makes the programs once for all tests.
-var built = sync.OnceValues(func() (p programs, err error) {
-	checkout, err := build.FindCheckout()
-	if err != nil {
-		return p, err
-	}
-	if p.bolt, err = checkout.Command(context.Background(), "dapr-bolt", os.Stderr); err != nil {
-		return p, err
-	}
-	p.daprd, err = checkout.Daprd(context.Background(), os.Stderr)
-	return p, err
-})
-
 // world is one dapr-bolt process and what is started around it; it ends with the test.
 type world struct {
 	*harness.Harness
 	t        *testing.T
-	programs programs
+	programs scene.Programs
 	bolt     *harness.Bolt
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t}
-	var err error
-	w.programs, err = built()
-	require.NoError(t, err)
-	w.Harness, err = harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			w.Keep()
-			t.Logf("logs and data are in %s", w.Dir())
-		}
-		require.NoError(t, w.Close())
-	})
-	w.bolt, err = w.StartBolt(t.Context(), harness.BoltOptions{Path: w.programs.bolt, Env: []string{"GORACE=" + raceOptions}})
-	require.NoError(t, err)
+	w.Harness, w.bolt, w.programs = scene.Start(t, harness.BoltOptions{})
 	return w
 }
 
@@ -106,7 +72,7 @@ func (w *world) sidecar(name, appID string, a *app, settings ...string) *harness
 		harness.NewComponent(storeName, "state.bolt"),
 		harness.NewComponent(pubsubName, "pubsub.bolt", settings...)))
 	opts := harness.DaprdOptions{
-		Path:      w.programs.daprd,
+		Path:      w.programs.Daprd,
 		Name:      name,
 		AppID:     appID,
 		Resources: []string{resources},
