@@ -166,7 +166,7 @@ func TestTheOutboxUnderKills(t *testing.T) {
 	// The runtime subscribes to its own topic only when it starts: hot reload does not bring that back.
 	w.bolt.Kill()
 	w.bolt, err = w.StartBolt(t.Context(), harness.BoltOptions{
-		Path: w.programs.bolt, Name: "dapr-bolt-restarting", DataDir: w.bolt.DataDir,
+		Path: w.programs.Bolt, Name: "dapr-bolt-restarting", DataDir: w.bolt.DataDir,
 		Args: []string{"--restart-sidecar", fmt.Sprintf("http://127.0.0.1:%d", port)},
 	})
 	require.NoError(t, err)

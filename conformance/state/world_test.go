@@ -21,6 +21,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 )
 
 const (
@@ -43,21 +44,19 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-type programs struct{ bolt, daprd, placement, scheduler string }
+// programs are what the tests of actors need beside the others.
+type programs struct {
+	scene.Programs
+	placement, scheduler string
+}
 
-// built makes the programs once for all tests.
-var built = sync.OnceValues(func() (p programs, err error) {
+// controlPlane builds Dapr's placement and scheduler once for all tests.
+var controlPlane = sync.OnceValues(func() (p programs, err error) {
 	checkout, err := build.FindCheckout()
 	if err != nil {
 		return p, err
 	}
 	ctx := context.Background()
-	if p.bolt, err = checkout.Command(ctx, "dapr-bolt", os.Stderr); err != nil {
-		return p, err
-	}
-	if p.daprd, err = checkout.Daprd(ctx, os.Stderr); err != nil {
-		return p, err
-	}
 	if p.placement, err = checkout.Placement(ctx, os.Stderr); err != nil {
 		return p, err
 	}
@@ -77,26 +76,16 @@ func newWorld(t *testing.T, boltArgs ...string) *world {
 	t.Helper()
 	w := &world{t: t}
 	var err error
-	w.programs, err = built()
+	w.programs, err = controlPlane()
 	require.NoError(t, err)
-	w.Harness, err = harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			w.Keep()
-			t.Logf("logs and data are in %s", w.Dir())
-		}
-		require.NoError(t, w.Close())
-	})
-	w.bolt, err = w.StartBolt(t.Context(), harness.BoltOptions{Path: w.programs.bolt, Args: boltArgs})
-	require.NoError(t, err)
+	w.Harness, w.bolt, w.programs.Programs = scene.Start(t, harness.BoltOptions{Args: boltArgs})
 	return w
 }
 
 // sidecar starts one with a store and a pub/sub; what options leave open is filled in.
 func (w *world) sidecar(opts harness.DaprdOptions, store, pubsub harness.Component) *harness.Daprd {
 	w.t.Helper()
-	opts.Path = w.programs.daprd
+	opts.Path = w.programs.Daprd
 	if opts.AppID == "" {
 		opts.AppID = "app"
 	}
