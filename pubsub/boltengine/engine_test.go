@@ -207,7 +207,10 @@ func FuzzDecode(f *testing.F) {
 			require.NoError(t, err)
 			back, err := decodeEvent(again, "t", 1)
 			require.NoError(t, err)
-			require.Equal(t, e, back)
+			// Compared as they are written: an empty map and none are the same event.
+			once, err := encodeEvent(&back)
+			require.NoError(t, err)
+			require.Equal(t, again, once)
 		}
 		_, _ = decodeRetry(raw, "t", pubsub.RetryKey{})
 		_, _ = parseRetryKey(raw)
