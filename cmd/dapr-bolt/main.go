@@ -9,7 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"runtime"
 	"syscall"
 
 	"github.com/jonboulle/clockwork"
@@ -36,14 +36,9 @@ type environment struct {
 	clock       clockwork.Clock
 }
 
-// gcPercent lets the heap grow to half as much again as is in use before it is collected; Go's default would let it
-// double. With a backlog of millions of events, what is in use is small and rarely changes, and memory counts for more
-// than the time it takes to look through it.
-const gcPercent = 50
-
 func main() {
 	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
+		defer runtime.KeepAlive(tuneCollector())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), terminationSignals...)
 	code := run(ctx, &environment{
