@@ -153,10 +153,11 @@ func (s *Store) ApplyEach(ctx context.Context, writes []Write) []error {
 	now := s.clock.Now()
 	errs := make([]error, len(writes))
 	units := make([]Unit, 0, len(writes))
+	changes := make([]Change, len(writes))
 	for i := range writes {
 		w := &writes[i]
-		c, err := w.change(now)
 		var end time.Time
+		c, err := w.change(now)
 		if err == nil {
 			end, err = idempotency(w.IdempotencyKey, w.IdempotencyWindow, now)
 		}
@@ -164,7 +165,8 @@ func (s *Store) ApplyEach(ctx context.Context, writes []Write) []error {
 			errs[i] = fmt.Errorf("write state: %w", err)
 			continue
 		}
-		units = append(units, Unit{Changes: []Change{c}, IdempotencyKey: w.IdempotencyKey, IdempotencyEnd: end})
+		changes[i] = c
+		units = append(units, Unit{Changes: changes[i : i+1], IdempotencyKey: w.IdempotencyKey, IdempotencyEnd: end})
 	}
 	if len(units) == 0 {
 		return errs

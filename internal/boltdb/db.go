@@ -63,6 +63,8 @@ type DB struct {
 	// failed and may yet be on disk; zero: there is none. See distrust.
 	suspect  bool
 	doubtful uint64
+	// patience is the writer's too: how long lazy writes still wait for company.
+	patience *time.Timer
 
 	urgent, lazy chan *request
 	stop         chan struct{}

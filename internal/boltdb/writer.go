@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,10 +40,23 @@ const (
 )
 
 type request struct {
-	fn    func(tx *bbolt.Tx) error
-	err   error
+	fn  func(tx *bbolt.Tx) error
+	err error
+	// done gets one value when err is the answer. From then on, the request is its caller's alone.
 	done  chan struct{}
 	state atomic.Int32
+}
+
+// requests are those that were answered, to be used again.
+var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
+
+// answer takes the answer out of a request that is done.
+func (r *request) answer() error {
+	err := r.err
+	r.fn, r.err = nil, nil
+	r.state.Store(queued)
+	requests.Put(r)
+	return err
 }
 
 // Update runs fn in a write transaction that it shares with whatever else is waiting, and returns once the commit is
@@ -63,12 +78,13 @@ func (db *DB) UpdateLazily(ctx context.Context, fn func(tx *bbolt.Tx) error) err
 }
 
 func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *bbolt.Tx) error) error {
-	r := &request{fn: fn, done: make(chan struct{})}
 	select {
 	case <-db.stop:
 		return ErrClosed
 	default:
 	}
+	r := requests.Get().(*request)
+	r.fn = fn
 	select {
 	case queue <- r:
 	case <-ctx.Done():
@@ -78,18 +94,18 @@ func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *bbo
 	}
 	select {
 	case <-r.done:
-		return r.err
+		return r.answer()
 	case <-ctx.Done():
 		if r.state.CompareAndSwap(queued, abandoned) {
 			return ctx.Err()
 		}
 		<-r.done
-		return r.err
+		return r.answer()
 	case <-db.stopped:
 		// The writer may have answered just before it stopped, or have stopped before it saw the request.
 		select {
 		case <-r.done:
-			return r.err
+			return r.answer()
 		default:
 			return ErrClosed
 		}
@@ -101,8 +117,12 @@ func (db *DB) write() {
 	defer close(db.stopped)
 	// What bbolt reads of a damaged file can be a fault, which is fatal unless it is a panic.
 	debug.SetPanicOnFault(true)
+	db.patience = time.NewTimer(db.lazyDelay)
+	defer db.patience.Stop()
+	var batch []*request
 	for {
-		var batch []*request
+		clear(batch)
+		batch = batch[:0]
 		select {
 		case r := <-db.urgent:
 			batch = append(batch, r)
@@ -114,8 +134,19 @@ func (db *DB) write() {
 			}
 			return
 		}
-		db.commit(db.drain(batch))
+		db.commit(db.gather(batch))
 	}
+}
+
+// gather takes up what is waiting, and lets those who are about to come do so first. That waits for nobody but who is
+// ready to run: a call that is alone is committed at once.
+func (db *DB) gather(batch []*request) []*request {
+	for before := 0; before != len(batch) && len(batch) < maxBatch; {
+		before = len(batch)
+		runtime.Gosched()
+		batch = db.drain(batch)
+	}
+	return batch
 }
 
 // linger gives a lazy write the chance to share its sync with one that somebody waits for.
@@ -123,15 +154,15 @@ func (db *DB) linger(batch []*request) []*request {
 	if db.lazyDelay < 0 {
 		return batch
 	}
-	timer := time.NewTimer(db.lazyDelay)
-	defer timer.Stop()
+	db.patience.Reset(db.lazyDelay)
+	defer db.patience.Stop()
 	for len(batch) < maxBatch {
 		select {
 		case r := <-db.urgent:
 			return append(batch, r)
 		case r := <-db.lazy:
 			batch = append(batch, r)
-		case <-timer.C:
+		case <-db.patience.C:
 			return batch
 		case <-db.stop:
 			return batch
@@ -175,12 +206,12 @@ func (db *DB) commit(batch []*request) {
 				if r.err == nil {
 					r.err = err
 				}
-				close(r.done)
+				r.done <- struct{}{}
 			}
 			return
 		}
 		live[spoiler].err = err
-		close(live[spoiler].done)
+		live[spoiler].done <- struct{}{}
 		live = append(live[:spoiler:spoiler], live[spoiler+1:]...)
 	}
 }
@@ -197,12 +228,14 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 	}
 	wrote := false
 	for i, r := range batch {
-		r.err = db.call(r.fn, tx)
+		if r.err = db.call(r.fn, tx); r.err == nil {
+			wrote = true
+			continue
+		}
 		var dirty *dirtyError
 		if errors.As(r.err, &dirty) {
 			return i, errors.Join(dirty.err, tx.Rollback())
 		}
-		wrote = wrote || r.err == nil
 	}
 	if !wrote {
 		return -1, tx.Rollback()

@@ -2,17 +2,47 @@ package boltengine
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-const benchKeys = 10_000
+const (
+	benchKeys    = 10_000
+	benchClients = 64
+	benchValue   = 1 << 10
+)
 
-func benchKey(i int64) string { return fmt.Sprintf("bench||key-%05d", i*7919%benchKeys) }
+// benchNames are the keys in an order in which neighbours are far apart.
+var benchNames = func() []string {
+	names := make([]string, benchKeys)
+	for i := range names {
+		names[i] = fmt.Sprintf("bench||key-%05d", i*7919%benchKeys)
+	}
+	return names
+}()
 
-// BenchmarkSet sets 512-byte values from 64 clients per CPU; every set is synced.
+func benchKey(i int64) string { return benchNames[i%benchKeys] }
+
+// inParallel calls op from the given number of clients, with a number that is never the same.
+func inParallel(b *testing.B, clients int, op func(i int64) error) {
+	b.Helper()
+	var n atomic.Int64
+	b.SetParallelism((clients + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0))
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := op(n.Add(1)); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkSet sets 1 KiB values from 64 clients; every set is synced.
 func BenchmarkSet(b *testing.B) {
 	for _, c := range []struct {
 		name  string
@@ -24,41 +54,43 @@ func BenchmarkSet(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			r := newRig(b)
-			value := make([]byte, 512)
-			var n atomic.Int64
-			b.SetParallelism(64)
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					i := n.Add(1)
-					w := statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: value}
-					c.write(&w, i)
-					if err := r.store.ApplyEach(ctx, []statestore.Write{w})[0]; err != nil {
-						b.Error(err)
-						return
-					}
-				}
+			value := make([]byte, benchValue)
+			inParallel(b, benchClients, func(i int64) error {
+				w := statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: value}
+				c.write(&w, i)
+				return r.store.ApplyEach(ctx, []statestore.Write{w})[0]
 			})
 		})
 	}
 }
 
-// BenchmarkGet reads 512-byte values from a client per CPU.
+// BenchmarkTransaction sets ten 1 KiB values in each transaction, from 64 clients.
+func BenchmarkTransaction(b *testing.B) {
+	r := newRig(b)
+	value := make([]byte, benchValue)
+	inParallel(b, benchClients, func(i int64) error {
+		writes := make([]statestore.Write, 10)
+		for j := range writes {
+			writes[j] = statestore.Write{Op: statestore.OpSet, Key: benchKey(i*10 + int64(j)), Value: value}
+		}
+		return r.store.Apply(ctx, writes, statestore.TransactionOptions{})
+	})
+}
+
+// BenchmarkGet reads 1 KiB values from a client per CPU.
 func BenchmarkGet(b *testing.B) {
 	r := newRig(b)
 	var writes []statestore.Write
 	for i := range int64(benchKeys) {
-		writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: make([]byte, 512)})
+		writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: make([]byte, benchValue)})
 	}
 	r.apply(b, writes...)
-	var n atomic.Int64
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if item, err := r.store.Get(ctx, benchKey(n.Add(1))); err != nil || !item.Found {
-				b.Error(item, err)
-				return
-			}
+	b.ResetTimer()
+	inParallel(b, 1, func(i int64) error {
+		item, err := r.store.Get(ctx, benchKey(i))
+		if err == nil && !item.Found {
+			return fmt.Errorf("no such key: %s", item.Key)
 		}
+		return err
 	})
 }

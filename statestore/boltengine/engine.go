@@ -16,6 +16,8 @@ import (
 type engine struct {
 	db   *boltdb.DB
 	name []byte
+	// plan belongs to the file's writer.
+	plan plan
 }
 
 var _ statestore.Engine = (*engine)(nil)
@@ -105,11 +107,11 @@ var errNothing = errors.New("nothing to write")
 func (e *engine) Apply(ctx context.Context, units []statestore.Unit, now time.Time) ([]error, error) {
 	var outcomes []error
 	err := e.db.Update(ctx, func(tx *bbolt.Tx) error {
-		ns, err := e.namespace(tx)
-		if err != nil {
+		p := &e.plan
+		defer p.end()
+		if err := p.begin(e, tx, now); err != nil {
 			return err
 		}
-		p := newPlan(ns, now)
 		outcomes = make([]error, len(units))
 		failed := 0
 		for i := range units {

@@ -25,10 +25,9 @@ type index struct {
 	field statestore.FieldPath
 }
 
-// loadIndexes returns a namespace's indexes by id. One that cannot be read is no use to anyone: it is there to be removed.
-func loadIndexes(ns *bbolt.Bucket) []*index {
+// loadIndexes returns the indexes of a cursor's namespace, by id. One that cannot be read is no use to anyone: it is there to be removed.
+func loadIndexes(c *bbolt.Cursor) []*index {
 	var all []*index
-	c := ns.Cursor()
 	for k, v := c.Seek([]byte{prefixIndex}); len(k) > 0 && k[0] == prefixIndex; k, v = c.Next() {
 		if len(k) != 1+indexIDSize {
 			continue
@@ -47,8 +46,8 @@ func loadIndexes(ns *bbolt.Bucket) []*index {
 }
 
 // keptIndexes returns those that writes must keep right.
-func keptIndexes(ns *bbolt.Bucket) []*index {
-	return slices.DeleteFunc(loadIndexes(ns), func(x *index) bool { return x.State == indexRemoving })
+func keptIndexes(c *bbolt.Cursor) []*index {
+	return slices.DeleteFunc(loadIndexes(c), func(x *index) bool { return x.State == indexRemoving })
 }
 
 func (x *index) save(ns *bbolt.Bucket) error {
@@ -127,7 +126,7 @@ func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Ti
 		if err != nil {
 			return err
 		}
-		missing, begun := sortOut(loadIndexes(ns), paths)
+		missing, begun := sortOut(loadIndexes(ns.Cursor()), paths)
 		idle = len(missing) == 0 && !slices.ContainsFunc(begun, func(x *index) bool {
 			return x.State == indexBuilding || x.ExpiresAt < instantOf(until)
 		})
@@ -165,7 +164,7 @@ func sortOut(all []*index, paths []string) (missing []string, begun []*index) {
 }
 
 func buildStep(ns *bbolt.Bucket, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
-	all := loadIndexes(ns)
+	all := loadIndexes(ns.Cursor())
 	missing, begun := sortOut(all, paths)
 	id := uint32(1)
 	if n := len(all); n > 0 {
@@ -243,7 +242,7 @@ func seekAfter(c *bbolt.Cursor, k []byte) ([]byte, []byte) {
 
 // endedIndexes returns those that are to be removed by now.
 func endedIndexes(ns *bbolt.Bucket, now time.Time) []*index {
-	return slices.DeleteFunc(loadIndexes(ns), func(x *index) bool {
+	return slices.DeleteFunc(loadIndexes(ns.Cursor()), func(x *index) bool {
 		return x.State != indexRemoving && statestore.Live(instantTime(x.ExpiresAt), now)
 	})
 }

@@ -18,7 +18,7 @@ func requireIndexesRight(t require.TestingT, r *rig) {
 	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
 		ns := tx.Bucket(bucketState).Bucket([]byte("state"))
 		known := map[string]bool{}
-		for _, x := range loadIndexes(ns) {
+		for _, x := range loadIndexes(ns.Cursor()) {
 			known[string(indexEntryPrefix(x.id))] = true
 			if x.State != indexComplete {
 				continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -135,9 +136,18 @@ func must[T any](v T, err error) T {
 // recordOverhead is more than a record takes beside its value and content type.
 const recordOverhead = 48
 
+// buffers are what encode writes through.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // encode returns the bytes of a record or mark whose variable part takes size bytes.
 func encode(v any, size int) ([]byte, error) {
-	buf := bytes.NewBuffer(make([]byte, 0, size+recordOverhead))
+	buf := buffers.Get().(*bytes.Buffer)
+	defer func() {
+		// What was written is the caller's.
+		*buf = bytes.Buffer{}
+		buffers.Put(buf)
+	}()
+	*buf = *bytes.NewBuffer(make([]byte, 0, size+recordOverhead))
 	buf.WriteByte(recordFormat)
 	if err := encoding.MarshalToBuffer(v, buf); err != nil {
 		return nil, fmt.Errorf("encode record: %w", err)

@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"time"
 
@@ -12,18 +13,29 @@ import (
 // plan decides the outcomes of units in memory, over what is on disk, and then writes what remains of them: that keeps
 // all checks before the first write, which a shared transaction asks for, and writes a key once however often it is
 // changed.
+//
+// An engine has one for all its calls, since only the file's writer runs them: begin makes it ready for the next.
 type plan struct {
-	ns  *bbolt.Bucket
-	now time.Time
-	buf []byte
+	// tx, ns and cursor last as long as the transaction; nil: there is none.
+	tx     *bbolt.Tx
+	ns     *bbolt.Bucket
+	cursor *bbolt.Cursor
+
+	now    time.Time
+	key    []byte // of the record that is read or written next
+	record record // that is written next
 
 	first, version uint64 // the newest version on disk, and the newest one given out here
 
 	entries map[string]*entry
+	pool    []entry // where entries come from
 	touched []*entry
 	marks   map[[sha256.Size]byte]*markEntry
 	marked  []*markEntry
 }
+
+// keptEntries is how many entries a plan may have had for their memory to be used again.
+const keptEntries = 256
 
 // entry is a key: how it is on disk, and how it is after the units so far.
 type entry struct {
@@ -43,15 +55,41 @@ type markEntry struct {
 	disk, until int64
 }
 
-func newPlan(ns *bbolt.Bucket, now time.Time) *plan {
-	v := ns.Sequence()
-	return &plan{
-		ns:      ns,
-		now:     now,
-		first:   v,
-		version: v,
-		entries: make(map[string]*entry, 1),
+// begin makes the plan ready for a call in tx.
+func (p *plan) begin(e *engine, tx *bbolt.Tx, now time.Time) error {
+	if p.tx != tx {
+		ns, err := e.namespace(tx)
+		if err != nil {
+			return err
+		}
+		p.tx, p.ns, p.cursor = tx, ns, ns.Cursor()
+		// What a transaction has read and written must not stay in memory until the next one.
+		tx.OnCommit(func() { p.tx, p.ns, p.cursor = nil, nil, nil })
 	}
+	p.now, p.first = now, p.ns.Sequence()
+	p.version = p.first
+	return nil
+}
+
+// end lets go of the call's keys and values.
+func (p *plan) end() {
+	if len(p.entries) > keptEntries {
+		p.entries, p.pool, p.touched = nil, nil, nil
+	}
+	clear(p.entries)
+	clear(p.pool)
+	clear(p.touched)
+	p.pool, p.touched = p.pool[:0], p.touched[:0]
+	p.marks, p.marked, p.record = nil, nil, record{}
+}
+
+// read returns what is on disk under a key. It is valid until the next write.
+func (p *plan) read(k []byte) []byte {
+	found, raw := p.cursor.Seek(k)
+	if !bytes.Equal(found, k) {
+		return nil
+	}
+	return raw
 }
 
 // take decides one unit's outcome. If that is an error, the unit has left no trace.
@@ -116,16 +154,28 @@ func (p *plan) entry(key string) *entry {
 	if e := p.entries[key]; e != nil {
 		return e
 	}
-	e := &entry{key: key}
-	p.buf = valueKey(p.buf, key)
-	if raw := p.ns.Get(p.buf); raw != nil {
+	e := p.newEntry(key)
+	p.key = valueKey(p.key, key)
+	if raw := p.read(p.key); raw != nil {
 		e.stored = true
 		// Unconditional changes repair a damaged record. An entry in time order that it may have had is harmless.
 		e.disk, e.damage = decodeHeader(key, raw)
 		e.next = e.disk
 	}
+	if p.entries == nil {
+		p.entries = make(map[string]*entry, 1)
+	}
 	p.entries[key] = e
 	return e
+}
+
+func (p *plan) newEntry(key string) *entry {
+	if len(p.pool) == cap(p.pool) {
+		// Those that were given out stay where they are.
+		p.pool = make([]entry, 0, 2*cap(p.pool)+1)
+	}
+	p.pool = append(p.pool, entry{key: key})
+	return &p.pool[len(p.pool)-1]
 }
 
 func (p *plan) mark(key string) (*markEntry, error) {
@@ -134,7 +184,7 @@ func (p *plan) mark(key string) (*markEntry, error) {
 		return m, nil
 	}
 	m := &markEntry{digest: digest}
-	if raw := p.ns.Get(idempotencyKey(digest)); raw != nil {
+	if raw := p.read(idempotencyKey(digest)); raw != nil {
 		stored, err := decodeMark(digest[:], raw)
 		if err != nil {
 			return nil, err
@@ -150,7 +200,7 @@ func (p *plan) mark(key string) (*markEntry, error) {
 
 // write brings the namespace to where the plan is.
 func (p *plan) write() error {
-	indexes := keptIndexes(p.ns)
+	indexes := keptIndexes(p.cursor)
 	for _, e := range p.touched {
 		if err := p.writeIndexes(indexes, e); err != nil {
 			return err
@@ -177,7 +227,8 @@ func (p *plan) writeIndexes(indexes []*index, e *entry) error {
 	}
 	var before, after []byte
 	if e.stored {
-		before = storedValue(p.ns.Get(valueKey(nil, e.key)))
+		p.key = valueKey(p.key, e.key)
+		before = storedValue(p.read(p.key))
 	}
 	if e.set != nil {
 		after = e.set.Value
@@ -197,22 +248,24 @@ func (p *plan) writeEntry(e *entry) error {
 			return err
 		}
 	}
+	p.key = valueKey(p.key, e.key)
 	if e.set == nil {
 		if !e.stored {
 			return nil
 		}
-		return p.ns.Delete(valueKey(nil, e.key))
+		return p.ns.Delete(p.key)
 	}
-	raw, err := encode(record{
+	p.record = record{
 		Version:     e.next.Version,
 		ExpiresAt:   e.next.ExpiresAt,
 		ContentType: e.set.ContentType,
 		Value:       e.set.Value,
-	}, len(e.set.ContentType)+len(e.set.Value))
+	}
+	raw, err := encode(&p.record, len(e.set.ContentType)+len(e.set.Value))
 	if err != nil {
 		return err
 	}
-	if err := p.ns.Put(valueKey(nil, e.key), raw); err != nil {
+	if err := p.ns.Put(p.key, raw); err != nil {
 		return err
 	}
 	if e.next.ExpiresAt == 0 || e.next.ExpiresAt == e.disk.ExpiresAt {
@@ -227,7 +280,7 @@ func (p *plan) writeMark(m *markEntry) error {
 			return err
 		}
 	}
-	raw, err := encode(mark{ExpiresAt: m.until}, 0)
+	raw, err := encode(&mark{ExpiresAt: m.until}, 0)
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 
 func (s *snapshot) loadIndexes() []*index {
 	if !s.loaded {
-		s.indexes, s.loaded = loadIndexes(s.ns), true
+		s.indexes, s.loaded = loadIndexes(s.ns.Cursor()), true
 	}
 	return s.indexes
 }

@@ -38,7 +38,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 		marks := ended(ns, prefixIdempotencyTime, now, limit-len(keys))
 		swept, damage = len(keys)+len(marks), nil
 		// All reads come before the first write: bbolt's bytes do not outlive it.
-		indexes := keptIndexes(ns)
+		indexes := keptIndexes(ns.Cursor())
 		var doomed [][]byte
 		for _, k := range keys {
 			target, err := endedValue(ns, k)
