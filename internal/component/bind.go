@@ -46,8 +46,7 @@ var consuming = map[string]bool{
 }
 
 func componentName(ctx context.Context) string {
-	md, _ := metadata.FromIncomingContext(ctx)
-	if names := md.Get(instanceHeader); len(names) > 0 {
+	if names := metadata.ValueFromIncomingContext(ctx, instanceHeader); len(names) > 0 {
 		return names[0]
 	}
 	return ""

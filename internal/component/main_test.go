@@ -38,6 +38,7 @@ type house struct {
 	dir     string
 	clock   clockwork.Clock
 	log     *logBuffer
+	level   slog.Level
 	manager *databases.Manager
 	backend Backend // default: manager
 	streams StreamObserver
@@ -54,7 +55,7 @@ func shortDir(t testing.TB) string {
 }
 
 func newHouse(t testing.TB, change ...func(*house)) *house {
-	h := &house{t: t, dir: shortDir(t), clock: clockwork.NewRealClock(), log: &logBuffer{}}
+	h := &house{t: t, dir: shortDir(t), clock: clockwork.NewRealClock(), log: &logBuffer{}, level: slog.LevelDebug}
 	for _, c := range change {
 		c(h)
 	}
@@ -64,7 +65,7 @@ func newHouse(t testing.TB, change ...func(*house)) *house {
 }
 
 func (h *house) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: h.level}))
 }
 
 func (h *house) start() {

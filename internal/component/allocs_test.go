@@ -1,0 +1,56 @@
+//go:build !race
+
+package component
+
+import (
+	"strconv"
+	"testing"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestAllocs keeps the allocations of a call in check: those beyond what a bare gRPC server takes for the same messages.
+// Each write is alone in its commit, whose own allocations, bbolt's most of all, are in the number. The race detector
+// allocates too.
+func TestAllocs(t *testing.T) {
+	const runs, deliveries = 50, 500
+	ours, bare := connectOurs(t), connectBare(t)
+	value, id := make([]byte, benchSize), 0
+	_, err := ours.Set(ours.ctx, &proto.SetRequest{Key: "there", Value: value})
+	require.NoError(t, err)
+	ours.waiting((runs + 1) * deliveries)
+
+	for _, c := range []struct {
+		call string
+		most float64
+		run  func(c *benchSidecar) error
+	}{
+		{"Ping", 14, func(c *benchSidecar) error {
+			_, err := c.Ping(c.ctx, &proto.PingRequest{})
+			return err
+		}},
+		{"Get", 19, func(c *benchSidecar) error {
+			_, err := c.Get(c.ctx, &proto.GetRequest{Key: "there"})
+			return err
+		}},
+		{"Set", 93, func(c *benchSidecar) error {
+			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
+			return err
+		}},
+		{"Publish", 228, func(c *benchSidecar) error {
+			id++
+			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
+			return err
+		}},
+		{"stream of 500 deliveries", 33_000, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
+	} {
+		allocs := func(server *benchSidecar) float64 {
+			return testing.AllocsPerRun(runs, func() { require.NoError(t, c.run(server)) })
+		}
+		got := allocs(ours) - allocs(bare)
+		t.Logf("%s: %.0f allocations", c.call, got)
+		assert.LessOrEqual(t, got, c.most, "allocations of a %s", c.call)
+	}
+}
