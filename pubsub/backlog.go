@@ -6,10 +6,10 @@ import (
 )
 
 const (
-	// maxParked and maxParkedBytes bound the events that wait in memory for an earlier one with their partition key.
-	// Beyond that, the events behind them wait on disk.
+	// maxParked bounds the events that are known to wait for an earlier one with their partition key, and
+	// maxParkedBytes those keys. Beyond that, the log is not read on.
 	maxParked      = 1024
-	maxParkedBytes = 8 << 20
+	maxParkedBytes = 1 << 20
 )
 
 // backlog is what a queue's run goroutine has read from the engine and not handed out yet.
@@ -17,13 +17,46 @@ type backlog struct {
 	// cursor is the sequence up to which the log was read.
 	cursor uint64
 	fresh  []Event
-	// parked holds events of the log whose partition key is taken, in order.
-	parked      []Event
+	// parked are the events of the log whose partition key is taken, in order. They stay on disk meanwhile.
+	parked      []parkedEvent
 	parkedKeys  map[string]int
 	parkedBytes int
 	retries     []Retry
 	redriven    []Retry
+	// mayExceed says that one event may be read even if there is no room for it; refused, that something was not read
+	// for want of room.
+	mayExceed, refused bool
 }
+
+type parkedEvent struct {
+	sequence uint64
+	key      string
+}
+
+// room says how many events may be read, and of how many bytes but for the first; reserved is for hold. No events: there
+// is no room, and the queue is woken when there is some.
+func (q *queue) room() (limit, maxBytes, reserved int) {
+	if q.broker.budget.take(readAheadBytes) {
+		return readAhead, readAheadBytes, readAheadBytes
+	}
+	if q.backlog.mayExceed {
+		return 1, 0, 0
+	}
+	q.backlog.refused = true
+	q.broker.budget.wait(q)
+	return 0, 0, 0
+}
+
+// holdRetries is hold of what was read.
+func (q *queue) holdRetries(read []Retry, reserved int) {
+	bytes := 0
+	for i := range read {
+		bytes += read[i].size()
+	}
+	q.hold(bytes, reserved)
+}
+
+func (r *Retry) size() int { return r.Event.size() + r.History.size() }
 
 // next returns the event to hand out now, counted as in hand, or nil.
 func (q *queue) next(now time.Time) (*item, error) {
@@ -46,7 +79,7 @@ func (q *queue) next(now time.Time) (*item, error) {
 			return it, nil
 		}
 		// It ends without a delivery.
-		q.settle(&Delivery{Event: it.event, retry: it.retry, history: it.history}, settlement)
+		q.settle(&Delivery{Event: it.event, retry: it.retry, history: it.history, bytes: it.bytes}, settlement)
 	}
 }
 
@@ -75,8 +108,8 @@ func (q *queue) candidate(now time.Time) (*item, error) {
 	if q.heldByOrder() {
 		return nil, nil
 	}
-	if it := q.takeParked(); it != nil {
-		return it, nil
+	if it, err := q.takeParked(); it != nil || err != nil {
+		return it, err
 	}
 	if it, err := q.takeRedriven(); it != nil || err != nil {
 		return it, err
@@ -142,12 +175,26 @@ func (q *queue) readRetries(now time.Time) error {
 	if !due || len(q.backlog.retries) >= readAhead {
 		return nil
 	}
+	limit, maxBytes, reserved := q.room()
+	if limit == 0 {
+		return nil
+	}
+	if reserved == 0 && len(q.backlog.retries) > 0 {
+		// One waits for another with its partition key already; it has the room that may be exceeded.
+		q.backlog.refused = true
+		q.broker.budget.wait(q)
+		return nil
+	}
 	// Whatever is settled while the engine reads sets nextRetry anew.
 	q.mu.Lock()
 	q.nextRetry = time.Time{}
 	q.reading = true
 	q.mu.Unlock()
-	retries, next, err := q.broker.engine.ReadRetries(q.ctx, q.topic, q.group, now, q.isBusy, readAhead, readAheadBytes)
+	retries, next, err := q.broker.engine.ReadRetries(q.ctx, q.topic, q.group, now, q.isBusy, limit, maxBytes)
+	if err != nil {
+		retries = nil
+	}
+	q.holdRetries(retries, reserved)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err != nil {
@@ -185,25 +232,46 @@ func (q *queue) takeRetry() *item {
 	for i, r := range q.backlog.retries {
 		if q.holds.again(r.Event.PartitionKey) {
 			q.backlog.retries = slices.Delete(q.backlog.retries, i, i+1)
-			return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key, aged: r.Aged})
+			return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key, aged: r.Aged, bytes: r.size()})
 		}
 	}
 	return nil
 }
 
-func (q *queue) takeParked() *item {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+// takeParked returns the first parked event whose key has come free.
+func (q *queue) takeParked() (*item, error) {
 	b := &q.backlog
-	for i, e := range b.parked {
-		if q.holds.first(e.PartitionKey) {
-			b.parked = slices.Delete(b.parked, i, i+1)
-			b.parkedBytes -= e.size()
-			decrement(b.parkedKeys, e.PartitionKey)
-			return q.inHandNow(item{event: e})
+	for {
+		q.mu.Lock()
+		i := slices.IndexFunc(b.parked, func(e parkedEvent) bool { return q.holds.first(e.key) })
+		q.mu.Unlock()
+		if i < 0 {
+			return nil, nil
 		}
+		limit, _, reserved := q.room()
+		if limit == 0 {
+			return nil, nil
+		}
+		parked := b.parked[i]
+		events, err := q.broker.engine.ReadLog(q.ctx, q.topic, q.group, parked.sequence-1, 1, 0)
+		if err != nil {
+			q.hold(0, reserved)
+			return nil, err
+		}
+		b.parked = slices.Delete(b.parked, i, i+1)
+		b.parkedBytes -= len(parked.key)
+		decrement(b.parkedKeys, parked.key)
+		if len(events) == 0 || events[0].Sequence != parked.sequence {
+			// It has grown too old meanwhile, or its group was removed.
+			q.hold(0, reserved)
+			continue
+		}
+		e := events[0]
+		q.hold(e.size(), reserved)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.inHandNow(item{event: e, bytes: e.size()}), nil
 	}
-	return nil
 }
 
 // takeRedriven returns the next redriven event if the log before it has been handed out.
@@ -212,16 +280,23 @@ func (q *queue) takeRedriven() (*item, error) {
 	if len(b.redriven) == 0 {
 		q.mu.Lock()
 		some := q.redriven
-		q.redriven = false
-		q.reading = some
 		q.mu.Unlock()
 		if !some {
 			return nil, nil
 		}
-		read, err := q.broker.engine.ReadRedriven(q.ctx, q.topic, q.group, q.isBusy, readAhead, readAheadBytes)
+		limit, maxBytes, reserved := q.room()
+		if limit == 0 {
+			return nil, nil
+		}
+		q.mu.Lock()
+		q.redriven = false
+		q.reading = true
+		q.mu.Unlock()
+		read, err := q.broker.engine.ReadRedriven(q.ctx, q.topic, q.group, q.isBusy, limit, maxBytes)
 		if err != nil {
 			read = nil
 		}
+		q.holdRetries(read, reserved)
 		q.mu.Lock()
 		q.redriven = q.redriven || err != nil || len(read) > 0
 		q.hasRead(read)
@@ -241,7 +316,7 @@ func (q *queue) takeRedriven() (*item, error) {
 		return nil, nil
 	}
 	b.redriven = b.redriven[1:]
-	return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key}), nil
+	return q.inHandNow(item{event: r.Event, history: r.History, retry: &r.Key, bytes: r.size()}), nil
 }
 
 // readLog fills the backlog when it is empty and the log may hold more.
@@ -251,12 +326,23 @@ func (q *queue) readLog() error {
 	}
 	q.mu.Lock()
 	grown := q.log
-	q.log = false
 	q.mu.Unlock()
 	if !grown {
 		return nil
 	}
-	events, err := q.broker.engine.ReadLog(q.ctx, q.topic, q.group, q.backlog.cursor, readAhead, readAheadBytes)
+	limit, maxBytes, reserved := q.room()
+	if limit == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	q.log = false
+	q.mu.Unlock()
+	events, err := q.broker.engine.ReadLog(q.ctx, q.topic, q.group, q.backlog.cursor, limit, maxBytes)
+	bytes := 0
+	for i := range events {
+		bytes += events[i].size()
+	}
+	q.hold(bytes, reserved)
 	if n := len(events); n > 0 {
 		q.backlog.fresh, q.backlog.cursor = events, events[n-1].Sequence
 	}
@@ -277,13 +363,14 @@ func (q *queue) takeFresh() *item {
 	defer q.mu.Unlock()
 	// An ack may have freed the key since the parked events were looked at.
 	if b.parkedKeys[e.PartitionKey] == 0 && q.holds.first(e.PartitionKey) {
-		return q.inHandNow(item{event: e})
+		return q.inHandNow(item{event: e, bytes: e.size()})
 	}
+	q.drop(e.size())
 	if b.parkedKeys == nil {
 		b.parkedKeys = map[string]int{}
 	}
 	b.parkedKeys[e.PartitionKey]++
-	b.parkedBytes += e.size()
-	b.parked = append(b.parked, e)
+	b.parkedBytes += len(e.PartitionKey)
+	b.parked = append(b.parked, parkedEvent{e.Sequence, e.PartitionKey})
 	return nil
 }

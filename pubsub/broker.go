@@ -25,6 +25,9 @@ type Options struct {
 	Logger *slog.Logger
 	// SweepInterval is how often what has ended is cleaned away. Default: 10s.
 	SweepInterval time.Duration
+	// Budget is shared with the other brokers of the process. Default: one of its own, of DefaultPendingBytes.
+	Budget *Budget
+	NameLimits
 }
 
 // Broker hands the events of one namespace to the streams of its consumer groups. All methods may be called from any
@@ -33,6 +36,8 @@ type Broker struct {
 	engine Engine
 	clock  clockwork.Clock
 	log    *slog.Logger
+	names  NameLimits
+	budget *Budget
 	keeper *keeper
 
 	mu     sync.Mutex
@@ -60,6 +65,10 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 	if opts.SweepInterval == 0 {
 		opts.SweepInterval = 10 * time.Second
 	}
+	if opts.Budget == nil {
+		opts.Budget = NewBudget(0)
+	}
+	opts.NameLimits.setDefaults()
 	names, err := engine.Topics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)
@@ -68,6 +77,8 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		engine:  engine,
 		clock:   opts.Clock,
 		log:     opts.Logger,
+		names:   opts.NameLimits,
+		budget:  opts.Budget,
 		queues:  map[queueName]*queue{},
 		ending:  map[queueName]*queue{},
 		streams: map[*Subscription]struct{}{},
@@ -118,6 +129,8 @@ type PublishOptions struct {
 	DedupBy     DedupBy
 	DedupWindow time.Duration
 	Limits      TopicLimits
+	// AllOrNothing stores no message when one is refused: the others get ErrOthersRefused.
+	AllOrNothing bool
 }
 
 // Publish stores messages at the end of topic, in one commit. It returns one outcome for each message: nil means that
@@ -143,7 +156,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	entries := make([]Entry, 0, len(messages))
 	places := make([]int, 0, len(messages))
 	for i := range messages {
-		entry, err := b.entry(topic, &messages[i], opts, now)
+		entry, err := newEntry(topic, &messages[i], opts, now)
 		if err != nil {
 			outcomes[i] = err
 			continue
@@ -154,30 +167,39 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if len(entries) == 0 {
 		return outcomes
 	}
+	if opts.AllOrNothing && len(entries) < len(messages) {
+		return fail(ErrOthersRefused)
+	}
 
-	results, err := b.engine.Append(ctx, topic, entries, opts.Limits, now)
+	results, err := b.engine.Append(ctx, topic, entries, AppendOptions{TopicLimits: opts.Limits, Names: b.names, AllOrNothing: opts.AllOrNothing}, now)
 	if err != nil {
 		return fail(fmt.Errorf("publish to topic %q: %w", topic, err))
 	}
+	nameless := false
 	for i, r := range results {
 		outcomes[places[i]] = r.Err
-		if r.Err == nil && !entries[i].DeliverAt.IsZero() {
+		if r.Err != nil {
+			continue
+		}
+		if !entries[i].DeliverAt.IsZero() {
 			b.keeper.delayedUntil(entries[i].DeliverAt)
 		}
+		nameless = nameless || entries[i].DedupKey == nil
+	}
+	if nameless && opts.DedupWindow > 0 && opts.DedupBy.mode == dedupID {
+		b.warnNoID(topic)
 	}
 	b.grown(topic)
 	return outcomes
 }
 
-func (b *Broker) entry(topic string, m *Message, opts PublishOptions, now time.Time) (Entry, error) {
+func newEntry(topic string, m *Message, opts PublishOptions, now time.Time) (Entry, error) {
 	key, id, err := opts.DedupBy.key(m)
 	if err != nil {
 		return Entry{}, err
 	}
 	if opts.DedupWindow <= 0 {
 		key = nil
-	} else if key == nil && opts.DedupBy.mode == dedupID {
-		b.warnNoID(topic)
 	}
 	e := Entry{
 		Event: Event{
@@ -250,7 +272,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscri
 		return nil, err
 	}
 	// The group is owed events from here on, whatever becomes of this stream.
-	if _, err := b.engine.OpenGroup(ctx, opts.Topic, opts.Group, opts.DeliverPolicy); err != nil {
+	if _, err := b.engine.OpenGroup(ctx, opts.Topic, opts.Group, opts.DeliverPolicy, b.names); err != nil {
 		return nil, fmt.Errorf("subscribe group %q to topic %q: %w", opts.Group, opts.Topic, err)
 	}
 

@@ -27,6 +27,8 @@ type bench struct {
 	clock  *clockwork.FakeClock
 	db     *boltdb.DB
 	broker *pubsub.Broker
+	// opts are the broker's, but for its clock and log.
+	opts pubsub.Options
 }
 
 func newBench(t *testing.T) *bench {
@@ -42,7 +44,8 @@ func (b *bench) open() {
 	require.NoError(b.t, err)
 	engine, err := boltengine.New(context.Background(), b.db, "pubsub")
 	require.NoError(b.t, err)
-	b.broker, err = pubsub.NewBroker(context.Background(), engine, pubsub.Options{Clock: b.clock, Logger: slog.New(slog.DiscardHandler)})
+	b.opts.Clock, b.opts.Logger = b.clock, slog.New(slog.DiscardHandler)
+	b.broker, err = pubsub.NewBroker(context.Background(), engine, b.opts)
 	require.NoError(b.t, err)
 }
 

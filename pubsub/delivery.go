@@ -20,8 +20,10 @@ type Delivery struct {
 	queue   *queue
 	retry   *RetryKey
 	history History
-	ctx     context.Context
-	cancel  context.CancelFunc
+	// bytes is what the delivery takes of the budget.
+	bytes  int
+	ctx    context.Context
+	cancel context.CancelFunc
 	// place and untaken are the stream's; nil when the delivery has ended, or was taken.
 	place, untaken *list.Element
 }

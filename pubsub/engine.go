@@ -12,18 +12,18 @@ import (
 type Engine interface {
 	// Append stores entries at the end of topic in their order and decides duplicates, in one step. It returns one
 	// result for each entry. An entry with an ID whose window is still open is a duplicate and is not stored again;
-	// that holds between entries of one call too.
-	Append(ctx context.Context, topic string, entries []Entry, limits TopicLimits, now time.Time) ([]AppendResult, error)
+	// that holds between entries of one call too. A topic that is new is refused as opts say.
+	Append(ctx context.Context, topic string, entries []Entry, opts AppendOptions, now time.Time) ([]AppendResult, error)
 	// Promote moves at most limit delayed entries that are due into their topics. It returns the topics that grew and
 	// when the next entry is due (zero: none is waiting).
 	Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error)
 	// OpenGroup makes sure that group consumes topic, and returns the sequence up to which it is done. A new group
-	// starts as policy says.
-	OpenGroup(ctx context.Context, topic, group string, policy DeliverPolicy) (done uint64, err error)
+	// starts as policy says, if limits allow it.
+	OpenGroup(ctx context.Context, topic, group string, policy DeliverPolicy, limits NameLimits) (done uint64, err error)
 	// RemoveGroup ends group's part in topic and forgets what it was still owed, with its dead letters. It returns
 	// ErrNotFound when there is no such group.
 	RemoveGroup(ctx context.Context, topic, group string) error
-	// Topics lists the names of all topics that were ever published or subscribed to.
+	// Topics lists the names of all topics that were ever published or subscribed to. None is ever removed.
 	Topics(ctx context.Context) ([]string, error)
 	// Stats counts what is stored, per topic and group.
 	Stats(ctx context.Context, now time.Time) ([]TopicStats, error)
@@ -73,6 +73,14 @@ type Entry struct {
 type TopicLimits struct {
 	MaxAge   time.Duration
 	MaxBytes int64
+}
+
+// AppendOptions hold for one call of Append. The zero value bounds nothing.
+type AppendOptions struct {
+	TopicLimits
+	Names NameLimits
+	// AllOrNothing stores no entry when one is refused: the others get ErrOthersRefused.
+	AllOrNothing bool
 }
 
 // AppendResult is the outcome of one entry.

@@ -41,9 +41,12 @@ func (e *Event) ExpiredAt(now time.Time) bool {
 	return !e.Expires.IsZero() && !now.Before(e.Expires)
 }
 
-// size is the memory and, nearly, the disk that an event takes.
+// eventOverhead is what an event takes in memory beside its contents, until it is sent.
+const eventOverhead = 1 << 10
+
+// size is the memory that an event takes.
 func (e *Event) size() int {
-	n := len(e.Data) + len(e.ID) + len(e.ContentType) + len(e.PartitionKey) + len(e.Topic) + 64
+	n := len(e.Data) + len(e.ID) + len(e.ContentType) + len(e.PartitionKey) + eventOverhead
 	for k, v := range e.Metadata {
 		n += len(k) + len(v)
 	}
@@ -68,6 +71,15 @@ type History struct {
 	Attempts []Attempt
 	// Redriven counts how often the event was sent back from the dead letters.
 	Redriven int
+}
+
+// size is the memory that the history takes.
+func (h *History) size() int {
+	n := 0
+	for i := range h.Attempts {
+		n += len(h.Attempts[i].Error)
+	}
+	return n
 }
 
 // failed returns the history after one more failed delivery.

@@ -57,6 +57,8 @@ type machine struct {
 	groups []*modelGroup
 	seen   map[string]time.Time
 	count  int
+	// prefetch is how many events a stream is sure to have in hand.
+	prefetch int
 }
 
 func (g *modelGroup) options() pubsub.SubscribeOptions {
@@ -134,7 +136,7 @@ func (m *machine) take() {
 
 func (m *machine) takeFrom(g *modelGroup) *modelStream {
 	// With two streams, the other one may hold the event in its prefetch.
-	if len(g.streams) != 1 || len(g.streams[0].hand) >= modelPrefetch {
+	if len(g.streams) != 1 || len(g.streams[0].hand) >= m.prefetch {
 		return nil
 	}
 	now := m.b.clock.Now()
@@ -340,9 +342,14 @@ func TestModel(t *testing.T) {
 		// Ten thousand histories are not to fill the disk; one that fails can be run again.
 		defer func() { require.NoError(rt, os.RemoveAll(dir)) }()
 		b := &bench{t: t, path: dir + "/model.db", clock: clockwork.NewFakeClockAt(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))}
+		prefetch := modelPrefetch
+		if rapid.Bool().Draw(rt, "no room") {
+			b.opts.Budget = pubsub.NewBudget(1)
+			prefetch = 1
+		}
 		b.open()
 		defer b.close()
-		m := &machine{b: b, t: rt, seen: map[string]time.Time{}, groups: []*modelGroup{
+		m := &machine{b: b, t: rt, prefetch: prefetch, seen: map[string]time.Time{}, groups: []*modelGroup{
 			{name: "plain", dead: map[string]*modelEvent{}},
 			{name: "ordered", ordered: true, dead: map[string]*modelEvent{}},
 		}}

@@ -21,6 +21,8 @@ type item struct {
 	event   Event
 	history History
 	retry   *RetryKey
+	// bytes is what the item takes of the budget.
+	bytes int
 	// aged says that it is to be buried instead.
 	aged bool
 }
@@ -56,6 +58,12 @@ type queue struct {
 	reading          bool
 	settledMeanwhile []RetryKey
 	holds            holds
+	// held is what the queue takes of the budget: all that it has read and not settled yet. over: it has given it back.
+	held int
+	over bool
+
+	// waits is the budget's.
+	waits bool
 
 	settler settler
 	// The rest belongs to run.
@@ -95,6 +103,7 @@ func (q *queue) start(predecessor *queue) {
 		}()
 		q.run()
 		<-settled
+		q.giveBack()
 		close(q.done)
 		q.ended()
 	}()
@@ -120,6 +129,35 @@ func (q *queue) remove(s *Subscription) int {
 	q.streams = slices.DeleteFunc(q.streams, func(other *Subscription) bool { return other == s })
 	signal(q.wake)
 	return len(q.streams)
+}
+
+// hold counts bytes that were read, for which so many are reserved.
+func (q *queue) hold(bytes, reserved int) {
+	q.mu.Lock()
+	q.held += bytes
+	q.mu.Unlock()
+	if bytes > reserved {
+		q.broker.budget.exceed(bytes - reserved)
+	} else {
+		q.broker.budget.free(reserved - bytes)
+	}
+}
+
+// drop ends hold. It is called with q.mu held.
+func (q *queue) drop(bytes int) {
+	if !q.over {
+		q.held -= bytes
+		q.broker.budget.free(bytes)
+	}
+}
+
+// giveBack ends the queue's part in the budget.
+func (q *queue) giveBack() {
+	q.mu.Lock()
+	q.over = true
+	q.broker.budget.free(q.held)
+	q.mu.Unlock()
+	q.broker.budget.leave(q)
 }
 
 func (q *queue) load() (inHand, streams int) {
@@ -178,7 +216,7 @@ func (q *queue) open() bool {
 }
 
 func (q *queue) tryOpen() error {
-	done, err := q.broker.engine.OpenGroup(q.ctx, q.topic, q.group, q.policy)
+	done, err := q.broker.engine.OpenGroup(q.ctx, q.topic, q.group, q.policy, q.broker.names)
 	if err != nil {
 		return err
 	}
@@ -197,12 +235,15 @@ func (q *queue) tryOpen() error {
 // dispatch hands out events until there is none, or no stream has a slot. It returns when to try again unless
 // something wakes the queue before; zero: there is nothing to wait for.
 func (q *queue) dispatch() (again time.Time) {
+	defer q.broker.budget.passOn()
+	emptyOnly := false
 	for {
-		s := q.reserve()
+		s, empty := q.reserve(emptyOnly)
 		if s == nil {
 			return time.Time{}
 		}
 		now := q.broker.clock.Now()
+		q.backlog.mayExceed, q.backlog.refused = empty, false
 		it, err := q.next(now)
 		switch {
 		case err != nil:
@@ -211,6 +252,11 @@ func (q *queue) dispatch() (again time.Time) {
 				q.broker.log.Error("events could not be read", "topic", q.topic, "group", q.group, "error", err)
 			}
 			return now.Add(enginePause)
+		case it == nil && q.backlog.refused && !emptyOnly:
+			s.release()
+			// There is no room for what this stream has beside other events; one without any need not wait.
+			emptyOnly = true
+			continue
 		case it == nil:
 			s.release()
 			q.mu.Lock()
@@ -225,21 +271,21 @@ func (q *queue) dispatch() (again time.Time) {
 	}
 }
 
-// reserve finds the next stream with a free slot, in turn.
-func (q *queue) reserve() *Subscription {
+// reserve finds the next stream with a free slot, in turn, and says whether it has nothing in hand.
+func (q *queue) reserve(emptyOnly bool) (s *Subscription, empty bool) {
 	q.mu.Lock()
 	streams, first := slices.Clone(q.streams), q.turn
 	q.mu.Unlock()
 	for i := range streams {
 		at := (first + i) % len(streams)
-		if streams[at].reserve() {
+		if ok, empty := streams[at].reserve(q, emptyOnly); ok {
 			q.mu.Lock()
 			q.turn = at + 1
 			q.mu.Unlock()
-			return streams[at]
+			return streams[at], empty
 		}
 	}
-	return nil
+	return nil, false
 }
 
 func (q *queue) hand(s *Subscription, it item) {
@@ -251,6 +297,7 @@ func (q *queue) hand(s *Subscription, it item) {
 		queue:   q,
 		retry:   it.retry,
 		history: it.history,
+		bytes:   it.bytes,
 		ctx:     ctx,
 		cancel:  cancel,
 	}
@@ -265,7 +312,7 @@ func (q *queue) putBack(d *Delivery) {
 	q.mu.Lock()
 	q.inHand--
 	q.holds.putBack(d.Event.PartitionKey)
-	it := item{event: d.Event, history: d.history, retry: d.retry}
+	it := item{event: d.Event, history: d.history, retry: d.retry, bytes: d.bytes}
 	at, _ := slices.BinarySearchFunc(q.returned, it, func(a, b item) int {
 		return int(int64(a.event.Sequence) - int64(b.event.Sequence))
 	})
@@ -279,6 +326,7 @@ func (q *queue) settle(d *Delivery, s Settlement) {
 	s.Sequence, s.Retry, s.partitionKey = d.Event.Sequence, d.retry, d.Event.PartitionKey
 	q.mu.Lock()
 	q.inHand--
+	q.drop(d.bytes)
 	q.holds.release(d.Event.PartitionKey)
 	q.holds.settle(d.Event.PartitionKey, d.history.Deliveries > 0, s.Outcome == Retried)
 	q.settler.waiting = append(q.settler.waiting, s)

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +47,8 @@ type Subscription struct {
 	queues []*queue
 	// reserved counts the slots in use: events in hand and those on their way.
 	reserved int
+	// missed are queues that found a slot reserved for an event that may yet not come.
+	missed []*queue
 	// inHand holds *Delivery in the order they were handed over; untaken those that Next has not returned yet.
 	inHand, untaken *list.List
 	// headSince is when the front of inHand became the oldest.
@@ -164,22 +167,35 @@ func (s *Subscription) leave() []*queue {
 	return queues
 }
 
-// reserve takes a slot for an event on its way.
-func (s *Subscription) reserve() bool {
+// reserve takes a slot for an event of q on its way, and says whether the stream has nothing else; emptyOnly: it takes
+// none unless that is so.
+func (s *Subscription) reserve(q *queue, emptyOnly bool) (ok, empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.paused || s.reserved >= s.opts.MaxAckPending {
-		return false
+	if s.closed || s.paused {
+		return false, false
+	}
+	empty = s.reserved == 0
+	if s.reserved >= s.opts.MaxAckPending || emptyOnly && !empty {
+		if s.reserved > s.inHand.Len() && !slices.Contains(s.missed, q) {
+			s.missed = append(s.missed, q)
+		}
+		return false, false
 	}
 	s.reserved++
-	return true
+	return true, empty
 }
 
-// release gives a slot back that was not used.
+// release gives a slot back that was not used, and lets those queues look again that found it reserved.
 func (s *Subscription) release() {
 	s.mu.Lock()
 	s.reserved--
+	missed := s.missed
+	s.missed = nil
 	s.mu.Unlock()
+	for _, q := range missed {
+		signal(q.wake)
+	}
 }
 
 // hand fills a reserved slot. It returns false if the stream was closed meanwhile.

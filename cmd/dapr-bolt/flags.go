@@ -14,6 +14,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
@@ -191,6 +192,20 @@ func parseCount(text string) (int, error) {
 	}
 	return n, nil
 }
+
+// parseBytes takes a number of bytes in Kubernetes' notation, as the components' metadata does.
+func parseBytes(text string) (int64, error) {
+	const least, most = 1 << 20, 1 << 40
+	q, err := resource.ParseQuantity(text)
+	n, whole := q.AsInt64()
+	if err != nil || !whole || n < least || n > most {
+		return 0, errors.New("allowed: a number of bytes from 1Mi to 1Ti, such as 500000000, 500M or 2Gi")
+	}
+	return n, nil
+}
+
+// byteCount is what parseBytes reads, as people write it.
+func byteCount(n int64) string { return resource.NewQuantity(n, resource.BinarySI).String() }
 
 func parseBool(text string) (bool, error) {
 	b, err := strconv.ParseBool(text)

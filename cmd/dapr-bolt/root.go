@@ -14,6 +14,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 const (
@@ -34,6 +35,8 @@ type settings struct {
 	allow     access.Policy
 	// What is bounded.
 	maxConnections, maxStreams, maxDatabases int
+	maxRequestBytes, maxPendingBytes         int64
+	names                                    pubsub.NameLimits
 	// resubscribe and restartSidecar bring subscriptions back after a restart.
 	resubscribe    []string
 	restartSidecar string
@@ -56,9 +59,12 @@ func newRoot(env *environment) *cobra.Command {
 		httpListen: "127.0.0.1:9180",
 		logLevel:   "info",
 
-		maxConnections: component.DefaultMaxConnections,
-		maxStreams:     component.DefaultMaxStreams,
-		maxDatabases:   databases.DefaultMaxDatabases,
+		maxConnections:  component.DefaultMaxConnections,
+		maxStreams:      component.DefaultMaxStreams,
+		maxDatabases:    databases.DefaultMaxDatabases,
+		maxRequestBytes: component.DefaultMaxRequestBytes,
+		maxPendingBytes: pubsub.DefaultPendingBytes,
+		names:           pubsub.NameLimits{MaxTopics: pubsub.DefaultMaxTopics, MaxGroups: pubsub.DefaultMaxGroups},
 
 		database: databases.DefaultDatabase,
 		bucket:   databases.DefaultPubSubBucket,
@@ -126,10 +132,15 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	addFlag(flags, &c.maxConnections, "max-connections", strconv.Itoa(c.maxConnections), "count", "connections that sidecars may have open at once; each has one for each component", parseCount)
 	addFlag(flags, &c.maxStreams, "max-streams", strconv.Itoa(c.maxStreams), "count", "subscriptions that may be open at once", parseCount)
 	addFlag(flags, &c.maxDatabases, "max-databases", strconv.Itoa(c.maxDatabases), "count", "database files that may be open at once", parseCount)
+	addFlag(flags, &c.names.MaxTopics, "max-topics", strconv.Itoa(c.names.MaxTopics), "count", "topics that a bucket may have", parseCount)
+	addFlag(flags, &c.names.MaxGroups, "max-groups", strconv.Itoa(c.names.MaxGroups), "count", "consumer groups that a topic may have and, apart from them, wildcard subscriptions that a bucket may have", parseCount)
+	addFlag(flags, &c.maxPendingBytes, "max-pending-bytes", byteCount(c.maxPendingBytes), "bytes", "what the events may take that are in memory to be delivered or acknowledged, of all subscriptions; further ones wait on disk, but for one event of each subscription", parseBytes)
+	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "what the requests above 64 KiB may take that are being worked on at once; further ones are refused", parseBytes)
 	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, in which to change a value after a restart, so that the hot reload of the sidecars subscribes their apps again", parseFiles)
 	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar, such as http://127.0.0.1:3500, to shut down after a restart, so that Kubernetes starts it afresh and it subscribes its app again; $"+apiTokenVariable+" is sent along", parseURL)
 	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json",
-		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-databases", "resubscribe", "restart-sidecar"} {
+		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-databases",
+		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"} {
 		fromEnv(flags, name)
 	}
 

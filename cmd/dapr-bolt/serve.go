@@ -81,7 +81,14 @@ func (c *cli) serve(ctx context.Context) error {
 func (c *cli) start(ctx context.Context, p *process) (err error) {
 	info := admin.Info{Version: version(), Started: c.clock.Now(), DataDir: c.dataDir}
 
-	p.databases, err = databases.Open(ctx, databases.Options{Dir: c.dataDir, MaxDatabases: c.maxDatabases, Clock: c.clock, Logger: p.log})
+	p.databases, err = databases.Open(ctx, databases.Options{
+		Dir:             c.dataDir,
+		MaxDatabases:    c.maxDatabases,
+		MaxPendingBytes: c.maxPendingBytes,
+		Names:           c.names,
+		Clock:           c.clock,
+		Logger:          p.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -139,8 +146,9 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		Streams:   roll,
 		Backend:   p.databases,
 
-		MaxConnections: c.maxConnections,
-		MaxStreams:     c.maxStreams,
+		MaxConnections:  c.maxConnections,
+		MaxStreams:      c.maxStreams,
+		MaxRequestBytes: c.maxRequestBytes,
 		ComponentOptions: component.ComponentOptions{
 			Defaults: component.Defaults{
 				Database:     databases.DefaultDatabase,

@@ -174,14 +174,16 @@ func TestAnInitStormIsBounded(t *testing.T) {
 	require.Less(t, info.Size(), int64(4<<20))
 }
 
-// A reader that does not read holds up itself alone, and no more in memory than what it may have in hand.
+// A reader that does not read holds up itself alone. What all of them hold is --max-pending-bytes and one event each,
+// once as read from the file and once as gRPC has encoded it; Go lets memory grow to twice of that before it collects.
 func TestSlowReadersHoldUpNobody(t *testing.T) {
-	const readers, events, size = 20, 10, 1 << 20
+	const readers, events, size, pending = 50, 20, 1 << 20, 16 << 20
 	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{})
+	b := w.bolt(harness.BoltOptions{Args: []string{"--max-pending-bytes", strconv.Itoa(pending)}})
 	store, publisher := w.store(b), w.pubsub(b, "publisher")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	before := w.usage(b)
 	for i := range readers {
 		_, err := w.pubsub(b, fmt.Sprintf("slow-%d", i)).Pull(ctx, "orders")
 		require.NoError(t, err)
@@ -198,7 +200,76 @@ func TestSlowReadersHoldUpNobody(t *testing.T) {
 	}
 	used := w.usage(b)
 	fmt.Printf("%d readers that do not read, with %d events of %d bytes before them: %d MiB\n", readers, events, size, used.memory>>20)
-	require.Less(t, used.memory, int64(memoryFactor*2*readers*events*size))
+	require.Less(t, used.memory-before.memory, int64(memoryFactor*2*2*(pending+readers*size)))
+}
+
+func TestTooManyTopicsAndGroupsAreRefused(t *testing.T) {
+	const topics, groups, tried = 30, 10, 50
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{Args: []string{"--max-topics", strconv.Itoa(topics), "--max-groups", strconv.Itoa(groups)}})
+	store, random := w.store(b), w.pubsub(b, "random")
+	refused := func(err error, text string) {
+		require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
+		require.ErrorContains(t, err, text)
+		honest(t, store)
+	}
+	for i := range topics + tried {
+		err := random.Publish(t.Context(), fmt.Sprintf("random-%d", i), "1", []byte("x"))
+		if i < topics {
+			require.NoError(t, err)
+			continue
+		}
+		refused(err, "too many topics: the bucket has 30; --max-topics allows no more than 30")
+	}
+	for _, each := range []struct{ topic, text string }{
+		{"random-0", `too many consumer groups: topic "random-0" has 10; --max-groups allows no more than 10`},
+		{">", "too many consumer groups: the bucket has 10 with wildcard subscriptions; --max-groups allows no more than 10"},
+	} {
+		for i := range groups + tried {
+			ctx, leave := context.WithCancel(t.Context())
+			stream, err := w.pubsub(b, fmt.Sprintf("group-%d", i)).Pull(ctx, each.topic)
+			require.NoError(t, err)
+			_, err = stream.Recv()
+			if i < groups {
+				require.NoError(t, err)
+			} else {
+				refused(err, each.text)
+			}
+			leave()
+		}
+	}
+	require.NoError(t, random.Publish(t.Context(), "random-1", "2", []byte("x")), "what is there stays in use")
+}
+
+// Large requests beyond --max-request-bytes are refused, and small ones are answered meanwhile.
+func TestTooManyLargeRequestsAreRefused(t *testing.T) {
+	const clients, size, allowed = 64, 3 << 20, 16 << 20
+	w := newWorld(t)
+	b := w.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed)}})
+	store := w.store(b)
+	before := w.usage(b)
+	var storm sync.WaitGroup
+	errs := make(chan error, clients)
+	for i := range clients {
+		storm.Go(func() { errs <- store.Set(t.Context(), fmt.Sprint(i), make([]byte, size)) })
+	}
+	honest(t, store)
+	storm.Wait()
+	close(errs)
+	refused := 0
+	for err := range errs {
+		if err != nil {
+			refused++
+			require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
+			require.ErrorContains(t, err, "too many requests at once")
+			require.ErrorContains(t, err, "--max-request-bytes allows no more than 16777216")
+		}
+	}
+	require.Positive(t, refused)
+	require.Less(t, refused, clients)
+	require.NoError(t, store.Set(t.Context(), "again", make([]byte, size)), "there is room again")
+	// All of them may have arrived at the same time, each as it came and decoded.
+	require.Less(t, w.usage(b).memory-before.memory, int64(memoryFactor*2*2*clients*size))
 }
 
 func TestNobodyAcknowledgesForOthers(t *testing.T) {

@@ -133,10 +133,7 @@ func (p *PubSub) Publish(ctx context.Context, req *contribpubsub.PublishRequest)
 	return broker.Publish(ctx, req.Topic, []pubsub.Message{m}, config.Publisher.Publish)[0]
 }
 
-// errBystander is the outcome of an entry that nothing is wrong with.
-var errBystander = errors.New("not stored, as another entry of the bulk publish cannot be")
-
-// BulkPublish stores the entries in one commit, or none of them if one cannot be read. Each entry that was not stored is
+// BulkPublish stores the entries in one commit, or none of them if one is refused. Each entry that was not stored is
 // among the response's failed entries, and the error joins what was wrong. What the request's metadata says holds for
 // entries that do not say otherwise, except for an event id, which can be that of one event only.
 func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublishRequest) (contribpubsub.BulkPublishResponse, error) {
@@ -155,7 +152,7 @@ func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 		}
 		id := req.Entries[i].EntryId
 		response.FailedEntries = append(response.FailedEntries, contribpubsub.BulkPublishResponseFailedEntry{EntryId: id, Error: outcome})
-		if err == nil && outcome != errBystander {
+		if err == nil && !errors.Is(outcome, pubsub.ErrOthersRefused) {
 			causes = append(causes, fmt.Errorf("entry %q: %w", id, outcome))
 		}
 	}
@@ -203,12 +200,14 @@ func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 	case 0:
 		return outcomes, nil
 	case len(outcomes):
-		return broker.Publish(ctx, req.Topic, messages, config.Publisher.Publish), nil
+		opts := config.Publisher.Publish
+		// Since the whole call fails, all of it is sent again: what is stored now would be stored twice.
+		opts.AllOrNothing = true
+		return broker.Publish(ctx, req.Topic, messages, opts), nil
 	}
-	// Since the whole call fails, all of it is sent again: what is stored now would be stored twice.
 	for i := range outcomes {
 		if outcomes[i] == nil {
-			outcomes[i] = errBystander
+			outcomes[i] = pubsub.ErrOthersRefused
 		}
 	}
 	return outcomes, nil

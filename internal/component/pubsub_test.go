@@ -201,6 +201,17 @@ func TestBulkPublish(t *testing.T) {
 	requireInvalid(t, err, `invalid ttlInSeconds "-5"`)
 	_, err = bulk("", nil, good, other)
 	requireInvalid(t, err, "topic")
+	// What only the broker can tell.
+	full := h.bus("full", "bucket", "small", "maxBytes", "1k", "consumerID", "app")
+	large := &proto.BulkMessageEntry{EntryId: "large", Event: make([]byte, 1000)}
+	_, err = full.pubsub.BulkPublish(c.ctx, &proto.BulkPublishRequest{Topic: "t", Entries: []*proto.BulkMessageEntry{good, large}})
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
+	require.ErrorContains(t, err, `entry "large": the topic is full`)
+	require.NotContains(t, err.Error(), `"good"`)
+	later := full.pull(t, "t")
+	require.NoError(t, full.publish("t", "later"))
+	require.Equal(t, "later", string(later.next().GetData()))
+
 	_, err = bulk("t", map[string]string{"eventID": "E"}, other, other)
 	requireInvalid(t, err, "eventID")
 	failed, err = bulk("t", nil)
@@ -315,7 +326,7 @@ func TestPubSubInProcess(t *testing.T) {
 	require.Len(t, response.FailedEntries, 2)
 	require.ErrorContains(t, response.FailedEntries[0].Error, "deliverAt")
 	require.Equal(t, "good", response.FailedEntries[1].EntryId)
-	require.ErrorContains(t, response.FailedEntries[1].Error, "another entry")
+	require.ErrorContains(t, response.FailedEntries[1].Error, "another event")
 	response, err = p.BulkPublish(ctx, &contribpubsub.BulkPublishRequest{Topic: "t", Entries: []contribpubsub.BulkMessageEntry{
 		{EntryId: "stays", Event: []byte("stays")},
 	}})

@@ -29,8 +29,9 @@ const DefaultName = "bolt"
 // What Options bound by default. A sidecar has one connection for each component, and one stream for each topic that its
 // app is subscribed to.
 const (
-	DefaultMaxConnections = 4096
-	DefaultMaxStreams     = 10000
+	DefaultMaxConnections  = 4096
+	DefaultMaxStreams      = 10000
+	DefaultMaxRequestBytes = 256 << 20
 )
 
 const (
@@ -39,6 +40,14 @@ const (
 	maxReceive = 16 << 20
 	// maxCalls bounds the calls of one connection that are open at once; each subscription is one.
 	maxCalls = 1 << 14
+	// streamWindow is what a client may send on a stream ahead of what is read from it. Left to itself, gRPC raises it
+	// to 16 MiB for a fast client; a request that is being read may always be sent to its end. connectionWindow does not
+	// bound anything, as gRPC gives it back at once: it is wide enough not to be waited for.
+	streamWindow     = 64 << 10
+	connectionWindow = 1 << 20
+	// callWorkers is how many goroutines are kept for calls. A new one for each call grows its stack several times on the
+	// way down, which took more than a small call itself. With many more, they rest so long that their stacks shrink again.
+	callWorkers = 64
 	// minPing is how often a client may ping. No sidecar pings by itself; one that does must not be cut off.
 	minPing = time.Second
 	// removePatience is how long the removal of the socket waits for a process that holds the folder.
@@ -62,6 +71,9 @@ type Options struct {
 	MaxConnections int
 	// MaxStreams bounds the subscriptions that are open at once, of all connections. Default: DefaultMaxStreams.
 	MaxStreams int
+	// MaxRequestBytes bounds the large requests that are being worked on at once, of all connections, in bytes: those
+	// above 64 KiB. Beyond it, they are refused; one alone never is. Default: DefaultMaxRequestBytes.
+	MaxRequestBytes int64
 	// StateDir is an existing folder for what must be known of sidecars after a restart. Empty: it is not kept.
 	StateDir string
 	// Streams hears of subscriptions, to bring them back after a restart. Default: nobody does.
@@ -131,6 +143,9 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	if opts.MaxStreams == 0 {
 		opts.MaxStreams = DefaultMaxStreams
 	}
+	if opts.MaxRequestBytes == 0 {
+		opts.MaxRequestBytes = DefaultMaxRequestBytes
+	}
 	if opts.SocketDir == "" {
 		opts.SocketDir = pluggable.GetSocketFolderPath()
 	}
@@ -162,15 +177,19 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 func (s *Server) newGRPC() *grpc.Server {
 	logUnary, logStream := callLogger(s.opts.Logger)
 	onPanic := panicAnswer(s.opts.Logger)
+	bounded := &requests{limit: s.opts.MaxRequestBytes}
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{}),
 		grpc.MaxRecvMsgSize(maxReceive),
 		grpc.MaxConcurrentStreams(maxCalls),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
+		grpc.NumStreamWorkers(callWorkers),
 		// The outermost comes first. A panic is answered inside the log, so that the call is logged as failed; the
 		// corrections come last, closest to the SDK.
-		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, s.bindUnary, correctUnary),
+		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, bounded.unary, s.bindUnary, correctUnary),
 		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.bindStream, s.pullStream),
 	)
 	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return boundStateStore(ctx) })

@@ -47,6 +47,12 @@ type Options struct {
 	// MaxDatabases bounds the files that are open at once, and with them, at 16 times as many of each kind, the buckets.
 	// Default: DefaultMaxDatabases.
 	MaxDatabases int
+	// MaxPendingBytes bounds the events that all brokers together keep in memory; see pubsub.Budget. What is encoded to be
+	// sent comes on top: gRPC keeps at most two events of a stream whose client does not read. Default:
+	// pubsub.DefaultPendingBytes.
+	MaxPendingBytes int64
+	// Names bounds the topics and groups of each bucket. Default: that of pubsub.NameLimits.
+	Names pubsub.NameLimits
 	// Logger hears of what the stores and brokers do on their own. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -58,6 +64,7 @@ type Manager struct {
 	files   *shared[string, *boltdb.DB]
 	stores  *shared[namespace, *statestore.Store]
 	brokers *shared[namespace, *pubsub.Broker]
+	budget  *pubsub.Budget
 
 	closeOnce sync.Once
 	closeErr  error
@@ -92,7 +99,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		opts.Logger.Warn("other users can reach the data directory; chmod 700 keeps them out",
 			"dir", opts.Dir, "mode", fmt.Sprintf("%#o", mode))
 	}
-	m := &Manager{opts: opts}
+	m := &Manager{opts: opts, budget: pubsub.NewBudget(opts.MaxPendingBytes)}
 	buckets := bucketsOfDatabase * opts.MaxDatabases
 	m.files = newShared("databases", opts.MaxDatabases, m.openFile)
 	m.stores = newShared("state buckets", buckets, m.openStore)
@@ -309,7 +316,12 @@ func (m *Manager) openBroker(ctx context.Context, ns namespace) (*pubsub.Broker,
 	if err != nil {
 		return nil, fmt.Errorf("database %s: open pub/sub bucket %s: %w", ns.database, ns.bucket, err)
 	}
-	return pubsub.NewBroker(ctx, engine, pubsub.Options{Clock: m.opts.Clock, Logger: m.logger(ns)})
+	return pubsub.NewBroker(ctx, engine, pubsub.Options{
+		Clock:      m.opts.Clock,
+		Logger:     m.logger(ns),
+		Budget:     m.budget,
+		NameLimits: m.opts.Names,
+	})
 }
 
 func (m *Manager) logger(ns namespace) *slog.Logger {

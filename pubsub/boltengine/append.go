@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ func (d *duplicates) of(topic string) uint64 {
 }
 
 // Append implements pubsub.Engine.
-func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entry, limits pubsub.TopicLimits, now time.Time) ([]pubsub.AppendResult, error) {
+func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entry, opts pubsub.AppendOptions, now time.Time) ([]pubsub.AppendResult, error) {
 	// What can be done before the writer's turn is done here.
 	encoded := make([][]byte, len(entries))
 	keys := make([]dedupKey, len(entries))
@@ -56,7 +57,7 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 	err := e.update(ctx, false, func(tx *bbolt.Tx, b buckets) error {
 		clear(results)
 		e.seen.join(tx)
-		return e.append(b, topic, entries, encoded, keys, results, limits, now)
+		return e.append(b, topic, entries, encoded, keys, results, opts, now)
 	})
 	if err != nil {
 		return nil, err
@@ -71,16 +72,22 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 	return results, nil
 }
 
-func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, limits pubsub.TopicLimits, now time.Time) error {
-	if refused := e.judge(b, topic, entries, encoded, keys, results, limits, now); refused == len(entries) {
+func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, opts pubsub.AppendOptions, now time.Time) error {
+	if b.topics.Get([]byte(topic)) == nil {
+		if err := opts.Names.AnotherTopic(b.countTopics()); err != nil {
+			return refusal{err}
+		}
+	}
+	refused := e.judge(b, topic, entries, encoded, keys, results, opts.TopicLimits, now)
+	if opts.AllOrNothing && refuseOthers(results) || refused == len(entries) {
 		return errUnchanged
 	}
 	t, err := b.ensureTopic(topic)
 	if err != nil {
 		return err
 	}
-	if limits.MaxAge > 0 {
-		t.MaxAge = limits.MaxAge
+	if opts.MaxAge > 0 {
+		t.MaxAge = opts.MaxAge
 	}
 	for i := range entries {
 		if results[i].Duplicate || results[i].Err != nil {
@@ -110,6 +117,19 @@ func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded
 		results[i].Sequence = t.Last
 	}
 	return b.putTopic(topic, t)
+}
+
+// refuseOthers says whether an entry was refused, and if so refuses all others.
+func refuseOthers(results []pubsub.AppendResult) bool {
+	if !slices.ContainsFunc(results, func(r pubsub.AppendResult) bool { return r.Err != nil }) {
+		return false
+	}
+	for i := range results {
+		if results[i].Err == nil {
+			results[i] = pubsub.AppendResult{Err: pubsub.ErrOthersRefused}
+		}
+	}
+	return true
 }
 
 // judge marks the entries that need no write: those that are on disk already, and those for which the topic has no

@@ -17,6 +17,9 @@ import (
 // errUnchanged leaves a transaction without a write, and so without a sync.
 var errUnchanged = errors.New("nothing to write")
 
+// refusal is an error that came before any write.
+type refusal struct{ error }
+
 // Engine implements pubsub.Engine on one namespace of a file.
 type Engine struct {
 	db     *boltdb.DB
@@ -72,8 +75,8 @@ func (e *Engine) in(tx *bbolt.Tx) buckets {
 	}
 }
 
-// update runs fn in a shared write transaction. fn may return errUnchanged as long as it has written nothing; any
-// other error is taken to have come after a write.
+// update runs fn in a shared write transaction. fn may return errUnchanged or a refusal as long as it has written
+// nothing; any other error is taken to have come after a write.
 func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, b buckets) error) error {
 	run := e.db.Update
 	if lazily {
@@ -81,6 +84,9 @@ func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, 
 	}
 	err := run(ctx, func(tx *bbolt.Tx) error {
 		err := fn(tx, e.in(tx))
+		if refused, ok := err.(refusal); ok {
+			return refused.error
+		}
 		if errors.Is(err, errUnchanged) {
 			return err
 		}
@@ -193,6 +199,9 @@ func (b buckets) ensureGroup(t topicRecord, name string, policy pubsub.DeliverPo
 	return g, b.putGroup(t.ID, name, g)
 }
 
+// countTopics goes by their numbers: no topic is ever removed.
+func (b buckets) countTopics() uint64 { return b.topics.Sequence() }
+
 func nextID(b *bbolt.Bucket) (uint32, error) {
 	n, err := b.NextSequence()
 	if err != nil {
@@ -205,9 +214,9 @@ func nextID(b *bbolt.Bucket) (uint32, error) {
 }
 
 // OpenGroup implements pubsub.Engine.
-func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubsub.DeliverPolicy) (done uint64, err error) {
+func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubsub.DeliverPolicy, limits pubsub.NameLimits) (done uint64, err error) {
 	if pubsub.IsPattern(topic) {
-		return 0, e.openPattern(ctx, topic, group, policy)
+		return 0, e.openPattern(ctx, topic, group, policy, limits)
 	}
 	err = e.update(ctx, false, func(_ *bbolt.Tx, b buckets) error {
 		t, ok, err := b.topic(topic)
@@ -223,6 +232,11 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 				done = g.Done
 				return errUnchanged
 			}
+			if err := limits.AnotherGroup(topic, countPrefix(b.groups, idKey(t.ID))); err != nil {
+				return refusal{err}
+			}
+		} else if err := limits.AnotherTopic(b.countTopics()); err != nil {
+			return refusal{err}
 		}
 		if t, err = b.ensureTopic(topic); err != nil {
 			return err
@@ -234,11 +248,14 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 	return done, err
 }
 
-func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy pubsub.DeliverPolicy) error {
+func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy pubsub.DeliverPolicy, limits pubsub.NameLimits) error {
 	return e.update(ctx, false, func(_ *bbolt.Tx, b buckets) error {
 		key := patternKey(group, pattern)
 		if b.patterns.Get(key) != nil {
 			return errUnchanged
+		}
+		if err := limits.AnotherGroup(pattern, countPrefix(b.patterns, nil)); err != nil {
+			return refusal{err}
 		}
 		if err := b.patterns.Put(key, []byte{}); err != nil {
 			return err

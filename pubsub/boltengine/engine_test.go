@@ -40,7 +40,7 @@ func entries(n int) []pubsub.Entry {
 
 func appendAll(t *testing.T, e *Engine, topic string, list []pubsub.Entry) {
 	t.Helper()
-	results, err := e.Append(t.Context(), topic, list, pubsub.TopicLimits{}, noon)
+	results, err := e.Append(t.Context(), topic, list, pubsub.AppendOptions{}, noon)
 	require.NoError(t, err)
 	for _, r := range results {
 		require.NoError(t, r.Err)
@@ -80,7 +80,7 @@ func counts(t *testing.T, e *Engine, db *boltdb.DB) map[string]int {
 func TestSettledEventsLeaveTheFileWhenEveryGroupIsDone(t *testing.T) {
 	e, db := open(t)
 	for _, group := range []string{"a", "b"} {
-		_, err := e.OpenGroup(t.Context(), "t", group, pubsub.DeliverAll)
+		_, err := e.OpenGroup(t.Context(), "t", group, pubsub.DeliverAll, pubsub.NameLimits{})
 		require.NoError(t, err)
 	}
 	appendAll(t, e, "t", entries(4))
@@ -113,7 +113,7 @@ func TestADedupKeyOfATransactionThatWasRolledBackIsNotSeen(t *testing.T) {
 	run(func() {
 		joined <- struct{}{}
 		entry := pubsub.Entry{Event: pubsub.Event{Data: []byte("x"), PublishTime: noon}, DedupKey: []byte("id"), DedupWindow: time.Hour}
-		results, err := e.Append(context.Background(), "t", []pubsub.Entry{entry}, pubsub.TopicLimits{}, noon)
+		results, err := e.Append(context.Background(), "t", []pubsub.Entry{entry}, pubsub.AppendOptions{}, noon)
 		require.NoError(t, err)
 		require.False(t, results[0].Duplicate, "the first run was rolled back")
 	})
@@ -142,9 +142,9 @@ func TestSweepTakesBoundedSteps(t *testing.T) {
 	for i := range list {
 		list[i].DedupKey, list[i].DedupWindow = []byte{byte(i)}, time.Minute
 	}
-	_, err := e.Append(t.Context(), "t", list, pubsub.TopicLimits{MaxAge: time.Hour}, noon)
+	_, err := e.Append(t.Context(), "t", list, pubsub.AppendOptions{TopicLimits: pubsub.TopicLimits{MaxAge: time.Hour}}, noon)
 	require.NoError(t, err)
-	_, err = e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll)
+	_, err = e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
 	require.NoError(t, err)
 
 	for _, step := range []struct {
@@ -167,7 +167,7 @@ func TestSweepTakesBoundedSteps(t *testing.T) {
 
 func TestReadLogIsBoundedByCountAndBytes(t *testing.T) {
 	e, _ := open(t)
-	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll)
+	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
 	require.NoError(t, err)
 	list := entries(5)
 	for i := range list {
@@ -183,7 +183,7 @@ func TestReadLogIsBoundedByCountAndBytes(t *testing.T) {
 
 func TestAnEventIDThatIsNotUTF8IsReadBack(t *testing.T) {
 	e, _ := open(t)
-	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll)
+	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
 	require.NoError(t, err)
 	list := entries(1)
 	list[0].Event.ID = "a\xffb"
@@ -216,21 +216,6 @@ func FuzzDecode(f *testing.F) {
 		_, _ = parseRetryKey(raw)
 		for _, record := range []any{&topicRecord{}, &groupRecord{}, &delayedRecord{}, &deadRecord{}} {
 			_ = decode(raw, record)
-		}
-	})
-}
-
-func BenchmarkAppend(b *testing.B) {
-	e, _ := open(b)
-	list := entries(1)
-	list[0].Event.Data = make([]byte, 1024)
-	b.SetParallelism(32)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := e.Append(context.Background(), "t", list, pubsub.TopicLimits{}, noon); err != nil {
-				b.Error(err)
-			}
 		}
 	})
 }

@@ -49,7 +49,7 @@ func TestSeenIDsMatchAMapOfWindows(t *testing.T) {
 				id := rapid.Byte().Draw(rt, "id") % 8
 				window := time.Duration(rapid.IntRange(1, 5).Draw(rt, "window")) * time.Minute
 				entry := pubsub.Entry{Event: pubsub.Event{PublishTime: now}, DedupKey: []byte{id}, DedupWindow: window}
-				results, err := e.Append(rt.Context(), "t", []pubsub.Entry{entry}, pubsub.TopicLimits{}, now)
+				results, err := e.Append(rt.Context(), "t", []pubsub.Entry{entry}, pubsub.AppendOptions{}, now)
 				require.NoError(rt, err)
 				end, seen := until[id]
 				require.Equal(rt, seen && now.Before(end), results[0].Duplicate)

@@ -117,7 +117,7 @@ func (b buckets) countDead() (map[groupName]uint64, error) {
 
 func countPrefix(b *bbolt.Bucket, prefix []byte) (n uint64) {
 	c := b.Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		n++
 	}
 	return n

@@ -1,0 +1,59 @@
+package pubsub
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What NameLimits bound by default.
+const (
+	DefaultMaxTopics = 10_000
+	DefaultMaxGroups = 1_000
+)
+
+var (
+	// ErrTooManyTopics refuses a new topic beyond NameLimits.MaxTopics.
+	ErrTooManyTopics = errors.New("too many topics")
+	// ErrTooManyGroups refuses a new consumer group beyond NameLimits.MaxGroups.
+	ErrTooManyGroups = errors.New("too many consumer groups")
+)
+
+// NameLimits bound the names that one namespace remembers for ever. Names that are there already stay in use, however
+// many they are.
+type NameLimits struct {
+	// MaxTopics bounds the topics of the namespace. NewBroker's default: DefaultMaxTopics.
+	MaxTopics int
+	// MaxGroups bounds the consumer groups of one topic and, apart from them, the wildcard subscriptions of the namespace,
+	// each a group and a pattern. NewBroker's default: DefaultMaxGroups.
+	MaxGroups int
+}
+
+func (l *NameLimits) setDefaults() {
+	if l.MaxTopics == 0 {
+		l.MaxTopics = DefaultMaxTopics
+	}
+	if l.MaxGroups == 0 {
+		l.MaxGroups = DefaultMaxGroups
+	}
+}
+
+// AnotherTopic returns ErrTooManyTopics unless a namespace that has so many topics may get one more. A limit of zero
+// is none.
+func (l NameLimits) AnotherTopic(have uint64) error {
+	if l.MaxTopics == 0 || have < uint64(l.MaxTopics) {
+		return nil
+	}
+	return fmt.Errorf("%w: the bucket has %d; --max-topics allows no more than %d", ErrTooManyTopics, have, l.MaxTopics)
+}
+
+// AnotherGroup returns ErrTooManyGroups unless a topic that has so many groups, or a namespace with so many wildcard
+// subscriptions, may get one more. A limit of zero is none.
+func (l NameLimits) AnotherGroup(topic string, have uint64) error {
+	switch {
+	case l.MaxGroups == 0 || have < uint64(l.MaxGroups):
+		return nil
+	case IsPattern(topic):
+		return fmt.Errorf("%w: the bucket has %d with wildcard subscriptions; --max-groups allows no more than %d", ErrTooManyGroups, have, l.MaxGroups)
+	}
+	return fmt.Errorf("%w: topic %q has %d; --max-groups allows no more than %d", ErrTooManyGroups, topic, have, l.MaxGroups)
+}
