@@ -200,6 +200,9 @@ func (p *plan) mark(key string) (*markEntry, error) {
 
 // write brings the namespace to where the plan is.
 func (p *plan) write() error {
+	if p.sequential() {
+		p.ns.FillPercent = sequentialFill
+	}
 	indexes := keptIndexes(p.cursor)
 	for _, e := range p.touched {
 		if err := p.writeIndexes(indexes, e); err != nil {
@@ -218,6 +221,27 @@ func (p *plan) write() error {
 		return nil
 	}
 	return p.ns.SetSequence(p.version)
+}
+
+const (
+	// sequentialFill packs pages of keys that come in their order, as an import writes them; others leave bbolt's room
+	// for what comes between.
+	sequentialFill = 0.9
+	// sequentialKeys is how many it takes to be sure.
+	sequentialKeys = 64
+)
+
+// sequential says that the changes are many new keys in ascending order.
+func (p *plan) sequential() bool {
+	if len(p.touched) < sequentialKeys {
+		return false
+	}
+	for i, e := range p.touched {
+		if e.stored || i > 0 && e.key < p.touched[i-1].key {
+			return false
+		}
+	}
+	return true
 }
 
 // writeIndexes must come before the record is written over.
