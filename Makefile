@@ -81,6 +81,14 @@ torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks
 	go -C conformance test ./torture -run '^TestTorture$$' -count 1 -v -timeout 4h -kills 1000
 	go -C conformance test ./faults -run '^TestRoundsLeaveNothing$$' -count 1 -v -timeout 4h -rounds 10000
 
+# The peers' server is installed where that is possible; a report without it says so.
+.PHONY: bench
+bench: $(STACK) ## Measure dapr-bolt beside its peers and write conformance/bench/RESULTS.md (an hour, 60 GB of disk)
+	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || echo "redis-server could not be installed"
+	$(STACK) sidecar
+	go -C conformance run ./cmd/bench
+
 .PHONY: test-dapr-run
 test-dapr-run: $(STACK) ## Check `dapr run -f` with the real CLI, whose build takes minutes
 	$(STACK) sidecar

@@ -1,0 +1,181 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	// The benchmark starts itself again to serve pings.
+	if len(os.Args) == 3 && os.Args[1] == PingServerCommand {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		if err := ServePings(ctx, os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	// Importing the runtime starts this one, for good.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
+}
+
+// A run in small: every section, every peer, the report and the plot. How fast anybody is, is not tested.
+func TestRun(t *testing.T) {
+	opts := Options{
+		Dir:      t.TempDir(),
+		Rounds:   1,
+		Duration: 100 * time.Millisecond,
+		WarmUp:   time.Millisecond,
+		Steady:   200 * time.Millisecond,
+		Clients:  []int{1, headlineClients},
+		Sizes:    []int{headlineSize},
+		Stages:   []Stage{{}, {2_000, 2_000}, {4_000, 3_000}},
+		Progress: os.Stderr,
+	}
+	results, err := Run(t.Context(), opts)
+	require.NoError(t, err)
+
+	missing := map[string]bool{}
+	for _, m := range results.Missing {
+		require.NotEmpty(t, m.Why)
+		missing[string(m.Section)+" "+m.Peer] = true
+	}
+	require.False(t, missing["state "+ourState] || missing["pubsub "+ourPubSub] || missing["sidecars "+ourState] || missing["sidecars "+ourPubSub])
+	measured := func(section Section, peer string, works ...string) {
+		t.Helper()
+		if missing[string(section)+" "+peer] {
+			return
+		}
+		for _, work := range works {
+			cell := Cell{section, work, peer, headlineClients, headlineSize}
+			if work == workSteady {
+				cell.Clients = 1
+			}
+			s, ok := results.Median(cell)
+			require.True(t, ok, "%s: %s", cell, s.Error)
+			if peer == ourState || peer == ourPubSub {
+				require.Empty(t, s.Error, "%s", cell)
+			}
+		}
+	}
+	for _, p := range statePeers() {
+		measured(SectionState, p.name, workSet, workGet, workMixed, workTransaction)
+		measured(SectionSidecars, p.name, workSet, workGet)
+	}
+	for _, p := range pubsubPeers() {
+		measured(SectionPubSub, p.name, workPublish, workDeliver, workSteady)
+		measured(SectionSidecars, p.name, workDeliver, workSteady)
+	}
+
+	require.Len(t, results.Growth, len(opts.Stages))
+	last := results.Growth[len(results.Growth)-1]
+	require.Greater(t, last.FileBytes, int64(last.Stage.Keys+last.Stage.Events)*headlineSize)
+	require.Positive(t, last.OpenWarm)
+
+	for _, p := range results.Promises() {
+		require.Equal(t, !missing["state state.redis"] || !bytes.Contains([]byte(p.What), []byte("redis")), p.Known, p.What)
+	}
+	var report, drawn bytes.Buffer
+	require.NoError(t, results.WriteMarkdown(&report))
+	for _, p := range statePeers() {
+		require.Contains(t, report.String(), p.name)
+	}
+	for _, p := range pubsubPeers() {
+		require.Contains(t, report.String(), p.name)
+	}
+	for _, m := range results.Missing {
+		require.Contains(t, report.String(), "**Not measured** ("+string(m.Section)+"): `"+m.Peer+"`")
+	}
+	require.NoError(t, results.WritePlot(&drawn))
+	decoder := xml.NewDecoder(&drawn)
+	for {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+			break
+		} else {
+			require.NoError(t, err)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	e, other := newEvents(128, 2), newEvents(128, 1)
+	first, number, ok := e.make()
+	require.True(t, ok)
+	require.Len(t, first, 128)
+	require.Equal(t, 0, number)
+	second, _, _ := e.make()
+	require.NotEqual(t, first, second)
+	_, _, ok = e.make()
+	require.False(t, ok, "there are two")
+
+	number, new := e.arrive(second)
+	require.Equal(t, 1, number)
+	require.True(t, new)
+	_, new = e.arrive(second)
+	require.False(t, new, "it came before")
+	foreign, _, _ := other.make()
+	number, _ = e.arrive(foreign)
+	require.Equal(t, -1, number)
+	require.EqualValues(t, 1, e.unique.Load())
+}
+
+func TestMedian(t *testing.T) {
+	cell := Cell{Section: SectionState, Work: workSet, Peer: ourState, Clients: 1, Size: 1}
+	r := &Results{Samples: []Sample{
+		{Cell: cell, PerSecond: 30, P50: 3, P99: 9},
+		{Cell: cell, PerSecond: 10, P50: 1, P99: 7},
+		{Cell: cell, PerSecond: 20, P50: 2, P99: 8, Errors: 2, Error: "no"},
+		{Cell: cell, Error: "failed"},
+	}}
+	m, ok := r.Median(cell)
+	require.True(t, ok)
+	require.Equal(t, Sample{Cell: cell, PerSecond: 20, P50: 2, P99: 8, Errors: 2, Error: "no"}, m)
+	_, ok = r.Median(Cell{})
+	require.False(t, ok)
+}
+
+func TestPromises(t *testing.T) {
+	cell := func(peer string) Cell {
+		return Cell{SectionState, workSet, peer, headlineClients, headlineSize}
+	}
+	for _, c := range []struct {
+		name        string
+		theirs      float64
+		known, kept bool
+	}{
+		{"kept", 100, true, true},
+		{"just not", 101, true, false},
+		{"unknown", 0, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &Results{Samples: []Sample{{Cell: cell(ourState), PerSecond: 120}}}
+			if c.theirs > 0 {
+				r.Samples = append(r.Samples, Sample{Cell: cell("state.redis"), PerSecond: c.theirs})
+			}
+			p := r.Promises()[0]
+			require.Equal(t, c.known, p.Known)
+			require.Equal(t, c.kept, p.Kept)
+		})
+	}
+}
+
+func TestHumanNumbers(t *testing.T) {
+	require.Equal(t, "1,234,567", count(1_234_567))
+	require.Equal(t, "999", count(999))
+	require.Equal(t, "1.23ms", short(1_234_567*time.Nanosecond))
+	require.Equal(t, "64 KiB", byteSize(64<<10))
+	require.Equal(t, "128 B", byteSize(128))
+}

@@ -1,0 +1,316 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	contribpubsub "github.com/dapr/components-contrib/pubsub"
+	"github.com/dapr/components-contrib/state"
+	pubsubadapter "github.com/dapr/dapr/pkg/components/pubsub"
+	stateadapter "github.com/dapr/dapr/pkg/components/state"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// Growth is how dapr-bolt does at one Stage.
+type Growth struct {
+	Stage Stage `json:"stage"`
+	// FileBytes is the length of the file that holds both, KeyBytes and EventBytes what one of them takes on disk, on
+	// average, since the stage before. They are zero where there are none.
+	FileBytes  int64   `json:"fileBytes"`
+	KeyBytes   float64 `json:"keyBytes"`
+	EventBytes float64 `json:"eventBytes"`
+	// OpenWarm and OpenCold are from the start of the process until both components are initialised: with the file in the
+	// kernel's cache, and after the kernel was asked to forget it. OpenCold is zero where that cannot be asked.
+	OpenWarm time.Duration `json:"openWarm"`
+	OpenCold time.Duration `json:"openCold"`
+	// Resident is the process's memory after it was opened, without the mapped file; ResidentAfter after the measurements.
+	Resident      int64 `json:"resident"`
+	ResidentAfter int64 `json:"residentAfter"`
+	// Sets and Publishes are per second, medians of the rounds, at the promises' clients and size.
+	Sets      float64 `json:"sets"`
+	Publishes float64 `json:"publishes"`
+}
+
+const (
+	workGrowthSet     = "set of random keys"
+	workGrowthPublish = "publish to a topic with events waiting"
+
+	fillBatch    = 1_000
+	fillEvents   = 1_000
+	growthTopic  = "bench.waiting"
+	growthWindow = 24 * time.Hour // so that no id is forgotten meanwhile
+)
+
+// growth fills one file further and further and measures at each stage.
+func (b *Bench) growth(ctx context.Context) error {
+	return b.inWorld(func(w *world) error {
+		data, err := w.folder("data")
+		if err != nil {
+			return err
+		}
+		// Keys are drawn from as many at every stage, so that only the file differs.
+		keys := max(b.opts.Stages[len(b.opts.Stages)-1].Keys, 1)
+		var filled Stage
+		for _, stage := range b.opts.Stages {
+			g := Growth{Stage: stage}
+			if err := b.fillStage(ctx, data, filled, &g); err != nil {
+				return fmt.Errorf("fill in %d keys and %d events: %w", stage.Keys, stage.Events, err)
+			}
+			filled = stage
+			if err := b.measureStage(ctx, w, data, keys, &g); err != nil {
+				return fmt.Errorf("at %d keys and %d events: %w", stage.Keys, stage.Events, err)
+			}
+			b.results.Growth = append(b.results.Growth, g)
+			b.progress(fmt.Sprintf("growth: %d keys, %d events: %.0f sets/s, %.0f publishes/s, open in %s (cold %s), %d MiB resident, file of %d MiB",
+				stage.Keys, stage.Events, g.Sets, g.Publishes, short(g.OpenWarm), short(g.OpenCold), g.Resident>>20, g.FileBytes>>20))
+			if stage.Keys == 0 && stage.Events == 0 {
+				// What was measured is not part of the next stage.
+				if err := os.RemoveAll(data); err != nil {
+					return err
+				}
+				if err := os.MkdirAll(data, 0o700); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// fillStage writes what is missing between two stages, past the socket: it is the same file.
+func (b *Bench) fillStage(ctx context.Context, data string, from Stage, g *Growth) (err error) {
+	file := filepath.Join(data, databases.DefaultDatabase+".db")
+	manager, err := databases.Open(ctx, databases.Options{Dir: data, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, manager.Close(ctx))
+		if err == nil {
+			g.FileBytes, err = fileSize(file)
+		}
+	}()
+	before, err := fileSize(file)
+	if err != nil {
+		return err
+	}
+	if n := g.Stage.Keys - from.Keys; n > 0 {
+		store, err := manager.StateStore(ctx, databases.DefaultDatabase, databases.DefaultStateBucket)
+		if err != nil {
+			return err
+		}
+		if err := b.fillKeys(ctx, store, from.Keys, g.Stage.Keys); err != nil {
+			return err
+		}
+		after, err := fileSize(file)
+		if err != nil {
+			return err
+		}
+		g.KeyBytes, before = float64(after-before)/float64(n), after
+	}
+	if n := g.Stage.Events - from.Events; n > 0 {
+		broker, err := manager.Broker(ctx, databases.DefaultDatabase, databases.DefaultPubSubBucket)
+		if err != nil {
+			return err
+		}
+		if err := b.fillTopic(ctx, broker, n); err != nil {
+			return err
+		}
+		after, err := fileSize(file)
+		if err != nil {
+			return err
+		}
+		g.EventBytes = float64(after-before) / float64(n)
+	}
+	return nil
+}
+
+// fillKeys sets keys in their own order, which is the quickest.
+func (b *Bench) fillKeys(ctx context.Context, store *statestore.Store, from, to int) error {
+	c := newStateClient(nil, to, headlineSize)
+	report := time.Now()
+	for n := from; n < to; n += fillBatch {
+		writes := make([]statestore.Write, 0, fillBatch)
+		for i := n; i < min(n+fillBatch, to); i++ {
+			writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: keyName(i), Value: c.value})
+		}
+		for _, err := range store.ApplyEach(ctx, writes) {
+			if err != nil {
+				return err
+			}
+		}
+		if time.Since(report) > 10*time.Second {
+			report = time.Now()
+			b.progress(fmt.Sprintf("growth: %d of %d keys are in", n-from, to-from))
+		}
+	}
+	return nil
+}
+
+// fillTopic leaves events waiting for a group that is away, with their ids in the window.
+func (b *Bench) fillTopic(ctx context.Context, broker *pubsub.Broker, n int) error {
+	subscription, err := broker.Subscribe(ctx, pubsub.SubscribeOptions{Group: consumerGroup, Topic: growthTopic, MaxAckPending: 1})
+	if err != nil {
+		return err
+	}
+	subscription.Close()
+	events := newEvents(headlineSize, n)
+	opts := pubsub.PublishOptions{DedupWindow: growthWindow}
+	report := time.Now()
+	for done := 0; done < n; done += fillEvents {
+		messages := make([]pubsub.Message, 0, fillEvents)
+		for range min(fillEvents, n-done) {
+			data, _, _ := events.make()
+			messages = append(messages, pubsub.Message{Data: data})
+		}
+		for _, err := range broker.Publish(ctx, growthTopic, messages, opts) {
+			if err != nil {
+				return err
+			}
+		}
+		if time.Since(report) > 10*time.Second {
+			report = time.Now()
+			b.progress(fmt.Sprintf("growth: %d of %d events are in", done, n))
+		}
+	}
+	return nil
+}
+
+func (b *Bench) measureStage(ctx context.Context, w *world, data string, keys int, g *Growth) error {
+	start := func() (*grown, error) { return w.startGrown(ctx, b.bolt, data) }
+
+	switch err := forgetFile(filepath.Join(data, databases.DefaultDatabase+".db")); {
+	case err == nil:
+		cold, err := start()
+		if err != nil {
+			return err
+		}
+		g.OpenCold = cold.opened
+		if err := cold.Close(); err != nil {
+			return err
+		}
+	case !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	p, err := start()
+	if err != nil {
+		return err
+	}
+	g.OpenWarm = p.opened
+	if g.Resident, err = anonymousMemory(p.bolt.PID()); err != nil {
+		return errors.Join(err, p.Close())
+	}
+	stage := fmt.Sprintf("%d keys, %d events in the file", g.Stage.Keys, g.Stage.Events)
+	var sets, publishes []float64
+	client := newStateClient(component{p.state}, keys, headlineSize)
+	for round := range b.opts.Rounds {
+		cell := Cell{Section: SectionGrowth, Work: workGrowthSet, Peer: stage, Clients: headlineClients, Size: headlineSize}
+		o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, client.work(workSet, cell.Clients))
+		s := o.sample(cell, round)
+		b.record(s)
+		sets = append(sets, s.PerSecond)
+
+		cell.Work = workGrowthPublish
+		events := newEvents(headlineSize, mostEvents)
+		o = closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, func(ctx context.Context, _, _ int) error {
+			event, _, ok := events.make()
+			if !ok {
+				return errNoMoreEvents
+			}
+			return p.pubsub.Publish(ctx, &contribpubsub.PublishRequest{Topic: growthTopic, Data: event})
+		})
+		s = o.sample(cell, round)
+		b.record(s)
+		publishes = append(publishes, s.PerSecond)
+	}
+	g.Sets, g.Publishes = median(sets), median(publishes)
+	g.ResidentAfter, err = anonymousMemory(p.bolt.PID())
+	return errors.Join(err, p.Close(), ctx.Err())
+}
+
+// grown is a process on a file that was filled in.
+type grown struct {
+	bolt   *harness.Bolt
+	state  state.Store
+	pubsub contribpubsub.PubSub
+	opened time.Duration
+}
+
+func (w *world) startGrown(ctx context.Context, path, data string) (*grown, error) {
+	begin := time.Now()
+	bolt, err := w.StartBolt(ctx, harness.BoltOptions{Path: path, DataDir: data})
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(bolt.SocketDir, "bolt.sock")
+	g := &grown{
+		bolt:   bolt,
+		state:  stateadapter.NewGRPCStateStore(silent("growth"), socket),
+		pubsub: pubsubadapter.NewGRPCPubSub(silent("growth"), socket),
+	}
+	sm, pm := state.Metadata{}, contribpubsub.Metadata{}
+	sm.Name, pm.Name = "state", "pubsub"
+	sm.Properties = map[string]string{}
+	pm.Properties = map[string]string{"consumerID": consumerGroup, "dedupWindow": growthWindow.String()}
+	if err := errors.Join(g.state.Init(ctx, sm), g.pubsub.Init(ctx, pm)); err != nil {
+		return nil, err
+	}
+	g.opened = time.Since(begin)
+	return g, nil
+}
+
+func (g *grown) Close() error {
+	return errors.Join(g.state.Close(), g.pubsub.Close(), g.bolt.Stop())
+}
+
+func fileSize(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func forgetFile(path string) (err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return forget(file)
+}
+
+// anonymousMemory is what a process keeps in memory beside files, in bytes; 0 where that cannot be read.
+func anonymousMemory(pid int) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			var kib int64
+			if _, err := fmt.Sscanf(strings.TrimSpace(value), "%d kB", &kib); err != nil {
+				return 0, fmt.Errorf("memory of process %d: %w", pid, err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, nil
+}
