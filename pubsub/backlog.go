@@ -133,19 +133,25 @@ func (q *queue) candidate(now time.Time) (*item, error) {
 func (q *queue) blocked() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.settler.waiting)+q.settler.writing >= maxUnsettled || q.inHand > 0 && q.ordered()
+	return len(q.settler.waiting)+q.settler.writing >= maxUnsettled || q.inHand > 0 && q.ordered
 }
 
 // heldByOrder says that the log must wait for a retry.
 func (q *queue) heldByOrder() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.holds.retrying > 0 && q.ordered()
+	return q.holds.retrying > 0 && q.ordered
 }
 
-// ordered is called with q.mu held.
-func (q *queue) ordered() bool {
-	return slices.ContainsFunc(q.streams, func(s *Subscription) bool { return s.opts.Ordered })
+// atEnd says that the log has been read as far as anybody knows. It is called with q.mu held.
+func (q *queue) atEnd() bool { return !q.log && q.grown <= q.backlog.cursor }
+
+// hasNothing says that all there is to hand out is handed out, but for retries that are not due. It is called with q.mu
+// held.
+func (q *queue) hasNothing() bool {
+	b := &q.backlog
+	return q.atEnd() && len(b.fresh) == 0 && len(b.parked) == 0 && len(b.retries) == 0 && len(b.redriven) == 0 &&
+		len(q.returned) == 0 && !q.redriven && !b.refused
 }
 
 // inHandNow counts an item as in hand. It is called with q.mu held.
@@ -310,7 +316,7 @@ func (q *queue) takeRedriven() (*item, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	r := b.redriven[0]
-	atEnd := len(b.fresh) == 0 && !q.log
+	atEnd := len(b.fresh) == 0 && q.atEnd()
 	reached := b.cursor >= r.After && (len(b.fresh) == 0 || b.fresh[0].Sequence > r.After)
 	if !(atEnd || reached) || b.parkedKeys[r.Event.PartitionKey] > 0 || !q.holds.first(r.Event.PartitionKey) {
 		return nil, nil
@@ -325,9 +331,9 @@ func (q *queue) readLog() error {
 		return nil
 	}
 	q.mu.Lock()
-	grown := q.log
+	atEnd := q.atEnd()
 	q.mu.Unlock()
-	if !grown {
+	if atEnd {
 		return nil
 	}
 	limit, maxBytes, reserved := q.room()
@@ -335,6 +341,7 @@ func (q *queue) readLog() error {
 		return nil
 	}
 	q.mu.Lock()
+	log, grown := q.log, q.grown
 	q.log = false
 	q.mu.Unlock()
 	events, err := q.broker.engine.ReadLog(q.ctx, q.topic, q.group, q.backlog.cursor, limit, maxBytes)
@@ -346,10 +353,15 @@ func (q *queue) readLog() error {
 	if n := len(events); n > 0 {
 		q.backlog.fresh, q.backlog.cursor = events, events[n-1].Sequence
 	}
-	if err != nil || len(events) > 0 {
-		q.mu.Lock()
-		q.log = true
-		q.mu.Unlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case err != nil || len(events) > 0:
+		// What was read may not be all.
+		q.log = q.log || log
+	case q.grown == grown:
+		// The events that were known of have left the group meanwhile.
+		q.grown = 0
 	}
 	return err
 }

@@ -42,7 +42,8 @@ type Broker struct {
 
 	mu     sync.Mutex
 	closed bool
-	queues map[queueName]*queue
+	// queues are those with streams, by topic and group.
+	queues map[string]map[string]*queue
 	// ending holds queues without streams that still write down their last settlements.
 	ending map[queueName]*queue
 	// streams are the open subscriptions, for topics that come up later.
@@ -79,7 +80,7 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		log:     opts.Logger,
 		names:   opts.NameLimits,
 		budget:  opts.Budget,
-		queues:  map[queueName]*queue{},
+		queues:  map[string]map[string]*queue{},
 		ending:  map[queueName]*queue{},
 		streams: map[*Subscription]struct{}{},
 		topics:  map[string]struct{}{},
@@ -175,7 +176,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if err != nil {
 		return fail(fmt.Errorf("publish to topic %q: %w", topic, err))
 	}
-	nameless := false
+	nameless, last := false, uint64(0)
 	for i, r := range results {
 		outcomes[places[i]] = r.Err
 		if r.Err != nil {
@@ -185,11 +186,12 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 			b.keeper.delayedUntil(entries[i].DeliverAt)
 		}
 		nameless = nameless || entries[i].DedupKey == nil
+		last = max(last, r.Sequence)
 	}
 	if nameless && opts.DedupWindow > 0 && opts.DedupBy.mode == dedupID {
 		b.warnNoID(topic)
 	}
-	b.grown(topic)
+	b.grown(topic, last)
 	return outcomes
 }
 
@@ -233,19 +235,13 @@ func (b *Broker) warnNoID(topic string) {
 	}
 }
 
-// grown tells the queues of a topic that it has new events.
-func (b *Broker) grown(topic string) {
+// grown tells the queues of a topic that it has new events, up to that sequence; zero: up to any.
+func (b *Broker) grown(topic string, upTo uint64) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.learn(topic)
-	var queues []*queue
-	for name, q := range b.queues {
-		if name.topic == topic {
-			queues = append(queues, q)
-		}
-	}
-	b.mu.Unlock()
-	for _, q := range queues {
-		q.logGrew()
+	for _, q := range b.queues[topic] {
+		q.logGrew(upTo)
 	}
 }
 
@@ -300,10 +296,13 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscri
 // attach gives a stream its share of one topic. It is called with b.mu held.
 func (b *Broker) attach(topic string, s *Subscription, policy DeliverPolicy) {
 	name := queueName{topic, s.opts.Group}
-	q := b.queues[name]
+	q := b.queues[topic][name.group]
 	if q == nil {
 		q = newQueue(b, name, policy)
-		b.queues[name] = q
+		if b.queues[topic] == nil {
+			b.queues[topic] = map[string]*queue{}
+		}
+		b.queues[topic][name.group] = q
 		q.start(b.ending[name])
 	}
 	s.join(q)
@@ -320,7 +319,9 @@ func (b *Broker) detach(s *Subscription) {
 			continue
 		}
 		name := queueName{q.topic, q.group}
-		delete(b.queues, name)
+		if delete(b.queues[q.topic], q.group); len(b.queues[q.topic]) == 0 {
+			delete(b.queues, q.topic)
+		}
 		b.ending[name] = q
 		q.end(func() {
 			b.mu.Lock()
@@ -360,7 +361,7 @@ func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error
 	}
 	for _, d := range moved {
 		b.mu.Lock()
-		q := b.queues[queueName{d.Event.Topic, d.Group}]
+		q := b.queues[d.Event.Topic][d.Group]
 		b.mu.Unlock()
 		if q != nil {
 			q.redrivenCame()
@@ -406,7 +407,7 @@ func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 		for j := range stats[i].Groups {
 			g := &stats[i].Groups[j]
 			b.mu.Lock()
-			q := b.queues[queueName{stats[i].Topic, g.Group}]
+			q := b.queues[stats[i].Topic][g.Group]
 			b.mu.Unlock()
 			if q == nil {
 				continue

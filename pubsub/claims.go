@@ -16,7 +16,7 @@ func (c *claims) claim(topic, group string) bool {
 	if c.held[name] != nil {
 		return true
 	}
-	if b.queues[name] != nil || b.ending[name] != nil {
+	if b.queues[topic][group] != nil || b.ending[name] != nil {
 		return false
 	}
 	if c.held == nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"strings"
+	"unsafe"
 
 	"github.com/tidwall/gjson"
 )
@@ -70,15 +71,30 @@ func cloudEventID(data []byte) (id, source string, ok bool) {
 	if len(data) == 0 || data[0] != '{' {
 		return "", "", false
 	}
-	found := gjson.GetManyBytes(data, "specversion", "id", "source")
-	if !found[0].Exists() || found[1].String() == "" {
+	// One pass over the payload, which is not copied: what is found is.
+	var found struct{ version, id, source bool }
+	gjson.Parse(unsafe.String(&data[0], len(data))).ForEach(func(key, value gjson.Result) bool {
+		switch {
+		case key.Str == "specversion":
+			found.version = true
+		case key.Str == "id" && !found.id:
+			found.id, id = true, strings.Clone(value.String())
+		case key.Str == "source" && !found.source:
+			found.source, source = true, strings.Clone(value.String())
+		}
+		return !(found.version && found.id && found.source)
+	})
+	if !found.version || id == "" {
 		return "", "", false
 	}
-	return found[1].String(), found[2].String(), true
+	return id, source, true
 }
 
 // key returns what identifies the message (nil: nothing does, or nothing shall) and the id that people know it by.
 func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
+	if d.mode == dedupID && m.EventID != "" {
+		return hashed("id", []byte(m.EventID)), m.EventID, nil
+	}
 	ceID, ceSource, isCloudEvent := cloudEventID(m.Data)
 	id = m.EventID
 	if id == "" {
@@ -93,10 +109,7 @@ func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
 		key, err := d.fieldsKey(m.Data)
 		return key, id, err
 	}
-	switch {
-	case m.EventID != "":
-		return hashed("id", []byte(m.EventID)), id, nil
-	case isCloudEvent:
+	if isCloudEvent {
 		return hashed("ce", []byte(ceSource), []byte(ceID)), id, nil
 	}
 	return nil, id, nil

@@ -1,7 +1,6 @@
 package pubsub
 
 import (
-	"container/list"
 	"context"
 	"strings"
 )
@@ -15,27 +14,42 @@ type Delivery struct {
 	Event Event
 	// Count says which delivery of the event to its group this is, from 1.
 	Count int
+	// Number says which delivery of its stream this is, from 1.
+	Number uint64
 
 	stream  *Subscription
 	queue   *queue
 	retry   *RetryKey
 	history History
 	// bytes is what the delivery takes of the budget.
-	bytes  int
+	bytes int
+
+	// The rest is guarded by the stream's lock. ctx is nil until somebody asks for it.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// place and untaken are the stream's; nil when the delivery has ended, or was taken.
-	place, untaken *list.Element
+	// inHand, before and behind are the hand's.
+	inHand         bool
+	before, behind *Delivery
 }
 
 // Context ends when the delivery does: it was acked or nacked, its ackWait ran out, or its stream was closed.
-func (d *Delivery) Context() context.Context { return d.ctx }
+func (d *Delivery) Context() context.Context {
+	d.stream.mu.Lock()
+	defer d.stream.mu.Unlock()
+	if d.ctx == nil {
+		d.ctx, d.cancel = context.WithCancel(context.Background())
+		if !d.inHand {
+			d.cancel()
+		}
+	}
+	return d.ctx
+}
 
 // Ack ends the event for the group. It does not wait for the disk: a crash right after it may deliver the event again.
 func (d *Delivery) Ack() {
 	if d.stream.end(d) {
 		d.queue.settle(d, Settlement{Outcome: Acked})
-		d.stream.slotFreed()
+		d.stream.slotFreed(d.queue)
 	}
 }
 
@@ -53,7 +67,7 @@ func (d *Delivery) Bury(reason Reason, text string) {
 		now := d.queue.broker.clock.Now()
 		history := d.history.failed(Attempt{At: now, Error: shortened(text)})
 		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: reason, At: now})
-		d.stream.slotFreed()
+		d.stream.slotFreed(d.queue)
 	}
 }
 
@@ -68,7 +82,7 @@ func (d *Delivery) fail(reason string) {
 		wait := jittered(opts.BackOff.after(history.Deliveries))
 		d.queue.settle(d, Settlement{Outcome: Retried, History: history, Due: now.Add(wait)})
 	}
-	d.stream.slotFreed()
+	d.stream.slotFreed(d.queue)
 }
 
 func shortened(text string) string {

@@ -96,7 +96,7 @@ func (k *keeper) promote(ctx context.Context, now time.Time) {
 			next = now.Add(enginePause)
 		}
 		for _, t := range topics {
-			k.broker.grown(t)
+			k.broker.grown(t, 0)
 		}
 		k.mu.Lock()
 		k.due = earliest(k.due, next)

@@ -41,16 +41,23 @@ type queue struct {
 	done  chan struct{}
 	ended func()
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// streams is never changed in place.
 	streams []*Subscription
+	// ordered says that a stream asks for it.
+	ordered bool
 	turn    int
 	inHand  int
 	// returned holds what streams gave back, by sequence.
 	returned []item
-	// log says that the topic may hold events after the backlog's cursor, redriven that there may be redriven events
-	// to read, nextRetry when the next retry is due.
-	log, redriven bool
-	nextRetry     time.Time
+	// log says that the topic may hold events after the backlog's cursor, grown that it does, up to that sequence; zero:
+	// none that are known of. redriven says that there may be redriven events to read, nextRetry when the next retry is due.
+	log       bool
+	grown     uint64
+	redriven  bool
+	nextRetry time.Time
+	// starved says that run found nothing to hand out, and that the end of an event in hand would not change that.
+	starved bool
 	// busy are the retries that are in hand, or settled but not written yet: still on disk, and not to be read.
 	busy map[RetryKey]struct{}
 	// reading says that run is reading retries or redriven events. What is settled meanwhile may be in what it reads, and
@@ -117,7 +124,7 @@ func (q *queue) end(ended func()) {
 
 func (q *queue) add(s *Subscription) {
 	q.mu.Lock()
-	q.streams = append(q.streams, s)
+	q.setStreams(append(slices.Clone(q.streams), s))
 	q.mu.Unlock()
 	signal(q.wake)
 }
@@ -126,9 +133,15 @@ func (q *queue) add(s *Subscription) {
 func (q *queue) remove(s *Subscription) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.streams = slices.DeleteFunc(q.streams, func(other *Subscription) bool { return other == s })
+	q.setStreams(slices.DeleteFunc(slices.Clone(q.streams), func(other *Subscription) bool { return other == s }))
 	signal(q.wake)
 	return len(q.streams)
+}
+
+// setStreams is called with q.mu held.
+func (q *queue) setStreams(streams []*Subscription) {
+	q.streams = streams
+	q.ordered = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.Ordered })
 }
 
 // hold counts bytes that were read, for which so many are reserved.
@@ -166,11 +179,26 @@ func (q *queue) load() (inHand, streams int) {
 	return q.inHand, len(q.streams)
 }
 
-func (q *queue) logGrew() {
+// logGrew tells of new events, up to that sequence; zero: up to any.
+func (q *queue) logGrew(upTo uint64) {
 	q.mu.Lock()
-	q.log = true
+	if upTo == 0 {
+		q.log = true
+	}
+	q.grown = max(q.grown, upTo)
 	q.mu.Unlock()
 	signal(q.wake)
+}
+
+// eventEnded lets run look for work, if there can be any now that a stream has a free slot or nothing holds back what
+// waited for an event.
+func (q *queue) eventEnded() {
+	q.mu.Lock()
+	starved := q.starved
+	q.mu.Unlock()
+	if !starved {
+		signal(q.wake)
+	}
 }
 
 func (q *queue) redrivenCame() {
@@ -236,6 +264,9 @@ func (q *queue) tryOpen() error {
 // something wakes the queue before; zero: there is nothing to wait for.
 func (q *queue) dispatch() (again time.Time) {
 	defer q.broker.budget.passOn()
+	q.mu.Lock()
+	q.starved = false
+	q.mu.Unlock()
 	emptyOnly := false
 	for {
 		s, empty := q.reserve(emptyOnly)
@@ -261,6 +292,7 @@ func (q *queue) dispatch() (again time.Time) {
 			s.release()
 			q.mu.Lock()
 			defer q.mu.Unlock()
+			q.starved = q.hasNothing()
 			if q.nextRetry.After(now) {
 				return q.nextRetry
 			}
@@ -274,7 +306,7 @@ func (q *queue) dispatch() (again time.Time) {
 // reserve finds the next stream with a free slot, in turn, and says whether it has nothing in hand.
 func (q *queue) reserve(emptyOnly bool) (s *Subscription, empty bool) {
 	q.mu.Lock()
-	streams, first := slices.Clone(q.streams), q.turn
+	streams, first := q.streams, q.turn
 	q.mu.Unlock()
 	for i := range streams {
 		at := (first + i) % len(streams)
@@ -289,7 +321,6 @@ func (q *queue) reserve(emptyOnly bool) (s *Subscription, empty bool) {
 }
 
 func (q *queue) hand(s *Subscription, it item) {
-	ctx, cancel := context.WithCancel(context.Background())
 	d := &Delivery{
 		Event:   it.event,
 		Count:   it.history.Deliveries + 1,
@@ -298,11 +329,8 @@ func (q *queue) hand(s *Subscription, it item) {
 		retry:   it.retry,
 		history: it.history,
 		bytes:   it.bytes,
-		ctx:     ctx,
-		cancel:  cancel,
 	}
 	if !s.hand(d) {
-		cancel()
 		q.putBack(d)
 	}
 }
@@ -330,7 +358,10 @@ func (q *queue) settle(d *Delivery, s Settlement) {
 	q.holds.release(d.Event.PartitionKey)
 	q.holds.settle(d.Event.PartitionKey, d.history.Deliveries > 0, s.Outcome == Retried)
 	q.settler.waiting = append(q.settler.waiting, s)
+	starved := q.starved
 	q.mu.Unlock()
 	signal(q.settler.wake)
-	signal(q.wake)
+	if !starved {
+		signal(q.wake)
+	}
 }

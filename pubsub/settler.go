@@ -63,6 +63,8 @@ func (s *settler) flush() {
 			}
 		}
 		q.mu.Lock()
+		// Acks alone bring nothing that could be delivered, unless too many have been waiting.
+		wake := !q.starved || len(gone) > 0
 		s.writing = 0
 		for _, i := range gone {
 			// There is no retry that anything could have to wait for.
@@ -70,7 +72,9 @@ func (s *settler) flush() {
 				q.holds.settle(batch[i].partitionKey, true, false)
 			}
 		}
-		for _, settled := range batch {
+		for i := range batch {
+			settled := &batch[i]
+			wake = wake || settled.Retry != nil || settled.Outcome == Retried
 			switch {
 			case settled.Retry == nil:
 			case q.reading:
@@ -83,6 +87,8 @@ func (s *settler) flush() {
 			}
 		}
 		q.mu.Unlock()
-		signal(q.wake)
+		if wake {
+			signal(q.wake)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package pubsub
 
 import (
-	"container/list"
 	"context"
 	"fmt"
 	"slices"
@@ -39,9 +38,10 @@ type SubscribeOptions struct {
 type Subscription struct {
 	broker *Broker
 	opts   SubscribeOptions
-	// arrived tells Next of an event; ended is closed by Close.
+	// arrived tells Next of an event; ended is closed by Close; emptied is for Emptied.
 	arrived chan struct{}
 	ended   chan struct{}
+	emptied chan struct{}
 
 	mu     sync.Mutex
 	queues []*queue
@@ -49,9 +49,8 @@ type Subscription struct {
 	reserved int
 	// missed are queues that found a slot reserved for an event that may yet not come.
 	missed []*queue
-	// inHand holds *Delivery in the order they were handed over; untaken those that Next has not returned yet.
-	inHand, untaken *list.List
-	// headSince is when the front of inHand became the oldest.
+	inHand hand
+	// headSince is when the oldest in hand became that.
 	headSince time.Time
 	ackTimer  clockwork.Timer
 	paused    bool
@@ -70,8 +69,8 @@ func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
 		opts:    opts,
 		arrived: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
-		inHand:  list.New(),
-		untaken: list.New(),
+		emptied: make(chan struct{}, 1),
+		inHand:  hand{byNumber: map[uint64]*Delivery{}},
 	}
 }
 
@@ -84,10 +83,8 @@ func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 			s.mu.Unlock()
 			return nil, ErrClosed
 		}
-		if front := s.untaken.Front(); front != nil {
-			d := s.untaken.Remove(front).(*Delivery)
-			d.untaken = nil
-			if s.untaken.Len() > 0 {
+		if d := s.inHand.take(); d != nil {
+			if s.inHand.untaken != nil {
 				signal(s.arrived)
 			}
 			s.mu.Unlock()
@@ -115,14 +112,24 @@ func (s *Subscription) Resume() {
 	s.mu.Lock()
 	s.paused = false
 	s.mu.Unlock()
-	s.slotFreed()
+	s.slotFreed(nil)
 }
 
 // InHand counts the events that were handed over and not ended yet.
 func (s *Subscription) InHand() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.inHand.Len()
+	return s.inHand.len()
+}
+
+// Emptied gets a value when the last event in hand has ended.
+func (s *Subscription) Emptied() <-chan struct{} { return s.emptied }
+
+// Delivery returns the delivery of that number, or nil if Next has not returned it, or it has ended.
+func (s *Subscription) Delivery(number uint64) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inHand.out(number)
 }
 
 // Close ends the stream and puts what is in hand back at once, without counting it as a delivery. It may be called
@@ -139,15 +146,13 @@ func (s *Subscription) Close() {
 		s.ackTimer.Stop()
 	}
 	var back []*Delivery
-	for s.inHand.Len() > 0 {
-		d := s.inHand.Front().Value.(*Delivery)
+	for d := s.inHand.oldest; d != nil; d = s.inHand.oldest {
 		s.remove(d)
 		back = append(back, d)
 	}
 	s.mu.Unlock()
 
 	for _, d := range back {
-		d.cancel()
 		d.queue.putBack(d)
 	}
 	s.broker.detach(s)
@@ -177,7 +182,7 @@ func (s *Subscription) reserve(q *queue, emptyOnly bool) (ok, empty bool) {
 	}
 	empty = s.reserved == 0
 	if s.reserved >= s.opts.MaxAckPending || emptyOnly && !empty {
-		if s.reserved > s.inHand.Len() && !slices.Contains(s.missed, q) {
+		if s.reserved > s.inHand.len() && !slices.Contains(s.missed, q) {
 			s.missed = append(s.missed, q)
 		}
 		return false, false
@@ -206,9 +211,8 @@ func (s *Subscription) hand(d *Delivery) bool {
 		s.reserved--
 		return false
 	}
-	d.place = s.inHand.PushBack(d)
-	d.untaken = s.untaken.PushBack(d)
-	if s.inHand.Len() == 1 {
+	s.inHand.add(d)
+	if s.inHand.len() == 1 {
 		s.newHead()
 	}
 	signal(s.arrived)
@@ -218,27 +222,26 @@ func (s *Subscription) hand(d *Delivery) bool {
 // end takes a delivery out of hand; false means that it has ended before.
 func (s *Subscription) end(d *Delivery) bool {
 	s.mu.Lock()
-	if d.place == nil {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if !d.inHand {
 		return false
 	}
 	s.remove(d)
-	s.mu.Unlock()
-	d.cancel()
 	return true
 }
 
 // remove is called with s.mu held.
 func (s *Subscription) remove(d *Delivery) {
-	wasHead := s.inHand.Front() == d.place
-	s.inHand.Remove(d.place)
-	d.place = nil
-	if d.untaken != nil {
-		s.untaken.Remove(d.untaken)
-		d.untaken = nil
+	wasHead := s.inHand.oldest == d
+	s.inHand.remove(d)
+	if d.cancel != nil {
+		d.cancel()
 	}
 	s.reserved--
-	if wasHead && s.inHand.Len() > 0 && !s.closed {
+	switch {
+	case s.inHand.len() == 0:
+		signal(s.emptied)
+	case wasHead && !s.closed:
 		s.newHead()
 	}
 }
@@ -256,7 +259,7 @@ func (s *Subscription) newHead() {
 func (s *Subscription) checkAckWait() {
 	s.mu.Lock()
 	s.ackTimer = nil
-	if s.closed || s.inHand.Len() == 0 {
+	if s.closed || s.inHand.len() == 0 {
 		s.mu.Unlock()
 		return
 	}
@@ -270,20 +273,21 @@ func (s *Subscription) checkAckWait() {
 		}
 		s.ackTimer = nil
 	}
-	late := s.inHand.Front().Value.(*Delivery)
+	late := s.inHand.oldest
 	s.remove(late)
 	s.mu.Unlock()
 
-	late.cancel()
 	late.fail(fmt.Sprintf("not acknowledged within ackWait %s", s.opts.AckWait))
 }
 
-// slotFreed lets every queue of the stream look for work.
-func (s *Subscription) slotFreed() {
+// slotFreed lets every queue of the stream look for work, but for one that knows.
+func (s *Subscription) slotFreed(knows *queue) {
 	s.mu.Lock()
 	queues := s.queues
 	s.mu.Unlock()
 	for _, q := range queues {
-		signal(q.wake)
+		if q != knows {
+			q.eventEnded()
+		}
 	}
 }

@@ -39,12 +39,12 @@ func TestAllocs(t *testing.T) {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},
-		{"Publish", 228, func(c *benchSidecar) error {
+		{"Publish", 219, func(c *benchSidecar) error {
 			id++
 			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
 			return err
 		}},
-		{"stream of 500 deliveries", 33_000, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
+		{"stream of 500 deliveries", 5_600, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
 	} {
 		allocs := func(server *benchSidecar) float64 {
 			return testing.AllocsPerRun(runs, func() { require.NoError(t, c.run(server)) })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -14,7 +15,7 @@ import (
 	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/jonboulle/clockwork"
-	googleproto "google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -27,7 +28,7 @@ const MaxEventSize = receiveLimit - deliveryMargin
 // delivery.
 const deliveryMargin = 4 << 10
 
-// maxDelivery is what a delivery may have, in bytes, before the SDK adds its id, a UUID.
+// maxDelivery is what a delivery may have, in bytes, before it gets its id.
 const maxDelivery = receiveLimit - 64
 
 // PubSub is Dapr's pub/sub component on a Backend. Its methods may be called from any goroutine once Init has returned.
@@ -244,9 +245,25 @@ func (p *PubSub) message(topic string, data []byte, contentType string, metadata
 	return m, deliverable(&proto.PullMessagesResponse{Data: data, TopicName: topic, Metadata: metadata, ContentType: contentType}, MaxEventSize)
 }
 
+// deliverySize is what m takes on the wire. The protobuf package finds it out by reflection, with two allocations for each
+// entry of the metadata.
+func deliverySize(m *proto.PullMessagesResponse) int {
+	field := func(length int) int { return 1 + protowire.SizeBytes(length) } // after a tag of one byte
+	size := 0
+	for _, length := range []int{len(m.GetData()), len(m.GetTopicName()), len(m.GetContentType()), len(m.GetId())} {
+		if length > 0 {
+			size += field(length)
+		}
+	}
+	for k, v := range m.GetMetadata() {
+		size += field(field(len(k)) + field(len(v)))
+	}
+	return size
+}
+
 // deliverable refuses what no stream could carry.
 func deliverable(m *proto.PullMessagesResponse, limit int) error {
-	if size := googleproto.Size(m); size > limit {
+	if size := deliverySize(m); size > limit {
 		return fmt.Errorf("%w: it has %d bytes, metadata included: at most %d are allowed", pubsub.ErrTooLarge, size, limit)
 	}
 	if !utf8.ValidString(m.GetContentType()) {
@@ -368,20 +385,21 @@ func (p *PubSub) Close() error {
 // message is a delivery as a handler gets it.
 func message(d *pubsub.Delivery) *contribpubsub.NewMessage {
 	e := &d.Event
-	about := map[string]string{
-		keyDeliveryCount: strconv.Itoa(d.Count),
-		keySequence:      strconv.FormatUint(e.Sequence, 10),
-		keyPublishTime:   e.PublishTime.UTC().Format(time.RFC3339Nano),
-	}
-	metadata := make(map[string]string, len(e.Metadata)+len(about))
+	return &contribpubsub.NewMessage{Data: e.Data, Topic: e.Topic, Metadata: deliveryMetadata(d), ContentType: optional(e.ContentType)}
+}
+
+// deliveryMetadata is the event's metadata, and what tells the app of the delivery.
+func deliveryMetadata(d *pubsub.Delivery) map[string]string {
+	e := &d.Event
+	metadata := make(map[string]string, len(e.Metadata)+3)
 	for k, v := range e.Metadata {
 		// A publisher's word on the delivery would become a second header of the same name.
-		if property(about, k) == "" {
+		if !strings.EqualFold(k, keyDeliveryCount) && !strings.EqualFold(k, keySequence) && !strings.EqualFold(k, keyPublishTime) {
 			metadata[k] = v
 		}
 	}
-	for k, v := range about {
-		metadata[k] = v
-	}
-	return &contribpubsub.NewMessage{Data: e.Data, Topic: e.Topic, Metadata: metadata, ContentType: optional(e.ContentType)}
+	metadata[keyDeliveryCount] = strconv.Itoa(d.Count)
+	metadata[keySequence] = strconv.FormatUint(e.Sequence, 10)
+	metadata[keyPublishTime] = e.PublishTime.UTC().Format(time.RFC3339Nano)
+	return metadata
 }

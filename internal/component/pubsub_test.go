@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	googleproto "google.golang.org/protobuf/proto"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -159,6 +160,17 @@ func TestTheLargestEventIsDelivered(t *testing.T) {
 	require.NoError(t, c.publish("t", strings.Repeat("x", size)))
 	requireInvalid(t, c.publish("t", strings.Repeat("x", size+1)), fmt.Sprintf("it has %d bytes", MaxEventSize+1))
 	require.Len(t, s.next().GetData(), size)
+}
+
+func TestDeliverySizeIsThatOnTheWire(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	for _, m := range []*proto.PullMessagesResponse{
+		{},
+		{Data: []byte("d"), TopicName: "t", ContentType: "c", Id: "i", Metadata: map[string]string{"": "", "k": "v"}},
+		{Data: []byte(long), TopicName: long, ContentType: long, Id: long, Metadata: map[string]string{long: long, "k": ""}},
+	} {
+		require.Equal(t, googleproto.Size(m), deliverySize(m))
+	}
 }
 
 // Fault: the SDK throws the error of BulkPublish away.

@@ -2,12 +2,13 @@ package component
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 
-	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
 	googleproto "google.golang.org/protobuf/proto"
@@ -15,18 +16,21 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// pull is one PullMessages stream, wrapped around the SDK's handling of it. It answers these faults of the SDK:
+// pull is one PullMessages stream. The SDK opens and ends it; the events and acknowledgements in between pass it by, for
+// these faults:
 //
-//   - Its handler blocks until the event is acknowledged, so events in hand beside it need goroutines, which overtake
-//     each other on the way to the stream: here each begins only when the one before has sent its event.
-//   - An acknowledgement that comes twice, or when the event was given up, panics (it is sent on a closed channel): here
-//     the first for an event that is out is passed on, and no event is given up once its acknowledgement was.
+//   - Its handler blocks until the event is acknowledged, so events in hand beside it would need goroutines, which
+//     overtake each other on the way to the stream.
+//   - An acknowledgement that comes twice, or when the event was given up, panics (it is sent on a closed channel).
 //   - A stream cannot be ended from this side: here RecvMsg returns when stop was called.
 type pull struct {
 	grpc.ServerStream
 	ctx context.Context
 	log *slog.Logger
+	// ids begins the id of each event, so that no other stream's are taken for this one's.
+	ids string
 
+	// received gets the first message, and the client's end.
 	received chan receipt
 	// done is closed when the stream is to end; reason says why, nil: the client left.
 	done   chan struct{}
@@ -36,36 +40,20 @@ type pull struct {
 	over  bool
 	topic string // empty: the first message has not come
 	sub   *subscription
-	// next is the event whose handler is about to send it.
-	next *outgoing
-	// out holds the events that were sent, by the SDK's ids.
-	out map[string]*outgoing
 	// sending says that SendMsg has an event in its hands; it may wait for the client to read.
 	sending bool
 	ignored int
 
-	// deliveries counts the goroutines that bring events to the client.
-	deliveries sync.WaitGroup
+	// delivering ends with the goroutine that brings events to the client.
+	delivering sync.WaitGroup
 	cancel     context.CancelFunc
 	// begun is called once there is a subscription; nil: nobody asks.
 	begun func()
-	// settled tells drain that an event has left our hands.
-	settled chan struct{}
 }
 
 type receipt struct {
 	message *proto.PullMessagesRequest
 	err     error
-}
-
-// outgoing is an event on its way to the client and back.
-type outgoing struct {
-	id string
-	// cancel makes the SDK's handler give the event up.
-	cancel context.CancelFunc
-	// acked and givenUp exclude each other.
-	acked, givenUp bool
-	written        chan struct{}
 }
 
 type pullKey struct{}
@@ -80,10 +68,9 @@ func newPull(stream grpc.ServerStream, log *slog.Logger) *pull {
 	p := &pull{
 		ServerStream: stream,
 		log:          log,
+		ids:          rand.Text() + "-",
 		received:     make(chan receipt),
 		done:         make(chan struct{}),
-		out:          make(map[string]*outgoing),
-		settled:      make(chan struct{}, 1),
 	}
 	p.ctx = context.WithValue(stream.Context(), pullKey{}, p)
 	return p
@@ -92,11 +79,15 @@ func newPull(stream grpc.ServerStream, log *slog.Logger) *pull {
 // Context implements grpc.ServerStream.
 func (p *pull) Context() context.Context { return p.ctx }
 
-// read brings in what the client sends until the stream ends.
+// read takes what the client sends until the stream ends.
 func (p *pull) read() {
-	for {
+	for first := true; ; first = false {
 		m := new(proto.PullMessagesRequest)
 		err := p.ServerStream.RecvMsg(m)
+		if err == nil && !first {
+			p.acknowledge(m)
+			continue
+		}
 		select {
 		case p.received <- receipt{m, err}:
 		case <-p.done:
@@ -108,76 +99,62 @@ func (p *pull) read() {
 	}
 }
 
-// RecvMsg returns the first message, which must name a topic, and then the acknowledgements that the SDK may see.
+// RecvMsg returns the first message, which must name a topic, and then the end of the stream.
 func (p *pull) RecvMsg(into any) error {
-	for {
-		var r receipt
-		select {
-		case r = <-p.received:
-		case <-p.done:
-			return p.reason
-		}
-		first := p.topic == ""
-		switch {
-		case first && r.message.GetTopic().GetName() == "":
-			// An end that comes first is no different from a message that says nothing.
-			if r.err != nil && p.ctx.Err() != nil {
-				return r.err
-			}
-			return &ValueError{Field: "topic", Value: "", Allowed: "a topic's name in the first message of PullMessages"}
-		case r.err != nil:
+	var r receipt
+	select {
+	case r = <-p.received:
+	case <-p.done:
+		return p.reason
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch topic := r.message.GetTopic().GetName(); {
+	case p.topic == "" && topic == "":
+		// An end that comes first is no different from a message that says nothing.
+		if r.err != nil && p.ctx.Err() != nil {
 			return r.err
-		case first:
-			p.topic = r.message.GetTopic().GetName()
-		case !p.acknowledge(r.message.GetAckMessageId()):
-			continue
 		}
-		googleproto.Merge(into.(*proto.PullMessagesRequest), r.message)
-		return nil
+		return &ValueError{Field: "topic", Value: "", Allowed: "a topic's name in the first message of PullMessages"}
+	case r.err != nil:
+		return r.err
+	default:
+		p.topic = topic
+	}
+	googleproto.Merge(into.(*proto.PullMessagesRequest), r.message)
+	return nil
+}
+
+// acknowledge ends the event that the client names, if it is out.
+func (p *pull) acknowledge(m *proto.PullMessagesRequest) {
+	p.mu.Lock()
+	sub := p.sub
+	p.mu.Unlock()
+	var d *pubsub.Delivery
+	if place, ok := strings.CutPrefix(m.GetAckMessageId(), p.ids); ok && sub != nil {
+		if number, err := strconv.ParseUint(place, 10, 64); err == nil {
+			d = sub.source.Delivery(number)
+		}
+	}
+	switch {
+	case d == nil:
+		p.ignore(m.GetAckMessageId())
+	case m.GetAckError() != nil:
+		d.Nack(m.GetAckError().GetMessage())
+	default:
+		d.Ack()
 	}
 }
 
-// acknowledge says whether id is that of an event that is out and not acknowledged yet; from here on it is.
-func (p *pull) acknowledge(id string) bool {
+func (p *pull) ignore(id string) {
 	p.mu.Lock()
-	o := p.out[id]
-	ok := o != nil && !o.acked && !o.givenUp
-	if ok {
-		o.acked = true
-	} else {
-		p.ignored++
-	}
-	ignored := p.ignored
+	p.ignored++
+	first, topic := p.ignored == 1, p.topic
 	p.mu.Unlock()
-	if !ok && ignored == 1 {
+	if first {
 		p.log.Warn("ignored an acknowledgement for an event that is not out: it was acknowledged before, came too late, or was never sent; further ones on this stream are counted",
-			"topic", p.topic, "id", id)
+			"topic", topic, "id", id)
 	}
-	return ok
-}
-
-// SendMsg sends the event of the handler that start let begin last.
-func (p *pull) SendMsg(m any) error {
-	event := m.(*proto.PullMessagesResponse)
-	p.mu.Lock()
-	o := p.next
-	p.next = nil
-	if p.over || o == nil || o.givenUp {
-		p.mu.Unlock()
-		return errors.New("the delivery has ended")
-	}
-	o.id = event.GetId()
-	p.out[o.id] = o
-	p.sending = true
-	p.mu.Unlock()
-
-	err := p.ServerStream.SendMsg(m)
-
-	p.mu.Lock()
-	p.sending = false
-	p.mu.Unlock()
-	close(o.written)
-	return err
 }
 
 // start begins to bring a subscription's events to the client.
@@ -194,84 +171,42 @@ func (p *pull) start(s *subscription) {
 	}
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(p.ctx)
-	p.deliveries.Go(func() {
+	p.delivering.Go(func() {
 		for {
 			// Next fails only when ctx has ended or the subscription was closed.
 			d, err := s.source.Next(ctx)
-			if err != nil {
+			if err != nil || !p.deliver(d) {
 				return
 			}
-			p.deliver(d, s.handler)
 		}
 	})
 }
 
-// deliver returns when the event is with the client, or has come to nothing.
-func (p *pull) deliver(d *pubsub.Delivery, handler contribpubsub.Handler) {
-	m := message(d)
+// deliver sends an event to the client; false: the stream has ended. Without an acknowledgement, the delivery ends by its
+// ackWait, or is put back with the stream.
+func (p *pull) deliver(d *pubsub.Delivery) bool {
+	e := &d.Event
+	m := &proto.PullMessagesResponse{Data: e.Data, TopicName: e.Topic, Metadata: deliveryMetadata(d), ContentType: e.ContentType}
 	// What was stored under other limits would end the stream.
-	if err := deliverable(&proto.PullMessagesResponse{Data: m.Data, TopicName: m.Topic, Metadata: m.Metadata, ContentType: required(m.ContentType)}, maxDelivery); err != nil {
+	if err := deliverable(m, maxDelivery); err != nil {
 		d.Bury(pubsub.ReasonTooLarge, err.Error())
-		return
+		return true
 	}
-	// The handler's context must not end with the stream's: giving up is only safe where no acknowledgement was passed on.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(p.ctx))
-	o := &outgoing{cancel: cancel, written: make(chan struct{})}
+	m.Id = p.ids + strconv.FormatUint(d.Number, 10)
 	p.mu.Lock()
 	if p.over {
 		p.mu.Unlock()
-		cancel()
-		return
+		return false
 	}
-	p.next = o
+	p.sending = true
 	p.mu.Unlock()
 
-	ended := context.AfterFunc(d.Context(), func() { p.giveUp(o) })
-	finished := make(chan struct{})
-	p.deliveries.Go(func() {
-		defer close(finished)
-		defer cancel()
-		defer ended()
-		err := call(ctx, handler, m, p.log)
-		p.settle(d, o, err)
-	})
-	select {
-	case <-o.written:
-	case <-finished:
-	}
-}
+	err := p.ServerStream.SendMsg(m)
 
-// settle ends a delivery whose handler has returned.
-func (p *pull) settle(d *pubsub.Delivery, o *outgoing, err error) {
 	p.mu.Lock()
-	delete(p.out, o.id)
-	if p.next == o {
-		p.next = nil
-	}
-	acked := o.acked
+	p.sending = false
 	p.mu.Unlock()
-	// Without an acknowledgement the delivery ends by its ackWait, or is put back with the stream: a SendMsg that failed
-	// has ended it.
-	switch {
-	case acked && err == nil:
-		d.Ack()
-	case acked:
-		d.Nack(err.Error())
-	}
-	select {
-	case p.settled <- struct{}{}:
-	default:
-	}
-}
-
-// giveUp makes the handler of an event return, unless it is about to anyway.
-func (p *pull) giveUp(o *outgoing) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !o.acked && !o.givenUp {
-		o.givenUp = true
-		o.cancel()
-	}
+	return err == nil
 }
 
 // pause stops new deliveries.
@@ -290,7 +225,7 @@ func (p *pull) drain(ctx context.Context) {
 	p.mu.Unlock()
 	for sub != nil && sub.source.InHand() > 0 {
 		select {
-		case <-p.settled:
+		case <-sub.source.Emptied():
 		case <-p.done:
 			return
 		case <-ctx.Done():
@@ -299,7 +234,7 @@ func (p *pull) drain(ctx context.Context) {
 	}
 }
 
-// stop ends the stream: RecvMsg returns reason, and what was not acknowledged is given up.
+// stop ends the stream: RecvMsg returns reason, and nothing more is sent.
 func (p *pull) stop(reason error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -311,17 +246,11 @@ func (p *pull) stop(reason error) {
 	if p.cancel != nil {
 		p.cancel()
 	}
-	for _, o := range p.out {
-		if !o.acked && !o.givenUp {
-			o.givenUp = true
-			o.cancel()
-		}
-	}
 }
 
 // close waits for what the stream has started, and puts back what the client did not acknowledge.
 func (p *pull) close() {
-	p.deliveries.Wait()
+	p.delivering.Wait()
 	p.mu.Lock()
 	sub, ignored := p.sub, p.ignored
 	p.mu.Unlock()

@@ -85,6 +85,27 @@ func TestPullIgnoresStrayAcknowledgements(t *testing.T) {
 	require.NotContains(t, log, "panic")
 }
 
+// Who comes back after a break may still hold ids of the stream before.
+func TestPullIgnoresAcknowledgementsOfAnotherStream(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app")
+	require.NoError(t, c.publish("t", "1"))
+	before := c.pull(t, "t")
+	old := before.next()
+	before.cancel()
+	s := c.pull(t, "t")
+	m := s.next()
+	require.NotEqual(t, old.GetId(), m.GetId())
+	s.ack(old.GetId())
+	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, 10*time.Second, time.Millisecond)
+	require.EqualValues(t, 1, groupStats(t, h, "t", "app").InHand, "the event is still out")
+	s.ack(m.GetId())
+	require.Eventually(t, func() bool {
+		g := groupStats(t, h, "t", "app")
+		return g.InHand+g.Waiting == 0
+	}, 10*time.Second, time.Millisecond)
+}
+
 func TestAStreamThatEndsPutsBackUncounted(t *testing.T) {
 	h := newHouse(t)
 	c := h.bus("a", "consumerID", "app")

@@ -49,8 +49,8 @@ func TestAllocs(t *testing.T) {
 		run  func()
 	}{
 		{"append", 232, publish(1)},
-		{"append of 64", 1440, publish(many)},
-		{"reading and settling of 64", 965, settle},
+		{"append of 64", 1320, publish(many)},
+		{"reading and settling of 64", 955, settle},
 	} {
 		got := testing.AllocsPerRun(runs, c.run)
 		t.Logf("%s: %.0f allocations", c.call, got)

@@ -73,7 +73,7 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 }
 
 func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, opts pubsub.AppendOptions, now time.Time) error {
-	if b.topics.Get([]byte(topic)) == nil {
+	if _, ok, _ := b.topic(topic); !ok {
 		if err := opts.Names.AnotherTopic(b.countTopics()); err != nil {
 			return refusal{err}
 		}

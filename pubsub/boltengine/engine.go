@@ -28,6 +28,11 @@ type Engine struct {
 	// dropped is for people, not for guarantees: it starts anew with the process.
 	dropped duplicates
 	aging   aging
+
+	// tx is the write transaction that runs, or the last one if it was rolled back, and writing its buckets. They are the
+	// writer's alone.
+	tx      *bbolt.Tx
+	writing buckets
 }
 
 var _ pubsub.Engine = (*Engine)(nil)
@@ -64,6 +69,8 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 // buckets are the namespace's, in one transaction.
 type buckets struct {
 	topics, patterns, groups, log, delayed, done, retry, dead, ids *bbolt.Bucket
+	// known are topics as the write transaction has left them so far; nil in one that only reads.
+	known map[string]topicRecord
 }
 
 func (e *Engine) in(tx *bbolt.Tx) buckets {
@@ -75,6 +82,17 @@ func (e *Engine) in(tx *bbolt.Tx) buckets {
 	}
 }
 
+// read runs fn on a snapshot, with no more buckets opened than reading a group's events takes.
+func (e *Engine) read(fn func(b buckets) error) error {
+	return e.db.View(func(tx *bbolt.Tx) error {
+		n := tx.Bucket(bucketRoot).Bucket(e.bucket)
+		return fn(buckets{
+			topics: n.Bucket(bucketTopics), groups: n.Bucket(bucketGroups), log: n.Bucket(bucketLog),
+			done: n.Bucket(bucketDone), retry: n.Bucket(bucketRetry),
+		})
+	})
+}
+
 // update runs fn in a shared write transaction. fn may return errUnchanged or a refusal as long as it has written
 // nothing; any other error is taken to have come after a write.
 func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, b buckets) error) error {
@@ -83,7 +101,7 @@ func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, 
 		run = e.db.UpdateLazily
 	}
 	err := run(ctx, func(tx *bbolt.Tx) error {
-		err := fn(tx, e.in(tx))
+		err := fn(tx, e.join(tx))
 		if refused, ok := err.(refusal); ok {
 			return refused.error
 		}
@@ -98,7 +116,20 @@ func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, 
 	return err
 }
 
+// join returns the buckets that all functions of a write transaction share.
+func (e *Engine) join(tx *bbolt.Tx) buckets {
+	if e.tx != tx {
+		e.tx, e.writing = tx, e.in(tx)
+		e.writing.known = map[string]topicRecord{}
+		tx.OnCommit(func() { e.tx, e.writing = nil, buckets{} })
+	}
+	return e.writing
+}
+
 func (b buckets) topic(name string) (topicRecord, bool, error) {
+	if t, ok := b.known[name]; ok {
+		return t, true, nil
+	}
 	raw := b.topics.Get([]byte(name))
 	if raw == nil {
 		return topicRecord{}, false, nil
@@ -111,7 +142,13 @@ func (b buckets) topic(name string) (topicRecord, bool, error) {
 }
 
 func (b buckets) putTopic(name string, t topicRecord) error {
-	return put(b.topics, []byte(name), t)
+	if err := put(b.topics, []byte(name), &t); err != nil {
+		return err
+	}
+	if b.known != nil {
+		b.known[name] = t
+	}
+	return nil
 }
 
 func (b buckets) group(topic uint32, name string) (groupRecord, bool, error) {
@@ -131,7 +168,7 @@ func (b buckets) putGroup(topic uint32, name string, g groupRecord) error {
 }
 
 func put(b *bbolt.Bucket, key []byte, record any) error {
-	raw, err := encode(record)
+	raw, err := encode(record, 0)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func TestSettledEventsLeaveTheFileWhenEveryGroupIsDone(t *testing.T) {
 	require.EqualValues(t, 4, stats[0].LastSequence)
 }
 
-func TestADedupKeyOfATransactionThatWasRolledBackIsNotSeen(t *testing.T) {
+func TestATransactionThatWasRolledBackLeavesNothingInMemory(t *testing.T) {
 	e, db := open(t)
 	started, gate := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
@@ -116,6 +116,7 @@ func TestADedupKeyOfATransactionThatWasRolledBackIsNotSeen(t *testing.T) {
 		results, err := e.Append(context.Background(), "t", []pubsub.Entry{entry}, pubsub.AppendOptions{}, noon)
 		require.NoError(t, err)
 		require.False(t, results[0].Duplicate, "the first run was rolled back")
+		require.EqualValues(t, 1, results[0].Sequence, "and its sequence with it")
 	})
 	run(func() {
 		joined <- struct{}{}
@@ -196,7 +197,7 @@ func TestAnEventIDThatIsNotUTF8IsReadBack(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	event, err := encodeEvent(&pubsub.Event{ID: "id", Data: []byte("data"), Metadata: map[string]string{"k": "v"}, PublishTime: noon, Expires: noon})
 	require.NoError(f, err)
-	retry, err := encode(retryRecord{Event: event, History: historyRecord{Deliveries: 1, Attempts: []attemptRecord{{At: 1, Error: "no"}}}})
+	retry, err := encode(retryRecord{Event: event, History: historyRecord{Deliveries: 1, Attempts: []attemptRecord{{At: 1, Error: "no"}}}}, 0)
 	require.NoError(f, err)
 	for _, seed := range [][]byte{nil, {recordVersion}, {99}, event, retry} {
 		f.Add(seed)

@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -108,6 +109,14 @@ type deadRecord struct {
 	Time     int64         `cbor:"7,keyasint"`
 }
 
+var encoding = func() cbor.UserBufferEncMode {
+	mode, err := cbor.EncOptions{}.UserBufferEncMode()
+	if err != nil {
+		panic(err)
+	}
+	return mode
+}()
+
 var decoding = func() cbor.DecMode {
 	// An event id is whatever a publisher's payload holds; a byte that is not UTF-8 must not make the event unreadable.
 	mode, err := cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid}.DecMode()
@@ -117,12 +126,17 @@ var decoding = func() cbor.DecMode {
 	return mode
 }()
 
-func encode(record any) ([]byte, error) {
-	body, err := cbor.Marshal(record)
-	if err != nil {
+// recordOverhead is more than most records take beside their variable part.
+const recordOverhead = 64
+
+// encode returns the bytes of a record whose variable part takes about size bytes.
+func encode(record any, size int) ([]byte, error) {
+	buf := bytes.NewBuffer(make([]byte, 0, size+recordOverhead))
+	buf.WriteByte(recordVersion)
+	if err := encoding.MarshalToBuffer(record, buf); err != nil {
 		return nil, fmt.Errorf("encode %T: %w", record, err)
 	}
-	return append([]byte{recordVersion}, body...), nil
+	return buf.Bytes(), nil
 }
 
 func decode(raw []byte, record any) error {
@@ -139,7 +153,11 @@ func decode(raw []byte, record any) error {
 }
 
 func encodeEvent(e *pubsub.Event) ([]byte, error) {
-	return encode(eventRecord{
+	size := len(e.ID) + len(e.Data) + len(e.ContentType) + len(e.PartitionKey)
+	for k, v := range e.Metadata {
+		size += len(k) + len(v) + 8
+	}
+	return encode(&eventRecord{
 		ID:           e.ID,
 		Data:         e.Data,
 		ContentType:  e.ContentType,
@@ -147,7 +165,7 @@ func encodeEvent(e *pubsub.Event) ([]byte, error) {
 		PublishTime:  e.PublishTime.UnixNano(),
 		Expires:      nanos(e.Expires),
 		PartitionKey: e.PartitionKey,
-	})
+	}, size)
 }
 
 func decodeEvent(raw []byte, topic string, sequence uint64) (pubsub.Event, error) {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -23,8 +21,7 @@ func (b buckets) find(topic, group string) (t topicRecord, g groupRecord, ok boo
 
 // ReadLog implements pubsub.Engine.
 func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, limit, maxBytes int) (events []pubsub.Event, err error) {
-	err = e.db.View(func(tx *bbolt.Tx) error {
-		b := e.in(tx)
+	err = e.read(func(b buckets) error {
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			return err
@@ -107,8 +104,7 @@ func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, by
 
 // eachRetry walks a group's retries, or its redriven events, in order until fn returns false.
 func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRecord, k pubsub.RetryKey, v []byte) (bool, error)) error {
-	return e.db.View(func(tx *bbolt.Tx) error {
-		b := e.in(tx)
+	return e.read(func(b buckets) error {
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			return err

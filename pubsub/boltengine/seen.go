@@ -15,13 +15,10 @@ import (
 type dedupKey [16]byte
 
 func newDedupKey(topic string, key []byte) dedupKey {
-	h := sha256.New()
-	var length [8]byte
-	binary.BigEndian.PutUint64(length[:], uint64(len(topic)))
-	h.Write(length[:])
-	h.Write([]byte(topic))
-	h.Write(key)
-	return dedupKey(h.Sum(nil)[:16])
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 128), uint64(len(topic)))
+	b = append(append(b, topic...), key...)
+	sum := sha256.Sum256(b)
+	return dedupKey(sum[:len(dedupKey{})])
 }
 
 // seenIDs knows the ids bucket. On disk, ids lie in the order they came, so that writing them touches one page and not
