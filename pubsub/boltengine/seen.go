@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -39,10 +41,19 @@ const seenValueLen = 8 + len(dedupKey{})
 // loadChunk is how many ids are read in one transaction at open.
 const loadChunk = 100_000
 
+// fetchers read ahead of loadSeen at the same time, each of them idsFetched ids at a time: fewer than a page holds.
+const (
+	fetchers   = 16
+	idsFetched = 64
+)
+
 // loadSeen finds the places of all ids, some million in a second.
 func (e *Engine) loadSeen(ctx context.Context) error {
 	e.seen.staged = map[dedupKey]stagedID{}
 	for next := uint64(0); ; {
+		if err := e.fetchIDs(next); err != nil {
+			return err
+		}
 		n := 0
 		err := e.db.View(func(tx *bbolt.Tx) error {
 			c := e.in(tx).ids.Cursor()
@@ -62,6 +73,29 @@ func (e *Engine) loadSeen(ctx context.Context) error {
 		}
 		e.db.BoundResident()
 	}
+}
+
+// fetchIDs brings the pages of the next loadChunk ids into the system's cache. One after the other, a disk is slow to give
+// pages that lie far apart.
+func (e *Engine) fetchIDs(first uint64) error {
+	errs := make([]error, fetchers)
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() {
+			errs[i] = e.db.View(func(tx *bbolt.Tx) error {
+				c := e.in(tx).ids.Cursor()
+				const share = loadChunk / fetchers
+				for n := range uint64(share / idsFetched) {
+					if k, _ := c.Seek(idNumberKey(first + uint64(i)*share + n*idsFetched)); k == nil {
+						return nil
+					}
+				}
+				return nil
+			})
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // join starts staging for tx, and forgets what a transaction staged that never committed.
