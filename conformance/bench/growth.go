@@ -30,8 +30,9 @@ type Growth struct {
 	FileBytes  int64   `json:"fileBytes"`
 	KeyBytes   float64 `json:"keyBytes"`
 	EventBytes float64 `json:"eventBytes"`
-	// OpenWarm and OpenCold are from the start of the process until both components are initialised: with the file in the
-	// kernel's cache, and after the kernel was asked to forget it. OpenCold is zero where that cannot be asked.
+	// OpenWarm and OpenCold are from the start of the process until both components are initialised: after the file was
+	// filled in, and, once everything was measured, after the kernel was asked to forget it. OpenCold is zero where that
+	// cannot be asked.
 	OpenWarm time.Duration `json:"openWarm"`
 	OpenCold time.Duration `json:"openCold"`
 	// Resident is the process's memory after it was opened, without the mapped file; ResidentAfter after the measurements.
@@ -188,22 +189,7 @@ func (b *Bench) fillTopic(ctx context.Context, broker *pubsub.Broker, n int) err
 }
 
 func (b *Bench) measureStage(ctx context.Context, w *world, data string, keys int, g *Growth) error {
-	start := func() (*grown, error) { return w.startGrown(ctx, b.bolt, data) }
-
-	switch err := forgetFile(filepath.Join(data, databases.DefaultDatabase+".db")); {
-	case err == nil:
-		cold, err := start()
-		if err != nil {
-			return err
-		}
-		g.OpenCold = cold.opened
-		if err := cold.Close(); err != nil {
-			return err
-		}
-	case !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	p, err := start()
+	p, err := w.startGrown(ctx, b.bolt, data)
 	if err != nil {
 		return err
 	}
@@ -236,7 +222,22 @@ func (b *Bench) measureStage(ctx context.Context, w *world, data string, keys in
 	}
 	g.Sets, g.Publishes = median(sets), median(publishes)
 	g.ResidentAfter, err = anonymousMemory(p.bolt.PID())
-	return errors.Join(err, p.Close(), ctx.Err())
+	if err := errors.Join(err, p.Close(), ctx.Err()); err != nil {
+		return err
+	}
+
+	switch err := forgetFile(filepath.Join(data, databases.DefaultDatabase+".db")); {
+	case errors.Is(err, errors.ErrUnsupported):
+		return nil
+	case err != nil:
+		return err
+	}
+	cold, err := w.startGrown(ctx, b.bolt, data)
+	if err != nil {
+		return err
+	}
+	g.OpenCold = cold.opened
+	return cold.Close()
 }
 
 // grown is a process on a file that was filled in.
