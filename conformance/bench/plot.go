@@ -34,7 +34,7 @@ func (r *Results) WritePlot(out io.Writer) error {
 		{SectionState, workSet, "sets per second"},
 		{SectionState, workGet, "gets per second"},
 		{SectionPubSub, workPublish, "publishes per second"},
-		{SectionPubSub, workDeliver, "published, delivered and acked per second"},
+		{SectionPubSub, workDeliver, "published to acked per second"},
 	}
 	rows := (len(panels) + panelColumn - 1) / panelColumn
 	grid := make([][]*plot.Plot, rows)

@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
 )
 
 var update = flag.Bool("update", false, "write the table of refusals into the README instead of comparing it")
@@ -269,22 +269,10 @@ func TestRefusals(t *testing.T) {
 func TestReadmeRefusals(t *testing.T) {
 	checkout, err := build.FindCheckout()
 	require.NoError(t, err)
-	path := checkout.Path("README.md")
-	raw, err := os.ReadFile(path)
-	require.NoError(t, err)
 	var table strings.Builder
 	table.WriteString("\n| what | HTTP | gRPC |\n| --- | --- | --- |\n")
 	for _, r := range refusals {
 		fmt.Fprintf(&table, "| %s | %d%s | `%s`%s |\n", r.what, r.http, r.note, r.grpc, r.note)
 	}
-	const start, end = "<!-- reference: refused -->", "<!-- /reference -->"
-	before, rest, ok := strings.Cut(string(raw), start)
-	require.True(t, ok, "the README has no %s", start)
-	got, after, ok := strings.Cut(rest, end)
-	require.True(t, ok, "the README has no end to %s", start)
-	if *update {
-		require.NoError(t, os.WriteFile(path, []byte(before+start+table.String()+end+after), 0o644))
-		return
-	}
-	require.Equal(t, table.String(), got, "the README's table of refusals: go -C conformance test ./state -run TestReadmeRefusals -update")
+	readmetest.Check(t, checkout.Path("README.md"), "refused", table.String(), *update, "go -C conformance test ./state -run TestReadmeRefusals -update")
 }
