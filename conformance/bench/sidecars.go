@@ -34,10 +34,7 @@ func (b *Bench) sidecars(ctx context.Context, round int) error {
 		return err
 	}
 	for _, p := range statePeers() {
-		if !b.throughSidecars(p.name, p.direct, p.missing) {
-			continue
-		}
-		err := b.inWorld(func(w *world) error {
+		err := b.behindSidecars(p.name, p.direct, p.missing, func(w *world) error {
 			metadata, err := p.serve(ctx, w)
 			if err != nil {
 				return err
@@ -48,7 +45,7 @@ func (b *Bench) sidecars(ctx context.Context, round int) error {
 			}
 			c := newStateClient(pair, keysOf(headlineSize), headlineSize)
 			if err := c.fill(ctx); err != nil {
-				return fmt.Errorf("%s: fill in: %w", p.name, err)
+				return fmt.Errorf("fill in: %w", err)
 			}
 			for _, work := range []string{workSet, workGet} {
 				for _, clients := range sidecarClients {
@@ -58,14 +55,11 @@ func (b *Bench) sidecars(ctx context.Context, round int) error {
 			return ctx.Err()
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return err
 		}
 	}
 	for _, p := range pubsubPeers() {
-		if !b.throughSidecars(p.name, p.direct, p.missing) {
-			continue
-		}
-		err := b.inWorld(func(w *world) error {
+		err := b.behindSidecars(p.name, p.direct, p.missing, func(w *world) error {
 			metadata, err := p.serve(ctx, w)
 			if err != nil {
 				return err
@@ -82,18 +76,25 @@ func (b *Bench) sidecars(ctx context.Context, round int) error {
 			return b.measurePair(ctx, pair, p.name, round)
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return err
 		}
 	}
 	return nil
 }
 
-func (b *Bench) throughSidecars(name, direct string, missing func() error) bool {
+// behindSidecars measures a peer in a world of its own, or notes why it does not.
+func (b *Bench) behindSidecars(name, direct string, missing func() error, measure func(w *world) error) error {
 	if direct != "" {
 		b.miss(SectionSidecars, name, errors.New(direct))
-		return false
+		return nil
 	}
-	return b.present(SectionSidecars, name, missing)
+	if !b.present(SectionSidecars, name, missing) {
+		return nil
+	}
+	if err := b.inWorld(measure); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
 
 func (b *Bench) measurePair(ctx context.Context, pair *sidecarPair, name string, round int) error {
