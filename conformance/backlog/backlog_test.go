@@ -21,8 +21,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,15 +48,7 @@ func TestBacklog(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("what is resident is read from /proc")
 	}
-	checkout, err := build.FindCheckout()
-	require.NoError(t, err)
-	path, err := checkout.Command(t.Context(), "dapr-bolt", os.Stderr)
-	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, h.Close()) })
-	bolt, err := h.StartBolt(t.Context(), harness.BoltOptions{Path: path})
-	require.NoError(t, err)
+	bolt := scene.StartBolt(t, scene.New(t), harness.BoltOptions{})
 	c := connect(t, bolt)
 	file := filepath.Join(bolt.DataDir, "dapr.db")
 	size := func() int64 {

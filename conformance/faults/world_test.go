@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
 )
 
@@ -27,15 +27,12 @@ const (
 	poll     = 10 * time.Millisecond
 )
 
-// raceOptions are for binaries that were built with the race detector.
-const raceOptions = "halt_on_error=1 atexit_sleep_ms=0"
-
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(visitorVariable); socket != "" {
 		visit(socket)
 		return
 	}
-	if err := os.Setenv("GORACE", raceOptions); err != nil { // for the commands that are run
+	if err := os.Setenv("GORACE", scene.RaceOptions); err != nil { // for the commands that are run
 		panic(err)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
@@ -46,14 +43,6 @@ func TestMain(m *testing.M) {
 
 var checkout = sync.OnceValues(build.FindCheckout)
 
-var builtBolt = sync.OnceValues(func() (string, error) {
-	c, err := checkout()
-	if err != nil {
-		return "", err
-	}
-	return c.Command(context.Background(), "dapr-bolt", os.Stderr)
-})
-
 // world is a harness that ends with the test.
 type world struct {
 	*harness.Harness
@@ -63,28 +52,16 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	path, err := builtBolt()
+	path, err := scene.Bolt()
 	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			h.Keep()
-			t.Logf("logs and data are in %s", h.Dir())
-		}
-		require.NoError(t, h.Close())
-	})
-	return &world{Harness: h, t: t, path: path}
+	return &world{Harness: scene.New(t), t: t, path: path}
 }
 
 // bolt starts a process that ends with the test.
 func (w *world) bolt(opts harness.BoltOptions) *harness.Bolt {
 	w.t.Helper()
 	opts.Path = w.path
-	opts.Env = append(opts.Env, "GORACE="+raceOptions)
-	b, err := w.StartBolt(w.t.Context(), opts)
-	require.NoError(w.t, err)
-	return b
+	return scene.StartBolt(w.t, w.Harness, opts)
 }
 
 // client connects for one component.

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 )
 
 // patience bounds each wait for something that must happen. It is generous: a wait that reaches it is a failure.
@@ -30,31 +30,10 @@ const (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// built makes dapr-bolt once for all tests.
-var built = sync.OnceValues(func() (string, error) {
-	checkout, err := build.FindCheckout()
-	if err != nil {
-		return "", err
-	}
-	return checkout.Command(context.Background(), "dapr-bolt", os.Stderr)
-})
-
 // start starts dapr-bolt, and connects to its socket, for as long as the test runs.
 func start(t *testing.T) (*harness.Bolt, *socket) {
 	t.Helper()
-	path, err := built()
-	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			h.Keep()
-			t.Logf("logs and data are in %s", h.Dir())
-		}
-		require.NoError(t, h.Close())
-	})
-	bolt, err := h.StartBolt(t.Context(), harness.BoltOptions{Path: path})
-	require.NoError(t, err)
+	bolt := scene.StartBolt(t, scene.New(t), harness.BoltOptions{})
 	s, err := dial(filepath.Join(bolt.SocketDir, "bolt.sock"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.conn.Close()) })

@@ -21,25 +21,31 @@ const RaceOptions = "halt_on_error=1 atexit_sleep_ms=0"
 // Programs are the binaries that most tests need.
 type Programs struct{ Bolt, Daprd string }
 
-// Built makes the programs once for all tests of a package.
-var Built = sync.OnceValues(func() (p Programs, err error) {
+// Bolt makes dapr-bolt once for all tests of a package, and returns the binary's path.
+var Bolt = sync.OnceValues(func() (string, error) {
 	checkout, err := build.FindCheckout()
 	if err != nil {
+		return "", err
+	}
+	return checkout.Command(context.Background(), "dapr-bolt", os.Stderr)
+})
+
+// Built makes the programs once for all tests of a package.
+var Built = sync.OnceValues(func() (p Programs, err error) {
+	if p.Bolt, err = Bolt(); err != nil {
 		return p, err
 	}
-	if p.Bolt, err = checkout.Command(context.Background(), "dapr-bolt", os.Stderr); err != nil {
+	checkout, err := build.FindCheckout()
+	if err != nil {
 		return p, err
 	}
 	p.Daprd, err = checkout.Daprd(context.Background(), os.Stderr)
 	return p, err
 })
 
-// Start starts a dapr-bolt process in a harness of its own, and waits until it is ready. The harness ends with the test;
-// its logs and data are kept if that failed. The path of the binary is filled in.
-func Start(t *testing.T, opts harness.BoltOptions) (*harness.Harness, *harness.Bolt, Programs) {
+// New returns a harness that ends with the test; its logs and data are kept if that failed.
+func New(t *testing.T) *harness.Harness {
 	t.Helper()
-	programs, err := Built()
-	require.NoError(t, err)
 	h, err := harness.New(harness.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -49,9 +55,29 @@ func Start(t *testing.T, opts harness.BoltOptions) (*harness.Harness, *harness.B
 		}
 		require.NoError(t, h.Close())
 	})
-	opts.Path = programs.Bolt
+	return h
+}
+
+// StartBolt starts a dapr-bolt process that ends with its harness, and waits until it is ready. The path of the binary is
+// filled in unless opts name another.
+func StartBolt(t *testing.T, h *harness.Harness, opts harness.BoltOptions) *harness.Bolt {
+	t.Helper()
+	if opts.Path == "" {
+		path, err := Bolt()
+		require.NoError(t, err)
+		opts.Path = path
+	}
 	opts.Env = append(opts.Env, "GORACE="+RaceOptions)
 	bolt, err := h.StartBolt(t.Context(), opts)
 	require.NoError(t, err)
-	return h, bolt, programs
+	return bolt
+}
+
+// Start is StartBolt in a harness of its own, for tests that start sidecars beside it.
+func Start(t *testing.T, opts harness.BoltOptions) (*harness.Harness, *harness.Bolt, Programs) {
+	t.Helper()
+	programs, err := Built()
+	require.NoError(t, err)
+	h := New(t)
+	return h, StartBolt(t, h, opts), programs
 }

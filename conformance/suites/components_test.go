@@ -3,14 +3,13 @@ package suites
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 )
@@ -35,14 +34,6 @@ func inProcess(t *testing.T) (component.Backend, component.ComponentOptions) {
 // startProcess starts the dapr-bolt binary and returns the socket that it serves.
 func startProcess(t *testing.T) (socket string) {
 	t.Helper()
-	checkout, err := build.FindCheckout()
-	require.NoError(t, err)
-	path, err := checkout.Command(t.Context(), "dapr-bolt", os.Stderr)
-	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, h.Close()) })
-	bolt, err := h.StartBolt(t.Context(), harness.BoltOptions{Path: path})
-	require.NoError(t, err)
+	bolt := scene.StartBolt(t, scene.New(t), harness.BoltOptions{})
 	return filepath.Join(bolt.SocketDir, component.DefaultName+".sock")
 }

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -112,15 +112,7 @@ func TestKeysThatEndTogetherAreSwept(t *testing.T) {
 // start starts dapr-bolt and initialises a store in it.
 func start(t *testing.T, cleanup time.Duration) (*harness.Bolt, proto.StateStoreClient) {
 	t.Helper()
-	checkout, err := build.FindCheckout()
-	require.NoError(t, err)
-	path, err := checkout.Command(t.Context(), "dapr-bolt", os.Stderr)
-	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, h.Close()) })
-	bolt, err := h.StartBolt(t.Context(), harness.BoltOptions{Path: path})
-	require.NoError(t, err)
+	bolt := scene.StartBolt(t, scene.New(t), harness.BoltOptions{})
 	conn, err := grpc.NewClient("unix://"+filepath.Join(bolt.SocketDir, "bolt.sock"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
