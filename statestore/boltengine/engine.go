@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -18,6 +19,9 @@ type engine struct {
 	name []byte
 	// plan belongs to the file's writer.
 	plan plan
+	// fileSize is how large the file was at the last write, in bytes; see visit.
+	fileSize  atomic.Int64
+	visitFrom int64
 }
 
 var _ statestore.Engine = (*engine)(nil)
@@ -29,7 +33,7 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(bucket)),
 			Allowed: fmt.Sprintf("1 to %d bytes long", bbolt.MaxKeySize)}
 	}
-	e := &engine{db: db, name: []byte(bucket)}
+	e := &engine{db: db, name: []byte(bucket), visitFrom: visitFrom}
 	missing := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		_, err := e.namespace(tx)
@@ -106,6 +110,7 @@ var errNothing = errors.New("nothing to write")
 // Apply implements statestore.Engine.
 func (e *engine) Apply(ctx context.Context, units []statestore.Unit, now time.Time) ([]error, error) {
 	var outcomes []error
+	e.visit(units)
 	err := e.db.Update(ctx, func(tx *bbolt.Tx) error {
 		p := &e.plan
 		defer p.end()

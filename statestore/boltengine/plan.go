@@ -63,6 +63,7 @@ func (p *plan) begin(e *engine, tx *bbolt.Tx, now time.Time) error {
 			return err
 		}
 		p.tx, p.ns, p.cursor = tx, ns, ns.Cursor()
+		e.fileSize.Store(tx.Size())
 		// What a transaction has read and written must not stay in memory until the next one.
 		tx.OnCommit(func() { p.tx, p.ns, p.cursor = nil, nil, nil })
 	}
