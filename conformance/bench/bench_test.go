@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,8 +74,8 @@ func TestRun(t *testing.T) {
 				require.True(t, ok, "%s", cell)
 				require.Empty(t, s.Error, "%s", cell)
 			}
-			// SQLite may refuse everything in so short a time. Then the report says so.
-			require.True(t, ok || s.Error != "", "%s", cell)
+			// SQLite may refuse everything in so short a time, or get nothing done.
+			require.True(t, slices.ContainsFunc(results.Samples, func(s Sample) bool { return s.Cell == cell }), "%s", cell)
 		}
 	}
 	for _, p := range statePeers() {
@@ -90,6 +91,8 @@ func TestRun(t *testing.T) {
 	last := results.Growth[len(results.Growth)-1]
 	require.Greater(t, last.FileBytes, int64(last.Stage.Keys+last.Stage.Events)*headlineSize)
 	require.Positive(t, last.OpenWarm)
+	require.Positive(t, last.SetsWithEvents)
+	require.LessOrEqual(t, last.KeyFileBytes, last.FileBytes)
 
 	for _, p := range results.Promises() {
 		if !strings.Contains(p.What, "`state.") && !strings.Contains(p.What, "`pubsub.") {

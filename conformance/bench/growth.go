@@ -38,14 +38,19 @@ type Growth struct {
 	// Resident is the process's memory after it was opened, without the mapped file; ResidentAfter after the measurements.
 	Resident      int64 `json:"resident"`
 	ResidentAfter int64 `json:"residentAfter"`
-	// Sets and Publishes are per second, medians of the rounds, at the promises' clients and size.
-	Sets      float64 `json:"sets"`
-	Publishes float64 `json:"publishes"`
+	// Sets, SetsWithEvents and Publishes are per second, medians of the rounds, at the promises' clients and size. Sets
+	// were measured when the stage's keys were in, but of events only those of the stage before; KeyFileBytes is how long
+	// the file was then.
+	Sets           float64 `json:"sets"`
+	KeyFileBytes   int64   `json:"keyFileBytes"`
+	SetsWithEvents float64 `json:"setsWithEvents"`
+	Publishes      float64 `json:"publishes"`
 }
 
 const (
-	workGrowthSet     = "set of random keys"
-	workGrowthPublish = "publish to a topic with events waiting"
+	workGrowthSet           = "set of random keys, before the events"
+	workGrowthSetWithEvents = "set of random keys"
+	workGrowthPublish       = "publish to a topic with events waiting"
 
 	fillBatch    = 1_000
 	fillEvents   = 1_000
@@ -65,16 +70,26 @@ func (b *Bench) growth(ctx context.Context) error {
 		var filled Stage
 		for _, stage := range b.opts.Stages {
 			g := Growth{Stage: stage}
-			if err := b.fillStage(ctx, data, filled, &g); err != nil {
-				return fmt.Errorf("fill in %d keys and %d events: %w", stage.Keys, stage.Events, err)
-			}
-			filled = stage
-			if err := b.measureStage(ctx, w, data, keys, &g); err != nil {
-				return fmt.Errorf("at %d keys and %d events: %w", stage.Keys, stage.Events, err)
+			// Sets are measured before the events come as well: with both, the largest file is larger than many machines'
+			// memory, and then it is the disk that is measured.
+			for _, step := range []struct {
+				to      Stage
+				measure func(context.Context, *world, string, int, *Growth) error
+			}{
+				{Stage{stage.Keys, filled.Events}, b.measureKeys},
+				{stage, b.measureAll},
+			} {
+				if err := b.fillStage(ctx, data, filled, step.to, &g); err != nil {
+					return fmt.Errorf("fill in %d keys and %d events: %w", step.to.Keys, step.to.Events, err)
+				}
+				filled = step.to
+				if err := step.measure(ctx, w, data, keys, &g); err != nil {
+					return fmt.Errorf("at %d keys and %d events: %w", filled.Keys, filled.Events, err)
+				}
 			}
 			b.results.Growth = append(b.results.Growth, g)
-			b.progress(fmt.Sprintf("growth: %d keys, %d events: %.0f sets/s, %.0f publishes/s, open in %s (cold %s), %d MiB resident, file of %d MiB",
-				stage.Keys, stage.Events, g.Sets, g.Publishes, short(g.OpenWarm), short(g.OpenCold), g.Resident>>20, g.FileBytes>>20))
+			b.progress(fmt.Sprintf("growth: %d keys, %d events: %.0f sets/s (%.0f with events), %.0f publishes/s, open in %s (cold %s), %d MiB resident, file of %d MiB",
+				stage.Keys, stage.Events, g.Sets, g.SetsWithEvents, g.Publishes, short(g.OpenWarm), short(g.OpenCold), g.Resident>>20, g.FileBytes>>20))
 			if stage.Keys == 0 && stage.Events == 0 {
 				// What was measured is not part of the next stage.
 				if err := os.RemoveAll(data); err != nil {
@@ -90,7 +105,7 @@ func (b *Bench) growth(ctx context.Context) error {
 }
 
 // fillStage writes what is missing between two stages, past the socket: it is the same file.
-func (b *Bench) fillStage(ctx context.Context, data string, from Stage, g *Growth) (err error) {
+func (b *Bench) fillStage(ctx context.Context, data string, from, to Stage, g *Growth) (err error) {
 	file := filepath.Join(data, databases.DefaultDatabase+".db")
 	manager, err := databases.Open(ctx, databases.Options{Dir: data, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -106,12 +121,12 @@ func (b *Bench) fillStage(ctx context.Context, data string, from Stage, g *Growt
 	if err != nil {
 		return err
 	}
-	if n := g.Stage.Keys - from.Keys; n > 0 {
+	if n := to.Keys - from.Keys; n > 0 {
 		store, err := manager.StateStore(ctx, databases.DefaultDatabase, databases.DefaultStateBucket)
 		if err != nil {
 			return err
 		}
-		if err := b.fillKeys(ctx, store, from.Keys, g.Stage.Keys); err != nil {
+		if err := b.fillKeys(ctx, store, from.Keys, to.Keys); err != nil {
 			return err
 		}
 		after, err := fileSize(file)
@@ -120,7 +135,7 @@ func (b *Bench) fillStage(ctx context.Context, data string, from Stage, g *Growt
 		}
 		g.KeyBytes, before = float64(after-before)/float64(n), after
 	}
-	if n := g.Stage.Events - from.Events; n > 0 {
+	if n := to.Events - from.Events; n > 0 {
 		broker, err := manager.Broker(ctx, databases.DefaultDatabase, databases.DefaultPubSubBucket)
 		if err != nil {
 			return err
@@ -188,7 +203,24 @@ func (b *Bench) fillTopic(ctx context.Context, broker *pubsub.Broker, n int) err
 	return nil
 }
 
-func (b *Bench) measureStage(ctx context.Context, w *world, data string, keys int, g *Growth) error {
+// measureKeys measures sets where the stage's keys are in, but not its events.
+func (b *Bench) measureKeys(ctx context.Context, w *world, data string, keys int, g *Growth) error {
+	g.KeyFileBytes = g.FileBytes
+	p, err := w.startGrown(ctx, b.bolt, data)
+	if err != nil {
+		return err
+	}
+	client := newStateClient(component{p.state}, keys, headlineSize)
+	var sets []float64
+	for round := range b.opts.Rounds {
+		sets = append(sets, b.growthCell(ctx, g, workGrowthSet, round, client.work(workSet, headlineClients)))
+	}
+	g.Sets = median(sets)
+	return errors.Join(p.Close(), ctx.Err())
+}
+
+// measureAll measures where the stage's keys and events are in.
+func (b *Bench) measureAll(ctx context.Context, w *world, data string, keys int, g *Growth) error {
 	p, err := w.startGrown(ctx, b.bolt, data)
 	if err != nil {
 		return err
@@ -197,30 +229,20 @@ func (b *Bench) measureStage(ctx context.Context, w *world, data string, keys in
 	if g.Resident, err = anonymousMemory(p.bolt.PID()); err != nil {
 		return errors.Join(err, p.Close())
 	}
-	stage := fmt.Sprintf("%d keys, %d events in the file", g.Stage.Keys, g.Stage.Events)
-	var sets, publishes []float64
 	client := newStateClient(component{p.state}, keys, headlineSize)
+	var sets, publishes []float64
 	for round := range b.opts.Rounds {
-		cell := Cell{Section: SectionGrowth, Work: workGrowthSet, Peer: stage, Clients: headlineClients, Size: headlineSize}
-		o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, client.work(workSet, cell.Clients))
-		s := o.sample(cell, round)
-		b.record(s)
-		sets = append(sets, s.PerSecond)
-
-		cell.Work = workGrowthPublish
+		sets = append(sets, b.growthCell(ctx, g, workGrowthSetWithEvents, round, client.work(workSet, headlineClients)))
 		events := newEvents(headlineSize, mostEvents)
-		o = closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, func(ctx context.Context, _, _ int) error {
+		publishes = append(publishes, b.growthCell(ctx, g, workGrowthPublish, round, func(ctx context.Context, _, _ int) error {
 			event, _, ok := events.make()
 			if !ok {
 				return errNoMoreEvents
 			}
 			return p.pubsub.Publish(ctx, &contribpubsub.PublishRequest{Topic: growthTopic, Data: event})
-		})
-		s = o.sample(cell, round)
-		b.record(s)
-		publishes = append(publishes, s.PerSecond)
+		}))
 	}
-	g.Sets, g.Publishes = median(sets), median(publishes)
+	g.SetsWithEvents, g.Publishes = median(sets), median(publishes)
 	g.ResidentAfter, err = anonymousMemory(p.bolt.PID())
 	if err := errors.Join(err, p.Close(), ctx.Err()); err != nil {
 		return err
@@ -238,6 +260,16 @@ func (b *Bench) measureStage(ctx context.Context, w *world, data string, keys in
 	}
 	g.OpenCold = cold.opened
 	return cold.Close()
+}
+
+// growthCell measures one kind of work once, and returns how often it was done per second.
+func (b *Bench) growthCell(ctx context.Context, g *Growth, work string, round int, op func(ctx context.Context, client, call int) error) float64 {
+	stage := fmt.Sprintf("%d keys, %d events", g.Stage.Keys, g.Stage.Events)
+	cell := Cell{Section: SectionGrowth, Work: work, Peer: stage, Clients: headlineClients, Size: headlineSize}
+	o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, op)
+	s := o.sample(cell, round)
+	b.record(s)
+	return s.PerSecond
 }
 
 // grown is a process on a file that was filled in.

@@ -35,9 +35,10 @@ func (r *Results) Promises() []Promise {
 		r.atLeast("published, delivered and acked, against `pubsub.redis`, AOF always", 1.5,
 			headline(SectionPubSub, workDeliver, ourPubSub), headline(SectionPubSub, workDeliver, "pubsub.redis")),
 		r.oneSet(at(SectionState, workSet, ourState, 1)),
-		r.growth("sets per second with the most keys against an empty file", 0.7, func(g *Growth) float64 { return g.Sets }),
+		r.growth("sets per second with the most keys against an empty file", 0.7,
+			func(g *Growth) float64 { return g.Sets }, r.setsWithEvents),
 		r.growth("publishes per second with the most events waiting, and as many ids in the window, against none", 0.8,
-			func(g *Growth) float64 { return g.Publishes }),
+			func(g *Growth) float64 { return g.Publishes }, (*Growth).contents),
 		r.handled(at(SectionPubSub, workSteady, ourPubSub, 1)),
 		r.opening(),
 	}
@@ -78,7 +79,8 @@ func (r *Results) oneSet(ours Cell) Promise {
 	return p
 }
 
-func (r *Results) growth(what string, ratio float64, of func(*Growth) float64) Promise {
+// growth compares the last stage with the first. where says what was in the file.
+func (r *Results) growth(what string, ratio float64, of func(*Growth) float64, where func(last *Growth) string) Promise {
 	p := Promise{What: what, Allowed: fmt.Sprintf("at least %g ×", ratio), Measured: notMeasured}
 	if len(r.Growth) < 2 || r.Growth[0].Stage != (Stage{}) {
 		return p
@@ -86,9 +88,19 @@ func (r *Results) growth(what string, ratio float64, of func(*Growth) float64) P
 	first, last := &r.Growth[0], &r.Growth[len(r.Growth)-1]
 	got := of(last) / of(first)
 	p.Known, p.Kept = true, got >= ratio
-	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s keys and %s events)", got, count(of(last)), count(of(first)),
-		count(float64(last.Stage.Keys)), count(float64(last.Stage.Events)))
+	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s)", got, count(of(last)), count(of(first)), where(last))
 	return p
+}
+
+func (g *Growth) contents() string {
+	return fmt.Sprintf("%s keys, %s events, %s", count(float64(g.Stage.Keys)), count(float64(g.Stage.Events)), mebibytes(g.FileBytes))
+}
+
+// setsWithEvents says what became of sets once the events were in as well.
+func (r *Results) setsWithEvents(last *Growth) string {
+	before := r.Growth[len(r.Growth)-2].Stage.Events
+	return fmt.Sprintf("%s keys, %s events, %s; %.2f × with %s", count(float64(last.Stage.Keys)), count(float64(before)),
+		mebibytes(last.KeyFileBytes), last.SetsWithEvents/r.Growth[0].Sets, last.contents())
 }
 
 func (r *Results) handled(ours Cell) Promise {
@@ -116,7 +128,6 @@ func (r *Results) opening() Promise {
 	}
 	last := &r.Growth[len(r.Growth)-1]
 	p.Known, p.Kept = true, last.OpenWarm <= most
-	p.Measured = fmt.Sprintf("%s; %s with nothing of the file in memory (%s keys, %s events, %s)", short(last.OpenWarm), short(last.OpenCold),
-		count(float64(last.Stage.Keys)), count(float64(last.Stage.Events)), mebibytes(last.FileBytes))
+	p.Measured = fmt.Sprintf("%s; %s with nothing of the file in memory (%s)", short(last.OpenWarm), short(last.OpenCold), last.contents())
 	return p
 }
