@@ -1,0 +1,156 @@
+package pubsub_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+func TestNackedEventsComeBackAfterTheirWaitAndThenDie(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxDeliver: 3, BackOff: pubsub.BackOff{time.Second, 5 * time.Second}}
+	s := b.subscribe(opts)
+	b.publish("t", named("id-1", "poison"))
+
+	b.next(s).Nack("first")
+	b.expectNothing(s, "t")
+	// Jitter adds at most a tenth to a wait.
+	b.advance(time.Second+100*time.Millisecond, 2)
+	d := b.next(s)
+	require.Equal(t, 2, d.Count)
+	d.Nack("second")
+	b.expectNothing(s, "t")
+	b.advance(5500*time.Millisecond, 2)
+	d = b.next(s)
+	require.Equal(t, 3, d.Count)
+	diedAt := b.clock.Now()
+	d.Nack("third")
+
+	var dead []pubsub.DeadLetter
+	require.Eventually(t, func() bool { dead = b.deadLetters(pubsub.DeadLetterFilter{}); return len(dead) == 1 }, waitLong, time.Millisecond)
+	require.Equal(t, "poison", string(dead[0].Event.Data))
+	require.Equal(t, "id-1", dead[0].Event.ID)
+	require.Equal(t, "g", dead[0].Group)
+	require.Equal(t, pubsub.ReasonMaxDeliver, dead[0].Reason)
+	require.Equal(t, 3, dead[0].History.Deliveries)
+	require.Equal(t, "third", dead[0].LastError())
+	require.True(t, dead[0].Time.Equal(diedAt))
+	require.Len(t, dead[0].History.Attempts, 3)
+	require.Equal(t, "first", dead[0].History.Attempts[0].Error)
+	b.expectNothing(s, "t")
+}
+
+func TestTheCountOfDeliveriesSurvivesARestart(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", BackOff: pubsub.BackOff{time.Second}}
+	s := b.subscribe(opts)
+	b.publish("t", message("x"))
+	b.next(s).Nack("no")
+	b.reopen()
+	s = b.subscribe(opts)
+	b.advance(2*time.Second, 2)
+	d := b.next(s)
+	require.Equal(t, 2, d.Count)
+	d.Ack()
+}
+
+func TestRedrivenEventsGoToTheirGroupAtTheEnd(t *testing.T) {
+	b := newBench(t)
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxDeliver: 1, MaxAckPending: 1})
+	other := b.subscribe(pubsub.SubscribeOptions{Group: "other", Topic: "t"})
+	b.publish("t", message("dead"))
+	b.expect(other, "dead")
+	b.next(s).Nack("no")
+	require.Eventually(t, func() bool { return len(b.deadLetters(pubsub.DeadLetterFilter{})) == 1 }, waitLong, time.Millisecond)
+
+	b.publish("t", message("2"), message("3"))
+	held := b.next(s)
+	moved, err := b.broker.Redrive(t.Context(), []uint64{1, 99})
+	require.NoError(t, err)
+	require.Len(t, moved, 1)
+	require.Empty(t, b.deadLetters(pubsub.DeadLetterFilter{}))
+	held.Ack()
+	b.expect(s, "3")
+	d := b.next(s)
+	require.Equal(t, "dead", string(d.Event.Data))
+	require.Equal(t, 1, d.Count, "the count starts anew")
+	d.Nack("again")
+	require.Eventually(t, func() bool { return len(b.deadLetters(pubsub.DeadLetterFilter{})) == 1 }, waitLong, time.Millisecond)
+	require.Equal(t, 1, b.deadLetters(pubsub.DeadLetterFilter{})[0].History.Redriven)
+	b.expect(other, "2", "3")
+	b.expectNothing(other, "t")
+	_ = b.next(s)
+
+	n, err := b.broker.Purge(t.Context(), []uint64{2, 99})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Empty(t, b.deadLetters(pubsub.DeadLetterFilter{}))
+}
+
+func TestAckWaitCountsFromBeingTheOldest(t *testing.T) {
+	b := newBench(t)
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", AckWait: time.Minute, BackOff: pubsub.BackOff{time.Hour}})
+	b.publish("t", message("1"), message("2"))
+	one, two := b.next(s), b.next(s)
+	b.advance(50*time.Second, 2)
+	one.Ack()
+	// 100 s after it was handed over, the second is in hand for 50 s of its own: its clock has been set anew.
+	b.advance(50*time.Second, 2)
+	b.advance(0, 2)
+	two.Ack()
+	b.expectNothing(s, "t")
+	require.Zero(t, b.stats("t").Groups[0].Delayed, "no delivery has failed")
+}
+
+func TestAckWaitRunsOut(t *testing.T) {
+	b := newBench(t)
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", AckWait: time.Minute, BackOff: pubsub.BackOff{time.Hour}})
+	b.publish("t", message("1"))
+	d := b.next(s)
+	b.advance(time.Minute, 2)
+	select {
+	case <-d.Context().Done():
+	case <-time.After(waitLong):
+		t.Fatal("ackWait ran out and the delivery goes on")
+	}
+	d.Ack() // too late
+	b.advance(2*time.Hour, 2)
+	d = b.next(s)
+	require.Equal(t, 2, d.Count)
+	d.Ack()
+}
+
+func TestOrderedHoldsTheGroupBehindARetry(t *testing.T) {
+	b := newBench(t)
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", Ordered: true, BackOff: pubsub.BackOff{time.Second}})
+	b.publish("t", message("1"), message("2"))
+	b.next(s).Nack("no")
+	b.advance(1100*time.Millisecond, 2)
+	b.expect(s, "1", "2")
+}
+
+func TestAPartitionKeyHoldsOnlyItsOwnEvents(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", BackOff: pubsub.BackOff{time.Second}}
+	s := b.subscribe(opts)
+	keyed := func(key, data string) pubsub.Message {
+		return pubsub.Message{Data: []byte(data), PartitionKey: key}
+	}
+	b.publish("t", keyed("a", "a1"), keyed("b", "b1"), keyed("a", "a2"), keyed("b", "b2"), message("free"))
+	a1, b1, free := b.next(s), b.next(s), b.next(s)
+	require.Equal(t, []string{"a1", "b1", "free"}, []string{string(a1.Event.Data), string(b1.Event.Data), string(free.Event.Data)},
+		"one event of each key is in hand")
+	a1.Nack("no")
+	b1.Ack()
+	free.Ack()
+	b.expect(s, "b2")
+	b.reopen()
+	s = b.subscribe(opts)
+	b.publish("t", keyed("a", "a3"))
+	b.expectNothing(s, "t")
+	b.advance(1100*time.Millisecond, 2)
+	b.expect(s, "a1", "a2", "a3")
+}
