@@ -21,6 +21,7 @@ func TestBadCommandLinesAreRefused(t *testing.T) {
 		{[]string{"--allow-uid", "1000,bob"}, `invalid argument "1000,bob" for "--allow-uid" flag: allowed: numbers of 0 to 4294967295`},
 		{[]string{"--allow-gid", "-1"}, `invalid argument "-1" for "--allow-gid" flag: allowed: numbers`},
 		{[]string{"--max-streams", "0"}, `invalid argument "0" for "--max-streams" flag: allowed: 1 to 1000000`},
+		{[]string{"--max-calls", "none"}, `invalid argument "none" for "--max-calls" flag: allowed: 1 to 1000000`},
 		{[]string{"--max-topics", "many"}, `invalid argument "many" for "--max-topics" flag: allowed: 1 to 1000000`},
 		{[]string{"--max-groups", "-1"}, `invalid argument "-1" for "--max-groups" flag: allowed: 1 to 1000000`},
 		{[]string{"--max-pending-bytes", "1k"}, `invalid argument "1k" for "--max-pending-bytes" flag: allowed: a number of bytes from 1Mi to 1Ti`},

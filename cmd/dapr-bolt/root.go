@@ -34,9 +34,9 @@ type settings struct {
 	socketGID *int
 	allow     access.Policy
 	// What is bounded.
-	maxConnections, maxStreams, maxDatabases int
-	maxRequestBytes, maxPendingBytes         int64
-	names                                    pubsub.NameLimits
+	maxConnections, maxStreams, maxCalls, maxDatabases int
+	maxRequestBytes, maxPendingBytes                   int64
+	names                                              pubsub.NameLimits
 	// resubscribe and restartSidecar bring subscriptions back after a restart.
 	resubscribe    []string
 	restartSidecar string
@@ -61,6 +61,7 @@ func newRoot(env *environment) *cobra.Command {
 
 		maxConnections:  component.DefaultMaxConnections,
 		maxStreams:      component.DefaultMaxStreams,
+		maxCalls:        component.DefaultMaxCalls,
 		maxDatabases:    databases.DefaultMaxDatabases,
 		maxRequestBytes: component.DefaultMaxRequestBytes,
 		maxPendingBytes: pubsub.DefaultPendingBytes,
@@ -131,15 +132,16 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	addFlag(flags, &c.allow.GIDs, "allow-gid", "", "gids", "group ids, likewise", parseIDNumbers)
 	addFlag(flags, &c.maxConnections, "max-connections", strconv.Itoa(c.maxConnections), "count", "connections that sidecars may have open at once; each has one for each component", parseCount)
 	addFlag(flags, &c.maxStreams, "max-streams", strconv.Itoa(c.maxStreams), "count", "subscriptions that may be open at once", parseCount)
+	addFlag(flags, &c.maxCalls, "max-calls", strconv.Itoa(c.maxCalls), "count", "calls that may be open at once, subscriptions among them; beyond it, calls are ended whose requests are still arriving, or else new ones are refused", parseCount)
 	addFlag(flags, &c.maxDatabases, "max-databases", strconv.Itoa(c.maxDatabases), "count", "database files that may be open at once", parseCount)
 	addFlag(flags, &c.names.MaxTopics, "max-topics", strconv.Itoa(c.names.MaxTopics), "count", "topics that a bucket may have", parseCount)
 	addFlag(flags, &c.names.MaxGroups, "max-groups", strconv.Itoa(c.names.MaxGroups), "count", "consumer groups that a topic may have and, apart from them, wildcard subscriptions that a bucket may have", parseCount)
 	addFlag(flags, &c.maxPendingBytes, "max-pending-bytes", byteCount(c.maxPendingBytes), "bytes", "what the events may take that are in memory to be delivered or acknowledged, of all subscriptions; further ones wait on disk, but for one event of each subscription", parseBytes)
-	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "what the requests above 64 KiB may take that are being worked on at once; further ones are refused", parseBytes)
+	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "what requests may take that are still arriving, beyond which the oldest of those are ended, and likewise what those above 64 KiB may take that are being worked on, beyond which further ones are refused; small ones are refused at twice as much", parseBytes)
 	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, in which to change a value after a restart, so that the hot reload of the sidecars subscribes their apps again", parseFiles)
 	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar, such as http://127.0.0.1:3500, to shut down after a restart, so that Kubernetes starts it afresh and it subscribes its app again; $"+apiTokenVariable+" is sent along", parseURL)
 	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json",
-		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-databases",
+		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
 		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"} {
 		fromEnv(flags, name)
 	}

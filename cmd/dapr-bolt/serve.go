@@ -148,6 +148,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 
 		MaxConnections:  c.maxConnections,
 		MaxStreams:      c.maxStreams,
+		MaxCalls:        c.maxCalls,
 		MaxRequestBytes: c.maxRequestBytes,
 		ComponentOptions: component.ComponentOptions{
 			Defaults: component.Defaults{

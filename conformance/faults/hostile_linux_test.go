@@ -260,7 +260,8 @@ func TestTooManyLargeRequestsAreRefused(t *testing.T) {
 	for err := range errs {
 		if err != nil {
 			refused++
-			require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
+			// gRPC answers for one that is refused before it is all there.
+			require.Contains(t, []codes.Code{codes.ResourceExhausted, codes.Internal}, status.Code(err), fmt.Sprint(err))
 			require.ErrorContains(t, err, "too many requests at once")
 			require.ErrorContains(t, err, "--max-request-bytes allows no more than 16777216")
 		}

@@ -91,14 +91,14 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		reason, who := l.refuses(c)
 		if reason == "" {
-			return &connection{Conn: c, leave: sync.OnceFunc(l.leave)}, nil
+			return &connection{Conn: c, from: who, leave: sync.OnceFunc(l.leave)}, nil
 		}
 		l.tell(reason, who)
 		_ = c.Close()
 	}
 }
 
-// refuses returns why a connection is turned away, or counts it.
+// refuses returns why a connection is turned away, or counts it; and who is at its other end.
 func (l *listener) refuses(c net.Conn) (reason, who string) {
 	from, err := credentialsOf(c)
 	switch {
@@ -113,7 +113,7 @@ func (l *listener) refuses(c net.Conn) (reason, who string) {
 		return fmt.Sprintf("%d connections are open, and no more are allowed", l.open), from.String()
 	}
 	l.open++
-	return "", ""
+	return "", from.String()
 }
 
 func (l *listener) leave() {
@@ -143,6 +143,7 @@ func (l *listener) tell(reason, who string) {
 // connection is one that was let in.
 type connection struct {
 	net.Conn
+	from  string
 	leave func()
 }
 
@@ -151,6 +152,9 @@ func (c *connection) Close() error {
 	c.leave()
 	return c.Conn.Close()
 }
+
+// From says who opened the connection, as the log does.
+func (c *connection) From() string { return c.from }
 
 // NetConn returns the connection that the system knows.
 func (c *connection) NetConn() net.Conn { return c.Conn }

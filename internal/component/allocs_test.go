@@ -27,19 +27,19 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func(c *benchSidecar) error
 	}{
-		{"Ping", 14, func(c *benchSidecar) error {
+		{"Ping", 16, func(c *benchSidecar) error {
 			_, err := c.Ping(c.ctx, &proto.PingRequest{})
 			return err
 		}},
-		{"Get", 19, func(c *benchSidecar) error {
+		{"Get", 21, func(c *benchSidecar) error {
 			_, err := c.Get(c.ctx, &proto.GetRequest{Key: "there"})
 			return err
 		}},
-		{"Set", 93, func(c *benchSidecar) error {
+		{"Set", 96, func(c *benchSidecar) error {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},
-		{"Publish", 219, func(c *benchSidecar) error {
+		{"Publish", 222, func(c *benchSidecar) error {
 			id++
 			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
 			return err

@@ -42,6 +42,7 @@ type house struct {
 	manager *databases.Manager
 	backend Backend // default: manager
 	streams StreamObserver
+	options func(*Options) // default: nothing is changed
 	server  *Server
 	served  chan error
 }
@@ -78,10 +79,14 @@ func (h *house) start() {
 	if backend == nil {
 		backend = h.manager
 	}
-	h.server, err = Listen(ctx, Options{
+	opts := Options{
 		SocketDir: filepath.Join(h.dir, "s"), StateDir: filepath.Join(h.dir, "data"), Backend: backend, Streams: h.streams,
 		ComponentOptions: ComponentOptions{Defaults: testDefaults, Logger: h.logger(), Clock: h.clock},
-	})
+	}
+	if h.options != nil {
+		h.options(&opts)
+	}
+	h.server, err = Listen(ctx, opts)
 	require.NoError(h.t, err)
 	h.served = make(chan error, 1)
 	go func(s *Server) { h.served <- s.Serve() }(h.server)

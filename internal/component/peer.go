@@ -39,7 +39,8 @@ func (p process) String() string {
 // Fault that this answers: the SDK's own server tells instances apart by the header x-component-instance alone, which
 // carries the component's name, so that two sidecars with a component of the same name would share one instance.
 type connection struct {
-	peer process
+	peer   process
+	frames *frameConn
 
 	mu     sync.Mutex
 	state  *StateStore
@@ -60,14 +61,12 @@ func connectionOf(ctx context.Context) *connection {
 }
 
 // peerCredentials are transport credentials that encrypt nothing: who may connect, the socket has said.
-// They give each connection its *connection.
-type peerCredentials struct{}
+// They give each connection its *connection, and show its frames to arrivals.
+type peerCredentials struct{ arrivals *arrivals }
 
-func (peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return conn, &connection{peer: peerOf(wrapped.NetConn())}, nil
-	}
-	return conn, &connection{peer: peerOf(conn)}, nil
+func (p peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	frames := newFrameConn(conn, p.arrivals)
+	return frames, &connection{peer: frames.peer, frames: frames}, nil
 }
 
 func (peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

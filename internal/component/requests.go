@@ -13,34 +13,53 @@ import (
 // ErrTooManyRequests refuses a request for which Options.MaxRequestBytes leave no room.
 var ErrTooManyRequests = errors.New("too many requests at once")
 
+// smallRequest is what a request may have, in bytes, for those who ask for little not to suffer from those who ask for
+// much: more room is kept for those.
+const smallRequest = 64 << 10
+
 // requests bounds, in bytes, the unary requests that are being worked on, such as those that wait for the disk. One that
-// does not fit is refused at once: to let it wait would take the same memory. One alone always fits, and so does each
-// that is no larger than streamWindow: a client may have as much lie unread on any of its calls, and those who ask for
-// little are not to suffer from those who ask for much.
+// does not fit is refused at once: to let it wait would take the same memory. Large ones get what the limit says, and
+// small ones as much again; one alone always fits.
 //
-// What the process may hold of requests is, in the worst case, the sum of
+// What the process holds of requests is, in the worst case, the sum of
 //
-//   - MaxRequestBytes for those that have arrived and are larger than streamWindow;
-//   - streamWindow for each call that is open, of which a connection has maxCalls at most, and there are MaxConnections;
-//   - maxReceive for each call whose large request is still arriving. gRPC tells nobody of a request before all of it is
-//     there, and bounds what arrives by the number of calls alone: a client can fill memory with requests that it never
-//     finishes, until it leaves or is ended.
+//   - MaxRequestBytes for those that are arriving, or aloneBytes for one alone, and twice that again for the instant in
+//     which they are decoded, as gRPC puts the pieces together and takes the message from that;
+//   - MaxRequestBytes for what was evicted, until its end is written;
+//   - twice MaxRequestBytes for those that are being worked on;
+//   - callCost and the headers, which maxHeaders lets take some 60 KiB when they are many small fields, of each open call,
+//     of which there are MaxCalls, and as many again whose end is not written.
+//
+// It does not include answers that a client does not read, nor what gRPC queues to be written beside them.
 type requests struct {
-	limit int64
-	bytes atomic.Int64
+	limit    int64
+	arrivals *arrivals
+	// all are the bytes of all of them, large of those above smallRequest.
+	all, large atomic.Int64
 }
 
 func (r *requests) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if k := arrivalOf(ctx); k != nil {
+		if err := r.arrivals.takeOver(k); err != nil {
+			return nil, err
+		}
+	}
 	m, ok := req.(googleproto.Message)
 	if !ok {
 		return handler(ctx, req)
 	}
 	size := int64(googleproto.Size(m))
-	if size <= streamWindow {
+	all := r.all.Add(size)
+	defer r.all.Add(-size)
+	if size <= smallRequest {
+		if all > 2*r.limit && all > size {
+			return nil, fmt.Errorf("%w: %d bytes are being worked on, this one has %d; --max-request-bytes allows no more than twice %d",
+				ErrTooManyRequests, all-size, size, r.limit)
+		}
 		return handler(ctx, req)
 	}
-	defer r.bytes.Add(-size)
-	if now := r.bytes.Add(size); now > r.limit && now > size {
+	defer r.large.Add(-size)
+	if now := r.large.Add(size); now > r.limit && now > size {
 		return nil, fmt.Errorf("%w: large ones of %d bytes are being worked on, this one has %d; --max-request-bytes allows no more than %d",
 			ErrTooManyRequests, now-size, size, r.limit)
 	}

@@ -19,7 +19,7 @@ func TestLargeRequestsAreBounded(t *testing.T) {
 	}
 	nothing := func() error { return nil }
 	require.NoError(t, call(limit/2, func() error {
-		require.NoError(t, call(streamWindow-100, nothing), "small ones are never refused")
+		require.NoError(t, call(smallRequest-100, nothing), "there is more room for small ones")
 		err := call(limit/2, nothing)
 		require.ErrorIs(t, err, ErrTooManyRequests)
 		require.Equal(t, codes.ResourceExhausted, status.Code(toStatus(err)))
@@ -27,8 +27,19 @@ func TestLargeRequestsAreBounded(t *testing.T) {
 		return call(limit/3, nothing)
 	}))
 	require.NoError(t, call(2*limit, func() error {
-		require.ErrorIs(t, call(streamWindow, nothing), ErrTooManyRequests)
+		require.ErrorIs(t, call(smallRequest, nothing), ErrTooManyRequests)
 		return nil
 	}), "one alone always fits")
-	require.Zero(t, r.bytes.Load())
+	var fill func(left int)
+	fill = func(left int) {
+		if left == 0 {
+			require.EqualError(t, call(smallRequest-100, nothing),
+				"too many requests at once: 2094080 bytes are being worked on, this one has 65440; --max-request-bytes allows no more than twice 1048576")
+			return
+		}
+		require.NoError(t, call(smallRequest-100, func() error { fill(left - 1); return nil }))
+	}
+	fill(2 * limit / smallRequest)
+	require.Zero(t, r.all.Load())
+	require.Zero(t, r.large.Load())
 }

@@ -31,6 +31,7 @@ const DefaultName = "bolt"
 const (
 	DefaultMaxConnections  = 4096
 	DefaultMaxStreams      = 10000
+	DefaultMaxCalls        = 1 << 15
 	DefaultMaxRequestBytes = 256 << 20
 )
 
@@ -40,6 +41,9 @@ const (
 	maxReceive = 16 << 20
 	// maxCalls bounds the calls of one connection that are open at once; each subscription is one.
 	maxCalls = 1 << 14
+	// maxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them (RFC 9113, 6.5.2). It is what gRPC's other
+	// implementations allow; a sidecar's are well below 1 KiB, unless its metadata carry more from the app's request.
+	maxHeaders = 16 << 10
 	// streamWindow is what a client may send on a stream ahead of what is read from it. Left to itself, gRPC raises it
 	// to 16 MiB for a fast client; a request that is being read may always be sent to its end. connectionWindow does not
 	// bound anything, as gRPC gives it back at once: it is wide enough not to be waited for.
@@ -71,8 +75,12 @@ type Options struct {
 	MaxConnections int
 	// MaxStreams bounds the subscriptions that are open at once, of all connections. Default: DefaultMaxStreams.
 	MaxStreams int
-	// MaxRequestBytes bounds the large requests that are being worked on at once, of all connections, in bytes: those
-	// above 64 KiB. Beyond it, they are refused; one alone never is. Default: DefaultMaxRequestBytes.
+	// MaxCalls bounds the calls that are open at once, of all connections; each subscription is one. Beyond it, calls are
+	// ended whose requests are still arriving, and if there are none, new ones are refused. Default: DefaultMaxCalls.
+	MaxCalls int
+	// MaxRequestBytes bounds the requests of all connections, in bytes: apart from each other, those that are still
+	// arriving, of which the oldest are ended beyond it, and those that are being worked on, of which those above 64 KiB
+	// are refused beyond it, and the others beyond twice as much. One alone never is. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
 	// StateDir is an existing folder for what must be known of sidecars after a restart. Empty: it is not kept.
 	StateDir string
@@ -116,6 +124,7 @@ type Server struct {
 	opts       Options
 	socket     *socket
 	grpc       *grpc.Server
+	arrivals   *arrivals
 	remembered *remembered
 
 	mu       sync.Mutex
@@ -142,6 +151,9 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	}
 	if opts.MaxStreams == 0 {
 		opts.MaxStreams = DefaultMaxStreams
+	}
+	if opts.MaxCalls == 0 {
+		opts.MaxCalls = DefaultMaxCalls
 	}
 	if opts.MaxRequestBytes == 0 {
 		opts.MaxRequestBytes = DefaultMaxRequestBytes
@@ -170,6 +182,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		pulls:      make(map[*pull]struct{}),
 		stopped:    make(chan struct{}),
 	}
+	s.arrivals = newArrivals(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock)
 	s.grpc = s.newGRPC()
 	return s, nil
 }
@@ -177,9 +190,13 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 func (s *Server) newGRPC() *grpc.Server {
 	logUnary, logStream := callLogger(s.opts.Logger)
 	onPanic := panicAnswer(s.opts.Logger)
-	bounded := &requests{limit: s.opts.MaxRequestBytes}
+	bounded := &requests{limit: s.opts.MaxRequestBytes, arrivals: s.arrivals}
 	server := grpc.NewServer(
-		grpc.Creds(peerCredentials{}),
+		grpc.Creds(peerCredentials{s.arrivals}),
+		grpc.InTapHandle(s.arrivals.tap),
+		// The buffer is frameConn's.
+		grpc.ReadBufferSize(0),
+		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxRecvMsgSize(maxReceive),
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.StaticStreamWindowSize(streamWindow),
@@ -190,7 +207,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		// The outermost comes first. A panic is answered inside the log, so that the call is logged as failed; the
 		// corrections come last, closest to the SDK.
 		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, bounded.unary, s.bindUnary, correctUnary),
-		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.bindStream, s.pullStream),
+		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.arrivals.streaming, s.bindStream, s.pullStream),
 	)
 	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return boundStateStore(ctx) })
 	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return boundPubSub(ctx) })
@@ -290,6 +307,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		<-graceful
 	}
 	s.goroutines.Wait()
+	s.arrivals.following.Wait()
 	// gRPC closes the listener only if Serve has seen it.
 	_ = s.socket.Close()
 	s.stopErr = removed

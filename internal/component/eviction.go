@@ -1,0 +1,93 @@
+package component
+
+// refuse ends a call that was let in beyond what is allowed.
+func (a *arrivals) refuse(k *arrival) {
+	a.mu.Lock()
+	defer a.settle()
+	if k.state == callOpen {
+		a.evict(k, a.tooMany)
+	}
+}
+
+func (a *arrivals) evictOldest(reason error) bool {
+	k := a.oldest()
+	if k != nil {
+		a.evict(k, reason)
+	}
+	return k != nil
+}
+
+func (a *arrivals) evict(k *arrival, reason error) {
+	k.conn.unlist(k)
+	a.open.calls--
+	a.charge(k, -k.cost())
+	a.leave(k, 1, k.cost())
+	k.state, k.evicted = callEvicted, reason
+	k.endContext()
+	if a.evictions.due(a.clock.Now()) {
+		a.evictions.add(k.conn, "ended a call whose request was still arriving", "method", k.method, "bytes", k.cost(), "reason", reason)
+	}
+}
+
+// settle makes room, unlocks, and does what cannot be done under the lock.
+func (a *arrivals) settle() {
+	for a.open.bytes > a.limit {
+		k := a.oldest()
+		if k == nil || k.cost() == a.open.bytes && a.open.bytes <= aloneBytes {
+			break
+		}
+		a.evict(k, a.tooLarge)
+	}
+	var idle *frameConn
+	if a.left.calls > a.maxCalls || a.left.bytes > a.limit {
+		idle = a.unread()
+	}
+	evictions, closings := a.evictions.take(), a.closings.take()
+	a.mu.Unlock()
+	evictions.log(a.log)
+	closings.log(a.log)
+	if idle != nil {
+		_ = idle.Close()
+	}
+}
+
+// unread returns the connection that has most of what is left, by what there is too much of; nil: none has anything.
+func (a *arrivals) unread() (worst *frameConn) {
+	for c := range a.conns {
+		more := worst == nil
+		if a.left.calls > a.maxCalls {
+			more = more || c.left.calls > worst.left.calls
+		} else {
+			more = more || c.left.bytes > worst.left.bytes
+		}
+		if more {
+			worst = c
+		}
+	}
+	if a.closings.due(a.clock.Now()) {
+		a.closings.add(worst, "closed a connection whose client does not read what it is answered", "calls", worst.left.calls, "bytes", worst.left.bytes)
+	}
+	return worst
+}
+
+// oldest is the call to evict next; nil: there is none. It takes some microseconds for each hundred connections.
+func (a *arrivals) oldest() *arrival {
+	var most *frameConn
+	for c := range a.conns {
+		if c.oldest != nil && (most == nil || c.hasMoreThan(most)) {
+			most = c
+		}
+	}
+	if most == nil {
+		return nil
+	}
+	return most.oldest
+}
+
+// hasMoreThan compares the processes first: one that has much is not to hide in many connections.
+func (c *frameConn) hasMoreThan(d *frameConn) bool {
+	if c.sender != d.sender {
+		return c.sender.bytes > d.sender.bytes
+	}
+	return c.bytes > d.bytes
+}
