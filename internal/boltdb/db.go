@@ -65,6 +65,10 @@ type DB struct {
 	doubtful uint64
 	// patience is the writer's too: how long lazy writes still wait for company.
 	patience *time.Timer
+	// spare, too, belongs to the writer.
+	spare spares
+	// copies counts the calls of Backup that are under way.
+	copies atomic.Int32
 
 	urgent, lazy chan *request
 	stop         chan struct{}
@@ -101,6 +105,7 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		opts:      opts,
 		log:       opts.Logger.With("database", path),
 		lazyDelay: opts.LazyDelay,
+		spare:     newSpares(),
 		urgent:    make(chan *request, maxBatch),
 		lazy:      make(chan *request, maxBatch),
 		stop:      make(chan struct{}),
@@ -159,6 +164,8 @@ func (db *DB) Backup(path string) (err error) {
 			err = fmt.Errorf("back up database: %w", err)
 		}
 	}()
+	db.copies.Add(1)
+	defer db.copies.Add(-1)
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
 	if err != nil {
 		return err

@@ -65,7 +65,10 @@ func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err 
 	case err != nil:
 		return nil, nil, err
 	}
-	return bolt, file, ensureFormat(bolt, FormatVersion, migrations)
+	if err := ensureFormat(bolt, FormatVersion, migrations); err != nil {
+		return bolt, file, err
+	}
+	return bolt, file, db.spare.find(bolt)
 }
 
 // lockAndInspect opens the file as bbolt would, and looks at it while nobody else can write to it. bbolt then finds the

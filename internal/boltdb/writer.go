@@ -135,6 +135,7 @@ func (db *DB) write() {
 			return
 		}
 		db.commit(db.gather(batch))
+		db.tendSpares()
 	}
 }
 
@@ -241,7 +242,14 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 		return -1, tx.Rollback()
 	}
 	id := uint64(tx.ID())
-	if err := commit(tx); err != nil {
+	db.limitGrowth(tx, db.maxGrowth())
+	err = commit(tx)
+	if refused(err) {
+		db.makeRoom(written(tx))
+		return db.tryCommit(batch)
+	}
+	db.spare.ended(written(tx))
+	if err != nil {
 		db.distrust(id, err)
 		return -1, db.failed(err, written(tx))
 	}

@@ -1,6 +1,7 @@
 package databases
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -155,6 +156,77 @@ func TestCompact(t *testing.T) {
 		require.Equal(t, make([]byte, 500), b.Get(fmt.Appendf(nil, "key-%06d", keys-1)))
 		return nil
 	}))
+}
+
+// Free pages that were parked are not copied. All else is, also what is nested and what is empty.
+func TestCompactDropsParkedSpace(t *testing.T) {
+	const keys, gone = 60000, 59000
+	path := fill(t, keys, gone)
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	const large, largeSize = 20, 1 << 20
+	require.Greater(t, large*largeSize, copyStep, "more than fits one transaction")
+	for i := range 10 + large { // each may park some of what was freed
+		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+			outer, err := tx.CreateBucketIfNotExists([]byte("outer"))
+			require.NoError(t, err)
+			inner, err := outer.CreateBucketIfNotExists([]byte("inner"))
+			require.NoError(t, err)
+			require.NoError(t, inner.SetSequence(7))
+			require.NoError(t, inner.Put([]byte("empty"), nil))
+			if i >= 10 {
+				require.NoError(t, outer.Put(fmt.Appendf(nil, "large-%d", i), make([]byte, largeSize)))
+			}
+			return outer.Put([]byte("z"), []byte("last"))
+		}))
+	}
+	require.Positive(t, spares(t, db))
+	require.NoError(t, db.Close())
+
+	before, after, err := Compact(t.Context(), path)
+	require.NoError(t, err)
+	require.Greater(t, before, int64(keys*500))
+	require.Less(t, after, before)
+	require.Empty(t, check(t, path))
+	db, err = boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	require.Zero(t, spares(t, db))
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		require.Equal(t, keys-gone, tx.Bucket([]byte("values")).Stats().KeyN)
+		outer := tx.Bucket([]byte("outer"))
+		inner := outer.Bucket([]byte("inner"))
+		require.EqualValues(t, 7, inner.Sequence())
+		require.NotNil(t, inner.Get([]byte("empty")))
+		require.Equal(t, large+2, outer.Stats().KeyN-inner.Stats().KeyN)
+		require.Len(t, outer.Get([]byte("large-29")), largeSize)
+		require.Equal(t, "last", string(outer.Get([]byte("z"))))
+		return nil
+	}))
+}
+
+func spares(t *testing.T, db *boltdb.DB) (n int) {
+	t.Helper()
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			if boltdb.IsSpare(name) {
+				n += b.Stats().BucketN - 1
+			}
+			return nil
+		})
+	}))
+	return n
+}
+
+func TestACancelledCopyEnds(t *testing.T) {
+	path := fill(t, 1000, 0)
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	target := filepath.Join(t.TempDir(), "copy.db")
+	require.ErrorIs(t, copyInto(ctx, target, db), context.Canceled)
 }
 
 // Whoever waits for the lock while a file is replaced must end up with the new file, not with the one that is gone.

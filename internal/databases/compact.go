@@ -13,9 +13,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
 
-// compactStep bounds the bytes that one transaction of Compact holds in memory.
-const compactStep = 16 << 20
-
 // Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
 // puts that in its place in one step, with the same permissions. An interrupted Compact leaves the file as it was. It
 // returns the sizes in bytes.
@@ -77,7 +74,7 @@ func copyInto(ctx context.Context, path string, db *boltdb.DB) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, dst.Close()) }()
-		if err := errors.Join(bbolt.Compact(dst, tx.DB(), compactStep), ctx.Err()); err != nil {
+		if err := copyData(ctx, dst, tx); err != nil {
 			return err
 		}
 		return dst.Sync()
