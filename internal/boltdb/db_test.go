@@ -39,7 +39,7 @@ func hold(path string) {
 
 var testBucket = []byte("test")
 
-func open(t *testing.T) *DB {
+func open(t testing.TB) *DB {
 	t.Helper()
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{})
 	require.NoError(t, err)

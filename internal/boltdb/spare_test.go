@@ -60,7 +60,7 @@ func checkAtRest(t *testing.T, db *DB) {
 func number(i int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(i)) }
 
 // fillRange and dropRange work on entries of which three take a page.
-func fillRange(t *testing.T, db *DB, from, to int) {
+func fillRange(t testing.TB, db *DB, from, to int) {
 	t.Helper()
 	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(testBucket)
@@ -73,7 +73,7 @@ func fillRange(t *testing.T, db *DB, from, to int) {
 	}))
 }
 
-func dropRange(t *testing.T, db *DB, from, to int) {
+func dropRange(t testing.TB, db *DB, from, to int) {
 	t.Helper()
 	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
 		for i := from; i < to; i++ {
