@@ -48,7 +48,7 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func()
 	}{
-		{"append", 232, publish(1)},
+		{"append", 235, publish(1)},
 		{"append of 64", 1320, publish(many)},
 		{"reading and settling of 64", 955, settle},
 	} {

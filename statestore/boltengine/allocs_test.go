@@ -32,7 +32,7 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func() error
 	}{
-		{"set", 104, func() error { return r.store.ApplyEach(ctx, next(1))[0] }},
+		{"set", 107, func() error { return r.store.ApplyEach(ctx, next(1))[0] }},
 		{"transaction of 10", 290, func() error { return r.store.Apply(ctx, next(10), statestore.TransactionOptions{}) }},
 		{"bulk set of 10", 285, func() error { return r.store.ApplyEach(ctx, next(10))[0] }},
 		{"get", 18, func() error { _, err := r.store.Get(ctx, next(1)[0].Key); return err }},
