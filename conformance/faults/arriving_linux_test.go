@@ -16,7 +16,8 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-// What requests may take that are never finished, however they are sent, is bounded, and others are served meanwhile.
+// What requests may take that are never finished, however they are sent, and answers that are never read, is bounded, and
+// others are served meanwhile.
 //
 // The bound is what is allowed, as much again for what was ended and is not answered yet, and twice of that, as Go lets
 // memory grow before it collects; and what the honest client's own calls take.
@@ -72,6 +73,9 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 				c.send(s, all, 16<<10)
 			}
 		}, "--max-request-bytes allows no more than 16777216", ended},
+		{"answers that nobody reads", 4, 64, func(c *rawClient) {
+			_ = c.request(proto.StateStore_Get_FullMethodName, &proto.GetRequest{Key: "large"})
+		}, "too many answers at once", ""},
 		{"a list of headers of 1 MiB", 8, 64, func(c *rawClient) {
 			fields := make([]hpack.HeaderField, 64)
 			for i := range fields {
@@ -163,13 +167,22 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// initialize makes a pub/sub on the connection, so that subscriptions are not refused for want of one.
+// initialize makes components on the connection, so that its calls are not refused for want of one.
 func initialize(c *rawClient) error {
-	raw, err := googleproto.Marshal(&proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "hostile"}}})
+	if err := c.request(proto.StateStore_Init_FullMethodName, &proto.InitRequest{Metadata: &proto.MetadataRequest{}}); err != nil {
+		return err
+	}
+	return c.request(proto.PubSub_Init_FullMethodName,
+		&proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "hostile"}}})
+}
+
+// request sends all of a call.
+func (c *rawClient) request(method string, m googleproto.Message) error {
+	raw, err := googleproto.Marshal(m)
 	if err != nil {
 		return err
 	}
-	s := c.call(proto.PubSub_Init_FullMethodName)
+	s := c.call(method)
 	if !c.claim(s, len(raw)) || !c.send(s, raw, 16<<10) {
 		return fmt.Errorf("stream %d was ended", s)
 	}

@@ -34,6 +34,8 @@ type arrival struct {
 	stream, idle bool
 	// fixed is what the call costs, held what the frames do whose messages have not been taken over, of unread bytes.
 	fixed, held, unread int64
+	// answer is what arrivals.answered has counted.
+	answer int64
 	// listed says that the call is in its connection's list, between older and newer.
 	listed       bool
 	older, newer *arrival

@@ -55,6 +55,8 @@ type arrivals struct {
 	open tally
 	// left is the same of those that are not, or not any more, but whose end is not written.
 	left tally
+	// answers are the bytes of those that are not written yet; see answered.
+	answers int64
 	// conns are those on which calls were begun; their clients are senders.
 	conns   map[*frameConn]struct{}
 	senders map[senderKey]*sender
@@ -283,6 +285,7 @@ func (a *arrivals) closed(c *frameConn) {
 }
 
 func (a *arrivals) end(k *arrival) {
+	a.unanswered(k)
 	if k.state == callOpen {
 		k.conn.unlist(k)
 		a.open.calls--

@@ -22,6 +22,23 @@ type modelConn struct {
 	calls []*arrival
 }
 
+func newModelConn(ctx context.Context, a *arrivals, pid int) *modelConn {
+	c := &modelConn{frameConn: newFrameConn(&recorded{}, a), next: 1}
+	c.peer = process{PID: pid}
+	c.ctx = peer.NewContext(ctx, &peer.Peer{AuthInfo: &connection{frames: c.frameConn}})
+	return c
+}
+
+// begin makes a call that is let in.
+func (c *modelConn) begin(t *testing.T) *arrival {
+	t.Helper()
+	require.NoError(t, c.read(headersOf(c.next)))
+	c.next += 2
+	ctx, err := c.arrivals.tap(c.ctx, &tap.Info{})
+	require.NoError(t, err)
+	return ctx.(*arrival)
+}
+
 func headersOf(stream uint32) frame { return frame{kind: http2.FrameHeaders, stream: stream} }
 
 func dataOf(stream uint32, length int64, end bool) frame {
@@ -40,10 +57,7 @@ func TestArrivalsAreCountedUntilTheyAreGone(t *testing.T) {
 		a := testArrivals(limit, calls)
 		conns := make([]*modelConn, 3)
 		connect := func(i int) {
-			c := &modelConn{frameConn: newFrameConn(&recorded{}, a), next: 1}
-			c.peer = process{PID: i / 2} // one is not known, and one has two
-			c.ctx = peer.NewContext(context.Background(), &peer.Peer{AuthInfo: &connection{frames: c.frameConn}})
-			conns[i] = c
+			conns[i] = newModelConn(context.Background(), a, i/2) // one is not known, and one has two
 		}
 		for i := range conns {
 			connect(i)
@@ -94,6 +108,17 @@ func TestArrivalsAreCountedUntilTheyAreGone(t *testing.T) {
 					a.received(k, rapid.Int64Range(0, limit).Draw(t, "size"))
 				}
 			},
+			"answer": func(t *rapid.T) {
+				k, size := anyCall(t), rapid.Int64Range(0, limit).Draw(t, "size")
+				err := a.answered(k, size)
+				require.LessOrEqual(t, a.answers, max(limit, size))
+				if err != nil {
+					require.ErrorIs(t, err, ErrTooManyAnswers)
+					for _, s := range a.senders {
+						require.LessOrEqual(t, s.answers, k.conn.sender.answers)
+					}
+				}
+			},
 			"end": func(t *rapid.T) { k := anyCall(t); a.ended(k.conn, k.id) },
 			"reset": func(t *rapid.T) {
 				k := anyCall(t)
@@ -115,6 +140,7 @@ func TestArrivalsAreCountedUntilTheyAreGone(t *testing.T) {
 		}
 		require.Equal(t, tally{}, a.open)
 		require.Equal(t, tally{}, a.left)
+		require.Zero(t, a.answers)
 		require.Empty(t, a.conns)
 		require.Empty(t, a.senders)
 	})
@@ -125,11 +151,17 @@ func checkSums(t *rapid.T, a *arrivals) {
 	defer a.mu.Unlock()
 	var open, left tally
 	bySender := make(map[*sender]int64)
+	var answers int64
+	answersOf := make(map[*sender]int64)
 	evictable := 0
 	for c := range a.conns {
 		var mine, mineLeft tally
 		listed := 0
+		answers += c.answers
+		answersOf[c.sender] += c.answers
+		unread := c.answers
 		for _, k := range c.calls {
+			unread -= k.answer
 			require.NotEqual(t, callEnded, k.state)
 			require.GreaterOrEqual(t, k.held, int64(0))
 			if k.state == callOpen {
@@ -142,6 +174,7 @@ func checkSums(t *rapid.T, a *arrivals) {
 				listed++
 			}
 		}
+		require.Zero(t, unread)
 		require.Equal(t, mine.bytes, c.bytes)
 		require.Equal(t, mineLeft, c.left)
 		open.add(mine.calls, mine.bytes)
@@ -159,8 +192,10 @@ func checkSums(t *rapid.T, a *arrivals) {
 	}
 	require.Equal(t, open, a.open)
 	require.Equal(t, left, a.left)
+	require.Equal(t, answers, a.answers)
 	for _, s := range a.senders {
 		require.Equal(t, bySender[s], s.bytes)
+		require.Equal(t, answersOf[s], s.answers)
 	}
 	require.LessOrEqual(t, open.calls, a.maxCalls)
 	require.LessOrEqual(t, left.calls, a.maxCalls)
@@ -173,21 +208,13 @@ func checkSums(t *rapid.T, a *arrivals) {
 // The one that began first goes, of the process that has most, on its connection that has most.
 func TestWhoIsEvicted(t *testing.T) {
 	a := testArrivals(1<<20, 100)
-	begin := func(pid int) *modelConn {
-		c := &modelConn{frameConn: newFrameConn(&recorded{}, a), next: 1}
-		c.peer = process{PID: pid}
-		c.ctx = peer.NewContext(t.Context(), &peer.Peer{AuthInfo: &connection{frames: c.frameConn}})
-		return c
-	}
+	begin := func(pid int) *modelConn { return newModelConn(t.Context(), a, pid) }
 	call := func(c *modelConn, frames int) *arrival {
-		require.NoError(t, c.read(headersOf(c.next)))
-		c.next += 2
-		ctx, err := a.tap(c.ctx, &tap.Info{})
-		require.NoError(t, err)
+		k := c.begin(t)
 		for range frames {
-			require.NoError(t, c.read(dataOf(c.current.id, 16<<10, false)))
+			require.NoError(t, c.read(dataOf(k.id, 16<<10, false)))
 		}
-		return ctx.(*arrival)
+		return k
 	}
 	modest, greedy := begin(1), begin(2)
 	first := call(modest, 25)

@@ -1,5 +1,8 @@
 package component
 
+// closedUnread is what the log says of a client that is cut off for it.
+const closedUnread = "closed a connection whose client does not read what it is answered"
+
 // refuse ends a call that was let in beyond what is allowed.
 func (a *arrivals) refuse(k *arrival) {
 	a.mu.Lock()
@@ -65,7 +68,7 @@ func (a *arrivals) unread() (worst *frameConn) {
 		}
 	}
 	if a.closings.due(a.clock.Now()) {
-		a.closings.add(worst, "closed a connection whose client does not read what it is answered", "calls", worst.left.calls, "bytes", worst.left.bytes)
+		a.closings.add(worst, closedUnread, "calls", worst.left.calls, "bytes", worst.left.bytes)
 	}
 	return worst
 }

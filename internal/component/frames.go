@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -97,8 +98,10 @@ type frameConn struct {
 	calls  map[uint32]*arrival
 	// oldest and newest are the ends of the list of the calls that may be evicted.
 	oldest, newest *arrival
-	// bytes is this connection's part in arrivals.open.
-	bytes int64
+	// bytes is this connection's part in arrivals.open, answers that in arrivals.answers.
+	bytes, answers int64
+	// heard is when the end of one of its answers was written, or the first of those that are not was there.
+	heard time.Time
 	// left is this connection's part in arrivals.left.
 	left tally
 }

@@ -27,10 +27,11 @@ const smallRequest = 64 << 10
 //     which they are decoded, as gRPC puts the pieces together and takes the message from that;
 //   - MaxRequestBytes for what was evicted, until its end is written;
 //   - twice MaxRequestBytes for those that are being worked on;
+//   - MaxRequestBytes for answers that a client does not read, and smallAnswer for each of its open calls;
 //   - callCost and the headers, which maxHeaders lets take some 60 KiB when they are many small fields, of each open call,
 //     of which there are MaxCalls, and as many again whose end is not written.
 //
-// It does not include answers that a client does not read, nor what gRPC queues to be written beside them.
+// It does not include what gRPC queues to be written beside answers.
 type requests struct {
 	limit    int64
 	arrivals *arrivals
@@ -39,11 +40,24 @@ type requests struct {
 }
 
 func (r *requests) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if k := arrivalOf(ctx); k != nil {
-		if err := r.arrivals.takeOver(k); err != nil {
-			return nil, err
-		}
+	k := arrivalOf(ctx)
+	if k == nil {
+		return r.work(ctx, req, handler)
 	}
+	if err := r.arrivals.takeOver(k); err != nil {
+		return nil, err
+	}
+	answer, err := r.work(ctx, req, handler)
+	if m, ok := answer.(googleproto.Message); ok && err == nil {
+		err = r.arrivals.answered(k, int64(googleproto.Size(m)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (r *requests) work(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
 	m, ok := req.(googleproto.Message)
 	if !ok {
 		return handler(ctx, req)

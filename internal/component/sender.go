@@ -3,8 +3,8 @@ package component
 // sender is a process that makes calls. Where it is not known, each connection stands for one.
 type sender struct {
 	connections int
-	// bytes is its part in arrivals.open.
-	bytes int64
+	// bytes is its part in arrivals.open, answers that in arrivals.answers.
+	bytes, answers int64
 }
 
 type senderKey struct {

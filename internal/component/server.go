@@ -80,7 +80,8 @@ type Options struct {
 	MaxCalls int
 	// MaxRequestBytes bounds the requests of all connections, in bytes: apart from each other, those that are still
 	// arriving, of which the oldest are ended beyond it, and those that are being worked on, of which those above 64 KiB
-	// are refused beyond it, and the others beyond twice as much. One alone never is. Default: DefaultMaxRequestBytes.
+	// are refused beyond it, and the others beyond twice as much; and the answers that a client has not read. One alone
+	// never is. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
 	// StateDir is an existing folder for what must be known of sidecars after a restart. Empty: it is not kept.
 	StateDir string
