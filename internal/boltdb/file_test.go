@@ -42,7 +42,7 @@ func newestMeta(t *testing.T, raw []byte) (at int) {
 	t.Helper()
 	page := os.Getpagesize()
 	transaction := func(at int) uint64 {
-		return binary.NativeEndian.Uint64(raw[at+metaHeader+metaTransaction:])
+		return binary.NativeEndian.Uint64(raw[at+pageHeader+metaTransaction:])
 	}
 	if transaction(page) > transaction(0) {
 		return page
@@ -85,16 +85,16 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 		"one byte":                  {[]byte{1}, "it is no bbolt file"},
 		"text":                      {[]byte(strings.Repeat("hello world\n", 10000)), "it is no bbolt file"},
 		"zeros":                     {make([]byte, 100<<10), "it is no bbolt file"},
-		"both meta pages flipped":   {with(func(raw []byte) []byte { raw[metaHeader+30] ^= 1; raw[page+metaHeader+30] ^= 1; return raw }), "damaged: both of the pages"},
+		"both meta pages flipped":   {with(func(raw []byte) []byte { raw[pageHeader+30] ^= 1; raw[page+pageHeader+30] ^= 1; return raw }), "damaged: both of the pages"},
 		"another program's file":    {bolt(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("x")); return err }, nil), `it is a bbolt file of another program (bucket "x")`},
 		"one without its free list": {bolt(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("x")); return err }, &bbolt.Options{NoFreelistSync: true}), "it is a bbolt file of another program (it keeps no free list)"},
 		"a free list that is none": {with(func(raw []byte) []byte {
-			at := int(binary.NativeEndian.Uint64(raw[meta+metaHeader+metaFreelist:])) * page
+			at := int(binary.NativeEndian.Uint64(raw[meta+pageHeader+metaFreelist:])) * page
 			raw[at+8] = 0x02
 			return raw
 		}), "damaged: "},
 		"a root that is none": {with(func(raw []byte) []byte {
-			at := int(binary.NativeEndian.Uint64(raw[meta+metaHeader+16:])) * page
+			at := int(binary.NativeEndian.Uint64(raw[meta+pageHeader+16:])) * page
 			for i := range 64 {
 				raw[at+8+i] = 0xff
 			}
@@ -126,7 +126,7 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 }
 
 func highWater(raw []byte, meta int) int {
-	return int(binary.NativeEndian.Uint64(raw[meta+metaHeader+metaHighWater:]))
+	return int(binary.NativeEndian.Uint64(raw[meta+pageHeader+metaHighWater:]))
 }
 
 func TestWhatIsNotAFile(t *testing.T) {
@@ -147,7 +147,7 @@ func TestOneMetaPageIsEnough(t *testing.T) {
 	for name, flip := range map[string]int{"the newest": newest, "the one before": os.Getpagesize() - newest} {
 		t.Run(name, func(t *testing.T) {
 			raw := append([]byte(nil), sound...)
-			raw[flip+metaHeader+30] ^= 1
+			raw[flip+pageHeader+30] ^= 1
 			path := filepath.Join(t.TempDir(), "test.db")
 			require.NoError(t, os.WriteFile(path, raw, 0o600))
 			var log strings.Builder

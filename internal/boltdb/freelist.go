@@ -6,14 +6,13 @@ import (
 	"io"
 )
 
-// A free list is a page header of 16 bytes, of which two at freelistCount count, and then the numbers of the free pages,
+// A free list is a page header, of which two at freelistCount count, and then the numbers of the free pages,
 // ascending, in 8 bytes each. A count that does not fit stands before the numbers, as freelistLong says. Pages that only
 // readers still need are in the list, too.
 const (
-	freelistHeader = 16
-	freelistCount  = 10
-	freelistLong   = 0xFFFF
-	pageNumber     = 8
+	freelistCount = 10
+	freelistLong  = 0xFFFF
+	pageNumber    = 8
 )
 
 // freelist is the list of free pages that a transaction has written.
@@ -35,15 +34,15 @@ func lastMetas(f io.ReaderAt, pageSize int) (last, before meta, ok bool) {
 
 // readFreelist finds the list that belongs to m.
 func readFreelist(f io.ReaderAt, m meta) (freelist, error) {
-	var raw [freelistHeader + pageNumber]byte
+	var raw [pageHeader + pageNumber]byte
 	at := int64(m.freelist * m.pageSize)
 	if _, err := f.ReadAt(raw[:], at); err != nil {
 		return freelist{}, err
 	}
-	at += freelistHeader
+	at += pageHeader
 	count := uint64(binary.NativeEndian.Uint16(raw[freelistCount:]))
 	if count == freelistLong {
-		count = binary.NativeEndian.Uint64(raw[freelistHeader:])
+		count = binary.NativeEndian.Uint64(raw[pageHeader:])
 		at += pageNumber
 	}
 	if count > m.highWater {

@@ -14,7 +14,7 @@ import (
 // and flags (4 bytes each), and root bucket, its sequence, free list, high-water mark, transaction id and checksum
 // (8 bytes each; the checksum is FNV-1a of what stands before it).
 const (
-	metaHeader      = 16
+	pageHeader      = 16
 	metaLength      = 64
 	metaMagic       = 0xED0CDAED
 	metaVersion     = 2
@@ -36,11 +36,11 @@ type meta struct {
 
 // readMeta reads the meta page at offset. magic says that it is bbolt's, valid that it is also whole.
 func readMeta(f io.ReaderAt, offset int64) (m meta, magic, valid bool) {
-	raw := make([]byte, metaHeader+metaLength)
+	raw := make([]byte, pageHeader+metaLength)
 	if _, err := f.ReadAt(raw, offset); err != nil {
 		return meta{}, false, false
 	}
-	raw = raw[metaHeader:]
+	raw = raw[pageHeader:]
 	order := binary.NativeEndian
 	h := fnv.New64a()
 	_, _ = h.Write(raw[:metaChecksum])

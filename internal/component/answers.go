@@ -76,14 +76,11 @@ func (a *arrivals) chargeAnswer(c *frameConn, bytes int64) {
 }
 
 // deafest returns the connection that has most left unread, of the process that has.
-func (a *arrivals) deafest() (worst *frameConn) {
-	for c := range a.conns {
-		switch {
-		case worst == nil, c.sender.answers > worst.sender.answers:
-			worst = c
-		case c.sender == worst.sender && c.answers > worst.answers:
-			worst = c
+func (a *arrivals) deafest() *frameConn {
+	return a.most(func(c, d *frameConn) bool {
+		if c.sender != d.sender {
+			return c.sender.answers > d.sender.answers
 		}
-	}
-	return worst
+		return c.answers > d.answers
+	})
 }

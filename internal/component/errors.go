@@ -99,7 +99,8 @@ func toStatus(err error) error {
 		return kitError(codes.InvalidArgument, http.StatusBadRequest, text, tagInvalid)
 	case errors.Is(err, ErrNotInitialized):
 		return status.Error(codes.FailedPrecondition, text)
-	case errors.Is(err, pubsub.ErrTopicFull), errors.Is(err, ErrTooManyStreams), errors.Is(err, ErrTooManyRequests), errors.Is(err, ErrTooManyCalls), errors.Is(err, ErrTooManyAnswers),
+	case errors.Is(err, pubsub.ErrTopicFull), errors.Is(err, ErrTooManyStreams), errors.Is(err, ErrTooManyRequests),
+		errors.Is(err, ErrTooManyCalls), errors.Is(err, ErrTooManyAnswers),
 		errors.Is(err, pubsub.ErrTooManyTopics), errors.Is(err, pubsub.ErrTooManyGroups),
 		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return status.Error(codes.ResourceExhausted, text)

@@ -55,36 +55,37 @@ func (a *arrivals) settle() {
 }
 
 // unread returns the connection that has most of what is left, by what there is too much of; nil: none has anything.
-func (a *arrivals) unread() (worst *frameConn) {
-	for c := range a.conns {
-		more := worst == nil
+func (a *arrivals) unread() *frameConn {
+	worst := a.most(func(c, d *frameConn) bool {
 		if a.left.calls > a.maxCalls {
-			more = more || c.left.calls > worst.left.calls
-		} else {
-			more = more || c.left.bytes > worst.left.bytes
+			return c.left.calls > d.left.calls
 		}
-		if more {
-			worst = c
-		}
-	}
+		return c.left.bytes > d.left.bytes
+	})
 	if a.closings.due(a.clock.Now()) {
 		a.closings.add(worst, closedUnread, "calls", worst.left.calls, "bytes", worst.left.bytes)
 	}
 	return worst
 }
 
-// oldest is the call to evict next; nil: there is none. It takes some microseconds for each hundred connections.
+// oldest is the call to evict next; nil: there is none.
 func (a *arrivals) oldest() *arrival {
-	var most *frameConn
-	for c := range a.conns {
-		if c.oldest != nil && (most == nil || c.hasMoreThan(most)) {
-			most = c
-		}
-	}
+	most := a.most(func(c, d *frameConn) bool { return c.oldest != nil && (d.oldest == nil || c.hasMoreThan(d)) })
 	if most == nil {
 		return nil
 	}
 	return most.oldest
+}
+
+// most returns the connection of which no other one is more; nil: there is none. It takes some microseconds for each
+// hundred connections.
+func (a *arrivals) most(more func(c, d *frameConn) bool) (most *frameConn) {
+	for c := range a.conns {
+		if most == nil || more(c, most) {
+			most = c
+		}
+	}
+	return most
 }
 
 // hasMoreThan compares the processes first: one that has much is not to hide in many connections.
@@ -93,4 +94,35 @@ func (c *frameConn) hasMoreThan(d *frameConn) bool {
 		return c.sender.bytes > d.sender.bytes
 	}
 	return c.bytes > d.bytes
+}
+
+// list makes a call one that may be evicted.
+func (c *frameConn) list(k *arrival) {
+	if k.listed {
+		return
+	}
+	k.listed, k.older, k.newer = true, c.newest, nil
+	if c.newest != nil {
+		c.newest.newer = k
+	} else {
+		c.oldest = k
+	}
+	c.newest = k
+}
+
+func (c *frameConn) unlist(k *arrival) {
+	if !k.listed {
+		return
+	}
+	if k.older != nil {
+		k.older.newer = k.newer
+	} else {
+		c.oldest = k.newer
+	}
+	if k.newer != nil {
+		k.newer.older = k.older
+	} else {
+		c.newest = k.older
+	}
+	k.listed, k.older, k.newer = false, nil, nil
 }
