@@ -74,7 +74,7 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 			}
 		}, "--max-request-bytes allows no more than 16777216", ended},
 		{"answers that nobody reads", 4, 64, func(c *rawClient) {
-			_ = c.request(proto.StateStore_Get_FullMethodName, &proto.GetRequest{Key: "large"})
+			_, _ = c.request(proto.StateStore_Get_FullMethodName, &proto.GetRequest{Key: "large"})
 		}, "too many answers at once", ""},
 		{"a list of headers of 1 MiB", 8, 64, func(c *rawClient) {
 			fields := make([]hpack.HeaderField, 64)
@@ -167,26 +167,46 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// initialize makes components on the connection, so that its calls are not refused for want of one.
+// initialize makes components on the connection, and waits until they are there, so that its calls are not refused for
+// want of one.
 func initialize(c *rawClient) error {
-	if err := c.request(proto.StateStore_Init_FullMethodName, &proto.InitRequest{Metadata: &proto.MetadataRequest{}}); err != nil {
-		return err
+	for _, init := range []struct {
+		method  string
+		request googleproto.Message
+	}{
+		{proto.StateStore_Init_FullMethodName, &proto.InitRequest{Metadata: &proto.MetadataRequest{}}},
+		{proto.PubSub_Init_FullMethodName, &proto.PubSubInitRequest{
+			Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "hostile"}}}},
+	} {
+		stream, err := c.request(init.method, init.request)
+		if err != nil {
+			return err
+		}
+		c.waitEnded(stream)
 	}
-	return c.request(proto.PubSub_Init_FullMethodName,
-		&proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "hostile"}}})
+	return nil
 }
 
-// request sends all of a call.
-func (c *rawClient) request(method string, m googleproto.Message) error {
+// request sends all of a call, and returns its stream.
+func (c *rawClient) request(method string, m googleproto.Message) (stream uint32, err error) {
 	raw, err := googleproto.Marshal(m)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	s := c.call(method)
-	if !c.claim(s, len(raw)) || !c.send(s, raw, 16<<10) {
-		return fmt.Errorf("stream %d was ended", s)
+	stream = c.call(method)
+	if !c.claim(stream, len(raw)) || !c.send(stream, raw, 16<<10) {
+		return 0, fmt.Errorf("stream %d was ended", stream)
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	return c.framer.WriteData(s, true, nil)
+	return stream, c.framer.WriteData(stream, true, nil)
+}
+
+// waitEnded waits until the server has ended a stream, or the connection is gone.
+func (c *rawClient) waitEnded(stream uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.ended[stream] && !c.gone {
+		c.changed.Wait()
+	}
 }
