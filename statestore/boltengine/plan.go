@@ -3,6 +3,7 @@ package boltengine
 import (
 	"bytes"
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -16,10 +17,12 @@ import (
 //
 // An engine has one for all its calls, since only the file's writer runs them: begin makes it ready for the next.
 type plan struct {
-	// tx, ns and cursor last as long as the transaction; nil: there is none.
+	// tx, ns and cursor last as long as the transaction; nil: there is none. ending says that a key of the namespace may
+	// have an end.
 	tx     *bbolt.Tx
 	ns     *bbolt.Bucket
 	cursor *bbolt.Cursor
+	ending bool
 
 	now    time.Time
 	key    []byte // of the record that is read or written next
@@ -39,7 +42,9 @@ const keptEntries = 256
 
 // entry is a key: how it is on disk, and how it is after the units so far.
 type entry struct {
-	key    string
+	key string
+	// read says that what follows is known. Who sets a key whatever it is need not know.
+	read   bool
 	stored bool   // there is a record on disk
 	disk   header // of that record; zero if it is damaged
 	damage error
@@ -63,6 +68,8 @@ func (p *plan) begin(e *engine, tx *bbolt.Tx, now time.Time) error {
 			return err
 		}
 		p.tx, p.ns, p.cursor = tx, ns, ns.Cursor()
+		first, _ := p.cursor.Seek([]byte{prefixExpiry})
+		p.ending = len(first) > 0 && first[0] == prefixExpiry
 		e.fileSize.Store(tx.Size())
 		// What a transaction has read and written must not stay in memory until the next one.
 		tx.OnCommit(func() { p.tx, p.ns, p.cursor = nil, nil, nil })
@@ -111,6 +118,7 @@ func (p *plan) take(u *statestore.Unit) error {
 			continue
 		}
 		e := p.entry(c.Key)
+		p.look(e)
 		if e.damage != nil {
 			return e.damage
 		}
@@ -156,18 +164,31 @@ func (p *plan) entry(key string) *entry {
 		return e
 	}
 	e := p.newEntry(key)
-	p.key = valueKey(p.key, key)
-	if raw := p.read(p.key); raw != nil {
-		e.stored = true
-		// Unconditional changes repair a damaged record. An entry in time order that it may have had is harmless.
-		e.disk, e.damage = decodeHeader(key, raw)
-		e.next = e.disk
-	}
 	if p.entries == nil {
 		p.entries = make(map[string]*entry, 1)
 	}
 	p.entries[key] = e
 	return e
+}
+
+// look finds out how an entry is on disk, and that it is still so if nothing has changed it.
+func (p *plan) look(e *entry) {
+	if e.read {
+		return
+	}
+	e.read = true
+	p.key = valueKey(p.key, e.key)
+	raw := p.read(p.key)
+	if raw == nil {
+		return
+	}
+	e.stored = true
+	disk, damage := decodeHeader(e.key, raw)
+	e.disk = disk
+	// Unconditional changes repair a damaged record. An entry in time order that it may have had is harmless.
+	if !e.changed {
+		e.next, e.damage = disk, damage
+	}
 }
 
 func (p *plan) newEntry(key string) *entry {
@@ -206,6 +227,9 @@ func (p *plan) write() error {
 	}
 	indexes := keptIndexes(p.cursor)
 	for _, e := range p.touched {
+		if p.ending || len(indexes) > 0 || e.set == nil {
+			p.look(e)
+		}
 		if err := p.writeIndexes(indexes, e); err != nil {
 			return err
 		}
@@ -238,11 +262,14 @@ func (p *plan) sequential() bool {
 		return false
 	}
 	for i, e := range p.touched {
-		if e.stored || i > 0 && e.key < p.touched[i-1].key {
+		if i > 0 && e.key < p.touched[i-1].key {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(p.touched, func(e *entry) bool {
+		p.look(e)
+		return e.stored
+	})
 }
 
 // writeIndexes must come before the record is written over.
@@ -296,6 +323,7 @@ func (p *plan) writeEntry(e *entry) error {
 	if e.next.ExpiresAt == 0 || e.next.ExpiresAt == e.disk.ExpiresAt {
 		return nil
 	}
+	p.ending = true
 	return p.ns.Put(timeKey(prefixExpiry, e.next.ExpiresAt, e.key), nil)
 }
 
