@@ -2,7 +2,6 @@ package component
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
-	googleproto "google.golang.org/protobuf/proto"
 )
 
 // settled waits until nothing is counted, although connections are open.
@@ -235,16 +234,11 @@ func TestASubscriptionIsEvicted(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes = limit } })
 	a := h.server.arrivals
 	c := h.rawClient(t)
-	send := func(stream uint32, end bool, m googleproto.Message) {
-		raw, err := googleproto.Marshal(m)
-		require.NoError(t, err)
-		require.NoError(t, c.WriteData(stream, end, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(raw))), raw...)))
-	}
 	first := c.begin(t, proto.PubSub_Init_FullMethodName)
-	send(first, true, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "a"}}})
+	c.send(t, first, true, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "a"}}})
 	require.Empty(t, c.answer(t, first))
 	stream := c.begin(t, proto.PubSub_PullMessages_FullMethodName)
-	send(stream, false, &proto.PullMessagesRequest{Topic: &proto.Topic{Name: "t"}})
+	c.send(t, stream, false, &proto.PullMessagesRequest{Topic: &proto.Topic{Name: "t"}})
 	arriving(t, a, 1, 0)
 	settledBytes(t, a)
 	c.sendPart(t, stream, limit, part)
@@ -254,6 +248,34 @@ func TestASubscriptionIsEvicted(t *testing.T) {
 		unfinished(t, h.rawClient(t), proto.StateStore_Set_FullMethodName, limit, 40<<10)
 	}
 	require.Contains(t, c.answer(t, stream), "too many requests at once: what is still arriving takes too much; --max-request-bytes allows no more than 1048576")
+}
+
+// A sidecar may read nothing until it has written all it has to: what it sends is read meanwhile, or neither side would
+// ever go on (https://github.com/grpc/grpc-go/issues/9330).
+func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
+	const calls, value = 5_000, 2 << 20
+	h := newHouse(t)
+	require.NoError(t, h.store("a").set("k", string(make([]byte, value))))
+	c := h.rawClient(t)
+	require.NoError(t, c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 2 * value}))
+	require.NoError(t, c.WriteWindowUpdate(0, 2*value))
+	first := c.begin(t, proto.StateStore_Init_FullMethodName)
+	c.send(t, first, true, &proto.InitRequest{Metadata: &proto.MetadataRequest{}})
+	require.Empty(t, c.answer(t, first))
+
+	c.send(t, c.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
+	// That fills what lies between the two. The deadline is for a test that hangs.
+	require.NoError(t, c.SetWriteDeadline(time.Now().Add(time.Minute)))
+	for range calls {
+		c.send(t, c.begin(t, proto.StateStore_Ping_FullMethodName), true, &proto.PingRequest{})
+	}
+	for ended := 0; ended <= calls; {
+		f, err := c.ReadFrame()
+		require.NoError(t, err)
+		if headers, ok := f.(*http2.MetaHeadersFrame); ok && headers.StreamEnded() {
+			ended++
+		}
+	}
 }
 
 // A client that reads none of its answers can have as much left behind as is allowed, and no more.

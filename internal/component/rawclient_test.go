@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	googleproto "google.golang.org/protobuf/proto"
 )
 
 // rawClient says what it likes, and reads nothing unless it is told to.
@@ -56,6 +57,14 @@ func (c *rawClient) sendPart(t *testing.T, stream uint32, length, part int) {
 	for each := range slices.Chunk(message, 16<<10) {
 		require.NoError(t, c.WriteData(stream, false, each))
 	}
+}
+
+// send sends a whole message.
+func (c *rawClient) send(t *testing.T, stream uint32, end bool, m googleproto.Message) {
+	t.Helper()
+	raw, err := googleproto.Marshal(m)
+	require.NoError(t, err)
+	require.NoError(t, c.WriteData(stream, end, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(raw))), raw...)))
 }
 
 // answer waits for the end of a stream, and returns its message.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/access"
+	_ "github.com/dapr-bolt/dapr-bolt/internal/grpcenv" // before gRPC is initialised
 )
 
 // DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
@@ -107,7 +108,7 @@ type ComponentOptions struct {
 	Defaults Defaults
 	// Logger default: slog.Default().
 	Logger *slog.Logger
-	// Clock is what a publish's deliverAfter goes by. Default: the system's.
+	// Clock is what a publish's deliverAfter goes by, and how often the log repeats itself. Default: the system's.
 	Clock clockwork.Clock
 }
 
@@ -171,7 +172,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	}
 	sock, err := listenAt(ctx, filepath.Join(opts.SocketDir, opts.Name+".sock"), socketAccess{
 		gid:     opts.SocketGID,
-		Options: access.Options{Policy: opts.Allow, MaxConnections: opts.MaxConnections, Logger: opts.Logger},
+		Options: access.Options{Policy: opts.Allow, MaxConnections: opts.MaxConnections, Logger: opts.Logger, Clock: opts.Clock},
 	})
 	if err != nil {
 		return nil, err
