@@ -10,6 +10,10 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/jonboulle/clockwork"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/quiet"
 )
 
 // Policy says whose processes may connect beside those of the user who runs this one, and root's.
@@ -55,6 +59,8 @@ type Options struct {
 	Name string
 	// Logger hears of those who are turned away. Default: slog.Default().
 	Logger *slog.Logger
+	// Clock is what the log's quiet goes by. Default: the system's.
+	Clock clockwork.Clock
 }
 
 // NewListener returns a listener that closes the connections which opts do not allow, and returns the others.
@@ -65,7 +71,10 @@ func NewListener(l net.Listener, opts Options) net.Listener {
 	if opts.Name == "" {
 		opts.Name = l.Addr().String()
 	}
-	return &listener{Listener: l, opts: opts}
+	if opts.Clock == nil {
+		opts.Clock = clockwork.NewRealClock()
+	}
+	return &listener{Listener: l, opts: opts, told: make(map[string]*quiet.Line)}
 }
 
 // quietFor is how long nobody is told again of the same kind of refusal: who is turned away may try again at once.
@@ -77,9 +86,8 @@ type listener struct {
 
 	mu   sync.Mutex
 	open int
-	// told is when each reason was logged last, unsaid how often it was not since.
-	told   map[string]time.Time
-	unsaid int
+	// told are the lines of the log, by the reason.
+	told map[string]*quiet.Line
 }
 
 // Accept implements net.Listener.
@@ -124,20 +132,16 @@ func (l *listener) leave() {
 
 func (l *listener) tell(reason, who string) {
 	l.mu.Lock()
-	now := time.Now()
-	if now.Sub(l.told[reason]) < quietFor {
-		l.unsaid++
-		l.mu.Unlock()
-		return
+	line := l.told[reason]
+	if line == nil {
+		line = &quiet.Line{}
+		l.told[reason] = line
 	}
-	if l.told == nil {
-		l.told = make(map[string]time.Time)
-	}
-	l.told[reason] = now
-	unsaid := l.unsaid
-	l.unsaid = 0
+	unsaid, due := line.Due(l.opts.Clock.Now(), quietFor)
 	l.mu.Unlock()
-	l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", who, "refusedBefore", unsaid)
+	if due {
+		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", who, "before", unsaid)
+	}
 }
 
 // connection is one that was let in.

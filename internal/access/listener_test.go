@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -46,7 +47,8 @@ func TestNoMoreConnectionsThanAllowed(t *testing.T) {
 	inner, err := net.Listen("unix", filepath.Join(dir, "s"))
 	require.NoError(t, err)
 	var log bytes.Buffer
-	l := NewListener(inner, Options{MaxConnections: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	clock := clockwork.NewFakeClock()
+	l := NewListener(inner, Options{MaxConnections: 2, Logger: slog.New(slog.NewTextHandler(&log, nil)), Clock: clock})
 	accepted := make(chan net.Conn, 10)
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
@@ -82,7 +84,10 @@ func TestNoMoreConnectionsThanAllowed(t *testing.T) {
 	defer third.Close()
 	defer (<-accepted).Close()
 	turnedAway(dial())
+	clock.Advance(quietFor)
+	turnedAway(dial())
 	require.NoError(t, l.Close())
 	accepting.Wait()
-	require.Equal(t, 1, strings.Count(log.String(), "refused a connection: 2 connections are open, and no more are allowed"), log.String())
+	require.Equal(t, 2, strings.Count(log.String(), "refused a connection: 2 connections are open, and no more are allowed"), log.String())
+	require.Contains(t, log.String(), "before=2")
 }

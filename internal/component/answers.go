@@ -34,9 +34,7 @@ func (a *arrivals) answered(k *arrival, size int64) error {
 			closeAll(deaf)
 			return err
 		}
-		if a.closings.due(a.clock.Now()) {
-			a.closings.add(worst, closedUnread, "bytes", worst.answers)
-		}
+		a.closings.tell(a.clock.Now(), worst, closedUnread, "bytes", worst.answers)
 		for _, unread := range worst.calls {
 			a.unanswered(unread)
 		}

@@ -27,9 +27,7 @@ func (a *arrivals) evict(k *arrival, reason error) {
 	a.leave(k, 1, k.cost())
 	k.state, k.evicted = callEvicted, reason
 	k.endContext()
-	if a.evictions.due(a.clock.Now()) {
-		a.evictions.add(k.conn, "ended a call whose request was still arriving", "method", k.method, "bytes", k.cost(), "reason", reason)
-	}
+	a.evictions.tell(a.clock.Now(), k.conn, "ended a call whose request was still arriving", "method", k.method, "bytes", k.cost(), "reason", reason)
 }
 
 // settle makes room, unlocks, and does what cannot be done under the lock.
@@ -62,9 +60,7 @@ func (a *arrivals) unread() *frameConn {
 		}
 		return c.left.bytes > d.left.bytes
 	})
-	if a.closings.due(a.clock.Now()) {
-		a.closings.add(worst, closedUnread, "calls", worst.left.calls, "bytes", worst.left.bytes)
-	}
+	a.closings.tell(a.clock.Now(), worst, closedUnread, "calls", worst.left.calls, "bytes", worst.left.bytes)
 	return worst
 }
 

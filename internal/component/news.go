@@ -3,6 +3,8 @@ package component
 import (
 	"log/slog"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/quiet"
 )
 
 // quietFor is how long nobody is told again of the same: there may be thousands in a second.
@@ -10,9 +12,8 @@ const quietFor = time.Second
 
 // news is a line of the log that is not written more often than once in quietFor.
 type news struct {
-	last   time.Time
-	unsaid int
-	line   *newsLine
+	told quiet.Line
+	line *newsLine
 }
 
 type newsLine struct {
@@ -21,19 +22,11 @@ type newsLine struct {
 	attributes []any
 }
 
-// due says whether a line may be written now; otherwise it is counted.
-func (n *news) due(now time.Time) bool {
-	if now.Sub(n.last) < quietFor {
-		n.unsaid++
-		return false
+// tell prepares the line, unless it was written a moment ago.
+func (n *news) tell(now time.Time, c *frameConn, text string, attributes ...any) {
+	if unsaid, due := n.told.Due(now, quietFor); due {
+		n.line = &newsLine{c, text, append(attributes, "before", unsaid)}
 	}
-	n.last = now
-	return true
-}
-
-func (n *news) add(c *frameConn, text string, attributes ...any) {
-	n.line = &newsLine{c, text, append(attributes, "before", n.unsaid)}
-	n.unsaid = 0
 }
 
 func (n *news) take() *newsLine {
