@@ -18,6 +18,7 @@ type Section string
 
 // The sections, in the order in which they run.
 const (
+	SectionBeside   Section = "beside"
 	SectionLimits   Section = "limits"
 	SectionState    Section = "state"
 	SectionPubSub   Section = "pubsub"
@@ -27,7 +28,7 @@ const (
 
 // Sections lists them all.
 func Sections() []Section {
-	return []Section{SectionLimits, SectionState, SectionPubSub, SectionSidecars, SectionGrowth}
+	return []Section{SectionBeside, SectionLimits, SectionState, SectionPubSub, SectionSidecars, SectionGrowth}
 }
 
 // Stage is how much is in the file when growth is measured.
@@ -149,6 +150,7 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 			section Section
 			run     func(context.Context, int) error
 		}{
+			{SectionBeside, b.beside},
 			{SectionLimits, b.limits},
 			{SectionState, b.state},
 			{SectionPubSub, b.pubsub},
@@ -163,8 +165,10 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 		}
 	}
 	if slices.Contains(opts.Sections, SectionGrowth) {
-		if err := b.growth(ctx); err != nil {
-			return &b.results, fmt.Errorf("%s: %w", SectionGrowth, err)
+		for _, run := range []func(context.Context) error{b.growth, b.bareGrowth} {
+			if err := run(ctx); err != nil {
+				return &b.results, fmt.Errorf("%s: %w", SectionGrowth, err)
+			}
 		}
 	}
 	return &b.results, nil

@@ -20,11 +20,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The benchmark starts itself again to serve pings.
-	if len(os.Args) == 3 && os.Args[1] == PingServerCommand {
+	// The benchmark starts itself again to be the bare server.
+	if len(os.Args) == 5 && os.Args[1] == BareServerCommand {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		if err := ServePings(ctx, os.Args[2]); err != nil {
+		if err := ServeBare(ctx, os.Args[2], BareKeeper(os.Args[3]), os.Args[4]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -91,12 +91,29 @@ func TestRun(t *testing.T) {
 	last := results.Growth[len(results.Growth)-1]
 	require.Greater(t, last.FileBytes, int64(last.Stage.Keys+last.Stage.Events)*headlineSize)
 	require.Positive(t, last.OpenWarm)
-	require.Positive(t, last.SetsWithEvents)
+	for _, grown := range []Grown{last.Sets, last.SetsWithEvents, last.Publishes, last.BareSets} {
+		require.Positive(t, grown.Ratio)
+	}
 	require.LessOrEqual(t, last.KeyFileBytes, last.FileBytes)
 
 	for _, p := range results.Promises() {
 		if !strings.Contains(p.What, "`state.") && !strings.Contains(p.What, "`pubsub.") {
 			require.True(t, p.Known, p.What)
+		}
+	}
+	for _, heat := range heats() {
+		for _, cell := range heat {
+			if missing[string(SectionBeside)+" "+cell.Peer] {
+				continue
+			}
+			require.Len(t, results.rates(cell), besidePasses, "%s", cell)
+		}
+	}
+	for _, keeper := range []BareKeeper{BareLog, BareBolt} {
+		for _, work := range []string{workSet, workPublish, workDeliver} {
+			s, ok := results.Median(Cell{SectionLimits, work, barePeer(keeper), headlineClients, headlineSize})
+			require.True(t, ok, "%s with %s", work, keeper)
+			require.Empty(t, s.Error)
 		}
 	}
 	var report, drawn bytes.Buffer

@@ -62,6 +62,30 @@ func (r *Results) Median(cell Cell) (Sample, bool) {
 	return m, true
 }
 
+// rates are a cell's, per second, by the round.
+func (r *Results) rates(cell Cell) map[int]float64 {
+	rates := map[int]float64{}
+	for i := range r.Samples {
+		if s := &r.Samples[i]; s.Cell == cell && s.PerSecond > 0 {
+			rates[s.Round] = s.PerSecond
+		}
+	}
+	return rates
+}
+
+// ratios are those of two cells' rates in the same rounds, ascending.
+func (r *Results) ratios(a, b Cell) []float64 {
+	above, below := r.rates(a), r.rates(b)
+	var ratios []float64
+	for round, rate := range above {
+		if below[round] > 0 {
+			ratios = append(ratios, rate/below[round])
+		}
+	}
+	slices.Sort(ratios)
+	return ratios
+}
+
 func median[T cmp.Ordered](values []T) T {
 	slices.Sort(values)
 	return values[len(values)/2]

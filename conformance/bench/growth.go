@@ -38,19 +38,29 @@ type Growth struct {
 	// Resident is the process's memory after it was opened, without the mapped file; ResidentAfter after the measurements.
 	Resident      int64 `json:"resident"`
 	ResidentAfter int64 `json:"residentAfter"`
-	// Sets, SetsWithEvents and Publishes are per second, medians of the rounds, at the promises' clients and size. Sets
-	// were measured when the stage's keys were in, but of events only those of the stage before; KeyFileBytes is how long
-	// the file was then.
-	Sets           float64 `json:"sets"`
-	KeyFileBytes   int64   `json:"keyFileBytes"`
-	SetsWithEvents float64 `json:"setsWithEvents"`
-	Publishes      float64 `json:"publishes"`
+	// Sets, SetsWithEvents and Publishes are at the promises' clients and size. Sets were measured when the stage's keys
+	// were in, but of events only those of the stage before; KeyFileBytes is how long the file was then.
+	Sets           Grown `json:"sets"`
+	KeyFileBytes   int64 `json:"keyFileBytes"`
+	SetsWithEvents Grown `json:"setsWithEvents"`
+	Publishes      Grown `json:"publishes"`
+	// BareSets are those of a bare server with nothing but a bbolt file of the same keys; see ServeBare.
+	BareSets Grown `json:"bareSets"`
+}
+
+// Grown is how one kind of work goes with a file that was filled in, and, measured in turn with it, with one that was
+// empty to begin with: calls per second, medians of the rounds. Ratio is the median of the rounds' ratios.
+type Grown struct {
+	PerSecond float64 `json:"perSecond"`
+	Empty     float64 `json:"empty"`
+	Ratio     float64 `json:"ratio"`
 }
 
 const (
 	workGrowthSet           = "set of random keys, before the events"
 	workGrowthSetWithEvents = "set of random keys"
 	workGrowthPublish       = "publish to a topic with events waiting"
+	besideEmpty             = ", beside it an empty file"
 
 	fillBatch    = 1_000
 	fillEvents   = 1_000
@@ -66,7 +76,7 @@ func (b *Bench) growth(ctx context.Context) error {
 			return err
 		}
 		// Keys are drawn from as many at every stage, so that only the file differs.
-		keys := max(b.opts.Stages[len(b.opts.Stages)-1].Keys, 1)
+		keys := b.mostKeys()
 		var filled Stage
 		for _, stage := range b.opts.Stages {
 			g := Growth{Stage: stage}
@@ -88,8 +98,8 @@ func (b *Bench) growth(ctx context.Context) error {
 				}
 			}
 			b.results.Growth = append(b.results.Growth, g)
-			b.progress(fmt.Sprintf("growth: %d keys, %d events: %.0f sets/s (%.0f with events), %.0f publishes/s, open in %s (cold %s), %d MiB resident, file of %d MiB",
-				stage.Keys, stage.Events, g.Sets, g.SetsWithEvents, g.Publishes, short(g.OpenWarm), short(g.OpenCold), g.Resident>>20, g.FileBytes>>20))
+			b.progress(fmt.Sprintf("growth: %d keys, %d events: %.2f x the sets of an empty file (%.2f with events), %.2f x its publishes, open in %s (cold %s), %d MiB resident, file of %d MiB",
+				stage.Keys, stage.Events, g.Sets.Ratio, g.SetsWithEvents.Ratio, g.Publishes.Ratio, short(g.OpenWarm), short(g.OpenCold), g.Resident>>20, g.FileBytes>>20))
 			if stage.Keys == 0 && stage.Events == 0 {
 				// What was measured is not part of the next stage.
 				if err := os.RemoveAll(data); err != nil {
@@ -103,6 +113,8 @@ func (b *Bench) growth(ctx context.Context) error {
 		return nil
 	})
 }
+
+func (b *Bench) mostKeys() int { return max(b.opts.Stages[len(b.opts.Stages)-1].Keys, 1) }
 
 // fillStage writes what is missing between two stages, past the socket: it is the same file.
 func (b *Bench) fillStage(ctx context.Context, data string, from, to Stage, g *Growth) (err error) {
@@ -210,13 +222,12 @@ func (b *Bench) measureKeys(ctx context.Context, w *world, data string, keys int
 	if err != nil {
 		return err
 	}
-	client := newStateClient(component{p.state}, keys, headlineSize)
-	var sets []float64
-	for round := range b.opts.Rounds {
-		sets = append(sets, b.growthCell(ctx, g, workGrowthSet, round, client.work(workSet, headlineClients)))
+	empty, err := b.startEmpty(ctx)
+	if err != nil {
+		return errors.Join(err, p.Close())
 	}
-	g.Sets = median(sets)
-	return errors.Join(p.Close(), ctx.Err())
+	g.Sets = b.grow(ctx, g, workGrowthSet, randomSets(p.state, keys), randomSets(empty.state, keys))
+	return errors.Join(p.Close(), empty.Close(), ctx.Err())
 }
 
 // measureAll measures where the stage's keys and events are in.
@@ -229,22 +240,14 @@ func (b *Bench) measureAll(ctx context.Context, w *world, data string, keys int,
 	if g.Resident, err = anonymousMemory(p.bolt.PID()); err != nil {
 		return errors.Join(err, p.Close())
 	}
-	client := newStateClient(component{p.state}, keys, headlineSize)
-	var sets, publishes []float64
-	for round := range b.opts.Rounds {
-		sets = append(sets, b.growthCell(ctx, g, workGrowthSetWithEvents, round, client.work(workSet, headlineClients)))
-		events := newEvents(headlineSize, mostEvents)
-		publishes = append(publishes, b.growthCell(ctx, g, workGrowthPublish, round, func(ctx context.Context, _, _ int) error {
-			event, _, ok := events.make()
-			if !ok {
-				return errNoMoreEvents
-			}
-			return p.pubsub.Publish(ctx, &contribpubsub.PublishRequest{Topic: growthTopic, Data: event})
-		}))
+	empty, err := b.startEmpty(ctx)
+	if err != nil {
+		return errors.Join(err, p.Close())
 	}
-	g.SetsWithEvents, g.Publishes = median(sets), median(publishes)
+	g.SetsWithEvents = b.grow(ctx, g, workGrowthSetWithEvents, randomSets(p.state, keys), randomSets(empty.state, keys))
+	g.Publishes = b.grow(ctx, g, workGrowthPublish, publishes(p.pubsub), publishes(empty.pubsub))
 	g.ResidentAfter, err = anonymousMemory(p.bolt.PID())
-	if err := errors.Join(err, p.Close(), ctx.Err()); err != nil {
+	if err := errors.Join(err, p.Close(), empty.Close(), ctx.Err()); err != nil {
 		return err
 	}
 
@@ -262,14 +265,40 @@ func (b *Bench) measureAll(ctx context.Context, w *world, data string, keys int,
 	return cold.Close()
 }
 
-// growthCell measures one kind of work once, and returns how often it was done per second.
-func (b *Bench) growthCell(ctx context.Context, g *Growth, work string, round int, op func(ctx context.Context, client, call int) error) float64 {
+type operation func(ctx context.Context, client, call int) error
+
+func randomSets(store state.Store, keys int) operation {
+	return newStateClient(component{store}, keys, headlineSize).work(workSet, headlineClients)
+}
+
+func publishes(broker contribpubsub.PubSub) operation {
+	events := newEvents(headlineSize, mostEvents)
+	return func(ctx context.Context, _, _ int) error {
+		event, _, ok := events.make()
+		if !ok {
+			return errNoMoreEvents
+		}
+		return broker.Publish(ctx, &contribpubsub.PublishRequest{Topic: growthTopic, Data: event})
+	}
+}
+
+// grow measures one kind of work with a filled file and with an empty one, in turn.
+func (b *Bench) grow(ctx context.Context, g *Growth, work string, filled, empty operation) Grown {
 	stage := fmt.Sprintf("%d keys, %d events", g.Stage.Keys, g.Stage.Events)
 	cell := Cell{Section: SectionGrowth, Work: work, Peer: stage, Clients: headlineClients, Size: headlineSize}
-	o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, op)
-	s := o.sample(cell, round)
-	b.record(s)
-	return s.PerSecond
+	beside := cell
+	beside.Peer += besideEmpty
+	for round := range b.opts.Rounds {
+		b.measure(ctx, cell, round, filled)
+		b.measure(ctx, beside, round, empty)
+	}
+	with, _ := b.results.Median(cell)
+	without, _ := b.results.Median(beside)
+	grown := Grown{PerSecond: with.PerSecond, Empty: without.PerSecond}
+	if ratios := b.results.ratios(cell, beside); len(ratios) > 0 {
+		grown.Ratio = median(ratios)
+	}
+	return grown
 }
 
 // grown is a process on a file that was filled in.
@@ -278,6 +307,7 @@ type grown struct {
 	state  state.Store
 	pubsub contribpubsub.PubSub
 	opened time.Duration
+	world  *world // that is its own; nil: none
 }
 
 func (w *world) startGrown(ctx context.Context, path, data string) (*grown, error) {
@@ -303,8 +333,30 @@ func (w *world) startGrown(ctx context.Context, path, data string) (*grown, erro
 	return g, nil
 }
 
+// startEmpty runs a process on an empty file, in a world of its own that Close ends.
+func (b *Bench) startEmpty(ctx context.Context) (*grown, error) {
+	w, err := b.newWorld()
+	if err != nil {
+		return nil, err
+	}
+	data, err := w.folder("data")
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	g, err := w.startGrown(ctx, b.bolt, data)
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	g.world = w
+	return g, nil
+}
+
 func (g *grown) Close() error {
-	return errors.Join(g.state.Close(), g.pubsub.Close(), g.bolt.Stop())
+	err := errors.Join(g.state.Close(), g.pubsub.Close(), g.bolt.Stop())
+	if g.world != nil {
+		err = errors.Join(err, g.world.Close())
+	}
+	return err
 }
 
 func fileSize(path string) (int64, error) {

@@ -7,11 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/dapr/components-contrib/state"
-	stateadapter "github.com/dapr/dapr/pkg/components/state"
-
-	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 // What the machine allows. A commit writes its pages, syncs, writes the page that makes them count, and syncs again.
@@ -21,7 +16,6 @@ const (
 	workTwoSyncs = "both writes and syncs of a commit"
 
 	peerSocket = "the socket of dapr-bolt"
-	peerBare   = "a bare gRPC server"
 	peerDisk   = "the file system"
 )
 
@@ -34,107 +28,98 @@ const (
 	commitPages = 5
 )
 
-type pinger interface{ Ping() error }
-
+// limits measures what there is without dapr-bolt: a disk, and the least that a component behind a socket can be.
 func (b *Bench) limits(ctx context.Context, round int) error {
-	if err := b.inWorld(func(w *world) error { return b.pings(ctx, w, round) }); err != nil {
-		return err
-	}
-	return b.inWorld(func(w *world) error { return b.disk(ctx, w, round) })
-}
-
-func (b *Bench) pings(ctx context.Context, w *world, round int) error {
-	ours, err := startState(ctx, w, statePeers()[0])
-	if err != nil {
-		return err
-	}
-	bare, err := w.startBarePing(ctx)
-	if err != nil {
-		return err
-	}
-	store := stateadapter.NewGRPCStateStore(silent("ping"), bare)
-	if err := store.Init(ctx, state.Metadata{}); err != nil {
-		return err
-	}
-	w.onClose(store.Close)
-	for _, clients := range b.opts.Clients {
-		for _, p := range []struct {
-			name  string
-			store any
-		}{{peerSocket, ours}, {peerBare, store}} {
-			ping, ok := p.store.(pinger)
-			if !ok {
-				return fmt.Errorf("%s cannot be pinged", p.name)
-			}
-			cell := Cell{Section: SectionLimits, Work: workPing, Peer: p.name, Clients: clients}
-			o := closedLoop(ctx, clients, b.opts.WarmUp, b.opts.Duration, func(context.Context, int, int) error { return ping.Ping() })
-			b.record(o.sample(cell, round))
-		}
-	}
-	return ctx.Err()
-}
-
-func (b *Bench) disk(ctx context.Context, w *world, round int) (err error) {
-	file, err := os.Create(filepath.Join(w.Dir(), "disk"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	block := make([]byte, 1<<20)
-	for at := int64(0); at < diskFile; at += int64(len(block)) {
-		if _, err := file.WriteAt(block, at); err != nil {
+	for _, run := range []func(context.Context, *world, int) error{b.pings, b.disk} {
+		if err := b.inWorld(func(w *world) error { return run(ctx, w, round) }); err != nil {
 			return err
 		}
 	}
-	if err := file.Sync(); err != nil {
+	for _, keeper := range []BareKeeper{BareLog, BareBolt} {
+		if err := b.inWorld(func(w *world) error { return b.bare(ctx, w, keeper, round) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Bench) pings(ctx context.Context, w *world, round int) error {
+	store, err := startState(ctx, w, statePeers()[0])
+	if err != nil {
 		return err
 	}
-	page := make([]byte, diskPage)
-	write := func(n int) error {
-		_, err := file.WriteAt(page, int64(n)*diskPage%diskFile)
-		return err
-	}
-	for _, m := range []struct {
-		work string
-		op   func(call int) error
-	}{
-		{workSync, func(call int) error {
-			return errors.Join(write(call), dataSync(file))
-		}},
-		{workTwoSyncs, func(call int) error {
-			for i := range commitPages {
-				if err := write(2 + (call*commitPages+i)*7); err != nil {
-					return err
-				}
-			}
-			return errors.Join(dataSync(file), write(call%2), dataSync(file))
-		}},
-	} {
-		cell := Cell{Section: SectionLimits, Work: m.work, Peer: peerDisk, Clients: 1}
-		o := closedLoop(ctx, 1, b.opts.WarmUp, b.opts.Duration, func(_ context.Context, _, call int) error { return m.op(call) })
-		b.record(o.sample(cell, round))
+	for _, clients := range b.opts.Clients {
+		b.measure(ctx, Cell{Section: SectionLimits, Work: workPing, Peer: peerSocket, Clients: clients}, round, pings(store))
 	}
 	return ctx.Err()
 }
 
-// startBarePing serves pings in a process of its own and returns its socket.
-func (w *world) startBarePing(ctx context.Context) (socket string, err error) {
-	self, err := os.Executable()
+func (b *Bench) disk(ctx context.Context, w *world, round int) error {
+	file, err := newDiskFile(filepath.Join(w.Dir(), "disk"))
 	if err != nil {
-		return "", err
+		return err
 	}
-	socket = filepath.Join(filepath.Dir(w.SocketDir()), "bare.sock")
-	process, err := w.StartServer(harness.ServerOptions{
-		Name:    PingServerCommand,
-		Path:    self,
-		Args:    []string{PingServerCommand, socket},
-		Network: "unix",
-		Address: socket,
-	})
+	w.onClose(file.Close)
+	b.measure(ctx, Cell{Section: SectionLimits, Work: workSync, Peer: peerDisk, Clients: 1}, round, oneSync(file))
+	b.measure(ctx, Cell{Section: SectionLimits, Work: workTwoSyncs, Peer: peerDisk, Clients: 1}, round, twoSyncs(file))
+	return ctx.Err()
+}
+
+// measure lets clients call op in a closed loop.
+func (b *Bench) measure(ctx context.Context, cell Cell, round int, op func(ctx context.Context, client, call int) error) {
+	o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, op)
+	b.record(o.sample(cell, round))
+}
+
+func pings(store any) func(context.Context, int, int) error {
+	return func(context.Context, int, int) error {
+		pinger, ok := store.(interface{ Ping() error })
+		if !ok {
+			return fmt.Errorf("%T cannot be pinged", store)
+		}
+		return pinger.Ping()
+	}
+}
+
+func oneSync(file *os.File) func(context.Context, int, int) error {
+	return func(_ context.Context, _, call int) error {
+		return errors.Join(writePage(file, call), dataSync(file))
+	}
+}
+
+func twoSyncs(file *os.File) func(context.Context, int, int) error {
+	return func(_ context.Context, _, call int) error {
+		for i := range commitPages {
+			if err := writePage(file, 2+(call*commitPages+i)*7); err != nil {
+				return err
+			}
+		}
+		return errors.Join(dataSync(file), writePage(file, call%2), dataSync(file))
+	}
+}
+
+// newDiskFile creates a file of diskFile bytes that are on disk.
+func newDiskFile(path string) (*os.File, error) {
+	file, err := os.Create(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return socket, process.WaitReady(ctx)
+	block := make([]byte, 1<<20)
+	for at := int64(0); at < diskFile; at += int64(len(block)) {
+		if _, err := file.WriteAt(block, at); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+	if err := file.Sync(); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// writePage writes the n-th page of a disk file; after the last comes the first.
+func writePage(file *os.File, n int) error {
+	_, err := file.WriteAt(make([]byte, diskPage), int64(n)*diskPage%diskFile)
+	return err
 }
 
 // meanLatency is what one client sees, on average, in a closed loop.

@@ -47,6 +47,7 @@ type world struct {
 	*harness.Harness
 	bench *Bench
 	bolt  *harness.Bolt
+	bares int // how many bare servers were started
 	// closers run in reverse order.
 	closers []func() error
 }

@@ -1,11 +1,11 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"image/color"
 	"io"
 	"math"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -28,22 +28,33 @@ const (
 	panelColumn = 2
 )
 
-// WritePlot draws throughput against clients, at the promises' size, as SVG.
-func (r *Results) WritePlot(out io.Writer) error {
-	panels := []panel{
+// panels are the small plots of what was measured.
+func (r *Results) panels() []panel {
+	return slices.DeleteFunc([]panel{
 		{SectionState, workSet, "sets per second"},
 		{SectionState, workGet, "gets per second"},
 		{SectionPubSub, workPublish, "publishes per second"},
 		{SectionPubSub, workDeliver, "published to acked per second"},
-	}
+	}, func(p panel) bool { return len(r.lines(p)) == 0 })
+}
+
+// Plots says whether there is anything that WritePlot would draw.
+func (r *Results) Plots() bool { return len(r.panels()) > 0 }
+
+// WritePlot draws throughput against clients, at the promises' size, as SVG.
+func (r *Results) WritePlot(out io.Writer) error {
+	panels := r.panels()
 	rows := (len(panels) + panelColumn - 1) / panelColumn
 	grid := make([][]*plot.Plot, rows)
+	for i := range grid {
+		grid[i] = make([]*plot.Plot, panelColumn)
+	}
 	for i, p := range panels {
 		drawn, err := r.plot(p)
 		if err != nil {
 			return fmt.Errorf("plot %s: %w", p.title, err)
 		}
-		grid[i/panelColumn] = append(grid[i/panelColumn], drawn)
+		grid[i/panelColumn][i%panelColumn] = drawn
 	}
 	canvas := vgsvg.New(panelColumn*panelWidth, vg.Length(rows)*panelHeight)
 	dc := draw.New(canvas)
@@ -53,7 +64,9 @@ func (r *Results) WritePlot(out io.Writer) error {
 	tiles := draw.Tiles{Rows: rows, Cols: panelColumn, PadX: gap, PadY: gap, PadTop: gap, PadBottom: gap, PadLeft: gap, PadRight: gap}
 	for y, line := range plot.Align(grid, tiles, dc) {
 		for x, tile := range line {
-			grid[y][x].Draw(tile)
+			if drawn := grid[y][x]; drawn != nil {
+				drawn.Draw(tile)
+			}
 		}
 	}
 	_, err := canvas.WriteTo(out)
@@ -70,16 +83,13 @@ func (r *Results) plot(p panel) (*plot.Plot, error) {
 	drawn.Legend.TextStyle.Font.Size = vg.Points(8)
 	drawn.Add(plotter.NewGrid())
 	lowest := math.Inf(1)
-	for i, peer := range r.peerNames(p) {
+	for i, l := range r.lines(p) {
 		var points plotter.XYs
 		for _, clients := range r.clients(p.section) {
-			if s, ok := r.Median(Cell{p.section, p.work, peer, clients, headlineSize}); ok {
+			if s, ok := r.Median(Cell{l.section, p.work, l.peer, clients, headlineSize}); ok {
 				points = append(points, plotter.XY{X: float64(clients), Y: s.PerSecond})
 				lowest = min(lowest, s.PerSecond)
 			}
-		}
-		if len(points) == 0 {
-			continue
 		}
 		line, marks, err := plotter.NewLinePoints(points)
 		if err != nil {
@@ -87,14 +97,14 @@ func (r *Results) plot(p panel) (*plot.Plot, error) {
 		}
 		line.Color, marks.Color, marks.Shape = plotutil.Color(i), plotutil.Color(i), plotutil.Shape(i)
 		line.Width = vg.Points(1)
-		if peer == ourState || peer == ourPubSub {
+		switch {
+		case l.peer == ourState || l.peer == ourPubSub:
 			line.Width = vg.Points(2.5)
+		case l.section == SectionLimits:
+			line.Dashes = plotutil.Dashes(1)
 		}
 		drawn.Add(line, marks)
-		drawn.Legend.Add(peer, line, marks)
-	}
-	if math.IsInf(lowest, 1) {
-		return nil, errors.New("nothing of it was measured")
+		drawn.Legend.Add(l.peer, line, marks)
 	}
 	// Room below the lines for the legend.
 	drawn.Y.Min = lowest / 8
@@ -111,16 +121,25 @@ func (r *Results) clients(section Section) []int {
 	return clients
 }
 
-func (r *Results) peerNames(p panel) []string {
-	var names []string
-	seen := map[string]bool{}
-	for _, c := range r.cells(p.section) {
-		if c.Work == p.work && c.Size == headlineSize && !seen[c.Peer] {
-			seen[c.Peer] = true
-			names = append(names, c.Peer)
+// line is who is drawn in a panel.
+type line struct {
+	section Section
+	peer    string
+}
+
+// lines are the panel's peers that were measured, and the bare servers beside them.
+func (r *Results) lines(p panel) []line {
+	var lines []line
+	for _, c := range append(r.cells(p.section), r.cells(SectionLimits)...) {
+		l := line{c.Section, c.Peer}
+		if _, ok := r.Median(c); ok && c.Work == p.work && c.Size == headlineSize && !slices.Contains(lines, l) {
+			lines = append(lines, l)
 		}
 	}
-	return names
+	if !slices.ContainsFunc(lines, func(l line) bool { return l.section == p.section }) {
+		return nil
+	}
+	return lines
 }
 
 // clientTicks marks the numbers of clients that were measured.

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -12,95 +14,153 @@ type Promise struct {
 	// it is not.
 	Allowed, Measured string
 	Known, Kept       bool
+	// OnBolt and OnLog are what the bare server reaches, with bbolt and with a log, in place of dapr-bolt; empty where that
+	// says nothing.
+	OnBolt, OnLog string
 }
 
 // Promises compares what was measured with what is promised.
 func (r *Results) Promises() []Promise {
-	at := func(section Section, work, peer string, clients int) Cell {
-		return Cell{Section: section, Work: work, Peer: peer, Clients: clients, Size: headlineSize}
-	}
-	headline := func(section Section, work, peer string) Cell { return at(section, work, peer, headlineClients) }
-	ping := Cell{Section: SectionLimits, Work: workPing, Peer: peerSocket, Clients: headlineClients}
 	return []Promise{
-		r.atLeast("durable sets against `state.redis`, AOF always", 1.2,
-			headline(SectionState, workSet, ourState), headline(SectionState, workSet, "state.redis")),
-		r.atLeast("durable sets against `state.sqlite`", 5,
-			headline(SectionState, workSet, ourState), headline(SectionState, workSet, "state.sqlite")),
-		r.atLeast("gets against `Ping` on the same socket", 0.8,
-			headline(SectionState, workGet, ourState), ping),
-		r.atLeast("durable publishes against `pubsub.redis`, AOF always", 1.2,
-			headline(SectionPubSub, workPublish, ourPubSub), headline(SectionPubSub, workPublish, "pubsub.redis")),
-		r.atLeast("durable publishes against `pubsub.jetstream`, sync always", 5,
-			headline(SectionPubSub, workPublish, ourPubSub), headline(SectionPubSub, workPublish, "pubsub.jetstream")),
-		r.atLeast("published, delivered and acked, against `pubsub.redis`, AOF always", 1.5,
-			headline(SectionPubSub, workDeliver, ourPubSub), headline(SectionPubSub, workDeliver, "pubsub.redis")),
-		r.oneSet(at(SectionState, workSet, ourState, 1)),
-		r.growth("sets per second with the most keys against an empty file", 0.7,
-			func(g *Growth) float64 { return g.Sets }, r.setsWithEvents),
-		r.growth("publishes per second with the most events waiting, and as many ids in the window, against none", 0.8,
-			func(g *Growth) float64 { return g.Publishes }, (*Growth).contents),
-		r.handled(at(SectionPubSub, workSteady, ourPubSub, 1)),
+		r.atLeast("durable sets against `state.redis`, AOF always", 1.2, workSet, ourState, "state.redis"),
+		r.atLeast("durable sets against `state.sqlite`", 5, workSet, ourState, "state.sqlite"),
+		r.gets(),
+		r.atLeast("durable publishes against `pubsub.redis`, AOF always", 1.2, workPublish, ourPubSub, "pubsub.redis"),
+		r.atLeast("durable publishes against `pubsub.jetstream`, sync always", 5, workPublish, ourPubSub, "pubsub.jetstream"),
+		r.atLeast("published, delivered and acked, against `pubsub.redis`, AOF always", 1.5, workDeliver, ourPubSub, "pubsub.redis"),
+		r.oneSet(),
+		r.grownSets(),
+		r.grownPublishes(),
+		r.handled(Cell{SectionPubSub, workSteady, ourPubSub, 1, headlineSize}),
 		r.opening(),
 	}
 }
 
 const notMeasured = "not measured"
 
-func (r *Results) atLeast(what string, ratio float64, ours, theirs Cell) Promise {
-	p := Promise{What: what, Allowed: fmt.Sprintf("at least %g ×", ratio), Measured: notMeasured}
-	a, ok1 := r.Median(ours)
-	b, ok2 := r.Median(theirs)
-	if !ok1 || !ok2 {
-		return p
-	}
-	got := a.PerSecond / b.PerSecond
-	p.Known, p.Kept = true, got >= ratio
-	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second)", got, count(a.PerSecond), count(b.PerSecond))
+// atLeast compares one of our components with a peer, and the bare servers with that peer.
+func (r *Results) atLeast(what string, ratio float64, work, ours, theirs string) Promise {
+	peer := besideCell(work, headlineClients, theirs)
+	p := r.compare(what, ratio, besideCell(work, headlineClients, ours), peer)
+	p.OnBolt = r.times(besideCell(work, headlineClients, barePeer(BareBolt)), peer)
+	p.OnLog = r.times(besideCell(work, headlineClients, barePeer(BareLog)), peer)
 	return p
 }
 
-func (r *Results) oneSet(ours Cell) Promise {
+func (r *Results) gets() Promise {
+	return r.compare("gets against `Ping` on the same socket", 0.8,
+		besideCell(workGet, headlineClients, ourState), besideCell(workPing, headlineClients, ourState))
+}
+
+func (r *Results) compare(what string, least float64, ours, theirs Cell) Promise {
+	p := Promise{What: what, Allowed: fmt.Sprintf("at least %g ×", least), Measured: notMeasured}
+	ratios := r.ratios(ours, theirs)
+	if len(ratios) == 0 {
+		return p
+	}
+	a, _ := r.Median(ours)
+	b, _ := r.Median(theirs)
+	got := median(ratios)
+	p.Known, p.Kept = true, got >= least
+	p.Measured = fmt.Sprintf("%.2f × (%.2f to %.2f; %s to %s per second)", got, ratios[0], ratios[len(ratios)-1],
+		count(a.PerSecond), count(b.PerSecond))
+	return p
+}
+
+// times is the median ratio of two rates; empty: one of them was not measured.
+func (r *Results) times(a, b Cell) string {
+	ratios := r.ratios(a, b)
+	if len(ratios) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f ×", median(ratios))
+}
+
+func (r *Results) oneSet() Promise {
 	const most = 1.5
 	p := Promise{
 		What:     "latency of one client's durable set, against the two syncs of a commit plus one `Ping`",
 		Allowed:  fmt.Sprintf("at most %g ×", most),
 		Measured: notMeasured,
 	}
-	set, ok1 := r.Median(ours)
-	syncs, ok2 := r.Median(Cell{Section: SectionLimits, Work: workTwoSyncs, Peer: peerDisk, Clients: 1})
-	ping, ok3 := r.Median(Cell{Section: SectionLimits, Work: workPing, Peer: peerSocket, Clients: 1})
-	if !ok1 || !ok2 || !ok3 {
+	latencies, floors := r.oneSets(ourState)
+	if len(latencies) == 0 {
 		return p
 	}
-	latency, floor := meanLatency(set.PerSecond), meanLatency(syncs.PerSecond)+meanLatency(ping.PerSecond)
-	got := float64(latency) / float64(floor)
+	ratios := quotients(latencies, floors)
+	got := median(ratios)
 	p.Known, p.Kept = true, got <= most
-	p.Measured = fmt.Sprintf("%.2f × (%s to %s)", got, short(latency), short(floor))
+	p.Measured = fmt.Sprintf("%.2f × (%.2f to %.2f; %s to %s)", got, ratios[0], ratios[len(ratios)-1],
+		short(time.Duration(median(latencies))), short(time.Duration(median(floors))))
+	bare := func(keeper BareKeeper) string {
+		latencies, floors := r.oneSets(barePeer(keeper))
+		if len(latencies) == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%.2f ×", median(quotients(latencies, floors)))
+	}
+	p.OnBolt, p.OnLog = bare(BareBolt), bare(BareLog)
 	return p
 }
 
-// growth compares the last stage with the first. where says what was in the file.
-func (r *Results) growth(what string, ratio float64, of func(*Growth) float64, where func(last *Growth) string) Promise {
-	p := Promise{What: what, Allowed: fmt.Sprintf("at least %g ×", ratio), Measured: notMeasured}
-	if len(r.Growth) < 2 || r.Growth[0].Stage != (Stage{}) {
+// oneSets returns, for each time that it was measured, the latency of one client's set, and of two syncs and a ping, in
+// nanoseconds.
+func (r *Results) oneSets(peer string) (latencies, floors []float64) {
+	sets := r.rates(besideCell(workSet, 1, peer))
+	syncs, pings := r.rates(besideCell(workTwoSyncs, 1, peerDisk)), r.rates(besideCell(workPing, 1, ourState))
+	for _, round := range slices.Sorted(maps.Keys(sets)) {
+		if syncs[round] > 0 && pings[round] > 0 {
+			latencies = append(latencies, float64(meanLatency(sets[round])))
+			floors = append(floors, float64(meanLatency(syncs[round])+meanLatency(pings[round])))
+		}
+	}
+	return latencies, floors
+}
+
+func quotients(a, b []float64) []float64 {
+	q := make([]float64, len(a))
+	for i := range a {
+		q[i] = a[i] / b[i]
+	}
+	slices.Sort(q)
+	return q
+}
+
+func (r *Results) grownSets() Promise {
+	p := Promise{What: "sets per second with the most keys against an empty file", Allowed: "at least 0.7 ×", Measured: notMeasured}
+	if len(r.Growth) == 0 {
 		return p
 	}
-	first, last := &r.Growth[0], &r.Growth[len(r.Growth)-1]
-	got := of(last) / of(first)
-	p.Known, p.Kept = true, got >= ratio
-	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s)", got, count(of(last)), count(of(first)), where(last))
+	last, events := &r.Growth[len(r.Growth)-1], 0
+	if len(r.Growth) > 1 {
+		events = r.Growth[len(r.Growth)-2].Stage.Events
+	}
+	p.Known, p.Kept = true, last.Sets.Ratio >= 0.7
+	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s keys, %s events, %s; %.2f × with %s)", last.Sets.Ratio,
+		count(last.Sets.PerSecond), count(last.Sets.Empty), count(float64(last.Stage.Keys)), count(float64(events)),
+		mebibytes(last.KeyFileBytes), last.SetsWithEvents.Ratio, last.contents())
+	p.OnBolt = fmt.Sprintf("%.2f ×", last.BareSets.Ratio)
+	return p
+}
+
+func (r *Results) grownPublishes() Promise {
+	p := Promise{
+		What:     "publishes per second with the most events waiting, and as many ids in the window, against none",
+		Allowed:  "at least 0.8 ×",
+		Measured: notMeasured,
+	}
+	if len(r.Growth) == 0 {
+		return p
+	}
+	last := &r.Growth[len(r.Growth)-1]
+	p.Known, p.Kept = true, last.Publishes.Ratio >= 0.8
+	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s)", last.Publishes.Ratio, count(last.Publishes.PerSecond),
+		count(last.Publishes.Empty), last.contents())
 	return p
 }
 
 func (g *Growth) contents() string {
 	return fmt.Sprintf("%s keys, %s events, %s", count(float64(g.Stage.Keys)), count(float64(g.Stage.Events)), mebibytes(g.FileBytes))
-}
-
-// setsWithEvents says what became of sets once the events were in as well.
-func (r *Results) setsWithEvents(last *Growth) string {
-	before := r.Growth[len(r.Growth)-2].Stage.Events
-	return fmt.Sprintf("%s keys, %s events, %s; %.2f × with %s", count(float64(last.Stage.Keys)), count(float64(before)),
-		mebibytes(last.KeyFileBytes), last.SetsWithEvents/r.Growth[0].Sets, last.contents())
 }
 
 func (r *Results) handled(ours Cell) Promise {

@@ -60,30 +60,21 @@ func (b *Bench) pubsub(ctx context.Context, round int) error {
 }
 
 func (b *Bench) measurePubSub(ctx context.Context, w *world, broker contribpubsub.PubSub, name, work string, size, round int) error {
-	settled := func(context.Context, string) error { return nil }
-	if w.bolt != nil {
-		settled = w.settled
-	}
 	cell := Cell{Section: SectionPubSub, Work: work, Peer: name, Size: size}
 	if work == workSteady {
 		cell.Clients = 1
-		s, err := b.steady(ctx, direct{broker, broker, settled}, cell, round)
-		b.record(s)
-		return err
+		return b.steady(ctx, w.direct(broker), cell, round)
 	}
-	for _, clients := range b.opts.Clients {
-		cell.Clients = clients
-		measure := b.deliver
-		if work == workPublish {
-			measure = b.publish
-		}
-		s, err := measure(ctx, direct{broker, broker, settled}, cell, round)
-		if err != nil {
+	measure := b.deliver
+	if work == workPublish {
+		measure = b.publish
+	}
+	for _, cell.Clients = range b.opts.Clients {
+		if err := measure(ctx, w.direct(broker), cell, round); err != nil {
 			return err
 		}
-		b.record(s)
 	}
-	return ctx.Err()
+	return nil
 }
 
 // channel is what events pass through: a component, or sidecars with one behind them.
@@ -100,6 +91,15 @@ type direct struct {
 	settled               func(ctx context.Context, topic string) error
 }
 
+// direct is a component of this world.
+func (w *world) direct(broker contribpubsub.PubSub) direct {
+	settled := func(context.Context, string) error { return nil }
+	if w.bolt != nil {
+		settled = w.settled
+	}
+	return direct{broker, broker, settled}
+}
+
 func (d direct) publish(ctx context.Context, topic string, data []byte) error {
 	return d.publisher.Publish(ctx, &contribpubsub.PublishRequest{Topic: topic, Data: data})
 }
@@ -113,7 +113,7 @@ func (d direct) subscribe(ctx context.Context, topic string, handle func([]byte)
 
 func (d direct) settle(ctx context.Context, topic string) error { return d.settled(ctx, topic) }
 
-func (b *Bench) publish(ctx context.Context, c channel, cell Cell, round int) (Sample, error) {
+func (b *Bench) publish(ctx context.Context, c channel, cell Cell, round int) error {
 	topic, events := newTopic(), newEvents(cell.Size, mostEvents)
 	o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, func(ctx context.Context, _, _ int) error {
 		data, _, ok := events.make()
@@ -122,17 +122,18 @@ func (b *Bench) publish(ctx context.Context, c channel, cell Cell, round int) (S
 		}
 		return c.publish(ctx, topic, data)
 	})
-	return o.sample(cell, round), ctx.Err()
+	b.record(o.sample(cell, round))
+	return ctx.Err()
 }
 
 var errNoMoreEvents = errors.New("all events are used up")
 
-func (b *Bench) deliver(ctx context.Context, c channel, cell Cell, round int) (Sample, error) {
+func (b *Bench) deliver(ctx context.Context, c channel, cell Cell, round int) error {
 	topic, events := newTopic(), newEvents(cell.Size, mostEvents)
 	subscription, unsubscribe := context.WithCancel(ctx)
 	defer unsubscribe()
 	if err := c.subscribe(subscription, topic, func(data []byte) { events.arrive(data) }); err != nil {
-		return Sample{}, fmt.Errorf("subscribe: %w", err)
+		return fmt.Errorf("subscribe: %w", err)
 	}
 	start := time.Now()
 	o := closedLoop(ctx, cell.Clients, 0, b.opts.WarmUp+b.opts.Duration, func(ctx context.Context, _, _ int) error {
@@ -143,14 +144,17 @@ func (b *Bench) deliver(ctx context.Context, c channel, cell Cell, round int) (S
 		return c.publish(ctx, topic, data)
 	})
 	published := int(min(events.next.Load(), int64(len(events.arrived)))) - o.errors
-	if err := b.arrive(ctx, events, published); err != nil {
-		return Sample{Cell: cell, Round: round, Error: err.Error()}, ctx.Err()
+	err := b.arrive(ctx, events, published)
+	if err == nil {
+		err = c.settle(ctx, topic)
 	}
-	if err := c.settle(ctx, topic); err != nil {
-		return Sample{Cell: cell, Round: round, Error: err.Error()}, ctx.Err()
+	if err != nil {
+		b.record(Sample{Cell: cell, Round: round, Error: err.Error()})
+		return ctx.Err()
 	}
 	o.done, o.elapsed = published, time.Since(start)
-	return o.sample(cell, round), ctx.Err()
+	b.record(o.sample(cell, round))
+	return ctx.Err()
 }
 
 // arrive waits until that many events have come.
@@ -169,7 +173,7 @@ func (b *Bench) arrive(ctx context.Context, events *events, published int) error
 	return nil
 }
 
-func (b *Bench) steady(ctx context.Context, c channel, cell Cell, round int) (Sample, error) {
+func (b *Bench) steady(ctx context.Context, c channel, cell Cell, round int) error {
 	duration := b.opts.WarmUp + b.opts.Steady
 	most := int(duration.Seconds()*steadyRate) + steadyRate
 	topic, events := newTopic(), newEvents(cell.Size, most)
@@ -183,7 +187,7 @@ func (b *Bench) steady(ctx context.Context, c channel, cell Cell, round int) (Sa
 		}
 	})
 	if err != nil {
-		return Sample{}, fmt.Errorf("subscribe: %w", err)
+		return fmt.Errorf("subscribe: %w", err)
 	}
 	calls, failed, first := openLoop(ctx, steadyRate, duration, func(ctx context.Context, _ int, at time.Time) error {
 		data, number, ok := events.make()
@@ -199,7 +203,8 @@ func (b *Bench) steady(ctx context.Context, c channel, cell Cell, round int) (Sa
 	}
 	if err := b.arrive(ctx, events, calls-failed); err != nil {
 		s.Error = err.Error()
-		return s, ctx.Err()
+		b.record(s)
+		return ctx.Err()
 	}
 	var latencies []time.Duration
 	warm := int(b.opts.WarmUp.Seconds() * steadyRate)
@@ -210,7 +215,8 @@ func (b *Bench) steady(ctx context.Context, c channel, cell Cell, round int) (Sa
 	}
 	s.PerSecond = float64(len(latencies)) / b.opts.Steady.Seconds()
 	s.P50, s.P99 = quantile(latencies, 0.50), quantile(latencies, 0.99)
-	return s, ctx.Err()
+	b.record(s)
+	return ctx.Err()
 }
 
 // settled asks dapr-bolt until nothing of the topic is waiting or in hand: its acks have no answer of their own.

@@ -100,16 +100,12 @@ func (b *Bench) behindSidecars(name, direct string, missing func() error, measur
 func (b *Bench) measurePair(ctx context.Context, pair *sidecarPair, name string, round int) error {
 	cell := Cell{Section: SectionSidecars, Work: workDeliver, Peer: name, Size: headlineSize}
 	for _, cell.Clients = range sidecarClients {
-		s, err := b.deliver(ctx, pair, cell, round)
-		if err != nil {
+		if err := b.deliver(ctx, pair, cell, round); err != nil {
 			return err
 		}
-		b.record(s)
 	}
 	cell.Work, cell.Clients = workSteady, 1
-	s, err := b.steady(ctx, pair, cell, round)
-	b.record(s)
-	return err
+	return b.steady(ctx, pair, cell, round)
 }
 
 // sidecarPair is two sidecars with the same component. It is a keyValues, whose calls go to both in turn, and a channel

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/dapr/components-contrib/state"
+	"golang.org/x/sync/errgroup"
 )
 
 // What clients do to a state store. All of them choose among the same keys at random.
@@ -65,8 +66,7 @@ func (b *Bench) measureState(ctx context.Context, store keyValues, name string, 
 }
 
 func (b *Bench) measureWork(ctx context.Context, c *stateClient, cell Cell, round int) {
-	o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, c.work(cell.Work, cell.Clients))
-	b.record(o.sample(cell, round))
+	b.measure(ctx, cell, round, c.work(cell.Work, cell.Clients))
 }
 
 // keyValues is what values are kept in: a component, or sidecars with one behind them.
@@ -132,6 +132,16 @@ func (c *stateClient) fill(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fillOneByOne is fill for who has no transactions.
+func (c *stateClient) fillOneByOne(ctx context.Context) error {
+	var group errgroup.Group
+	group.SetLimit(headlineClients)
+	for n := range c.keys {
+		group.Go(func() error { return c.set(ctx, n) })
+	}
+	return group.Wait()
 }
 
 // work returns the operation for closedLoop. Every run of it chooses the same keys in the same order.

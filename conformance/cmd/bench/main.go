@@ -70,10 +70,12 @@ func newCommand() *cobra.Command {
 	flags.IntSliceVar(&opts.Clients, "clients", nil, "numbers of clients (default 1,16,64,256)")
 	flags.IntSliceVar(&opts.Sizes, "sizes", nil, "sizes of values and events, in bytes (default 128,1024,65536)")
 	cmd.AddCommand(&cobra.Command{
-		Use:    bench.PingServerCommand + " SOCKET",
-		Args:   cobra.ExactArgs(1),
+		Use:    bench.BareServerCommand + " SOCKET KEEPER FILE",
+		Args:   cobra.ExactArgs(3),
 		Hidden: true,
-		RunE:   func(cmd *cobra.Command, args []string) error { return bench.ServePings(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return bench.ServeBare(cmd.Context(), args[0], bench.BareKeeper(args[1]), args[2])
+		},
 	})
 	return cmd
 }
@@ -83,15 +85,20 @@ const resultsName = "results.json"
 
 func write(cmd *cobra.Command, results *bench.Results, dir string) error {
 	var text, plot bytes.Buffer
-	if err := errors.Join(results.WriteMarkdown(&text), results.WritePlot(&plot)); err != nil {
-		return errors.Join(err, save(results, filepath.Join(dir, resultsName)))
+	err := results.WriteMarkdown(&text)
+	if err == nil && results.Plots() {
+		err = results.WritePlot(&plot)
 	}
-	if err := errors.Join(
-		save(results, filepath.Join(dir, resultsName)),
-		os.WriteFile(filepath.Join(dir, "RESULTS.md"), text.Bytes(), 0o644),
-		os.WriteFile(filepath.Join(dir, bench.PlotName), plot.Bytes(), 0o644),
-	); err != nil {
+	if err := errors.Join(err, save(results, filepath.Join(dir, resultsName))); err != nil {
 		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "RESULTS.md"), text.Bytes(), 0o644); err != nil {
+		return err
+	}
+	if plot.Len() > 0 {
+		if err := os.WriteFile(filepath.Join(dir, bench.PlotName), plot.Bytes(), 0o644); err != nil {
+			return err
+		}
 	}
 	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", strings.TrimSpace(text.String())); err != nil {
 		return err
