@@ -175,29 +175,54 @@ func TestMedian(t *testing.T) {
 	require.False(t, ok)
 }
 
+// What counts is the median of the ratios within a pass, however fast the machine was in each.
 func TestPromises(t *testing.T) {
-	cell := func(peer string) Cell {
-		return Cell{SectionState, workSet, peer, headlineClients, headlineSize}
-	}
 	for _, c := range []struct {
 		name        string
-		theirs      float64
+		theirs      []float64
 		known, kept bool
 	}{
-		{"kept", 100, true, true},
-		{"just not", 101, true, false},
-		{"unknown", 0, false, false},
+		{"kept", []float64{100, 10, 400}, true, true},
+		{"just not", []float64{101, 10, 400}, true, false},
+		{"unknown", nil, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &Results{Samples: []Sample{{Cell: cell(ourState), PerSecond: 120}}}
-			if c.theirs > 0 {
-				r.Samples = append(r.Samples, Sample{Cell: cell("state.redis"), PerSecond: c.theirs})
+			r := &Results{}
+			add := func(peer string, rates ...float64) {
+				for pass, rate := range rates {
+					r.Samples = append(r.Samples, Sample{Cell: besideCell(workSet, headlineClients, peer), Round: pass, PerSecond: rate})
+				}
 			}
+			add(ourState, 120, 9, 700)
+			add(barePeer(BareLog), 200, 20, 800)
+			add("state.redis", c.theirs...)
 			p := r.Promises()[0]
 			require.Equal(t, c.known, p.Known)
 			require.Equal(t, c.kept, p.Kept)
+			if c.kept {
+				require.Equal(t, "1.20 × (0.90 to 1.75; 120 to 100 per second)", p.Measured)
+				require.Equal(t, "2.00 ×", p.OnLog)
+				require.Empty(t, p.OnBolt, "it was not measured")
+			}
 		})
 	}
+}
+
+// One client's set is compared with what two syncs and a ping took in the same pass.
+func TestOneSet(t *testing.T) {
+	r := &Results{}
+	add := func(cell Cell, rates ...float64) {
+		for pass, rate := range rates {
+			r.Samples = append(r.Samples, Sample{Cell: cell, Round: pass, PerSecond: rate})
+		}
+	}
+	add(besideCell(workSet, 1, ourState), 1_000, 500, 2_000)
+	add(besideCell(workTwoSyncs, 1, peerDisk), 2_000, 1_000, 2_000)
+	add(besideCell(workPing, 1, ourState), 10_000, 2_000, 10_000)
+	p := r.oneSet()
+	require.True(t, p.Known)
+	require.True(t, p.Kept)
+	require.Equal(t, "1.33 × (0.83 to 1.67; 1ms to 600µs)", p.Measured)
 }
 
 func TestHumanNumbers(t *testing.T) {
