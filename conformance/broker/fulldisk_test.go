@@ -83,7 +83,7 @@ func (w *world) fillsUp(reason string, shrink, grow func()) {
 	grow()
 	w.eventually(func(c *assert.CollectT) { require.NoError(c, publish(eventID(accepted))) })
 	w.settled()
-	require.ElementsMatch(t, eventIDs(accepted+1), a.ids(), "none lost, none twice")
+	require.Equal(t, eventIDs(accepted+1), a.ids(), "none lost, none twice")
 	w.eventually(func(c *assert.CollectT) { require.NoError(c, w.bolt.WaitReady(t.Context())) })
 	require.NoError(t, d.Stop())
 	require.NoError(t, w.bolt.Stop())
