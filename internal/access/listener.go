@@ -140,7 +140,7 @@ func (l *listener) tell(reason, who string) {
 	unsaid, due := line.Due(l.opts.Clock.Now(), quietFor)
 	l.mu.Unlock()
 	if due {
-		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", who, "before", unsaid)
+		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", who, "refusedBefore", unsaid)
 	}
 }
 

@@ -89,5 +89,5 @@ func TestNoMoreConnectionsThanAllowed(t *testing.T) {
 	require.NoError(t, l.Close())
 	accepting.Wait()
 	require.Equal(t, 2, strings.Count(log.String(), "refused a connection: 2 connections are open, and no more are allowed"), log.String())
-	require.Contains(t, log.String(), "before=2")
+	require.Contains(t, log.String(), "refusedBefore=2")
 }
