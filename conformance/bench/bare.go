@@ -25,7 +25,7 @@ func (b *Bench) bare(ctx context.Context, w *world, keeper BareKeeper, round int
 		return err
 	}
 	w.onClose(stop)
-	c := newStateClient(component{store}, keysOf(headlineSize), headlineSize)
+	c := headlineClient(store)
 	if err := c.fillOneByOne(ctx); err != nil {
 		return err
 	}
@@ -100,25 +100,20 @@ func (b *Bench) fillBare(ctx context.Context, file string, from, to int) (err er
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.NoSync = true
 	c := newStateClient(nil, to, headlineSize)
-	report := time.Now()
-	for n := from; n < to; n += fillBatch {
-		err := db.Update(func(tx *bbolt.Tx) error {
+	err = b.inBatches("keys are in the bare server's file", from, to, func(from, to int) error {
+		return db.Update(func(tx *bbolt.Tx) error {
 			bucket := tx.Bucket(bareBucket)
 			bucket.FillPercent = bareFill
-			for i := n; i < min(n+fillBatch, to); i++ {
+			for i := from; i < to; i++ {
 				if err := bucket.Put([]byte(keyName(i)), c.value); err != nil {
 					return err
 				}
 			}
 			return ctx.Err()
 		})
-		if err != nil {
-			return err
-		}
-		if time.Since(report) > 10*time.Second {
-			report = time.Now()
-			b.progress(fmt.Sprintf("growth: %d of %d keys are in the bare server's file", n-from, to-from))
-		}
+	})
+	if err != nil {
+		return err
 	}
 	return db.Sync()
 }

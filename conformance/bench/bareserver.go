@@ -139,22 +139,30 @@ func (p *barePubSub) PullMessages(stream proto.PubSub_PullMessagesServer) error 
 		defer p.mu.Unlock()
 		delete(p.topics, name)
 	}()
-	inHand, acked := make(chan struct{}, bareQueue), make(chan error, 1)
-	// It ends when the stream does, which is when this function has returned.
-	go func() { acked <- p.takeAcks(stream, inHand) }()
+	inHand := make(chan struct{}, bareQueue)
+	ctx, cancel := context.WithCancel(stream.Context())
+	var sending sync.WaitGroup
+	sending.Go(func() { sendEvents(ctx, stream, topic, inHand) })
+	defer sending.Wait()
+	defer cancel()
+	return p.takeAcks(stream, inHand)
+}
+
+// sendEvents returns when ctx ends or the stream is broken, which its reader hears of as well.
+func sendEvents(ctx context.Context, stream proto.PubSub_PullMessagesServer, topic <-chan *proto.PullMessagesResponse, inHand chan<- struct{}) {
 	for {
 		select {
 		case m := <-topic:
 			select {
 			case inHand <- struct{}{}:
-			case err := <-acked:
-				return err
+			case <-ctx.Done():
+				return
 			}
-			if err := stream.Send(m); err != nil {
-				return err
+			if stream.Send(m) != nil {
+				return
 			}
-		case err := <-acked:
-			return err
+		case <-ctx.Done():
+			return
 		}
 	}
 }

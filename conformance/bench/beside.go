@@ -116,7 +116,7 @@ func (b *Bench) contender(ctx context.Context, w *world, name string) (contender
 			return nil, err
 		}
 		w.onClose(stop)
-		return b.contend(store, bareChannel{broker}), newStateClient(component{store}, keysOf(headlineSize), headlineSize).fillOneByOne(ctx)
+		return b.contend(store, bareChannel{broker}), headlineClient(store).fillOneByOne(ctx)
 	}
 	if p := named(statePeers(), name); p != nil {
 		if !b.present(SectionBeside, name, p.missing) {
@@ -126,7 +126,7 @@ func (b *Bench) contender(ctx context.Context, w *world, name string) (contender
 		if err != nil {
 			return nil, err
 		}
-		return b.contend(store, nil), newStateClient(component{store}, keysOf(headlineSize), headlineSize).fill(ctx)
+		return b.contend(store, nil), headlineClient(store).fill(ctx)
 	}
 	p := named(pubsubPeers(), name)
 	if !b.present(SectionBeside, name, p.missing) {
@@ -152,7 +152,7 @@ func named[C any](peers []*peer[C], name string) *peer[C] {
 func (b *Bench) contend(store state.Store, over channel) contender {
 	c := contender{}
 	if store != nil {
-		client := newStateClient(component{store}, keysOf(headlineSize), headlineSize)
+		client := headlineClient(store)
 		for _, work := range []string{workSet, workGet} {
 			c[work] = func(ctx context.Context, cell Cell, round int) error {
 				b.measure(ctx, cell, round, client.work(work, cell.Clients))

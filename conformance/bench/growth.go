@@ -62,8 +62,7 @@ const (
 	workGrowthPublish       = "publish to a topic with events waiting"
 	besideEmpty             = ", beside it an empty file"
 
-	fillBatch    = 1_000
-	fillEvents   = 1_000
+	fillBatch    = 1_000 // keys or events at a time
 	growthTopic  = "bench.waiting"
 	growthWindow = 24 * time.Hour // so that no id is forgotten meanwhile
 )
@@ -167,10 +166,9 @@ func (b *Bench) fillStage(ctx context.Context, data string, from, to Stage, g *G
 // fillKeys sets keys in their own order, which is the quickest.
 func (b *Bench) fillKeys(ctx context.Context, store *statestore.Store, from, to int) error {
 	c := newStateClient(nil, to, headlineSize)
-	report := time.Now()
-	for n := from; n < to; n += fillBatch {
+	return b.inBatches("keys are in", from, to, func(from, to int) error {
 		writes := make([]statestore.Write, 0, fillBatch)
-		for i := n; i < min(n+fillBatch, to); i++ {
+		for i := from; i < to; i++ {
 			writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: keyName(i), Value: c.value})
 		}
 		for _, err := range store.ApplyEach(ctx, writes) {
@@ -178,9 +176,20 @@ func (b *Bench) fillKeys(ctx context.Context, store *statestore.Store, from, to 
 				return err
 			}
 		}
+		return nil
+	})
+}
+
+// inBatches calls put for fillBatch numbers at a time, and tells now and then how many of them are done.
+func (b *Bench) inBatches(what string, from, to int, put func(from, to int) error) error {
+	report := time.Now()
+	for n := from; n < to; n += fillBatch {
+		if err := put(n, min(n+fillBatch, to)); err != nil {
+			return err
+		}
 		if time.Since(report) > 10*time.Second {
 			report = time.Now()
-			b.progress(fmt.Sprintf("growth: %d of %d keys are in", n-from, to-from))
+			b.progress(fmt.Sprintf("growth: %d of %d %s", n-from, to-from, what))
 		}
 	}
 	return nil
@@ -195,10 +204,9 @@ func (b *Bench) fillTopic(ctx context.Context, broker *pubsub.Broker, n int) err
 	subscription.Close()
 	events := newEvents(headlineSize, n)
 	opts := pubsub.PublishOptions{DedupWindow: growthWindow}
-	report := time.Now()
-	for done := 0; done < n; done += fillEvents {
-		messages := make([]pubsub.Message, 0, fillEvents)
-		for range min(fillEvents, n-done) {
+	return b.inBatches("events are in", 0, n, func(from, to int) error {
+		messages := make([]pubsub.Message, 0, fillBatch)
+		for range to - from {
 			data, _, _ := events.make()
 			messages = append(messages, pubsub.Message{Data: data})
 		}
@@ -207,12 +215,8 @@ func (b *Bench) fillTopic(ctx context.Context, broker *pubsub.Broker, n int) err
 				return err
 			}
 		}
-		if time.Since(report) > 10*time.Second {
-			report = time.Now()
-			b.progress(fmt.Sprintf("growth: %d of %d events are in", done, n))
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // measureKeys measures sets where the stage's keys are in, but not its events.

@@ -127,35 +127,31 @@ func quotients(a, b []float64) []float64 {
 }
 
 func (r *Results) grownSets() Promise {
-	p := Promise{What: "sets per second with the most keys against an empty file", Allowed: "at least 0.7 ×", Measured: notMeasured}
-	if len(r.Growth) == 0 {
-		return p
+	p := r.grown("sets per second with the most keys against an empty file", 0.7, func(last *Growth) (Grown, string) {
+		before := r.Growth[len(r.Growth)-2].Stage.Events
+		return last.Sets, fmt.Sprintf("%s keys, %s events, %s; %.2f × with %s", count(float64(last.Stage.Keys)), count(float64(before)),
+			mebibytes(last.KeyFileBytes), last.SetsWithEvents.Ratio, last.contents())
+	})
+	if p.Known {
+		p.OnBolt = fmt.Sprintf("%.2f ×", r.Growth[len(r.Growth)-1].BareSets.Ratio)
 	}
-	last, events := &r.Growth[len(r.Growth)-1], 0
-	if len(r.Growth) > 1 {
-		events = r.Growth[len(r.Growth)-2].Stage.Events
-	}
-	p.Known, p.Kept = true, last.Sets.Ratio >= 0.7
-	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s keys, %s events, %s; %.2f × with %s)", last.Sets.Ratio,
-		count(last.Sets.PerSecond), count(last.Sets.Empty), count(float64(last.Stage.Keys)), count(float64(events)),
-		mebibytes(last.KeyFileBytes), last.SetsWithEvents.Ratio, last.contents())
-	p.OnBolt = fmt.Sprintf("%.2f ×", last.BareSets.Ratio)
 	return p
 }
 
 func (r *Results) grownPublishes() Promise {
-	p := Promise{
-		What:     "publishes per second with the most events waiting, and as many ids in the window, against none",
-		Allowed:  "at least 0.8 ×",
-		Measured: notMeasured,
-	}
-	if len(r.Growth) == 0 {
+	return r.grown("publishes per second with the most events waiting, and as many ids in the window, against none", 0.8,
+		func(last *Growth) (Grown, string) { return last.Publishes, last.contents() })
+}
+
+// grown is about the last stage. of also says what was in the file.
+func (r *Results) grown(what string, least float64, of func(last *Growth) (Grown, string)) Promise {
+	p := Promise{What: what, Allowed: fmt.Sprintf("at least %g ×", least), Measured: notMeasured}
+	if len(r.Growth) < 2 {
 		return p
 	}
-	last := &r.Growth[len(r.Growth)-1]
-	p.Known, p.Kept = true, last.Publishes.Ratio >= 0.8
-	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s)", last.Publishes.Ratio, count(last.Publishes.PerSecond),
-		count(last.Publishes.Empty), last.contents())
+	g, where := of(&r.Growth[len(r.Growth)-1])
+	p.Known, p.Kept = true, g.Ratio >= least
+	p.Measured = fmt.Sprintf("%.2f × (%s to %s per second, %s)", g.Ratio, count(g.PerSecond), count(g.Empty), where)
 	return p
 }
 

@@ -118,6 +118,11 @@ func newStateClient(store keyValues, keys, size int) *stateClient {
 	return c
 }
 
+// headlineClient calls a component as the promises have it.
+func headlineClient(store state.Store) *stateClient {
+	return newStateClient(component{store}, keysOf(headlineSize), headlineSize)
+}
+
 // fill sets every key once, a few in a transaction: some peers refuse sets while others are under way.
 func (c *stateClient) fill(ctx context.Context) error {
 	const most = 16
