@@ -3,6 +3,7 @@
 package component
 
 import (
+	"math"
 	"strconv"
 	"testing"
 
@@ -15,12 +16,12 @@ import (
 // Each write is alone in its commit, whose own allocations, bbolt's most of all, are in the number. The race detector
 // allocates too.
 func TestAllocs(t *testing.T) {
-	const runs, deliveries = 50, 500
+	const runs, rounds, deliveries = 50, 3, 500
 	ours, bare := connectOurs(t), connectBare(t)
 	value, id := make([]byte, benchSize), 0
 	_, err := ours.Set(ours.ctx, &proto.SetRequest{Key: "there", Value: value})
 	require.NoError(t, err)
-	ours.waiting((runs + 1) * deliveries)
+	ours.waiting(rounds * (runs + 1) * deliveries)
 
 	for _, c := range []struct {
 		call string
@@ -39,15 +40,20 @@ func TestAllocs(t *testing.T) {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},
-		{"Publish", 222, func(c *benchSidecar) error {
+		{"Publish", 200, func(c *benchSidecar) error {
 			id++
 			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
 			return err
 		}},
-		{"stream of 500 deliveries", 5_600, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
+		{"stream of 500 deliveries", 5_400, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
 	} {
+		// Whatever else happens in the process only adds to the number, so that the least of a few is the call's own.
 		allocs := func(server *benchSidecar) float64 {
-			return testing.AllocsPerRun(runs, func() { require.NoError(t, c.run(server)) })
+			least := math.Inf(1)
+			for range rounds {
+				least = min(least, testing.AllocsPerRun(runs, func() { require.NoError(t, c.run(server)) }))
+			}
+			return least
 		}
 		got := allocs(ours) - allocs(bare)
 		t.Logf("%s: %.0f allocations", c.call, got)

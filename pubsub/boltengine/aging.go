@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // agingScan is how many retries one sweep looks at for each that it may bury: retries lie in the order in which they
@@ -31,9 +29,8 @@ type agedRetry struct {
 func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err error) {
 	e.aging.mu.Lock()
 	defer e.aging.mu.Unlock()
-	err = e.db.View(func(tx *bbolt.Tx) error {
-		b := e.in(tx)
-		c := b.retry.Cursor()
+	err = e.read(func(b *buckets) error {
+		c := b.retry().Cursor()
 		k, v := c.Seek(e.aging.from)
 		if k == nil {
 			k, v = c.First()
@@ -75,7 +72,7 @@ type owner struct {
 	limits       topicRecord
 }
 
-func (b buckets) owners() (map[uint32]owner, error) {
+func (b *buckets) owners() (map[uint32]owner, error) {
 	owners := map[uint32]owner{}
 	err := eachTopic(b, func(topic string, t topicRecord) error {
 		return b.eachGroup(t.ID, func(group string, g groupRecord) error {
@@ -106,8 +103,8 @@ func publishTime(event []byte) (time.Time, error) {
 }
 
 // buryRetry makes a dead letter of a retry, unless it has been settled since it was looked at.
-func (b buckets) buryRetry(aged agedRetry, now time.Time) error {
-	raw := b.retry.Get(aged.key)
+func (b *buckets) buryRetry(aged agedRetry, now time.Time) error {
+	raw := b.retry().Get(aged.key)
 	if raw == nil {
 		return nil
 	}
@@ -115,7 +112,7 @@ func (b buckets) buryRetry(aged agedRetry, now time.Time) error {
 	if err := decode(raw, &r); err != nil {
 		return fmt.Errorf("retry of topic %q for group %q: %w", aged.topic, aged.group, err)
 	}
-	if err := b.retry.Delete(aged.key); err != nil {
+	if err := b.retry().Delete(aged.key); err != nil {
 		return err
 	}
 	return b.bury(deadRecord{

@@ -48,9 +48,9 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func()
 	}{
-		{"append", 235, publish(1)},
-		{"append of 64", 1320, publish(many)},
-		{"reading and settling of 64", 955, settle},
+		{"append", 195, publish(1)},
+		{"append of 64", 1290, publish(many)},
+		{"reading and settling of 64", 930, settle},
 	} {
 		got := testing.AllocsPerRun(runs, c.run)
 		t.Logf("%s: %.0f allocations", c.call, got)

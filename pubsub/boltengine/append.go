@@ -54,7 +54,7 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 	}
 
 	results := make([]pubsub.AppendResult, len(entries))
-	err := e.update(ctx, false, func(tx *bbolt.Tx, b buckets) error {
+	err := e.update(ctx, false, func(tx *bbolt.Tx, b *buckets) error {
 		clear(results)
 		e.seen.join(tx)
 		return e.append(b, topic, entries, encoded, keys, results, opts, now)
@@ -72,7 +72,7 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 	return results, nil
 }
 
-func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, opts pubsub.AppendOptions, now time.Time) error {
+func (e *Engine) append(b *buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, opts pubsub.AppendOptions, now time.Time) error {
 	if _, ok, _ := b.topic(topic); !ok {
 		if err := opts.Names.AnotherTopic(b.countTopics()); err != nil {
 			return refusal{err}
@@ -96,11 +96,11 @@ func (e *Engine) append(b buckets, topic string, entries []pubsub.Entry, encoded
 		entry := &entries[i]
 		if entry.DedupKey != nil {
 			// Twice in one call: the first one counts.
-			if seen, _ := e.seen.open(b.ids, keys[i], now); seen {
+			if seen, _ := e.seen.open(b.ids(), keys[i], now); seen {
 				results[i].Duplicate = true
 				continue
 			}
-			if err := e.seen.add(b.ids, keys[i], now.Add(entry.DedupWindow)); err != nil {
+			if err := e.seen.add(b.ids(), keys[i], now.Add(entry.DedupWindow)); err != nil {
 				return err
 			}
 		}
@@ -134,7 +134,7 @@ func refuseOthers(results []pubsub.AppendResult) bool {
 
 // judge marks the entries that need no write: those that are on disk already, and those for which the topic has no
 // room. It writes nothing itself.
-func (e *Engine) judge(b buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, limits pubsub.TopicLimits, now time.Time) (refused int) {
+func (e *Engine) judge(b *buckets, topic string, entries []pubsub.Entry, encoded [][]byte, keys []dedupKey, results []pubsub.AppendResult, limits pubsub.TopicLimits, now time.Time) (refused int) {
 	var held int64
 	if limits.MaxBytes > 0 {
 		if t, ok, err := b.topic(topic); ok && err == nil {
@@ -144,7 +144,7 @@ func (e *Engine) judge(b buckets, topic string, entries []pubsub.Entry, encoded 
 	onDisk := true
 	for i := range entries {
 		if entries[i].DedupKey != nil {
-			seen, stored := e.seen.open(b.ids, keys[i], now)
+			seen, stored := e.seen.open(b.ids(), keys[i], now)
 			if seen {
 				results[i].Duplicate = true
 				onDisk = onDisk && stored
@@ -168,32 +168,32 @@ func (e *Engine) judge(b buckets, topic string, entries []pubsub.Entry, encoded 
 	return refused
 }
 
-func (b buckets) appendLog(t *topicRecord, event []byte) error {
+func (b *buckets) appendLog(t *topicRecord, event []byte) error {
 	t.Last++
 	t.Bytes += int64(len(event))
 	key := sequenceKey(t.ID, t.Last)
-	b.log.FillPercent = sequentialFill
-	return b.log.Put(key, event)
+	b.log().FillPercent = sequentialFill
+	return b.log().Put(key, event)
 }
 
 // sequentialFill packs pages full, since the keys of the log only ever grow at the end.
 const sequentialFill = 0.95
 
-func (b buckets) delay(topic string, event []byte, due time.Time) error {
-	n, err := b.delayed.NextSequence()
+func (b *buckets) delay(topic string, event []byte, due time.Time) error {
+	n, err := b.delayed().NextSequence()
 	if err != nil {
 		return err
 	}
-	return put(b.delayed, pairKey(uint64(due.UnixNano()), n), delayedRecord{Topic: topic, Event: event})
+	return put(b.delayed(), pairKey(uint64(due.UnixNano()), n), delayedRecord{Topic: topic, Event: event})
 }
 
 // Promote implements pubsub.Engine.
 func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error) {
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b buckets) error {
+	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
 		topics, next = nil, time.Time{}
 		var keys [][]byte
 		var due []delayedRecord
-		c := b.delayed.Cursor()
+		c := b.delayed().Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
 			at := time.Unix(0, int64(binary.BigEndian.Uint64(k)))
 			if at.After(now) || len(keys) == limit {
@@ -222,7 +222,7 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 			if err := b.putTopic(r.Topic, t); err != nil {
 				return err
 			}
-			if err := b.delayed.Delete(keys[i]); err != nil {
+			if err := b.delayed().Delete(keys[i]); err != nil {
 				return err
 			}
 			if !grown[r.Topic] {

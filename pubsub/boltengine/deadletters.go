@@ -14,16 +14,16 @@ import (
 
 func deadKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
-func (b buckets) bury(r deadRecord) error {
-	id, err := b.dead.NextSequence()
+func (b *buckets) bury(r deadRecord) error {
+	id, err := b.dead().NextSequence()
 	if err != nil {
 		return err
 	}
-	return put(b.dead, deadKey(id), r)
+	return put(b.dead(), deadKey(id), r)
 }
 
-func (b buckets) deadRecord(id uint64) (deadRecord, bool, error) {
-	raw := b.dead.Get(deadKey(id))
+func (b *buckets) deadRecord(id uint64) (deadRecord, bool, error) {
+	raw := b.dead().Get(deadKey(id))
 	if raw == nil {
 		return deadRecord{}, false, nil
 	}
@@ -50,9 +50,9 @@ func (r *deadRecord) deadLetter(id uint64) (pubsub.DeadLetter, error) {
 }
 
 // removeDead forgets a group's dead letters of a topic.
-func (b buckets) removeDead(topic, group string) error {
+func (b *buckets) removeDead(topic, group string) error {
 	var keys [][]byte
-	err := b.dead.ForEach(func(k, v []byte) error {
+	err := b.dead().ForEach(func(k, v []byte) error {
 		var r deadRecord
 		if err := decode(v, &r); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (b buckets) removeDead(topic, group string) error {
 	})
 	for _, k := range keys {
 		if err == nil {
-			err = b.dead.Delete(k)
+			err = b.dead().Delete(k)
 		}
 	}
 	return err
@@ -73,8 +73,8 @@ func (b buckets) removeDead(topic, group string) error {
 // DeadLetters implements pubsub.Engine.
 func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter) (found []pubsub.DeadLetter, err error) {
 	text := strings.ToLower(filter.Text)
-	err = e.db.View(func(tx *bbolt.Tx) error {
-		c := e.in(tx).dead.Cursor()
+	err = e.read(func(b *buckets) error {
+		c := b.dead().Cursor()
 		for k, v := c.Seek(deadKey(filter.After + 1)); k != nil && len(found) < filter.Limit; k, v = c.Next() {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -114,8 +114,8 @@ func mentions(d *pubsub.DeadLetter, text string) bool {
 
 // DeadLetter implements pubsub.Engine.
 func (e *Engine) DeadLetter(_ context.Context, id uint64) (d pubsub.DeadLetter, err error) {
-	err = e.db.View(func(tx *bbolt.Tx) error {
-		r, ok, err := e.in(tx).deadRecord(id)
+	err = e.read(func(b *buckets) error {
+		r, ok, err := b.deadRecord(id)
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func (e *Engine) DeadLetter(_ context.Context, id uint64) (d pubsub.DeadLetter, 
 
 // Redrive implements pubsub.Engine.
 func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.DeadLetter, err error) {
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b buckets) error {
+	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
 		moved = nil
 		for _, id := range ids {
 			r, ok, err := b.deadRecord(id)
@@ -151,16 +151,16 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 			if err != nil {
 				return err
 			}
-			order, err := b.retry.NextSequence()
+			order, err := b.retry().NextSequence()
 			if err != nil {
 				return err
 			}
 			key := pubsub.RetryKey{Redriven: true, Order: int64(order), Sequence: r.Sequence}
 			record := retryRecord{Event: r.Event, History: historyRecord{Redriven: r.History.Redriven + 1}, After: t.Last}
-			if err := put(b.retry, retryKey(g.ID, key), record); err != nil {
+			if err := put(b.retry(), retryKey(g.ID, key), record); err != nil {
 				return err
 			}
-			if err := b.dead.Delete(deadKey(id)); err != nil {
+			if err := b.dead().Delete(deadKey(id)); err != nil {
 				return err
 			}
 			moved = append(moved, d)
@@ -175,13 +175,13 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 
 // Purge implements pubsub.Engine.
 func (e *Engine) Purge(ctx context.Context, ids []uint64) (purged int, err error) {
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b buckets) error {
+	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
 		purged = 0
 		for _, id := range ids {
-			if b.dead.Get(deadKey(id)) == nil {
+			if b.dead().Get(deadKey(id)) == nil {
 				continue
 			}
-			if err := b.dead.Delete(deadKey(id)); err != nil {
+			if err := b.dead().Delete(deadKey(id)); err != nil {
 				return err
 			}
 			purged++

@@ -10,7 +10,7 @@ import (
 )
 
 // find looks a topic and group up; ok is false when either is missing.
-func (b buckets) find(topic, group string) (t topicRecord, g groupRecord, ok bool, err error) {
+func (b *buckets) find(topic, group string) (t topicRecord, g groupRecord, ok bool, err error) {
 	t, ok, err = b.topic(topic)
 	if err != nil || !ok {
 		return t, g, false, err
@@ -21,7 +21,7 @@ func (b buckets) find(topic, group string) (t topicRecord, g groupRecord, ok boo
 
 // ReadLog implements pubsub.Engine.
 func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, limit, maxBytes int) (events []pubsub.Event, err error) {
-	err = e.read(func(b buckets) error {
+	err = e.read(func(b *buckets) error {
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			return err
@@ -29,10 +29,10 @@ func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, l
 		after = max(after, g.Done, t.First-1)
 		prefix := idKey(t.ID)
 		size := 0
-		c := b.log.Cursor()
+		c := b.log().Cursor()
 		for k, v := c.Seek(sequenceKey(t.ID, after+1)); bytes.HasPrefix(k, prefix) && len(events) < limit; k, v = c.Next() {
 			sequence := sequenceOf(k)
-			if b.done.Get(sequenceKey(g.ID, sequence)) != nil {
+			if b.done().Get(sequenceKey(g.ID, sequence)) != nil {
 				continue
 			}
 			if size += len(v); len(events) > 0 && size > maxBytes {
@@ -104,13 +104,13 @@ func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, by
 
 // eachRetry walks a group's retries, or its redriven events, in order until fn returns false.
 func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRecord, k pubsub.RetryKey, v []byte) (bool, error)) error {
-	return e.read(func(b buckets) error {
+	return e.read(func(b *buckets) error {
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			return err
 		}
 		prefix := retryPrefix(g.ID, redriven)
-		c := b.retry.Cursor()
+		c := b.retry().Cursor()
 		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
 			key, err := parseRetryKey(k)
 			if err != nil {

@@ -55,8 +55,8 @@ func (e *Engine) loadSeen(ctx context.Context) error {
 			return err
 		}
 		n := 0
-		err := e.db.View(func(tx *bbolt.Tx) error {
-			c := e.in(tx).ids.Cursor()
+		err := e.read(func(b *buckets) error {
+			c := b.ids().Cursor()
 			for k, v := c.Seek(idNumberKey(next)); k != nil && n < loadChunk; k, v = c.Next() {
 				if len(k) != 8 || len(v) != seenValueLen {
 					return fmt.Errorf("an id takes %d and %d bytes, want 8 and %d", len(k), len(v), seenValueLen)
@@ -82,8 +82,8 @@ func (e *Engine) fetchIDs(first uint64) error {
 	var group sync.WaitGroup
 	for i := range errs {
 		group.Go(func() {
-			errs[i] = e.db.View(func(tx *bbolt.Tx) error {
-				c := e.in(tx).ids.Cursor()
+			errs[i] = e.read(func(b *buckets) error {
+				c := b.ids().Cursor()
 				const share = loadChunk / fetchers
 				for n := range uint64(share / idsFetched) {
 					if k, _ := c.Seek(idNumberKey(first + uint64(i)*share + n*idsFetched)); k == nil {

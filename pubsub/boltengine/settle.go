@@ -16,7 +16,7 @@ const maxTrim = 4096
 
 // Settle implements pubsub.Engine.
 func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) (gone []int, err error) {
-	err = e.update(ctx, true, func(_ *bbolt.Tx, b buckets) error {
+	err = e.update(ctx, true, func(_ *bbolt.Tx, b *buckets) error {
 		gone = nil
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
@@ -55,16 +55,16 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 
 // settleOne moves an event from the log or from the retries to where its settlement says. An event that is no longer
 // there was swept away meanwhile, and is a dead letter by now: that changes nothing.
-func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
+func (b *buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
 	var event []byte
 	if s.Retry == nil {
 		if s.Sequence <= g.Done || s.Outcome == pubsub.Acked {
 			return s.Sequence > g.Done, nil
 		}
-		event = b.log.Get(sequenceKey(t.ID, s.Sequence))
+		event = b.log().Get(sequenceKey(t.ID, s.Sequence))
 	} else {
 		key := retryKey(g.ID, *s.Retry)
-		raw := b.retry.Get(key)
+		raw := b.retry().Get(key)
 		if raw == nil {
 			return false, nil
 		}
@@ -73,7 +73,7 @@ func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s 
 			return false, err
 		}
 		event = r.Event
-		if err := b.retry.Delete(key); err != nil {
+		if err := b.retry().Delete(key); err != nil {
 			return false, err
 		}
 	}
@@ -83,7 +83,7 @@ func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s 
 	switch s.Outcome {
 	case pubsub.Retried:
 		key := pubsub.RetryKey{Order: s.Due.UnixNano(), Sequence: s.Sequence}
-		return true, put(b.retry, retryKey(g.ID, key), retryRecord{Event: event, History: historyToRecord(s.History)})
+		return true, put(b.retry(), retryKey(g.ID, key), retryRecord{Event: event, History: historyToRecord(s.History)})
 	case pubsub.Dead:
 		return true, b.bury(deadRecord{
 			Topic:    topic,
@@ -100,7 +100,7 @@ func (b buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s 
 }
 
 // markDone moves the group's mark up over what is settled without a gap, and notes the rest.
-func (b buckets) markDone(g *groupRecord, settled []uint64) error {
+func (b *buckets) markDone(g *groupRecord, settled []uint64) error {
 	slices.Sort(settled)
 	for _, sequence := range settled {
 		switch {
@@ -108,7 +108,7 @@ func (b buckets) markDone(g *groupRecord, settled []uint64) error {
 		case sequence == g.Done+1:
 			g.Done = sequence
 		default:
-			if err := b.done.Put(sequenceKey(g.ID, sequence), []byte{}); err != nil {
+			if err := b.done().Put(sequenceKey(g.ID, sequence), []byte{}); err != nil {
 				return err
 			}
 		}
@@ -117,10 +117,10 @@ func (b buckets) markDone(g *groupRecord, settled []uint64) error {
 }
 
 // absorbDone moves the mark over what was noted right above it.
-func (b buckets) absorbDone(g *groupRecord) error {
+func (b *buckets) absorbDone(g *groupRecord) error {
 	prefix := idKey(g.ID)
 	var absorbed [][]byte
-	c := b.done.Cursor()
+	c := b.done().Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		sequence := sequenceOf(k)
 		if sequence > g.Done+1 {
@@ -130,7 +130,7 @@ func (b buckets) absorbDone(g *groupRecord) error {
 		absorbed = append(absorbed, bytes.Clone(k))
 	}
 	for _, k := range absorbed {
-		if err := b.done.Delete(k); err != nil {
+		if err := b.done().Delete(k); err != nil {
 			return err
 		}
 	}
@@ -139,7 +139,7 @@ func (b buckets) absorbDone(g *groupRecord) error {
 
 // trim removes events that every group is done with, at most limit of them, and says how many it removed. A topic
 // without groups keeps its events.
-func (b buckets) trim(topic string, limit int) (int, error) {
+func (b *buckets) trim(topic string, limit int) (int, error) {
 	t, ok, err := b.topic(topic)
 	if err != nil || !ok {
 		return 0, err
@@ -162,9 +162,9 @@ func (b buckets) trim(topic string, limit int) (int, error) {
 	return removed, b.putTopic(topic, t)
 }
 
-func (b buckets) dropFirst(t *topicRecord) error {
+func (b *buckets) dropFirst(t *topicRecord) error {
 	key := sequenceKey(t.ID, t.First)
-	t.Bytes -= int64(len(b.log.Get(key)))
+	t.Bytes -= int64(len(b.log().Get(key)))
 	t.First++
-	return b.log.Delete(key)
+	return b.log().Delete(key)
 }

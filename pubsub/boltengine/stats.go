@@ -12,8 +12,7 @@ import (
 
 // Stats implements pubsub.Engine.
 func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStats, err error) {
-	err = e.db.View(func(tx *bbolt.Tx) error {
-		b := e.in(tx)
+	err = e.read(func(b *buckets) error {
 		delayed, err := b.countDelayed()
 		if err != nil {
 			return err
@@ -32,7 +31,7 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 				Duplicates:   e.dropped.of(name),
 				Groups:       []pubsub.GroupStats{},
 			}
-			if raw := b.log.Get(sequenceKey(t.ID, t.First)); raw != nil {
+			if raw := b.log().Get(sequenceKey(t.ID, t.First)); raw != nil {
 				published, err := publishTime(raw)
 				if err != nil {
 					return err
@@ -40,15 +39,15 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 				s.OldestTime = &published
 			}
 			err := b.eachGroup(t.ID, func(group string, g groupRecord) error {
-				settled := countPrefix(b.done, idKey(g.ID))
+				settled := countPrefix(b.done(), idKey(g.ID))
 				oldest, err := b.oldestOwed(t, g)
 				if err != nil {
 					return err
 				}
 				s.Groups = append(s.Groups, pubsub.GroupStats{
 					Group:   group,
-					Waiting: t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry, retryPrefix(g.ID, true)),
-					Delayed: countPrefix(b.retry, retryPrefix(g.ID, false)),
+					Waiting: t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
+					Delayed: countPrefix(b.retry(), retryPrefix(g.ID, false)),
 					Dead:    dead[groupName{name, group}],
 
 					OldestTime: oldest,
@@ -64,7 +63,7 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 
 // oldestOwed returns when the oldest event that the group has not settled was published: the first of the log above its
 // mark, or one of its retries.
-func (b buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time, err error) {
+func (b *buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time, err error) {
 	consider := func(event []byte) error {
 		published, err := publishTime(event)
 		if err == nil && (oldest == nil || published.Before(*oldest)) {
@@ -72,13 +71,13 @@ func (b buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time, er
 		}
 		return err
 	}
-	if raw := b.log.Get(sequenceKey(t.ID, max(g.Done+1, t.First))); raw != nil {
+	if raw := b.log().Get(sequenceKey(t.ID, max(g.Done+1, t.First))); raw != nil {
 		if err := consider(raw); err != nil {
 			return nil, err
 		}
 	}
 	prefix := idKey(g.ID)
-	c := b.retry.Cursor()
+	c := b.retry().Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
 		var r retryRecord
 		if err := decode(v, &r); err != nil {
@@ -93,9 +92,9 @@ func (b buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time, er
 
 type groupName struct{ topic, group string }
 
-func (b buckets) countDelayed() (map[string]uint64, error) {
+func (b *buckets) countDelayed() (map[string]uint64, error) {
 	counts := map[string]uint64{}
-	err := b.delayed.ForEach(func(_, v []byte) error {
+	err := b.delayed().ForEach(func(_, v []byte) error {
 		var r delayedRecord
 		err := decode(v, &r)
 		counts[r.Topic]++
@@ -104,9 +103,9 @@ func (b buckets) countDelayed() (map[string]uint64, error) {
 	return counts, err
 }
 
-func (b buckets) countDead() (map[groupName]uint64, error) {
+func (b *buckets) countDead() (map[groupName]uint64, error) {
 	counts := map[groupName]uint64{}
-	err := b.dead.ForEach(func(_, v []byte) error {
+	err := b.dead().ForEach(func(_, v []byte) error {
 		var r deadRecord
 		err := decode(v, &r)
 		counts[groupName{r.Topic, r.Group}]++

@@ -15,9 +15,9 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 	if err != nil {
 		return false, err
 	}
-	err = e.update(ctx, true, func(tx *bbolt.Tx, b buckets) error {
+	err = e.update(ctx, true, func(tx *bbolt.Tx, b *buckets) error {
 		left := limit
-		n, err := e.seen.sweep(tx, b.ids, now, left)
+		n, err := e.seen.sweep(tx, b.ids(), now, left)
 		if err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 	return more, err
 }
 
-func agedTopics(b buckets) (names []string, err error) {
+func agedTopics(b *buckets) (names []string, err error) {
 	err = eachTopic(b, func(name string, t topicRecord) error {
 		if t.First <= t.Last {
 			names = append(names, name)
@@ -73,14 +73,14 @@ func agedTopics(b buckets) (names []string, err error) {
 
 // age takes events that are older than the topic keeps them out of it, at most limit of them. Each goes to the dead
 // letters of the groups that still owe it.
-func (b buckets) age(topic string, now time.Time, limit int) (int, error) {
+func (b *buckets) age(topic string, now time.Time, limit int) (int, error) {
 	t, ok, err := b.topic(topic)
 	if err != nil || !ok || t.MaxAge <= 0 {
 		return 0, err
 	}
 	aged := 0
 	for ; aged < limit && t.First <= t.Last; aged++ {
-		raw := b.log.Get(sequenceKey(t.ID, t.First))
+		raw := b.log().Get(sequenceKey(t.ID, t.First))
 		var r eventRecord
 		if err := decode(raw, &r); err != nil {
 			return aged, err
@@ -103,7 +103,7 @@ func (b buckets) age(topic string, now time.Time, limit int) (int, error) {
 
 const reasonMaxAge = string(pubsub.ReasonMaxAge)
 
-func (b buckets) buryForGroups(topic string, t topicRecord, event []byte, now time.Time) error {
+func (b *buckets) buryForGroups(topic string, t topicRecord, event []byte, now time.Time) error {
 	changed := map[string]groupRecord{}
 	err := b.eachGroup(t.ID, func(name string, g groupRecord) error {
 		if g.Done < t.First {
@@ -115,7 +115,7 @@ func (b buckets) buryForGroups(topic string, t topicRecord, event []byte, now ti
 		return err
 	}
 	for name, g := range changed {
-		if b.done.Get(sequenceKey(g.ID, t.First)) == nil {
+		if b.done().Get(sequenceKey(g.ID, t.First)) == nil {
 			err := b.bury(deadRecord{
 				Topic:    topic,
 				Group:    name,
