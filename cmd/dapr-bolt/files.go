@@ -63,7 +63,8 @@ func (c *cli) compactCommand() *cobra.Command {
 		Use:   "compact [FILE]",
 		Short: "Give the unused space of a database file at rest back",
 		Long: `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which
-needs that much free space, and puts it in the file's place in one step.`,
+needs that much free space, and puts it in the file's place in one step. A file that an earlier version made is laid out anew,
+so that writes to it cost as little as to a new one.`,
 		Args: atMostOneArg("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := c.file(args)

@@ -202,7 +202,7 @@ func records(t *testing.T, path string) (n int) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte("state")).Bucket([]byte("state")).ForEach(func(_, _ []byte) error { n++; return nil })
+		return tx.Bucket([]byte("state/state")).ForEach(func(_, _ []byte) error { n++; return nil })
 	}))
 	return n
 }

@@ -13,12 +13,14 @@ import (
 // A change that an older build would misread gets a new version, a step in migrations, and a file of the version before
 // it in internal/databases/testdata, which a test opens. A change that every build can read, such as a new field of
 // a record, needs none of these.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // migrations brings a file of the version that is its key to the next one. All steps that a file needs, and its new
-// version, are one transaction: a file is never half migrated, and a failed step leaves it as it was. The first format
-// is 1, so there are no steps yet.
-var migrations = map[uint64]func(tx *bbolt.Tx) error{}
+// version, are one transaction: a file is never half migrated, and a failed step leaves it as it was.
+var migrations = map[uint64]func(tx *bbolt.Tx) error{
+	// Where new namespaces lie; the old ones stay where they are.
+	1: func(*bbolt.Tx) error { return nil },
+}
 
 var (
 	bucketFormat  = []byte("format")

@@ -14,15 +14,12 @@ import (
 const copyStep = 16 << 20
 
 // copyData fills the empty dst with the data that src sees. bbolt's own Compact would copy the spares, too, which are
-// nothing but free space.
+// nothing but free space, and leave namespaces where format 1 had them.
 func copyData(ctx context.Context, dst *bbolt.DB, src *bbolt.Tx) (err error) {
 	c := &copier{ctx: ctx, dst: dst}
 	// Also when src is damaged, which is a panic: dst cannot be closed before its transaction ends.
 	defer func() { err = errors.Join(err, c.end(false)) }()
-	if err := src.ForEach(func(name []byte, b *bbolt.Bucket) error {
-		if boltdb.IsSpare(name) {
-			return nil
-		}
+	if err := boltdb.EachTop(src, func(name []byte, b *bbolt.Bucket) error {
 		return c.bucket([][]byte{name}, b)
 	}); err != nil {
 		return err

@@ -9,30 +9,57 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// What older builds have stored must be there for this one, and nothing of it may be damaged by opening.
+// What older builds have stored must be there for this one, and nothing of it may be damaged by opening or compacting.
 func TestFilesOfEveryFormat(t *testing.T) {
 	for version := 1; version <= boltdb.FormatVersion; version++ {
-		t.Run(fmt.Sprint(version), func(t *testing.T) {
-			raw, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("format-%d.db", version)))
-			require.NoError(t, err)
-			dir := t.TempDir()
-			require.NoError(t, os.WriteFile(FilePath(dir, "dapr"), raw, 0o600))
-			m, err := Open(t.Context(), Options{Dir: dir})
-			require.NoError(t, err)
-			t.Cleanup(func() {
-				require.NoError(t, m.Close(context.Background()))
-				require.Empty(t, check(t, FilePath(dir, "dapr")))
+		raw, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("format-%d.db", version)))
+		require.NoError(t, err)
+		for name, prepare := range map[string]func(t *testing.T, path string){
+			"as it is": func(*testing.T, string) {},
+			"compacted": func(t *testing.T, path string) {
+				_, _, err := Compact(t.Context(), path)
+				require.NoError(t, err)
+				require.ElementsMatch(t, []string{"format", "state/state", "pubsub/pubsub"}, topLevel(t, path))
+			},
+		} {
+			t.Run(fmt.Sprintf("%d %s", version, name), func(t *testing.T) {
+				dir := t.TempDir()
+				path := FilePath(dir, "dapr")
+				require.NoError(t, os.WriteFile(path, raw, 0o600))
+				prepare(t, path)
+				m, err := Open(t.Context(), Options{Dir: dir})
+				require.NoError(t, err)
+				t.Cleanup(func() {
+					require.NoError(t, m.Close(context.Background()))
+					require.Empty(t, check(t, path))
+				})
+				holdsState(t, m)
+				holdsEvents(t, m)
 			})
-			holdsState(t, m)
-			holdsEvents(t, m)
-		})
+		}
 	}
+}
+
+// topLevel returns the names of the buckets at the top of the file.
+func topLevel(t *testing.T, path string) (names []string) {
+	t.Helper()
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
+			names = append(names, string(name))
+			return nil
+		})
+	}))
+	require.NoError(t, db.Close())
+	return names
 }
 
 func holdsState(t *testing.T, m *Manager) {

@@ -170,7 +170,7 @@ func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (
 	if err != nil {
 		return nil, err
 	}
-	buckets, err := pubsubBuckets(db)
+	buckets, err := db.Namespaces(boltdb.KindPubSub)
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", database, err)
 	}

@@ -142,7 +142,7 @@ func TestExistingBrokerCreatesNothing(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.ErrorContains(t, err, `bucket "elsewhere"`)
 	require.ErrorContains(t, err, "there is here")
-	buckets, err := pubsubBuckets(m.files.made()["one"])
+	buckets, err := m.files.made()["one"].Namespaces(boltdb.KindPubSub)
 	require.NoError(t, err)
 	require.Equal(t, []string{"here"}, buckets)
 }

@@ -20,7 +20,7 @@ type buckets struct {
 }
 
 func (e *Engine) in(tx *bbolt.Tx) *buckets {
-	return &buckets{namespace: tx.Bucket(bucketRoot).Bucket(e.bucket)}
+	return &buckets{namespace: e.bucket.In(tx)}
 }
 
 func (b *buckets) open(opened **bbolt.Bucket, name []byte) *bbolt.Bucket {

@@ -22,7 +22,7 @@ type refusal struct{ error }
 // Engine implements pubsub.Engine on one namespace of a file.
 type Engine struct {
 	db     *boltdb.DB
-	bucket []byte
+	bucket boltdb.Namespace
 	seen   seenIDs
 	// dropped is for people, not for guarantees: it starts anew with the process.
 	dropped duplicates
@@ -39,13 +39,9 @@ var _ pubsub.Engine = (*Engine)(nil)
 // New opens the namespace bucket of db, makes it if it is missing, and loads the ids that are still remembered. The
 // engine is to be used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
-	e := &Engine{db: db, bucket: []byte(bucket)}
+	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
 	err := db.Update(ctx, func(tx *bbolt.Tx) error {
-		root, err := tx.CreateBucketIfNotExists(bucketRoot)
-		if err != nil {
-			return boltdb.Dirty(err)
-		}
-		namespace, err := root.CreateBucketIfNotExists(e.bucket)
+		namespace, err := e.bucket.Create(tx)
 		if err != nil {
 			return boltdb.Dirty(err)
 		}

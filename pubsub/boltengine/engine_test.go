@@ -70,7 +70,7 @@ func counts(t *testing.T, e *Engine, db *boltdb.DB) map[string]int {
 	n := map[string]int{}
 	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
 		for _, name := range allBuckets {
-			require.NoError(t, tx.Bucket(bucketRoot).Bucket(e.bucket).Bucket(name).ForEach(func(_, _ []byte) error { n[string(name)]++; return nil }))
+			require.NoError(t, e.bucket.In(tx).Bucket(name).ForEach(func(_, _ []byte) error { n[string(name)]++; return nil }))
 		}
 		return nil
 	}))

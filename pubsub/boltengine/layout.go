@@ -11,7 +11,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// The file, below pubsub/<bucket>. Integers in keys are big-endian, so that a cursor walks them in order; a topic and
+// What a namespace (boltdb.Namespace) holds. Integers in keys are big-endian, so that a cursor walks them in order; a topic and
 // the part that a group has in it go by numbers that are never used again within the bucket.
 //
 //	topics    name                          → topicRecord
@@ -27,7 +27,6 @@ import (
 //
 // Records are a version byte and CBOR (RFC 8949). Times are Unix nanoseconds; zero is no time.
 var (
-	bucketRoot     = []byte("pubsub")
 	bucketTopics   = []byte("topics")
 	bucketPatterns = []byte("patterns")
 	bucketGroups   = []byte("groups")

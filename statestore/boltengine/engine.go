@@ -15,8 +15,9 @@ import (
 )
 
 type engine struct {
-	db   *boltdb.DB
-	name []byte
+	db     *boltdb.DB
+	name   string
+	bucket boltdb.Namespace
 	// plan belongs to the file's writer.
 	plan plan
 	// fileSize is how large the file was at the last write, in bytes; see visit.
@@ -29,11 +30,11 @@ var _ statestore.Engine = (*engine)(nil)
 // New returns the engine for the namespace bucket of db, which it creates if it is missing. It does not own db. Engines
 // of the same db and bucket share their data.
 func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
-	if bucket == "" || len(bucket) > bbolt.MaxKeySize {
+	if bucket == "" || len(bucket) > boltdb.MaxNamespaceName {
 		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(bucket)),
-			Allowed: fmt.Sprintf("1 to %d bytes long", bbolt.MaxKeySize)}
+			Allowed: fmt.Sprintf("1 to %d bytes long", boltdb.MaxNamespaceName)}
 	}
-	e := &engine{db: db, name: []byte(bucket), visitFrom: visitFrom}
+	e := &engine{db: db, name: bucket, bucket: boltdb.NewNamespace(boltdb.KindState, bucket), visitFrom: visitFrom}
 	missing := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		_, err := e.namespace(tx)
@@ -42,11 +43,7 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 	})
 	if err == nil && missing {
 		err = db.Update(context.Background(), func(tx *bbolt.Tx) error {
-			all, err := tx.CreateBucketIfNotExists(bucketState)
-			if err != nil {
-				return boltdb.Dirty(err)
-			}
-			_, err = all.CreateBucketIfNotExists(e.name)
+			_, err := e.bucket.Create(tx)
 			return boltdb.Dirty(err)
 		})
 	}
@@ -57,10 +54,8 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 }
 
 func (e *engine) namespace(tx *bbolt.Tx) (*bbolt.Bucket, error) {
-	if all := tx.Bucket(bucketState); all != nil {
-		if ns := all.Bucket(e.name); ns != nil {
-			return ns, nil
-		}
+	if ns := e.bucket.In(tx); ns != nil {
+		return ns, nil
 	}
 	return nil, fmt.Errorf("the file has no state bucket %q", e.name)
 }

@@ -58,7 +58,7 @@ func (r *rig) close(t require.TestingT) {
 func (r *rig) count(t require.TestingT) map[byte]int {
 	n := make(map[byte]int)
 	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketState).Bucket([]byte("state")).ForEach(func(k, _ []byte) error {
+		return tx.Bucket([]byte("state/state")).ForEach(func(k, _ []byte) error {
 			n[k[0]]++
 			return nil
 		})
@@ -69,7 +69,7 @@ func (r *rig) count(t require.TestingT) map[byte]int {
 // put writes raw bytes under a raw key.
 func (r *rig) put(t require.TestingT, k, v []byte) {
 	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
-		return boltdb.Dirty(tx.Bucket(bucketState).Bucket([]byte("state")).Put(k, v))
+		return boltdb.Dirty(tx.Bucket([]byte("state/state")).Put(k, v))
 	}))
 }
 
@@ -200,7 +200,7 @@ func TestSweepPassesDamage(t *testing.T) {
 	r.put(t, timeKey(prefixExpiry, epoch.UnixNano(), "bad"), nil)
 	r.put(t, []byte{prefixExpiry, 1, 2}, nil)
 	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
-		ns := tx.Bucket(bucketState).Bucket([]byte("state"))
+		ns := tx.Bucket([]byte("state/state"))
 		k, _ := ns.Cursor().Seek([]byte{prefixIdempotency})
 		return boltdb.Dirty(ns.Put(append([]byte(nil), k...), []byte{1, 0xff}))
 	}))
@@ -247,7 +247,7 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 // holds says whether a raw key is on disk.
 func (r *rig) holds(t require.TestingT, k []byte) (found bool) {
 	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
-		found = tx.Bucket(bucketState).Bucket([]byte("state")).Get(k) != nil
+		found = tx.Bucket([]byte("state/state")).Get(k) != nil
 		return nil
 	}))
 	return found

@@ -28,7 +28,7 @@ func TestAnImportPacksItsPages(t *testing.T) {
 		}
 		var s bbolt.BucketStats
 		require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
-			s = tx.Bucket([]byte("state")).Stats()
+			s = tx.Bucket([]byte("state/state")).Stats()
 			return nil
 		}))
 		require.Greater(t, s.LeafInuse, keys*size)

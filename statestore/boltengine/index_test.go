@@ -16,7 +16,7 @@ import (
 // that are gone.
 func requireIndexesRight(t require.TestingT, r *rig) {
 	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
-		ns := tx.Bucket(bucketState).Bucket([]byte("state"))
+		ns := tx.Bucket([]byte("state/state"))
 		known := map[string]bool{}
 		for _, x := range loadIndexes(ns.Cursor()) {
 			known[string(indexEntryPrefix(x.id))] = true
@@ -156,7 +156,7 @@ func TestAnIndexAnswersAsAScanDoes(t *testing.T) {
 // forget takes a key's entries out of all indexes.
 func (r *rig) forget(t require.TestingT, key string) {
 	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
-		ns := tx.Bucket(bucketState).Bucket([]byte("state"))
+		ns := tx.Bucket([]byte("state/state"))
 		var doomed [][]byte
 		c := ns.Cursor()
 		for k, v := c.Seek([]byte{prefixIndexEntry}); len(k) > 0 && k[0] == prefixIndexEntry; k, v = c.Next() {

@@ -16,8 +16,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// What a namespace looks like on disk. Top-level bucket "state" holds one bucket per namespace, and that one bucket
-// holds everything, told apart by the key's first byte; one bucket is one lookup for a read, and the fewest pages for
+// What a namespace looks like on disk. A namespace (boltdb.Namespace) is one bucket that holds everything, told apart by the key's first byte; one bucket is one lookup for a read, and the fewest pages for
 // a write.
 //
 //	'v' key                 → record     a key's present version
@@ -51,8 +50,6 @@ const (
 	indexIDSize  = 4
 	lengthSize   = 2
 )
-
-var bucketState = []byte("state")
 
 type record struct {
 	Version     uint64 `cbor:"1,keyasint"`
