@@ -135,6 +135,8 @@ func (db *DB) write() {
 			return
 		}
 		db.commit(db.gather(batch))
+		// Those who were answered go first.
+		runtime.Gosched()
 		db.tendSpares()
 	}
 }
