@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 // subscription is an entry of what an app answers to GET /dapr/subscribe.
@@ -73,7 +74,7 @@ func (w *world) app(handle handler, subscriptions ...subscription) *app {
 		handle = func(delivery) (int, string) { return http.StatusOK, "" }
 	}
 	a := &app{t: w.t, port: port, subscriptions: subscriptions, handle: handle, changed: make(chan struct{})}
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(a.port)))
+	listener, err := harness.Listen(w.t.Context(), a.port)
 	require.NoError(w.t, err)
 	a.server, a.served = &http.Server{Handler: a, ReadHeaderTimeout: patience}, make(chan struct{})
 	go func() {

@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -38,7 +36,7 @@ func app(t *testing.T, port int) <-chan string {
 		}
 		got <- event.Data
 	})
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	listener, err := harness.Listen(t.Context(), port)
 	require.NoError(t, err)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
 	served := make(chan struct{})

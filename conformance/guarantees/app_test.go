@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 // subscription is an entry of what an app answers to GET /dapr/subscribe.
@@ -69,7 +70,7 @@ func (w *world) app(subscriptions ...subscription) *app {
 // start makes the app reachable.
 func (a *app) start() {
 	a.t.Helper()
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(a.port)))
+	listener, err := harness.Listen(a.t.Context(), a.port)
 	require.NoError(a.t, err)
 	server, served := &http.Server{Handler: a, ReadHeaderTimeout: patience}, make(chan struct{})
 	a.server, a.served = server, served

@@ -6,13 +6,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -208,4 +211,29 @@ func (s *synced) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.text.String()
+}
+
+// Processes that are being started hold copies of all that this one has open, listeners that it closes among them.
+func TestListenWhileProcessesAreStarted(t *testing.T) {
+	h := newHarness(t)
+	var stop atomic.Bool
+	var starters sync.WaitGroup
+	for range 4 {
+		starters.Go(func() {
+			for !stop.Load() {
+				assert.NoError(t, exec.Command("true").Run())
+			}
+		})
+	}
+	defer starters.Wait()
+	defer stop.Store(true)
+	for range 1000 {
+		port, err := h.FreePort()
+		require.NoError(t, err)
+		for range 2 {
+			listener, err := harness.Listen(t.Context(), port)
+			require.NoError(t, err)
+			require.NoError(t, listener.Close())
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +62,28 @@ func (p *portPool) release() {
 		_ = file.Close()
 	}
 	p.locks = nil
+}
+
+// listenPatience is for how long Listen takes a port for one that is about to be free.
+const listenPatience = 5 * time.Second
+
+// Listen listens on a port of 127.0.0.1. A listener that was closed lives on for
+// an instant in a process that this one is just starting, between its fork and its
+// exec: that is waited for.
+func Listen(ctx context.Context, port int) (net.Listener, error) {
+	ctx, cancel := context.WithTimeout(ctx, listenPatience)
+	defer cancel()
+	for {
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return listener, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // CheckPort says whether port can be listened on, on this machine's addresses.

@@ -3,14 +3,14 @@ package kubernetes_test
 import (
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 // handler stands in the place of the scheduler and holds each event until it is told how to end.
@@ -40,7 +40,7 @@ func startHandler(t *testing.T, port int) *handler {
 		case <-r.Context().Done():
 		}
 	})
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	listener, err := harness.Listen(t.Context(), port)
 	require.NoError(t, err)
 	h.server = &http.Server{Handler: mux}
 	h.served.Go(func() { _ = h.server.Serve(listener) })

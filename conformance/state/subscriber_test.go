@@ -2,13 +2,13 @@ package state
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"sync"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 // delivery is an event that the sidecar handed over.
@@ -33,7 +33,7 @@ func (w *world) subscriber(topic string, handle func(delivery) (status int)) *su
 	port, err := w.FreePort()
 	require.NoError(w.t, err)
 	s.port = port
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	listener, err := harness.Listen(w.t.Context(), port)
 	require.NoError(w.t, err)
 
 	mux := http.NewServeMux()
