@@ -61,9 +61,9 @@ func TestFilesThatAreRefused(t *testing.T) {
 func newer(t *testing.T, raw []byte) []byte {
 	t.Helper()
 	found := 0
-	key := append([]byte("version"), 0, 0, 0, 0, 0, 0, 0, 1)
+	key := append([]byte("version"), make([]byte, 7)...)
 	for at := bytes.Index(raw, key); at >= 0; found++ {
-		raw[at+len(key)-1] = 9
+		raw[at+len(key)] = 9
 		next := bytes.Index(raw[at+1:], key)
 		if next < 0 {
 			found++
