@@ -102,7 +102,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 	for _, heat := range heats() {
-		for _, cell := range heat {
+		for _, cell := range heat.cells {
 			if missing[string(SectionBeside)+" "+cell.Peer] {
 				continue
 			}

@@ -6,29 +6,41 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/dapr/components-contrib/state"
 )
 
-// besidePasses is how often everything is measured in a round.
-const besidePasses = 3
+const (
+	// besidePasses is how often everything is measured in a round.
+	besidePasses = 3
+	// shortTurns is into how many turns a measurement of quick calls is divided.
+	shortTurns = 4
+)
 
-// heats are the measurements that promises compare, those of one heat with each other.
-func heats() [][]Cell {
-	heat := func(work string, clients int, peers ...string) []Cell {
-		var cells []Cell
+// heat is what promises compare with each other. In a pass, its cells are measured in turn, each a few times for its part
+// of the duration: the shorter the turns, the less a machine's speed changes between them. Who takes long for a call, or
+// leaves calls behind that take long, gets one turn.
+type heat struct {
+	cells []Cell
+	turns int
+}
+
+func heats() []heat {
+	cells := func(work string, clients int, peers ...string) []Cell {
+		var of []Cell
 		for _, peer := range peers {
-			cells = append(cells, besideCell(work, clients, peer))
+			of = append(of, besideCell(work, clients, peer))
 		}
-		return cells
+		return of
 	}
 	onBolt, onLog := barePeer(BareBolt), barePeer(BareLog)
-	return [][]Cell{
-		heat(workSet, headlineClients, ourState, onBolt, onLog, "state.redis", "state.sqlite"),
-		append(heat(workGet, headlineClients, ourState), heat(workPing, headlineClients, ourState)...),
-		heat(workPublish, headlineClients, ourPubSub, onBolt, onLog, "pubsub.redis", "pubsub.jetstream"),
-		heat(workDeliver, headlineClients, ourPubSub, onBolt, onLog, "pubsub.redis"),
-		append(heat(workSet, 1, ourState, onBolt, onLog), besideCell(workTwoSyncs, 1, peerDisk), besideCell(workPing, 1, ourState)),
+	return []heat{
+		{cells(workSet, headlineClients, ourState, onBolt, onLog, "state.redis", "state.sqlite"), 1},
+		{append(cells(workGet, headlineClients, ourState), cells(workPing, headlineClients, ourState)...), shortTurns},
+		{cells(workPublish, headlineClients, ourPubSub, onBolt, onLog, "pubsub.redis", "pubsub.jetstream"), 1},
+		{cells(workDeliver, headlineClients, ourPubSub, onBolt, onLog, "pubsub.redis"), 1},
+		{append(cells(workSet, 1, ourState, onBolt, onLog), besideCell(workTwoSyncs, 1, peerDisk), besideCell(workPing, 1, ourState)), shortTurns},
 	}
 }
 
@@ -41,8 +53,16 @@ func besideCell(work string, clients int, peer string) Cell {
 	return cell
 }
 
-// contender is who is measured, by the name of each work that it can do. Running one records it.
-type contender map[string]func(ctx context.Context, cell Cell, round int) error
+// contender is who is measured, by the name of each work that it can do.
+type contender struct {
+	// loops are calls that a number of clients make again and again.
+	loops map[string]func(clients int) op
+	// runs measure and record by themselves.
+	runs map[string]func(ctx context.Context, cell Cell, round int) error
+}
+
+// op is a client's call; see closedLoop.
+type op = func(ctx context.Context, client, call int) error
 
 // beside opens all that promises compare at once, and measures what is compared right after each other: the speed of a
 // machine that others use, too, changes by half within minutes, and ratios of what was measured minutes apart say little.
@@ -68,17 +88,35 @@ func (b *Bench) beside(ctx context.Context, round int) (err error) {
 		for _, heat := range heats() {
 			// What changes steadily favours nobody.
 			if pass%2 == 1 {
-				slices.Reverse(heat)
+				slices.Reverse(heat.cells)
 			}
-			for _, cell := range heat {
-				run := contenders[cell.Peer][cell.Work]
-				if run == nil {
-					continue
-				}
-				if err := run(ctx, cell, round*besidePasses+pass); err != nil {
+			if err := b.heat(ctx, heat, contenders, round*besidePasses+pass); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func (b *Bench) heat(ctx context.Context, h heat, contenders map[string]contender, pass int) error {
+	totals := make([]outcome, len(h.cells))
+	turns := time.Duration(h.turns)
+	for range h.turns {
+		for i, cell := range h.cells {
+			c := contenders[cell.Peer]
+			if loop := c.loops[cell.Work]; loop != nil {
+				o := closedLoop(ctx, cell.Clients, b.opts.WarmUp/turns, b.opts.Duration/turns, loop(cell.Clients))
+				totals[i].add(&o)
+			} else if run := c.runs[cell.Work]; run != nil {
+				if err := run(ctx, cell, pass); err != nil {
 					return err
 				}
 			}
+		}
+	}
+	for i, cell := range h.cells {
+		if totals[i].elapsed > 0 {
+			b.record(totals[i].sample(cell, pass))
 		}
 	}
 	return ctx.Err()
@@ -87,7 +125,7 @@ func (b *Bench) beside(ctx context.Context, round int) (err error) {
 func besidePeers() []string {
 	var names []string
 	for _, heat := range heats() {
-		for _, cell := range heat {
+		for _, cell := range heat.cells {
 			if !slices.Contains(names, cell.Peer) {
 				names = append(names, cell.Peer)
 			}
@@ -96,16 +134,16 @@ func besidePeers() []string {
 	return names
 }
 
-// contender opens a peer in a world; nil: it is missing.
+// contender opens a peer in a world. One that is missing can do nothing.
 func (b *Bench) contender(ctx context.Context, w *world, name string) (contender, error) {
 	switch name {
 	case peerDisk:
 		file, err := newDiskFile(filepath.Join(w.Dir(), "disk"))
 		if err != nil {
-			return nil, err
+			return contender{}, err
 		}
 		w.onClose(file.Close)
-		return contender{workTwoSyncs: b.closed(twoSyncs(file))}, nil
+		return contender{loops: map[string]func(int) op{workTwoSyncs: func(int) op { return twoSyncs(file) }}}, nil
 	case barePeer(BareLog), barePeer(BareBolt):
 		keeper := BareLog
 		if name == barePeer(BareBolt) {
@@ -113,28 +151,28 @@ func (b *Bench) contender(ctx context.Context, w *world, name string) (contender
 		}
 		store, broker, stop, err := w.startBare(ctx, keeper, filepath.Join(w.Dir(), "bare"))
 		if err != nil {
-			return nil, err
+			return contender{}, err
 		}
 		w.onClose(stop)
 		return b.contend(store, bareChannel{broker}), headlineClient(store).fillOneByOne(ctx)
 	}
 	if p := named(statePeers(), name); p != nil {
 		if !b.present(SectionBeside, name, p.missing) {
-			return nil, nil
+			return contender{}, nil
 		}
 		store, err := startState(ctx, w, p)
 		if err != nil {
-			return nil, err
+			return contender{}, err
 		}
 		return b.contend(store, nil), headlineClient(store).fill(ctx)
 	}
 	p := named(pubsubPeers(), name)
 	if !b.present(SectionBeside, name, p.missing) {
-		return nil, nil
+		return contender{}, nil
 	}
 	broker, err := startPubSub(ctx, w, p)
 	if err != nil {
-		return nil, err
+		return contender{}, err
 	}
 	return b.contend(nil, w.direct(broker)), nil
 }
@@ -150,28 +188,20 @@ func named[C any](peers []*peer[C], name string) *peer[C] {
 
 // contend makes a contender of a store, a channel, or both.
 func (b *Bench) contend(store state.Store, over channel) contender {
-	c := contender{}
+	var c contender
 	if store != nil {
 		client := headlineClient(store)
-		for _, work := range []string{workSet, workGet} {
-			c[work] = func(ctx context.Context, cell Cell, round int) error {
-				b.measure(ctx, cell, round, client.work(work, cell.Clients))
-				return ctx.Err()
-			}
+		c.loops = map[string]func(int) op{
+			workSet:  func(clients int) op { return client.work(workSet, clients) },
+			workGet:  func(clients int) op { return client.work(workGet, clients) },
+			workPing: func(int) op { return pings(store) },
 		}
-		c[workPing] = b.closed(pings(store))
 	}
 	if over != nil {
+		c.runs = map[string]func(context.Context, Cell, int) error{}
 		for work, measure := range map[string]func(context.Context, channel, Cell, int) error{workPublish: b.publish, workDeliver: b.deliver} {
-			c[work] = func(ctx context.Context, cell Cell, round int) error { return measure(ctx, over, cell, round) }
+			c.runs[work] = func(ctx context.Context, cell Cell, pass int) error { return measure(ctx, over, cell, pass) }
 		}
 	}
 	return c
-}
-
-func (b *Bench) closed(op func(ctx context.Context, client, call int) error) func(context.Context, Cell, int) error {
-	return func(ctx context.Context, cell Cell, round int) error {
-		b.measure(ctx, cell, round, op)
-		return ctx.Err()
-	}
 }

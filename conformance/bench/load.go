@@ -16,6 +16,17 @@ type outcome struct {
 	first     error
 }
 
+// add counts what other got done as well, and its time.
+func (o *outcome) add(other *outcome) {
+	o.done += other.done
+	o.elapsed += other.elapsed
+	o.latencies = append(o.latencies, other.latencies...)
+	o.errors += other.errors
+	if o.first == nil {
+		o.first = other.first
+	}
+}
+
 func (o *outcome) sample(cell Cell, round int) Sample {
 	s := Sample{Cell: cell, Round: round, Errors: o.errors}
 	if o.first != nil {
@@ -70,13 +81,7 @@ func closedLoop(ctx context.Context, clients int, warmUp, duration time.Duration
 	group.Wait()
 	total := outcome{elapsed: duration}
 	for i := range outcomes {
-		o := &outcomes[i]
-		total.done += o.done
-		total.errors += o.errors
-		total.latencies = append(total.latencies, o.latencies...)
-		if total.first == nil {
-			total.first = o.first
-		}
+		total.add(&outcomes[i])
 	}
 	return total
 }
