@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,6 +29,11 @@ const (
 type bareKeeper interface {
 	keep(entries []bareEntry) error
 	io.Closer
+}
+
+// bareFinder is a keeper that can find a value again. It copies what it returns; nil: there is none.
+type bareFinder interface {
+	find(key []byte) ([]byte, error)
 }
 
 type bareEntry struct {
@@ -107,6 +113,14 @@ func (b bareBolt) keep(entries []bareEntry) error {
 		}
 		return nil
 	})
+}
+
+func (b bareBolt) find(key []byte) (value []byte, err error) {
+	err = b.View(func(tx *bbolt.Tx) error {
+		value = bytes.Clone(tx.Bucket(bareBucket).Get(key))
+		return nil
+	})
+	return value, err
 }
 
 // bareWriter gives its keeper whatever waits, in one go.

@@ -89,6 +89,19 @@ func (s *bareState) Set(_ context.Context, r *proto.SetRequest) (*proto.SetRespo
 	return &proto.SetResponse{}, nil
 }
 
+// Get finds what is on disk, where the keeper can find anything.
+func (s *bareState) Get(_ context.Context, r *proto.GetRequest) (*proto.GetResponse, error) {
+	finder, ok := s.writer.keeper.(bareFinder)
+	if !ok {
+		return nil, status.Errorf(codes.Unimplemented, "a %T cannot be read", s.writer.keeper)
+	}
+	value, err := finder.find([]byte(r.GetKey()))
+	if err != nil {
+		return nil, err
+	}
+	return &proto.GetResponse{Data: value}, nil
+}
+
 type barePubSub struct {
 	proto.UnimplementedPubSubServer
 	writer *bareWriter

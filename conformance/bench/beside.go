@@ -37,7 +37,7 @@ func heats() []heat {
 	onBolt, onLog := barePeer(BareBolt), barePeer(BareLog)
 	return []heat{
 		{cells(workSet, headlineClients, ourState, onBolt, onLog, "state.redis", "state.sqlite"), 1},
-		{append(cells(workGet, headlineClients, ourState), cells(workPing, headlineClients, ourState)...), shortTurns},
+		{append(cells(workGet, headlineClients, ourState, onBolt), cells(workPing, headlineClients, ourState, onBolt)...), shortTurns},
 		{cells(workPublish, headlineClients, ourPubSub, onBolt, onLog, "pubsub.redis", "pubsub.jetstream"), 1},
 		{cells(workDeliver, headlineClients, ourPubSub, onBolt, onLog, "pubsub.redis"), 1},
 		{append(cells(workSet, 1, ourState, onBolt, onLog), besideCell(workTwoSyncs, 1, peerDisk), besideCell(workPing, 1, ourState)), shortTurns},

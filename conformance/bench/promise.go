@@ -48,8 +48,13 @@ func (r *Results) atLeast(what string, ratio float64, work, ours, theirs string)
 }
 
 func (r *Results) gets() Promise {
-	return r.compare("gets against `Ping` on the same socket", 0.8,
-		besideCell(workGet, headlineClients, ourState), besideCell(workPing, headlineClients, ourState))
+	of := func(peer string) (gets, pings Cell) {
+		return besideCell(workGet, headlineClients, peer), besideCell(workPing, headlineClients, peer)
+	}
+	gets, pings := of(ourState)
+	p := r.compare("gets against `Ping` on the same socket", 0.8, gets, pings)
+	p.OnBolt = r.times(of(barePeer(BareBolt)))
+	return p
 }
 
 func (r *Results) compare(what string, least float64, ours, theirs Cell) Promise {
