@@ -117,7 +117,8 @@ type sidecarPair struct {
 	world *world
 }
 
-// startPair starts the sidecars; app is the second one's, or nil.
+// startPair starts the sidecars, the second one when the first is ready: two that make SQLite's file at once may both
+// find it locked. app is the second one's, or nil.
 func (w *world) startPair(ctx context.Context, daprd, kind string, metadata map[string]string, app *app) (*sidecarPair, error) {
 	// The prefix makes both sidecars see the same values.
 	component := harness.NewComponent(sidecarComponent, kind, "keyPrefix", "none")
@@ -129,7 +130,6 @@ func (w *world) startPair(ctx context.Context, daprd, kind string, metadata map[
 		return nil, err
 	}
 	pair := &sidecarPair{app: app, world: w}
-	var ready []interface{ WaitReady(context.Context) error }
 	for _, id := range []string{publisherApp, consumerGroup} {
 		opts := harness.DaprdOptions{Path: daprd, AppID: id, Resources: []string{resources}, LogLevel: "warn"}
 		if app != nil && id == consumerGroup {
@@ -139,7 +139,9 @@ func (w *world) startPair(ctx context.Context, daprd, kind string, metadata map[
 		if err != nil {
 			return nil, err
 		}
-		ready = append(ready, sidecar)
+		if err := sidecar.WaitReady(ctx); err != nil {
+			return nil, err
+		}
 		conn, err := grpc.NewClient(net.JoinHostPort("127.0.0.1", strconv.Itoa(sidecar.GRPCPort)), grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			return nil, err
@@ -147,7 +149,7 @@ func (w *world) startPair(ctx context.Context, daprd, kind string, metadata map[
 		w.onClose(conn.Close)
 		pair.apis = append(pair.apis, runtime.NewDaprClient(conn))
 	}
-	return pair, harness.WaitReady(ctx, ready...)
+	return pair, nil
 }
 
 func (p *sidecarPair) api() runtime.DaprClient {
