@@ -36,7 +36,7 @@ func (b *Bench) bare(ctx context.Context, w *world, keeper BareKeeper, round int
 			b.measure(ctx, cell, round, pings(store))
 		}
 		cell.Work, cell.Size = workSet, headlineSize
-		b.measure(ctx, cell, round, c.work(workSet, clients))
+		b.measureWork(ctx, c, cell, round)
 		for _, m := range []struct {
 			work string
 			run  func(context.Context, channel, Cell, int) error

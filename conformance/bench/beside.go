@@ -56,13 +56,10 @@ func besideCell(work string, clients int, peer string) Cell {
 // contender is who is measured, by the name of each work that it can do.
 type contender struct {
 	// loops are calls that a number of clients make again and again.
-	loops map[string]func(clients int) op
+	loops map[string]func(clients int) operation
 	// runs measure and record by themselves.
 	runs map[string]func(ctx context.Context, cell Cell, round int) error
 }
-
-// op is a client's call; see closedLoop.
-type op = func(ctx context.Context, client, call int) error
 
 // beside opens all that promises compare at once, and measures what is compared right after each other: the speed of a
 // machine that others use, too, changes by half within minutes, and ratios of what was measured minutes apart say little.
@@ -143,7 +140,7 @@ func (b *Bench) contender(ctx context.Context, w *world, name string) (contender
 			return contender{}, err
 		}
 		w.onClose(file.Close)
-		return contender{loops: map[string]func(int) op{workTwoSyncs: func(int) op { return twoSyncs(file) }}}, nil
+		return contender{loops: map[string]func(int) operation{workTwoSyncs: func(int) operation { return twoSyncs(file) }}}, nil
 	case barePeer(BareLog), barePeer(BareBolt):
 		keeper := BareLog
 		if name == barePeer(BareBolt) {
@@ -191,10 +188,10 @@ func (b *Bench) contend(store state.Store, over channel) contender {
 	var c contender
 	if store != nil {
 		client := headlineClient(store)
-		c.loops = map[string]func(int) op{
-			workSet:  func(clients int) op { return client.work(workSet, clients) },
-			workGet:  func(clients int) op { return client.work(workGet, clients) },
-			workPing: func(int) op { return pings(store) },
+		c.loops = map[string]func(int) operation{
+			workSet:  func(clients int) operation { return client.work(workSet, clients) },
+			workGet:  func(clients int) operation { return client.work(workGet, clients) },
+			workPing: func(int) operation { return pings(store) },
 		}
 	}
 	if over != nil {

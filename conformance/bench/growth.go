@@ -269,8 +269,6 @@ func (b *Bench) measureAll(ctx context.Context, w *world, data string, keys int,
 	return cold.Close()
 }
 
-type operation func(ctx context.Context, client, call int) error
-
 func randomSets(store state.Store, keys int) operation {
 	return newStateClient(component{store}, keys, headlineSize).work(workSet, headlineClients)
 }

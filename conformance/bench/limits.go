@@ -66,12 +66,12 @@ func (b *Bench) disk(ctx context.Context, w *world, round int) error {
 }
 
 // measure lets clients call op in a closed loop.
-func (b *Bench) measure(ctx context.Context, cell Cell, round int, op func(ctx context.Context, client, call int) error) {
+func (b *Bench) measure(ctx context.Context, cell Cell, round int, op operation) {
 	o := closedLoop(ctx, cell.Clients, b.opts.WarmUp, b.opts.Duration, op)
 	b.record(o.sample(cell, round))
 }
 
-func pings(store any) func(context.Context, int, int) error {
+func pings(store any) operation {
 	return func(context.Context, int, int) error {
 		pinger, ok := store.(interface{ Ping() error })
 		if !ok {
@@ -81,13 +81,13 @@ func pings(store any) func(context.Context, int, int) error {
 	}
 }
 
-func oneSync(file *os.File) func(context.Context, int, int) error {
+func oneSync(file *os.File) operation {
 	return func(_ context.Context, _, call int) error {
 		return errors.Join(writePage(file, call), dataSync(file))
 	}
 }
 
-func twoSyncs(file *os.File) func(context.Context, int, int) error {
+func twoSyncs(file *os.File) operation {
 	return func(_ context.Context, _, call int) error {
 		for i := range commitPages {
 			if err := writePage(file, 2+(call*commitPages+i)*7); err != nil {

@@ -48,9 +48,12 @@ func quantile(latencies []time.Duration, q float64) time.Duration {
 	return latencies[min(int(q*float64(len(latencies))), len(latencies)-1)]
 }
 
+// operation is a call of a client, which is told its number and how many calls it made before.
+type operation func(ctx context.Context, client, call int) error
+
 // closedLoop lets clients call op again and again, each in its own goroutine. What ends within duration, counted from
-// the end of warmUp, is measured. op gets the client's number and how many calls it made before.
-func closedLoop(ctx context.Context, clients int, warmUp, duration time.Duration, op func(ctx context.Context, client, call int) error) outcome {
+// the end of warmUp, is measured.
+func closedLoop(ctx context.Context, clients int, warmUp, duration time.Duration, op operation) outcome {
 	start := time.Now().Add(warmUp)
 	end := start.Add(duration)
 	outcomes := make([]outcome, clients)

@@ -150,7 +150,7 @@ func (c *stateClient) fillOneByOne(ctx context.Context) error {
 }
 
 // work returns the operation for closedLoop. Every run of it chooses the same keys in the same order.
-func (c *stateClient) work(name string, clients int) func(ctx context.Context, client, call int) error {
+func (c *stateClient) work(name string, clients int) operation {
 	random := make([]*rand.Rand, clients)
 	for i := range random {
 		random[i] = rand.New(rand.NewPCG(uint64(i), uint64(clients)))

@@ -30,6 +30,9 @@ func NewNamespace(kind, name string) Namespace {
 	return Namespace{kind: []byte(kind), name: []byte(name), top: []byte(kind + "/" + name)}
 }
 
+// Name is what users call it.
+func (n *Namespace) Name() string { return string(n.name) }
+
 // In returns the namespace's bucket as tx sees it, or nil if there is none.
 func (n *Namespace) In(tx *bbolt.Tx) *bbolt.Bucket {
 	if b := tx.Bucket(n.top); b != nil {

@@ -16,7 +16,6 @@ import (
 
 type engine struct {
 	db     *boltdb.DB
-	name   string
 	bucket boltdb.Namespace
 	// plan belongs to the file's writer.
 	plan plan
@@ -34,7 +33,7 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(bucket)),
 			Allowed: fmt.Sprintf("1 to %d bytes long", boltdb.MaxNamespaceName)}
 	}
-	e := &engine{db: db, name: bucket, bucket: boltdb.NewNamespace(boltdb.KindState, bucket), visitFrom: visitFrom}
+	e := &engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindState, bucket), visitFrom: visitFrom}
 	missing := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		_, err := e.namespace(tx)
@@ -57,7 +56,7 @@ func (e *engine) namespace(tx *bbolt.Tx) (*bbolt.Bucket, error) {
 	if ns := e.bucket.In(tx); ns != nil {
 		return ns, nil
 	}
-	return nil, fmt.Errorf("the file has no state bucket %q", e.name)
+	return nil, fmt.Errorf("the file has no state bucket %q", e.bucket.Name())
 }
 
 // Get implements statestore.Engine.
