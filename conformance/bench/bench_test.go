@@ -106,7 +106,11 @@ func TestRun(t *testing.T) {
 			if missing[string(SectionBeside)+" "+cell.Peer] {
 				continue
 			}
-			require.Len(t, results.rates(cell), besidePasses, "%s", cell)
+			samples := slices.DeleteFunc(slices.Clone(results.Samples), func(s Sample) bool { return s.Cell != cell })
+			require.Len(t, samples, besidePasses, "%s", cell)
+			if cell.Peer != "state.sqlite" { // it may get nothing done in a pass as short as this test's
+				require.Len(t, results.rates(cell), besidePasses, "%s", cell)
+			}
 		}
 	}
 	for _, keeper := range []BareKeeper{BareLog, BareBolt} {
