@@ -23,8 +23,8 @@ const (
 	diskPage = 4 << 10
 	// diskFile is allocated before anything is measured: growing a file costs more than writing to it.
 	diskFile = 64 << 20
-	// commitPages are what one small set among 10,000 writes before the first sync: the value's leaf, two branches, the
-	// file's root, and the list of free pages.
+	// commitPages are what bbolt writes for one small set among 10,000 before the first sync: the value's leaf, two
+	// branches, the file's root, and the list of free pages, which dapr-bolt leaves out of small files.
 	commitPages = 5
 )
 

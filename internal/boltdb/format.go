@@ -65,7 +65,7 @@ func readVersion(tx *bbolt.Tx) (uint64, error) {
 	b := tx.Bucket(bucketFormat)
 	if b == nil {
 		if k, _ := tx.Cursor().First(); k != nil {
-			return 0, fmt.Errorf("%w: it is a bbolt file of another program (bucket %q)", ErrFormat, k)
+			return 0, foreign(k)
 		}
 		return 0, nil
 	}
@@ -78,4 +78,9 @@ func readVersion(tx *bbolt.Tx) (uint64, error) {
 		return 0, fmt.Errorf("%w: it has format 0, which never was", ErrFormat)
 	}
 	return v, nil
+}
+
+// foreign says that a file has buckets, among them this one, but not ours.
+func foreign(bucket []byte) error {
+	return fmt.Errorf("%w: it is a bbolt file of another program (bucket %q)", ErrFormat, bucket)
 }

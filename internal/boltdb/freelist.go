@@ -4,16 +4,43 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"go.etcd.io/bbolt"
 )
 
-// A free list is a page header, of which two at freelistCount count, and then the numbers of the free pages,
-// ascending, in 8 bytes each. A count that does not fit stands before the numbers, as freelistLong says. Pages that only
-// readers still need are in the list, too.
+// A free list is a page header and then the numbers of the free pages, ascending, in 8 bytes each. A count that does not
+// fit in the header stands before the numbers, as freelistLong says. Pages that only readers still need are in the list,
+// too.
 const (
-	freelistCount = 10
-	freelistLong  = 0xFFFF
-	pageNumber    = 8
+	freelistLong = 0xFFFF
+	pageNumber   = 8
 )
+
+// maxUnlisted is up to which length, in bytes, a file's commits leave the list out: that is a page less for each to
+// write, and for a small commit one of five. After a crash such a file is read once when it is opened.
+const maxUnlisted = 64 << 20
+
+// listFree chooses whether tx will write the list. Giving parked pages back in time takes one.
+func (db *DB) listFree(tx *bbolt.Tx) {
+	db.bolt.NoFreelistSync = tx.Size() <= db.spare.unlisted && !db.spare.held
+}
+
+// keepList writes the list that the last commit has left out, so that the next Open need not look for free pages. If it
+// cannot be written, that is what happens.
+func (db *DB) keepList() {
+	last, _, ok := lastMetas(db.file, db.spare.pageSize)
+	if db.suspect || !ok || last.freelist != noFreelist {
+		return
+	}
+	tx, err := db.bolt.Begin(true)
+	if err != nil {
+		return
+	}
+	db.bolt.NoFreelistSync = false
+	if err := commit(tx); err != nil {
+		db.log.Debug("the list of free pages cannot be written", "error", err)
+	}
+}
 
 // freelist is the list of free pages that a transaction has written.
 type freelist struct {
@@ -40,7 +67,7 @@ func readFreelist(f io.ReaderAt, m meta) (freelist, error) {
 		return freelist{}, err
 	}
 	at += pageHeader
-	count := uint64(binary.NativeEndian.Uint16(raw[freelistCount:]))
+	count := uint64(binary.NativeEndian.Uint16(raw[pageCount:]))
 	if count == freelistLong {
 		count = binary.NativeEndian.Uint64(raw[pageHeader:])
 		at += pageNumber

@@ -12,7 +12,7 @@ func TestReadFreelist(t *testing.T) {
 	const page = 4096
 	file := func(count uint16, numbers ...uint64) *bytes.Reader {
 		raw := make([]byte, page+pageHeader, 3*page)
-		binary.NativeEndian.PutUint16(raw[page+freelistCount:], count)
+		binary.NativeEndian.PutUint16(raw[page+pageCount:], count)
 		for _, n := range numbers {
 			raw = binary.NativeEndian.AppendUint64(raw, n)
 		}

@@ -19,11 +19,12 @@ const (
 	metaMagic       = 0xED0CDAED
 	metaVersion     = 2
 	metaPageSize    = 8
+	metaRoot        = 16
 	metaFreelist    = 32
 	metaHighWater   = 40
 	metaTransaction = 48
 	metaChecksum    = 56
-	// noFreelist stands in place of the free list in files of programs that do not keep one.
+	// noFreelist stands in place of the free list after a commit that left it out.
 	noFreelist = ^uint64(0)
 	// minPageSize and maxPageSize are what bbolt looks for the second meta page at.
 	minPageSize, maxPageSize = 1 << 10, 16 << 20
@@ -31,7 +32,7 @@ const (
 
 // meta is what a meta page says.
 type meta struct {
-	pageSize, highWater, freelist, transaction uint64
+	pageSize, root, freelist, highWater, transaction uint64
 }
 
 // readMeta reads the meta page at offset. magic says that it is bbolt's, valid that it is also whole.
@@ -48,6 +49,7 @@ func readMeta(f io.ReaderAt, offset int64) (m meta, magic, valid bool) {
 	valid = magic && order.Uint32(raw[4:]) == metaVersion && order.Uint64(raw[metaChecksum:]) == h.Sum64()
 	return meta{
 		pageSize:    uint64(order.Uint32(raw[metaPageSize:])),
+		root:        order.Uint64(raw[metaRoot:]),
 		freelist:    order.Uint64(raw[metaFreelist:]),
 		highWater:   order.Uint64(raw[metaHighWater:]),
 		transaction: order.Uint64(raw[metaTransaction:]),
@@ -93,11 +95,15 @@ func inspect(f *os.File) (warning, err error) {
 		return nil, fmt.Errorf("%w: it is no bbolt file", ErrFormat)
 	case !whole:
 		return nil, fmt.Errorf("%w: damaged: both of the pages that say where everything is are", ErrFormat)
-	case newest.freelist == noFreelist:
-		return nil, fmt.Errorf("%w: it is a bbolt file of another program (it keeps no free list)", ErrFormat)
 	case newest.highWater > uint64(size)/newest.pageSize:
 		return nil, fmt.Errorf("%w: cut short: it has %d bytes, its pages take %d", ErrFormat, size, newest.highWater*newest.pageSize)
-	case !both:
+	}
+	if newest.freelist == noFreelist {
+		if err := survey(f, newest); err != nil {
+			return nil, err
+		}
+	}
+	if !both {
 		return errHalfMeta, nil
 	}
 	return nil, nil

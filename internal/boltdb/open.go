@@ -50,6 +50,8 @@ func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err 
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: initialMmap,
 		NoStatistics:    true,
+		// Not yet known to be ours, the file must stay as it is; with this, bbolt does not write a list that it lacks.
+		NoFreelistSync: true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			file, err = db.lockAndInspect(ctx, name, flag, mode)
 			return file, err
@@ -65,6 +67,7 @@ func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err 
 	case err != nil:
 		return nil, nil, err
 	}
+	bolt.NoFreelistSync = false
 	if err := ensureFormat(bolt, FormatVersion, migrations); err != nil {
 		return bolt, file, err
 	}

@@ -138,6 +138,7 @@ func (db *DB) updateSpares(maxGrowth int, fn func(tx *bbolt.Tx) error) error {
 		return errors.Join(err, tx.Rollback())
 	}
 	id := uint64(tx.ID())
+	db.listFree(tx)
 	db.limitGrowth(tx, maxGrowth)
 	err = commit(tx)
 	if err != nil && !refused(err) {

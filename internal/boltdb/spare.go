@@ -10,8 +10,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// bbolt gathers, sorts and writes the numbers of all free pages with every commit, so that a consumed backlog would make
-// every later commit slow. Free pages beyond what writes need at hand are therefore parked: a spare is a bucket in
+// bbolt gathers, sorts and writes the numbers of all free pages with every commit of a file that is not small (see
+// maxUnlisted), so that a consumed backlog would make every later commit slow. Free pages beyond what writes need at hand are therefore parked: a spare is a bucket in
 // bucketSpare that fills a run of pages with zeros, and what a bucket owns is not in the list. Before the file grows,
 // spares are deleted, and their pages are used again.
 //
@@ -38,6 +38,8 @@ const (
 // spares is what the writer knows of parked space. Counts are of pages.
 type spares struct {
 	pageSize int
+	// unlisted is up to which length of the file, in bytes, there is no list to keep short.
+	unlisted int64
 	// Above high pages in the list, some are parked; below low, or what a batch takes, some are given back.
 	high, low int
 	// pause is for how many commits parking rests after it failed, or took pages that were needed.
@@ -55,7 +57,7 @@ type spares struct {
 }
 
 // newSpares sets the marks so that a commit writes some 24 KiB of list, hardly more than what else it writes.
-func newSpares() spares { return spares{high: 3 << 10, low: 1 << 9, pause: 32} }
+func newSpares() spares { return spares{unlisted: maxUnlisted, high: 3 << 10, low: 1 << 9, pause: 32} }
 
 // find looks for spares in a file that was just opened.
 func (s *spares) find(bolt *bbolt.DB) error {
@@ -110,12 +112,12 @@ func (db *DB) makeRoom(got int64) {
 
 // tendSpares keeps the list of free pages short, but not too short. It is called after commits and has bounded work.
 func (db *DB) tendSpares() {
-	if db.suspect || db.copies.Load() > 0 {
+	if db.suspect || db.copies.Load() > 0 || db.bolt.NoFreelistSync {
 		return
 	}
 	last, before, ok := lastMetas(db.file, db.spare.pageSize)
-	if !ok {
-		return // one of them is damaged; the next commit writes it anew
+	if !ok || last.freelist == noFreelist || before.freelist == noFreelist {
+		return // one of them is damaged, or has no list yet; the next commit writes it anew
 	}
 	free, err := readFreelist(db.file, last)
 	switch {

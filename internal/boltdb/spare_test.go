@@ -21,9 +21,9 @@ import (
 
 // space is what the file says of its pages.
 type space struct {
-	// list is what each commit writes, all how long the file is.
-	list, all int
-	held      bool
+	// list is what the last commit wrote, all how long the file is; unlisted: it wrote none.
+	list, all      int
+	held, unlisted bool
 }
 
 // look asks the writer, which is then done with what it does after a commit.
@@ -33,13 +33,27 @@ func look(t *testing.T, db *DB) (s space) {
 	var problem error
 	require.ErrorIs(t, db.Update(t.Context(), func(*bbolt.Tx) error {
 		last, _, _ := lastMetas(db.file, db.spare.pageSize)
-		var list freelist
-		list, problem = readFreelist(db.file, last)
-		s = space{list.count, int(last.highWater), db.spare.held}
+		s = space{all: int(last.highWater), held: db.spare.held, unlisted: last.freelist == noFreelist}
+		if !s.unlisted {
+			var list freelist
+			list, problem = readFreelist(db.file, last)
+			s.list = list.count
+		}
 		return nothing
 	}), nothing)
 	require.NoError(t, problem)
 	return s
+}
+
+// crash closes the file as it is.
+func crash(t *testing.T, db *DB) {
+	t.Helper()
+	nothing := errors.New("wrote nothing")
+	require.ErrorIs(t, db.Update(t.Context(), func(*bbolt.Tx) error {
+		db.suspect = true // the writer writes no more
+		return nothing
+	}), nothing)
+	require.NoError(t, db.Close())
 }
 
 // checkAtRest closes the file: nobody may write to it while bbolt checks it.
@@ -83,10 +97,18 @@ func dropRange(t testing.TB, db *DB, from, to int) {
 	}))
 }
 
+// listing returns a database whose every commit writes the list.
+func listing(t testing.TB) *DB {
+	t.Helper()
+	db := open(t)
+	db.spare.unlisted = 0
+	return db
+}
+
 // consumed returns a database from which a backlog of as many pages is gone, and which has parked their space.
 func consumed(t *testing.T, pages int) *DB {
 	t.Helper()
-	db := open(t)
+	db := listing(t)
 	for i := 0; i < 3*pages; i += 3000 {
 		fillRange(t, db, i, i+3000)
 	}
@@ -125,7 +147,7 @@ func TestCommitsStaySmallAfterABacklog(t *testing.T) {
 // The list of a file that an older build has left gets shorter with every commit.
 func TestAnOldFilesListGetsShort(t *testing.T) {
 	const pages = 20000
-	db := open(t)
+	db := listing(t)
 	fillRange(t, db, 0, 3*pages)
 	dropRange(t, db, 0, 3*pages)
 	before := look(t, db)
@@ -142,7 +164,7 @@ func TestAnOldFilesListGetsShort(t *testing.T) {
 // Single pages, all over the file, are parked, too.
 func TestScatteredFreePagesAreParked(t *testing.T) {
 	const pages = 16000
-	db := open(t)
+	db := listing(t)
 	for i := 0; i < 3*pages; i += 3000 {
 		fillRange(t, db, i, i+3000)
 	}
@@ -171,7 +193,7 @@ func TestScatteredFreePagesAreParked(t *testing.T) {
 // Whoever reads what the last transaction has left holds no parking up, and what the reader sees stays as it is.
 func TestParkingBesideReaders(t *testing.T) {
 	const pages = 12000
-	db := open(t)
+	db := listing(t)
 	fillRange(t, db, 0, 3*pages)
 	full := look(t, db).all
 	var reader *bbolt.Tx
@@ -242,6 +264,7 @@ func TestParkingThatFailsIsNobodysFailure(t *testing.T) {
 			var log bytes.Buffer
 			db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			require.NoError(t, err)
+			db.spare.unlisted = 0
 			fillRange(t, db, 0, 24000)
 			var room atomic.Bool
 			failures := 0 // the writer's
@@ -307,14 +330,16 @@ func singles(n int) []int { return slices.Repeat([]int{1}, n) }
 // what it holds, not with what it has held.
 func TestSpareModel(t *testing.T) {
 	dir := t.TempDir()
-	runs, parked := 0, 0
+	runs, parked, crashed := 0, 0, 0 // crashed: after a commit without a list
 	rapid.Check(t, func(rt *rapid.T) {
 		runs++
 		path := filepath.Join(dir, fmt.Sprint(runs))
+		unlisted := rapid.SampledFrom([]int64{0, 1 << 20, 8 << 20}).Draw(rt, "unlisted")
 		reopen := func() *DB {
 			db, err := Open(t.Context(), path, Options{})
 			require.NoError(rt, err)
 			db.spare.high, db.spare.low, db.spare.pause = 64, 16, 2
+			db.spare.unlisted = unlisted
 			return db
 		}
 		db := reopen()
@@ -363,6 +388,13 @@ func TestSpareModel(t *testing.T) {
 				require.NoError(rt, db.Close())
 				db = reopen()
 			},
+			"crash": func(rt *rapid.T) {
+				if look(t, db).unlisted {
+					crashed++
+				}
+				crash(t, db)
+				db = reopen()
+			},
 			"": func(rt *rapid.T) {
 				s := look(t, db)
 				if s.held {
@@ -397,4 +429,5 @@ func TestSpareModel(t *testing.T) {
 		checkAtRest(t, db)
 	})
 	require.Positive(t, parked)
+	require.Positive(t, crashed)
 }

@@ -132,6 +132,7 @@ func (db *DB) write() {
 			for batch = db.drain(nil); len(batch) > 0; batch = db.drain(nil) {
 				db.commit(batch)
 			}
+			db.keepList()
 			return
 		}
 		db.commit(db.gather(batch))
@@ -244,6 +245,7 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 		return -1, tx.Rollback()
 	}
 	id := uint64(tx.ID())
+	db.listFree(tx)
 	db.limitGrowth(tx, db.maxGrowth())
 	err = commit(tx)
 	if refused(err) {
