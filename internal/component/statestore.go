@@ -126,7 +126,7 @@ func (s *StateStore) Get(ctx context.Context, req *contribstate.GetRequest) (*co
 	}
 	return &contribstate.GetResponse{
 		Data:        item.Value,
-		ETag:        &item.ETag,
+		ETag:        new(item.ETag),
 		Metadata:    itemMetadata(&item),
 		ContentType: optional(item.ContentType),
 	}, nil

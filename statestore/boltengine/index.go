@@ -111,11 +111,11 @@ func storedValue(raw []byte) []byte {
 	if raw == nil {
 		return nil
 	}
-	s, err := decodeSighting(nil, raw)
+	s, err := decodeRecord("", raw)
 	if err != nil {
 		return nil
 	}
-	return s.Value
+	return s.value
 }
 
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.

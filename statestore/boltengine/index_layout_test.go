@@ -46,27 +46,3 @@ func FuzzParseIndexEntry(f *testing.F) {
 		}
 	})
 }
-
-// What a query sees of a record is what a read gets.
-func FuzzDecodeSighting(f *testing.F) {
-	for _, size := range []int{0, 1, 23, 24, 255, 256, 65535, 65536} {
-		raw, err := encode(record{Version: 1, ExpiresAt: 2, ContentType: "text/plain", Value: make([]byte, size)}, size)
-		require.NoError(f, err)
-		f.Add(raw)
-	}
-	f.Add([]byte{recordFormat, 0xa2, 1, 1, 4, 0xf6})
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		s, err := decodeSighting([]byte("k"), raw)
-		if err != nil {
-			require.ErrorIs(t, err, statestore.ErrDamaged)
-			return
-		}
-		r, err := decodeRecord("k", raw)
-		if err != nil {
-			return // a field that queries do not need
-		}
-		require.Equal(t, r.Version, s.Version)
-		require.Equal(t, r.ExpiresAt, s.ExpiresAt)
-		require.Equal(t, string(r.Value), string(s.Value))
-	})
-}

@@ -28,7 +28,7 @@ func requireIndexesRight(t require.TestingT, r *rig) {
 			for k, v := c.Seek([]byte{prefixValue}); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
 				rec, err := decodeRecord("", v)
 				require.NoError(t, err)
-				for _, indexKey := range statestore.IndexKeys(&x.field, rec.Value) {
+				for _, indexKey := range statestore.IndexKeys(&x.field, rec.value) {
 					ek, ev := indexEntry(x.id, indexKey, k[1:])
 					want[string(ek)] = string(ev)
 				}

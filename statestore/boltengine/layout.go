@@ -34,7 +34,7 @@ import (
 // An index's id is 4 bytes, big-endian; it is given out again only when nothing is left of an earlier index with that id.
 // A length is 2 bytes, big-endian.
 //
-// Records, marks and indexes are a format byte and a CBOR map with integer keys (RFC 8949), as the structs below have them.
+// Records, marks and indexes are a format byte and a CBOR map with integer keys (RFC 8949), as their structs have them.
 // An entry in time order without a record that ends at that very instant means nothing, nor does an entry of an index for
 // a value that does not have the index key.
 const (
@@ -50,50 +50,6 @@ const (
 	indexIDSize  = 4
 	lengthSize   = 2
 )
-
-type record struct {
-	Version     uint64 `cbor:"1,keyasint"`
-	ExpiresAt   int64  `cbor:"2,keyasint,omitempty"` // nanoseconds since 1970; 0: never
-	ContentType string `cbor:"3,keyasint,omitempty"`
-	Value       []byte `cbor:"4,keyasint,omitempty"`
-}
-
-// header is what writes need of a record: decoding it does not copy the value.
-type header struct {
-	Version   uint64 `cbor:"1,keyasint"`
-	ExpiresAt int64  `cbor:"2,keyasint,omitempty"`
-}
-
-// sighting is what queries need of a record.
-type sighting struct {
-	Version   uint64 `cbor:"1,keyasint"`
-	ExpiresAt int64  `cbor:"2,keyasint,omitempty"`
-	Value     view   `cbor:"4,keyasint,omitempty"`
-}
-
-// view is a byte string that is read where it lies.
-type view []byte
-
-// UnmarshalCBOR takes data that was found to be well-formed. It does not copy: what holds the view must not outlive data.
-func (v *view) UnmarshalCBOR(data []byte) error {
-	const byteString, inOne, inTwo, inFour, inEight = 2, 24, 25, 26, 27
-	if data[0]>>5 != byteString {
-		return errors.New("the value is not a byte string")
-	}
-	head := 1
-	switch data[0] & 31 {
-	case inOne:
-		head += 1
-	case inTwo:
-		head += 2
-	case inFour:
-		head += 4
-	case inEight:
-		head += 8
-	}
-	*v = data[head:]
-	return nil
-}
 
 // indexRecord is an index.
 type indexRecord struct {
@@ -130,9 +86,6 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// recordOverhead is more than a record takes beside its value and content type.
-const recordOverhead = 48
-
 // buffers are what encode writes through.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
@@ -162,49 +115,6 @@ func decode(raw []byte, v any) error {
 	return decoding.Unmarshal(raw[1:], v)
 }
 
-// decodeRecord copies what it returns.
-func decodeRecord(key string, raw []byte) (record, error) {
-	var r record
-	if err := decode(raw, &r); err != nil {
-		return record{}, damagedKey(key, err)
-	}
-	if err := checkHeader(r.Version, r.ExpiresAt); err != nil {
-		return record{}, damagedKey(key, err)
-	}
-	return r, nil
-}
-
-func decodeHeader(key string, raw []byte) (header, error) {
-	var h header
-	if err := decode(raw, &h); err != nil {
-		return header{}, damagedKey(key, err)
-	}
-	if err := checkHeader(h.Version, h.ExpiresAt); err != nil {
-		return header{}, damagedKey(key, err)
-	}
-	return h, nil
-}
-
-// decodeSighting returns what lies in raw.
-func decodeSighting(key []byte, raw []byte) (sighting, error) {
-	var s sighting
-	err := decode(raw, &s)
-	if err == nil {
-		err = checkHeader(s.Version, s.ExpiresAt)
-	}
-	if err != nil {
-		return sighting{}, damagedKey(string(key), err)
-	}
-	return s, nil
-}
-
-func checkHeader(version uint64, expiresAt int64) error {
-	if version == 0 || expiresAt < 0 {
-		return fmt.Errorf("version %d, end %d: neither can be", version, expiresAt)
-	}
-	return nil
-}
-
 func decodeMark(digest, raw []byte) (mark, error) {
 	var m mark
 	err := decode(raw, &m)
@@ -215,21 +125,6 @@ func decodeMark(digest, raw []byte) (mark, error) {
 		return mark{}, &statestore.DamagedError{Record: fmt.Sprintf("idempotency key with SHA-256 %x", digest), Err: err}
 	}
 	return m, nil
-}
-
-func damagedKey(key string, err error) error {
-	return &statestore.DamagedError{Record: fmt.Sprintf("value of key %q", key), Err: err}
-}
-
-func (r *record) item(key string) statestore.Item {
-	return statestore.Item{
-		Key:         key,
-		Found:       true,
-		Value:       r.Value,
-		ETag:        etag(r.Version),
-		ContentType: r.ContentType,
-		ExpiresAt:   instantTime(r.ExpiresAt),
-	}
 }
 
 func etag(version uint64) string { return strconv.FormatUint(version, 10) }

@@ -17,7 +17,9 @@ func TestLayoutStays(t *testing.T) {
 	require.Equal(t, "\x01\xa4\x01\x19\x01\x2c\x02\x07\x03\x61t\x04\x42\x00\xff", string(raw))
 	got, err := decodeRecord("k", raw)
 	require.NoError(t, err)
-	require.Equal(t, want, got)
+	require.Equal(t, stored{header{300, 7}, []byte("t"), []byte{0, 255}}, got)
+	_, ok := scan(raw[1:])
+	require.True(t, ok)
 
 	raw, err = encode(mark{ExpiresAt: 7}, 0)
 	require.NoError(t, err)
@@ -41,24 +43,31 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte{recordFormat, 0xa1, 1, 1})
 	f.Add([]byte{recordFormat, 0x9f, 0xff})
 	f.Add([]byte{recordFormat, 0xa1, 4, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{recordFormat, 0xa2, 1, 1, 4, 0xf6})
+	f.Add([]byte{recordFormat, 0xa2, 1, 1, 3, 0x61, 0xff})
+	for _, size := range []int{0, 1, 23, 24, 255, 256, 65535, 65536} {
+		raw, err := encode(record{Version: 1 << size % 64, Value: make([]byte, size)}, size)
+		require.NoError(f, err)
+		f.Add(raw)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		r, err := decodeRecord("k", raw)
-		h, headerErr := decodeHeader("k", raw)
+		got, err := decodeRecord("k", raw)
 		_, _ = decodeMark([]byte("digest"), raw)
 		if err != nil {
 			require.ErrorIs(t, err, statestore.ErrDamaged)
 			return
 		}
-		require.NoError(t, headerErr, "a record that can be read can be overwritten by condition")
-		require.Equal(t, header{Version: r.Version, ExpiresAt: r.ExpiresAt}, h)
+		// The library sees what scan sees.
+		var r record
+		require.NoError(t, decode(raw, &r))
+		require.Equal(t, r, record{got.Version, got.ExpiresAt, string(got.contentType), got.value})
 		again, err := encode(r, len(raw))
 		require.NoError(t, err)
-		back, err := decodeRecord("k", again)
-		require.NoError(t, err)
-		require.Equal(t, string(r.Value), string(back.Value))
-		require.Equal(t, r.ContentType, back.ContentType)
-		require.Equal(t, r.Version, back.Version)
-		require.Equal(t, r.ExpiresAt, back.ExpiresAt)
+		back, ok := scan(again[1:])
+		require.True(t, ok)
+		require.Equal(t, got.header, back.header)
+		require.Equal(t, string(got.contentType), string(back.contentType))
+		require.Equal(t, string(got.value), string(back.value))
 	})
 }
 

@@ -183,11 +183,11 @@ func (p *plan) look(e *entry) {
 		return
 	}
 	e.stored = true
-	disk, damage := decodeHeader(e.key, raw)
-	e.disk = disk
+	disk, damage := decodeRecord(e.key, raw)
+	e.disk = disk.header
 	// Unconditional changes repair a damaged record. An entry in time order that it may have had is harmless.
 	if !e.changed {
-		e.next, e.damage = disk, damage
+		e.next, e.damage = disk.header, damage
 	}
 }
 

@@ -53,7 +53,7 @@ func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error 
 		if err != nil {
 			return err
 		}
-		if found.Version != 0 && !visit(k[1:], found.Value) {
+		if found.Version != 0 && !visit(k[1:], found.value) {
 			return nil
 		}
 	}
@@ -61,15 +61,15 @@ func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error 
 }
 
 // pass reads a record; its Version is 0 if it has ended.
-func (s *snapshot) pass(key, raw []byte) (sighting, error) {
+func (s *snapshot) pass(key, raw []byte) (stored, error) {
 	if s.passed++; s.passed%checkEvery == 0 {
 		if err := s.ctx.Err(); err != nil {
-			return sighting{}, err
+			return stored{}, err
 		}
 	}
-	found, err := decodeSighting(key, raw)
+	found, err := decodeRecord(key, raw)
 	if err != nil || !statestore.Live(instantTime(found.ExpiresAt), s.now) {
-		return sighting{}, err
+		return stored{}, err
 	}
 	return found, nil
 }
@@ -120,7 +120,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		if err != nil {
 			return err
 		}
-		if found.Version != 0 && !visit(indexKey, key, found.Value) {
+		if found.Version != 0 && !visit(indexKey, key, found.value) {
 			return nil
 		}
 	}

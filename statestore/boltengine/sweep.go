@@ -109,8 +109,8 @@ func endedValue(ns *bbolt.Bucket, entry []byte) ([]byte, error) {
 	if raw == nil {
 		return nil, nil
 	}
-	h, err := decodeHeader(string(key), raw)
-	if err != nil || h.ExpiresAt != instant {
+	r, err := decodeRecord(key, raw)
+	if err != nil || r.ExpiresAt != instant {
 		return nil, err
 	}
 	return target, nil
