@@ -232,7 +232,7 @@ func TestABackupLeavesSparesAlone(t *testing.T) {
 	require.True(t, grown.held)
 	db.copies.Add(-1)
 	fillRange(t, db, 15000, 20000)
-	require.Equal(t, grown.all, look(t, db).all)
+	require.LessOrEqual(t, look(t, db).all, grown.all+smallRun)
 }
 
 // Whatever step of parking fails: no write does, the database stays ready, and once there is room again, so is parking.
