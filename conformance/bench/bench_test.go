@@ -108,8 +108,9 @@ func TestRun(t *testing.T) {
 			}
 			samples := slices.DeleteFunc(slices.Clone(results.Samples), func(s Sample) bool { return s.Cell != cell })
 			require.Len(t, samples, besidePasses, "%s", cell)
-			if cell.Peer != "state.sqlite" { // it may get nothing done in a pass as short as this test's
-				require.Len(t, results.rates(cell), besidePasses, "%s", cell)
+			// In one pass as short as this test's, anybody may get nothing done, and SQLite in all of them.
+			if cell.Peer != "state.sqlite" {
+				require.NotEmpty(t, results.rates(cell), "%s", cell)
 			}
 		}
 	}
