@@ -46,7 +46,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte{recordFormat, 0xa2, 1, 1, 4, 0xf6})
 	f.Add([]byte{recordFormat, 0xa2, 1, 1, 3, 0x61, 0xff})
 	for _, size := range []int{0, 1, 23, 24, 255, 256, 65535, 65536} {
-		raw, err := encode(record{Version: 1 << size % 64, Value: make([]byte, size)}, size)
+		raw, err := encode(record{Version: 1 << (size % 64), Value: make([]byte, size)}, size)
 		require.NoError(f, err)
 		f.Add(raw)
 	}
