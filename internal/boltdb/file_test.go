@@ -43,15 +43,17 @@ func filledTwice(t testing.TB) (crashed, atRest []byte) {
 			return nil
 		}))
 	}
-	read := func() []byte {
-		raw, err := os.ReadFile(db.Path())
-		require.NoError(t, err)
-		// What lies behind is room to grow into.
-		return raw[:highWater(raw, newestMeta(t, raw))*os.Getpagesize()]
-	}
-	crashed = read()
+	crashed = content(t, db)
 	require.NoError(t, db.Close())
-	return crashed, read()
+	return crashed, content(t, db)
+}
+
+// content is what the file holds; what lies behind is room to grow into.
+func content(t testing.TB, db *DB) []byte {
+	t.Helper()
+	raw, err := os.ReadFile(db.Path())
+	require.NoError(t, err)
+	return raw[:highWater(raw, newestMeta(t, raw))*os.Getpagesize()]
 }
 
 // newestMeta says where the meta page is that counts.

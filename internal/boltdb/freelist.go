@@ -32,12 +32,8 @@ func (db *DB) keepList() {
 	if db.suspect || !ok || last.freelist != noFreelist {
 		return
 	}
-	tx, err := db.bolt.Begin(true)
-	if err != nil {
-		return
-	}
-	db.bolt.NoFreelistSync = false
-	if err := commit(tx); err != nil {
+	db.spare.unlisted = 0
+	if err := db.updateSpares(unlimited, func(*bbolt.Tx) error { return nil }); err != nil {
 		db.log.Debug("the list of free pages cannot be written", "error", err)
 	}
 }

@@ -15,7 +15,7 @@ const (
 	// minSplit is the length in pages from which on runs may be split.
 	minSplit = 32
 	// spareOverhead is what a page's header, the header of its one element, and that element's key take.
-	spareOverhead = pageHeader + 16 + 1
+	spareOverhead = pageHeader + elementSize + 1
 )
 
 // zeros fills spares. It is never written to, and so takes no memory.

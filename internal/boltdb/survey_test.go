@@ -74,9 +74,7 @@ func variety(t testing.TB) []byte {
 		}
 		return nil
 	}))
-	raw, err := os.ReadFile(db.Path())
-	require.NoError(t, err)
-	return raw[:highWater(raw, newestMeta(t, raw))*os.Getpagesize()]
+	return content(t, db)
 }
 
 // useSurveyed opens a damaged file, and changes it, if survey lets it through.
