@@ -30,10 +30,6 @@ var (
 	ErrDamaged = errors.New("the database file is damaged (dapr-bolt check says where), or this is a bug")
 )
 
-// initialMmap is address space, not memory or disk: as long as the file is smaller, growing it never has to wait for
-// readers to finish.
-const initialMmap = 1 << 30
-
 // Options for Open; the zero value is the documented default.
 type Options struct {
 	// Logger hears of panics in write functions. Default: slog.Default().

@@ -48,7 +48,7 @@ func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err 
 	bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
 		Timeout:         db.opts.LockTimeout,
 		FreelistType:    bbolt.FreelistMapType,
-		InitialMmapSize: initialMmap,
+		InitialMmapSize: mappingSize(),
 		NoStatistics:    true,
 		// Not yet known to be ours, the file must stay as it is; with this, bbolt does not write a list that it lacks.
 		NoFreelistSync: true,

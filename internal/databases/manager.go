@@ -31,7 +31,7 @@ var ErrClosed = errors.New("the data directory is closed")
 // ErrTooMany refuses to open more databases or buckets than Options allow.
 var ErrTooMany = errors.New("too many databases or buckets")
 
-// What Options bound by default. Each open file takes a gigabyte of address space, and each bucket some goroutines.
+// What Options bound by default. Each open file takes 256 GiB of address space, and each bucket some goroutines.
 const (
 	DefaultMaxDatabases = 64
 	// bucketsOfDatabase is what a database may have of each kind of bucket, on average.
