@@ -62,7 +62,8 @@ func (r *Retry) size() int { return r.Event.size() + r.History.size() }
 func (q *queue) next(now time.Time) (*item, error) {
 	for {
 		it, err := q.candidate(now)
-		if it == nil || err != nil {
+		if it == nil || err != nil || q.ctx.Err() != nil {
+			// What was read for a queue that has ended stays on disk.
 			return nil, err
 		}
 		settlement := Settlement{Outcome: Dead, History: it.history, At: now}
@@ -87,7 +88,7 @@ func (q *queue) next(now time.Time) (*item, error) {
 func (q *queue) keepsExpired() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return slices.ContainsFunc(q.streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired })
+	return q.keepExpired
 }
 
 // candidate looks at what was put back, then at due retries, at parked events, at redriven events whose turn has come,

@@ -44,10 +44,10 @@ type queue struct {
 	mu sync.Mutex
 	// streams is never changed in place.
 	streams []*Subscription
-	// ordered says that a stream asks for it.
-	ordered bool
-	turn    int
-	inHand  int
+	// ordered and keepExpired say that a stream asks for it, or that one of the last streams did.
+	ordered, keepExpired bool
+	turn                 int
+	inHand               int
 	// returned holds what streams gave back, by sequence.
 	returned []item
 	// log says that the topic may hold events after the backlog's cursor, grown that it does, up to that sequence; zero:
@@ -141,6 +141,11 @@ func (q *queue) remove(s *Subscription) int {
 // setStreams is called with q.mu held.
 func (q *queue) setStreams(streams []*Subscription) {
 	q.streams = streams
+	if len(streams) == 0 {
+		// Whatever still ends ends as they have asked.
+		return
+	}
+	q.keepExpired = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired })
 	q.ordered = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.Ordered })
 }
 

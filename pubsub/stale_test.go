@@ -3,6 +3,7 @@ package pubsub_test
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,4 +123,62 @@ func TestAnEventThatIsPutBackIsNotOvertaken(t *testing.T) {
 	leaves.Close()
 	close(engine.goOn)
 	b.expect(stays, "1", "2")
+}
+
+// engineAtTheEnd stops in the second read of the log until the stream has ended, and meanwhile in the first settlement,
+// which then gathers all that is settled afterwards.
+type engineAtTheEnd struct {
+	pubsub.Engine
+	reads                atomic.Int32
+	last                 uint64
+	reading, closed, all chan struct{}
+}
+
+func (e *engineAtTheEnd) ReadLog(ctx context.Context, topic, group string, after uint64, limit, maxBytes int) ([]pubsub.Event, error) {
+	switch n := e.reads.Add(1); {
+	case n == 2:
+		close(e.reading)
+		<-e.closed
+	case after == e.last && n > 2:
+		close(e.all)
+	}
+	return e.Engine.ReadLog(ctx, topic, group, after, limit, maxBytes)
+}
+
+func (e *engineAtTheEnd) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) ([]int, error) {
+	select {
+	case <-e.all:
+	case <-time.After(200 * time.Millisecond): // nobody reads to the end any more, which is right
+	}
+	return e.Engine.Settle(ctx, topic, group, settlements)
+}
+
+// Events whose time to live has ended are dead letters, also when their stream ends while they are being looked through.
+func TestEventsThatExpireWhileTheStreamEndsAreDeadLetters(t *testing.T) {
+	const events = 300 // of which each read brings a part
+	b := newBench(t)
+	for range events {
+		b.publish("t", pubsub.Message{Data: []byte("x"), TTL: time.Minute})
+	}
+	b.clock.Advance(time.Minute)
+	require.NoError(t, b.broker.Close(t.Context()))
+	inner, err := boltengine.New(t.Context(), b.db, "pubsub")
+	require.NoError(t, err)
+	engine := &engineAtTheEnd{Engine: inner, last: events, reading: make(chan struct{}), closed: make(chan struct{}), all: make(chan struct{})}
+	b.broker, err = pubsub.NewBroker(t.Context(), engine, pubsub.Options{Clock: b.clock, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", DeadLetterExpired: true}
+	ends := b.subscribe(opts)
+	<-engine.reading
+	ends.Close()
+	close(engine.closed)
+	require.Eventually(t, func() bool { g := b.stats("t").Groups[0]; return g.Streams == 0 && g.Dead > 0 }, waitLong, time.Millisecond)
+
+	b.reopen()
+	b.subscribe(opts)
+	require.Eventually(t, func() bool { g := b.stats("t").Groups[0]; return g.Waiting+g.Delayed == 0 }, waitLong, time.Millisecond)
+	dead := b.deadLetters(pubsub.DeadLetterFilter{Limit: events + 1})
+	require.Equal(t, events, len(dead)) // Len would print them all
+	require.Equal(t, pubsub.ReasonExpired, dead[0].Reason)
 }
