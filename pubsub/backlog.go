@@ -70,6 +70,8 @@ func (q *queue) next(now time.Time) (*item, error) {
 		// Who redrives an event wants it delivered, whatever its time.
 		expired := it.event.ExpiredAt(now) && it.history.Redriven == 0
 		switch {
+		case it.event.Unreadable != "":
+			settlement.Reason = ReasonUnreadable
 		case expired && q.keepsExpired():
 			settlement.Reason = ReasonExpired
 		case expired:

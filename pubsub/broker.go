@@ -196,6 +196,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 }
 
 func newEntry(topic string, m *Message, opts PublishOptions, now time.Time) (Entry, error) {
+	if err := checkMetadata(m.Metadata); err != nil {
+		return Entry{}, err
+	}
 	key, id, err := opts.DedupBy.key(m)
 	if err != nil {
 		return Entry{}, err
@@ -353,7 +356,7 @@ func (b *Broker) DeadLetter(ctx context.Context, id uint64) (DeadLetter, error) 
 }
 
 // Redrive sends dead letters back to their groups, at the end of the order and with the count of deliveries reset. It
-// returns those that were there.
+// returns those that were there and can be read.
 func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error) {
 	moved, err := b.engine.Redrive(ctx, ids)
 	if err != nil {

@@ -14,6 +14,8 @@ const (
 	ReasonMaxAge Reason = "max-age"
 	// ReasonTooLarge: it was stored under other limits, and is too large to be delivered under today's.
 	ReasonTooLarge Reason = "too-large"
+	// ReasonUnreadable: what is stored of it cannot be decoded. It cannot be redriven.
+	ReasonUnreadable Reason = "unreadable"
 )
 
 // DeadLetter is an event that a consumer group could not handle, kept until a person redrives or purges it.
@@ -27,8 +29,11 @@ type DeadLetter struct {
 	Time    time.Time
 }
 
-// LastError is the error text of the newest failed delivery, or empty.
+// LastError is why the event cannot be read, the error text of its newest failed delivery, or empty.
 func (d *DeadLetter) LastError() string {
+	if d.Event.Unreadable != "" {
+		return d.Event.Unreadable
+	}
 	if n := len(d.History.Attempts); n > 0 {
 		return d.History.Attempts[n-1].Error
 	}

@@ -28,6 +28,8 @@ type Engine interface {
 	// Stats counts what is stored, per topic and group.
 	Stats(ctx context.Context, now time.Time) ([]TopicStats, error)
 
+	// An event, retry or dead letter that cannot be decoded is returned like any other, with Event.Unreadable.
+
 	// ReadLog returns the events of topic after sequence after that group is not done with, in order: at most limit of
 	// them, and no more than the first once they pass maxBytes.
 	ReadLog(ctx context.Context, topic, group string, after uint64, limit, maxBytes int) ([]Event, error)
@@ -47,7 +49,7 @@ type Engine interface {
 	// DeadLetter returns one, or ErrNotFound.
 	DeadLetter(ctx context.Context, id uint64) (DeadLetter, error)
 	// Redrive moves dead letters back to their groups with their count reset, in one step. It returns those that it
-	// moved; ids that are not there, or whose group is gone, are left out.
+	// moved; ids that are not there, that cannot be read, or whose group is gone, are left out.
 	Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error)
 	// Purge removes dead letters and returns how many there were.
 	Purge(ctx context.Context, ids []uint64) (int, error)
@@ -114,8 +116,9 @@ type RetryKey struct {
 
 // Retry is an event that waits for another delivery to a group.
 type Retry struct {
-	Key     RetryKey
-	Event   Event
+	Key   RetryKey
+	Event Event
+	// History of a retry that cannot be decoded has one delivery: it had one at least.
 	History History
 	// Aged says that the event is older than its topic's MaxAge, and was not redriven since: it is due for the dead
 	// letters, not for a delivery.

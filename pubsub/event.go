@@ -34,6 +34,9 @@ type Event struct {
 	PublishTime  time.Time
 	Expires      time.Time
 	PartitionKey string
+	// Unreadable says why what is stored of the event cannot be decoded; empty: it can. Data is then what is stored, byte
+	// for byte, and nothing but Sequence and Topic is known beside it.
+	Unreadable string
 }
 
 // ExpiredAt says whether the event's time to live has run out.

@@ -11,6 +11,27 @@ const (
 	DefaultMaxGroups = 1_000
 )
 
+// What the metadata of one event may have: entries, and bytes of their keys and values together.
+const (
+	MaxMetadataEntries = 1000
+	MaxMetadataBytes   = 64 << 10
+)
+
+// checkMetadata refuses an event with more metadata than that.
+func checkMetadata(metadata map[string]string) error {
+	size := 0
+	for k, v := range metadata {
+		size += len(k) + len(v)
+	}
+	if len(metadata) <= MaxMetadataEntries && size <= MaxMetadataBytes {
+		return nil
+	}
+	return &InvalidError{
+		Field: "metadata", Value: fmt.Sprintf("of %d entries and %d bytes", len(metadata), size),
+		Allowed: fmt.Sprintf("at most %d entries and %d bytes for an event, keys and values together", MaxMetadataEntries, MaxMetadataBytes),
+	}
+}
+
 var (
 	// ErrTooManyTopics refuses a new topic beyond NameLimits.MaxTopics.
 	ErrTooManyTopics = errors.New("too many topics")

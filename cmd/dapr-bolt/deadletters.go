@@ -141,7 +141,7 @@ func (c *cli) listTable(ctx context.Context, client *admin.Client, opts admin.Li
 				strconv.FormatUint(d.ID, 10),
 				cell(d.Topic, 40),
 				cell(d.Group, 40),
-				timestamp(d.Time),
+				cell(timestamp(d.Time), 40),
 				string(d.Reason),
 				strconv.Itoa(d.Deliveries),
 				cell(d.Event.ID, 40),
@@ -237,6 +237,7 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 		line("expires", timestamp(*d.Event.Expires))
 	}
 	line("partition key", d.Event.PartitionKey)
+	line("unreadable", d.Event.Unreadable)
 	line("content type", d.Event.ContentType)
 	keys := make([]string, 0, len(d.Event.Metadata))
 	for key := range d.Event.Metadata {

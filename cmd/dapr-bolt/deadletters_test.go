@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -9,8 +10,10 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -206,4 +209,53 @@ func TestTopics(t *testing.T) {
 	got = world{}.run(t, "topics", "remove-group", "orders", "app", "--yes", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "not found")
+}
+
+// spoil damages the dead letter of that id in the file of a process that does not run.
+func (f folders) spoil(t *testing.T, id uint64) {
+	t.Helper()
+	db, err := boltdb.Open(t.Context(), databases.FilePath(f.data, databases.DefaultDatabase), boltdb.Options{})
+	require.NoError(t, err)
+	namespace := boltdb.NewNamespace(boltdb.KindPubSub, databases.DefaultPubSubBucket)
+	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		dead := namespace.In(tx).Bucket([]byte("dead"))
+		key := binary.BigEndian.AppendUint64(nil, id)
+		return boltdb.Dirty(dead.Put(key, append([]byte{99}, dead.Get(key)[1:]...)))
+	}))
+	require.NoError(t, db.Close())
+}
+
+func TestADeadLetterThatCannotBeReadIsShownAndPurgedButNotRedriven(t *testing.T) {
+	p := withDeadLetters(t, `1`, `2`, `3`)
+	letters := p.list(t)
+	p.stop(t)
+	p.spoil(t, letters[1].ID)
+	p = start(t, p.folders)
+	id, whole := fmt.Sprint(letters[1].ID), fmt.Sprint(letters[0].ID)
+
+	p.ok(t, "topics")
+	require.Contains(t, p.ok(t, "dead-letters", "list"), "unreadable")
+	listed := p.list(t)
+	require.Len(t, listed, 3)
+	require.Equal(t, pubsub.ReasonUnreadable, listed[1].Reason)
+	require.Contains(t, listed[1].LastError, "it has version 99")
+	raw, err := listed[1].Event.Payload()
+	require.NoError(t, err)
+	require.Equal(t, byte(99), raw[0])
+	require.Contains(t, string(raw), "cannot book", "what is stored is there to be looked at")
+	shown := p.ok(t, "dead-letters", "show", id)
+	require.Contains(t, shown, "reason         unreadable\n")
+	require.Contains(t, shown, "it has version 99")
+
+	got := world{}.run(t, "dead-letters", "redrive", id, whole, "--output", "json", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.JSONEq(t, `{"redriven":[`+whole+`],"unreadable":[`+id+`]}`, got.stdout)
+	require.Contains(t, got.stderr, "cannot be redriven, as what is stored of the event cannot be read: "+id+": allowed: show and purge")
+	got = world{}.run(t, "dead-letters", "redrive", "--all", "--data-dir", p.data)
+	require.Equal(t, exitOK, got.code)
+	require.Equal(t, "1 dead letter sent back\n", got.stdout)
+	require.Contains(t, got.stderr, "skipped: cannot be redriven")
+	require.Contains(t, got.stderr, id)
+	require.Equal(t, "1 dead letter removed\n", p.ok(t, "dead-letters", "purge", id, "--yes"))
+	require.Empty(t, p.list(t))
 }

@@ -55,7 +55,13 @@ func harmless(text string) string {
 	}, text)
 }
 
-func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+// timestamp is empty for the zero time, which nobody knows.
+func timestamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
 
 // byteSize is for people.
 func byteSize(n int64) string {

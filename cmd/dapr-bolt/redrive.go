@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -29,19 +30,27 @@ reset. Name them by ID, or take --all and, if need be, filters.`,
 				if err != nil {
 					return err
 				}
-				done, err := c.redrive(cmd.Context(), client, ids, rate)
+				result, err := c.redrive(cmd.Context(), client, ids, rate)
+				done := count(len(result.Redriven), "dead letter", "dead letters")
 				if err != nil {
-					return fmt.Errorf("%s of %d sent back: %w", count(len(done), "dead letter", "dead letters"), len(ids), err)
+					return fmt.Errorf("%s of %d sent back: %w", done, len(ids), err)
 				}
 				if c.output == outputJSON {
-					err = c.printJSON(admin.RedriveResult{Redriven: done})
+					err = c.printJSON(result)
 				} else {
-					_, err = fmt.Fprintf(c.out, "%s sent back\n", count(len(done), "dead letter", "dead letters"))
+					_, err = fmt.Fprintf(c.out, "%s sent back\n", done)
 				}
-				if err != nil || sel.all {
+				if err != nil {
 					return err
 				}
-				return missing(ids, done)
+				unreadable := unreadable(result.Unreadable)
+				if sel.all {
+					if unreadable != nil {
+						fmt.Fprintf(c.errOut, "skipped: %s\n", unreadable)
+					}
+					return nil
+				}
+				return errors.Join(unreadable, missing(ids, append(result.Redriven, result.Unreadable...)))
 			})
 		},
 	}
@@ -50,13 +59,14 @@ reset. Name them by ID, or take --all and, if need be, filters.`,
 	return cmd
 }
 
-// redrive sends ids back, at most rate of them in a second (0: as fast as it goes), and returns those that were there.
-func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, rate float64) ([]uint64, error) {
+// redrive sends ids back, at most rate of them in a second (0: as fast as it goes), and returns what became of those that
+// were there.
+func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, rate float64) (admin.RedriveResult, error) {
 	step := admin.MaxIDs
 	if rate > 0 {
 		step = min(step, max(1, int(rate)))
 	}
-	done := []uint64{}
+	done := admin.RedriveResult{Redriven: []uint64{}}
 	first := true
 	for batch := range slices.Chunk(ids, step) {
 		if rate > 0 && !first {
@@ -69,7 +79,8 @@ func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, r
 		if err != nil {
 			return done, err
 		}
-		done = append(done, result.Redriven...)
+		done.Redriven = append(done.Redriven, result.Redriven...)
+		done.Unreadable = append(done.Unreadable, result.Unreadable...)
 	}
 	return done, nil
 }
@@ -85,17 +96,28 @@ func (c *cli) wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func missing(ids, done []uint64) error {
-	var gone []string
-	for _, id := range ids {
-		if !slices.Contains(done, id) {
-			gone = append(gone, strconv.FormatUint(id, 10))
-		}
+// unreadable says that ids cannot be sent back; nil if there are none.
+func unreadable(ids []uint64) error {
+	if len(ids) == 0 {
+		return nil
 	}
-	if len(gone) > 0 {
-		return fmt.Errorf("not among the dead letters: %s", strings.Join(gone, ", "))
+	return fmt.Errorf("cannot be redriven, as what is stored of the event cannot be read: %s: allowed: show and purge", list(ids))
+}
+
+func missing(ids, found []uint64) error {
+	gone := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return slices.Contains(found, id) })
+	if len(gone) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("not among the dead letters: %s", list(gone))
+}
+
+func list(ids []uint64) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = strconv.FormatUint(id, 10)
+	}
+	return strings.Join(texts, ", ")
 }
 
 func (c *cli) purgeCommand() *cobra.Command {

@@ -129,7 +129,7 @@ var refusals = []refusal{
 		},
 	},
 	{
-		"a publish, whatever is wrong with it: `ttlInSeconds`, `deliverAfter`, `deliverAt`, the topic's name, more than 4190208 bytes, a topic that is full", 500, codes.Internal, "", []try{
+		"a publish, whatever is wrong with it: `ttlInSeconds`, `deliverAfter`, `deliverAt`, the topic's name, its metadata, more than 4190208 bytes, a topic that is full", 500, codes.Internal, "", []try{
 			publish("topic", "x", "ttlInSeconds", "-5").saying(notAllowedTTL, "a whole number of seconds from 1 to"),
 			publish("topic", "x", "deliverAfter", "later").saying(`deliverAfter "later"`, "a duration of 0 or more"),
 			publish("topic", "x", "deliverAt", "later").saying(`deliverAt "later"`, "RFC 3339"),
@@ -145,6 +145,7 @@ var refusals = []refusal{
 			bulkPublish("topic", "x", "ttlInSeconds", "-5").saying(`entry "bad"`, notAllowedTTL),
 			bulkPublish("a.>", "x").saying("topic", "without the wildcards"),
 			bulkPublish("topic", fiveMiB).saying(`entry "bad"`, "too large", "at most 4190208"),
+			bulkPublish("topic", "x", "long", fiveMiB[:64<<10]).saying(`entry "bad"`, "invalid metadata", "at most 1000 entries and 65536 bytes"),
 		},
 	},
 	{

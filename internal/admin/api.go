@@ -97,6 +97,8 @@ type idsRequest struct {
 // RedriveResult says what went back to its group.
 type RedriveResult struct {
 	Redriven []uint64 `json:"redriven"`
+	// Unreadable were left where they are: what is stored of them cannot be decoded.
+	Unreadable []uint64 `json:"unreadable,omitempty"`
 }
 
 // PurgeResult says how many dead letters are gone.

@@ -27,7 +27,7 @@ type DeadLetter struct {
 	Topic      string        `json:"topic"`
 	Group      string        `json:"group"`
 	Reason     pubsub.Reason `json:"reason"`
-	Time       time.Time     `json:"time"`
+	Time       time.Time     `json:"time,omitzero"`
 	LastError  string        `json:"lastError"`
 	Deliveries int           `json:"deliveries"`
 	Redriven   int           `json:"redriven"`
@@ -45,13 +45,15 @@ type Attempt struct {
 type Event struct {
 	ID           string            `json:"id"`
 	Sequence     uint64            `json:"sequence"`
-	PublishTime  time.Time         `json:"publishTime"`
+	PublishTime  time.Time         `json:"publishTime,omitzero"`
 	Expires      *time.Time        `json:"expires,omitempty"`
 	PartitionKey string            `json:"partitionKey,omitempty"`
 	ContentType  string            `json:"contentType"`
 	Metadata     map[string]string `json:"metadata"`
 	// Size is the payload's length in bytes.
 	Size int `json:"size"`
+	// Unreadable says why what is stored of the event cannot be decoded; the payload is then what is stored.
+	Unreadable string `json:"unreadable,omitempty"`
 	// DataEncoding is empty where the payload was not asked for.
 	DataEncoding DataEncoding    `json:"dataEncoding,omitempty"`
 	Data         json.RawMessage `json:"data,omitempty"`
@@ -77,6 +79,7 @@ func newDeadLetter(d *pubsub.DeadLetter, withData bool) (DeadLetter, error) {
 			ContentType:  e.ContentType,
 			Metadata:     e.Metadata,
 			Size:         len(e.Data),
+			Unreadable:   e.Unreadable,
 		},
 	}
 	for i, a := range d.History.Attempts {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -267,8 +268,29 @@ func (s *Server) redrive(_ http.ResponseWriter, r *http.Request) (any, error) {
 	for i := range moved {
 		result.Redriven[i] = moved[i].ID
 	}
+	if result.Unreadable, err = unreadable(r.Context(), broker, req.IDs, result.Redriven); err != nil {
+		return nil, err
+	}
 	s.log.Info("dead letters were redriven", "database", req.Database, "bucket", req.Bucket, "count", len(moved))
 	return result, nil
+}
+
+// unreadable returns those of ids, but for done, that are dead letters which cannot be decoded.
+func unreadable(ctx context.Context, broker Broker, ids, done []uint64) (found []uint64, err error) {
+	for _, id := range ids {
+		if slices.Contains(done, id) {
+			continue
+		}
+		d, err := broker.DeadLetter(ctx, id)
+		switch {
+		case errors.Is(err, pubsub.ErrNotFound):
+		case err != nil:
+			return nil, err
+		case d.Event.Unreadable != "":
+			found = append(found, id)
+		}
+	}
+	return found, nil
 }
 
 func (s *Server) purge(_ http.ResponseWriter, r *http.Request) (any, error) {

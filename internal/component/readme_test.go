@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 var update = flag.Bool("update", false, "write the metadata reference into the README instead of comparing it")
@@ -18,9 +19,10 @@ func TestReadmeReference(t *testing.T) {
 		names = append(names, "`"+f.Name+"`")
 	}
 	for section, want := range map[string]string{
-		"state":        "\n" + referenceTable(StateMetadata(testDefaults)),
-		"pubsub":       "\n" + referenceTable(PubSubMetadata(testDefaults)),
-		"subscription": strings.Join(names, ", "),
+		"state":          "\n" + referenceTable(StateMetadata(testDefaults)),
+		"pubsub":         "\n" + referenceTable(PubSubMetadata(testDefaults)),
+		"subscription":   strings.Join(names, ", "),
+		"event metadata": fmt.Sprintf("at most %d entries and %d bytes of metadata", pubsub.MaxMetadataEntries, pubsub.MaxMetadataBytes),
 	} {
 		readmetest.Check(t, "../../README.md", section, want, *update, "go test ./internal/component -run TestReadmeReference -update")
 	}

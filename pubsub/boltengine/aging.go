@@ -3,9 +3,10 @@ package boltengine
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"sync"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // agingScan is how many retries one sweep looks at for each that it may bury: retries lie in the order in which they
@@ -53,11 +54,10 @@ func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err er
 			if !ok || k[4] != kindRetry {
 				continue
 			}
-			published, redriven, err := ageOf(v)
-			if err != nil {
-				return err
-			}
-			if owner.limits.aged(published, redriven, now) {
+			// One that cannot be read is not to wait for a group that may never come back.
+			r := decodeRetryRecord(v)
+			published, err := publishTime(r.Event)
+			if err != nil || owner.limits.aged(published, r.History.Redriven, now) {
 				aged = append(aged, agedRetry{owner.topic, owner.group, bytes.Clone(k)})
 			}
 		}
@@ -83,16 +83,6 @@ func (b *buckets) owners() (map[uint32]owner, error) {
 	return owners, err
 }
 
-// ageOf reads what matters to aging, and leaves the payload where it is.
-func ageOf(raw []byte) (published time.Time, redriven int, err error) {
-	var r retryRecord
-	if err := decode(raw, &r); err != nil {
-		return published, 0, err
-	}
-	published, err = publishTime(r.Event)
-	return published, r.History.Redriven, err
-}
-
 // publishTime reads one field of an eventRecord.
 func publishTime(event []byte) (time.Time, error) {
 	var r struct {
@@ -108,10 +98,7 @@ func (b *buckets) buryRetry(aged agedRetry, now time.Time) error {
 	if raw == nil {
 		return nil
 	}
-	var r retryRecord
-	if err := decode(raw, &r); err != nil {
-		return fmt.Errorf("retry of topic %q for group %q: %w", aged.topic, aged.group, err)
-	}
+	r := decodeRetryRecord(raw)
 	if err := b.retry().Delete(aged.key); err != nil {
 		return err
 	}
@@ -121,7 +108,7 @@ func (b *buckets) buryRetry(aged agedRetry, now time.Time) error {
 		Sequence: sequenceOf(aged.key),
 		Event:    r.Event,
 		History:  r.History,
-		Reason:   reasonMaxAge,
+		Reason:   string(pubsub.ReasonMaxAge),
 		Time:     now.UnixNano(),
 	})
 }

@@ -1,8 +1,8 @@
 package boltengine
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -105,7 +105,7 @@ func (e *Engine) append(b *buckets, topic string, entries []pubsub.Entry, encode
 			}
 		}
 		if !entry.DeliverAt.IsZero() {
-			if err := b.delay(topic, encoded[i], entry.DeliverAt); err != nil {
+			if err := b.delay(t.ID, encoded[i], entry.DeliverAt); err != nil {
 				return err
 			}
 			t.Bytes += int64(len(encoded[i]))
@@ -179,58 +179,77 @@ func (b *buckets) appendLog(t *topicRecord, event []byte) error {
 // sequentialFill packs pages full, since the keys of the log only ever grow at the end.
 const sequentialFill = 0.95
 
-func (b *buckets) delay(topic string, event []byte, due time.Time) error {
+func (b *buckets) delay(topic uint32, event []byte, due time.Time) error {
 	n, err := b.delayed().NextSequence()
 	if err != nil {
 		return err
 	}
-	return put(b.delayed(), pairKey(uint64(due.UnixNano()), n), delayedRecord{Topic: topic, Event: event})
+	return b.delayed().Put(delayedKey(due, topic, n), event)
 }
 
 // Promote implements pubsub.Engine.
 func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error) {
 	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
-		topics, next = nil, time.Time{}
-		var keys [][]byte
-		var due []delayedRecord
-		c := b.delayed().Cursor()
-		for k, v := c.First(); k != nil; k, v = c.Next() {
-			at := time.Unix(0, int64(binary.BigEndian.Uint64(k)))
-			if at.After(now) || len(keys) == limit {
-				next = at
-				break
-			}
-			var r delayedRecord
-			if err := decode(v, &r); err != nil {
-				return err
-			}
-			keys, due = append(keys, append([]byte(nil), k...)), append(due, r)
+		topics = nil
+		var due [][]byte
+		var err error
+		if due, next, err = b.dueDelayed(now, limit); err != nil {
+			return err
 		}
-		if len(keys) == 0 {
+		if len(due) == 0 {
 			return errUnchanged
 		}
-		grown := map[string]bool{}
-		for i, r := range due {
-			t, err := b.ensureTopic(r.Topic)
-			if err != nil {
+		names := map[uint32]string{}
+		if err := eachTopic(b, func(name string, t topicRecord) error { names[t.ID] = name; return nil }); err != nil {
+			return err
+		}
+		for _, key := range due {
+			_, id, _ := parseDelayedKey(key)
+			name, ok := names[id]
+			if !ok {
+				return fmt.Errorf("a delayed event is of topic number %d, which is not there", id)
+			}
+			if err := b.promote(name, key); err != nil {
 				return err
 			}
-			t.Bytes -= int64(len(r.Event)) // it counts already
-			if err := b.appendLog(&t, r.Event); err != nil {
-				return err
-			}
-			if err := b.putTopic(r.Topic, t); err != nil {
-				return err
-			}
-			if err := b.delayed().Delete(keys[i]); err != nil {
-				return err
-			}
-			if !grown[r.Topic] {
-				grown[r.Topic] = true
-				topics = append(topics, r.Topic)
+			if !slices.Contains(topics, name) {
+				topics = append(topics, name)
 			}
 		}
 		return nil
 	})
 	return topics, next, err
+}
+
+// dueDelayed returns the keys of at most limit delayed events that are due, and when the next one is.
+func (b *buckets) dueDelayed(now time.Time, limit int) (keys [][]byte, next time.Time, err error) {
+	c := b.delayed().Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		at, _, err := parseDelayedKey(k)
+		if err != nil {
+			return nil, next, err
+		}
+		if at.After(now) || len(keys) == limit {
+			return keys, at, nil
+		}
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys, time.Time{}, nil
+}
+
+// promote moves a delayed event to the end of its topic.
+func (b *buckets) promote(topic string, key []byte) error {
+	t, _, err := b.topic(topic)
+	if err != nil {
+		return err
+	}
+	event := bytes.Clone(b.delayed().Get(key))
+	t.Bytes -= int64(len(event)) // it counts already
+	if err := b.appendLog(&t, event); err != nil {
+		return err
+	}
+	if err := b.putTopic(topic, t); err != nil {
+		return err
+	}
+	return b.delayed().Delete(key)
 }

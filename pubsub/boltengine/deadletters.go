@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
-	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -22,42 +21,35 @@ func (b *buckets) bury(r deadRecord) error {
 	return put(b.dead(), deadKey(id), r)
 }
 
-func (b *buckets) deadRecord(id uint64) (deadRecord, bool, error) {
+func (b *buckets) deadRecord(id uint64) (r deadRecord, ok bool) {
 	raw := b.dead().Get(deadKey(id))
 	if raw == nil {
-		return deadRecord{}, false, nil
+		return r, false
 	}
-	var r deadRecord
-	if err := decode(raw, &r); err != nil {
-		return r, false, fmt.Errorf("dead letter %d: %w", id, err)
-	}
-	return r, true, nil
+	return decodeDeadRecord(raw), true
 }
 
-func (r *deadRecord) deadLetter(id uint64) (pubsub.DeadLetter, error) {
-	event, err := decodeEvent(r.Event, r.Topic, r.Sequence)
-	if err != nil {
-		return pubsub.DeadLetter{}, fmt.Errorf("dead letter %d: %w", id, err)
-	}
-	return pubsub.DeadLetter{
+// deadLetter returns the dead letter. Whatever it died of, that it cannot be read is what counts from then on.
+func (r *deadRecord) deadLetter(id uint64) pubsub.DeadLetter {
+	d := pubsub.DeadLetter{
 		ID:      id,
 		Group:   r.Group,
-		Event:   event,
+		Event:   decodeEvent(r.Event, r.Topic, r.Sequence),
 		History: historyFromRecord(r.History),
 		Reason:  pubsub.Reason(r.Reason),
-		Time:    time.Unix(0, r.Time),
-	}, nil
+		Time:    fromNanos(r.Time),
+	}
+	if d.Event.Unreadable != "" {
+		d.Reason = pubsub.ReasonUnreadable
+	}
+	return d
 }
 
 // removeDead forgets a group's dead letters of a topic.
 func (b *buckets) removeDead(topic, group string) error {
 	var keys [][]byte
 	err := b.dead().ForEach(func(k, v []byte) error {
-		var r deadRecord
-		if err := decode(v, &r); err != nil {
-			return err
-		}
-		if r.Topic == topic && r.Group == group {
+		if r := decodeDeadRecord(v); r.Topic == topic && r.Group == group {
 			keys = append(keys, append([]byte(nil), k...))
 		}
 		return nil
@@ -79,18 +71,11 @@ func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			var r deadRecord
-			id := binary.BigEndian.Uint64(k)
-			if err := decode(v, &r); err != nil {
-				return fmt.Errorf("dead letter %d: %w", id, err)
-			}
+			r := decodeDeadRecord(v)
 			if filter.Topic != "" && r.Topic != filter.Topic || filter.Group != "" && r.Group != filter.Group || r.Time < nanos(filter.Since) {
 				continue
 			}
-			d, err := r.deadLetter(id)
-			if err != nil {
-				return err
-			}
+			d := r.deadLetter(binary.BigEndian.Uint64(k))
 			if text == "" || mentions(&d, text) {
 				found = append(found, d)
 			}
@@ -115,15 +100,12 @@ func mentions(d *pubsub.DeadLetter, text string) bool {
 // DeadLetter implements pubsub.Engine.
 func (e *Engine) DeadLetter(_ context.Context, id uint64) (d pubsub.DeadLetter, err error) {
 	err = e.read(func(b *buckets) error {
-		r, ok, err := b.deadRecord(id)
-		if err != nil {
-			return err
-		}
+		r, ok := b.deadRecord(id)
 		if !ok {
 			return fmt.Errorf("dead letter %d: %w", id, pubsub.ErrNotFound)
 		}
-		d, err = r.deadLetter(id)
-		return err
+		d = r.deadLetter(id)
+		return nil
 	})
 	return d, err
 }
@@ -133,11 +115,12 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
 		moved = nil
 		for _, id := range ids {
-			r, ok, err := b.deadRecord(id)
-			if err != nil {
-				return err
-			}
+			r, ok := b.deadRecord(id)
 			if !ok {
+				continue
+			}
+			d := r.deadLetter(id)
+			if d.Event.Unreadable != "" {
 				continue
 			}
 			t, g, ok, err := b.find(r.Topic, r.Group)
@@ -146,10 +129,6 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 			}
 			if !ok {
 				continue
-			}
-			d, err := r.deadLetter(id)
-			if err != nil {
-				return err
 			}
 			order, err := b.retry().NextSequence()
 			if err != nil {

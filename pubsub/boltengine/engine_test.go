@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -194,6 +195,51 @@ func TestAnEventIDThatIsNotUTF8IsReadBack(t *testing.T) {
 	require.Equal(t, "a\xffb", events[0].ID)
 }
 
+// What nobody consumes is not kept for ever because it cannot be read, and nothing behind it is.
+func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
+	e, db := open(t)
+	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
+	require.NoError(t, err)
+	opts := pubsub.AppendOptions{TopicLimits: pubsub.TopicLimits{MaxAge: time.Hour}}
+	_, err = e.Append(t.Context(), "t", entries(4), opts, noon)
+	require.NoError(t, err)
+	settle(t, e, "g", []pubsub.Settlement{{Outcome: pubsub.Retried, Sequence: 1, Due: noon, History: pubsub.History{Deliveries: 1}}})
+	for _, bucket := range []string{"log", "retry"} {
+		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+			b := e.bucket.In(tx).Bucket([]byte(bucket))
+			k, v := b.Cursor().First()
+			return boltdb.Dirty(b.Put(k, append([]byte{99}, v[1:]...)))
+		}))
+	}
+	always := func(string, string) bool { return true }
+	_, err = e.Sweep(t.Context(), noon, 10, always)
+	require.NoError(t, err)
+	require.Equal(t, 1, counts(t, e, db)["dead"], "the retry")
+	_, err = e.Sweep(t.Context(), noon.Add(time.Hour), 10, always)
+	require.NoError(t, err)
+	require.Equal(t, 4, counts(t, e, db)["dead"])
+	dead, err := e.DeadLetters(t.Context(), pubsub.DeadLetterFilter{Limit: 10})
+	require.NoError(t, err)
+	for i, want := range []pubsub.Reason{pubsub.ReasonUnreadable, pubsub.ReasonUnreadable, pubsub.ReasonMaxAge, pubsub.ReasonMaxAge} {
+		require.Equal(t, want, dead[i].Reason, "dead letter %d", i)
+	}
+}
+
+func TestWhatTheEncoderWritesCanBeRead(t *testing.T) {
+	event := pubsub.Event{Metadata: map[string]string{}, PublishTime: noon}
+	for i := range 200_000 {
+		event.Metadata[strconv.Itoa(i)] = ""
+	}
+	raw, err := encodeEvent(&event)
+	require.NoError(t, err)
+	require.Empty(t, decodeEvent(raw, "t", 1).Unreadable)
+
+	dead := deadRecord{Event: raw, History: historyRecord{Attempts: make([]attemptRecord, 200_000)}}
+	raw, err = encode(dead, 0)
+	require.NoError(t, err)
+	require.Equal(t, dead, decodeDeadRecord(raw))
+}
+
 func FuzzDecode(f *testing.F) {
 	event, err := encodeEvent(&pubsub.Event{ID: "id", Data: []byte("data"), Metadata: map[string]string{"k": "v"}, PublishTime: noon, Expires: noon})
 	require.NoError(f, err)
@@ -203,19 +249,26 @@ func FuzzDecode(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if e, err := decodeEvent(raw, "t", 1); err == nil {
+		e := decodeEvent(raw, "t", 1)
+		if e.Unreadable != "" {
+			require.Equal(t, raw, e.Data, "it can be shown as it is")
+		} else {
 			again, err := encodeEvent(&e)
 			require.NoError(t, err)
-			back, err := decodeEvent(again, "t", 1)
-			require.NoError(t, err)
+			back := decodeEvent(again, "t", 1)
+			require.Empty(t, back.Unreadable)
 			// Compared as they are written: an empty map and none are the same event.
 			once, err := encodeEvent(&back)
 			require.NoError(t, err)
 			require.Equal(t, again, once)
 		}
-		_, _ = decodeRetry(raw, "t", pubsub.RetryKey{})
+		_ = decodeRetry(raw, "t", pubsub.RetryKey{})
+		dead := decodeDeadRecord(raw)
+		_ = dead.deadLetter(1)
+		_, _ = publishTime(raw)
 		_, _ = parseRetryKey(raw)
-		for _, record := range []any{&topicRecord{}, &groupRecord{}, &delayedRecord{}, &deadRecord{}} {
+		_, _, _ = parseDelayedKey(raw)
+		for _, record := range []any{&topicRecord{}, &groupRecord{}} {
 			_ = decode(raw, record)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -18,7 +19,7 @@ import (
 //	patterns  group \x00 pattern            → (nothing): the group wants every topic that matches
 //	groups    topic(4) group name           → groupRecord
 //	log       topic(4) sequence(8)          → eventRecord, contiguous from topicRecord.First to .Last
-//	delayed   due(8) number(8)              → delayedRecord
+//	delayed   due(8) topic(4) number(8)     → eventRecord
 //	done      group(4) sequence(8)          → (nothing): settled, but above groupRecord.Done
 //	retry     group(4) 0 due(8) sequence(8) → retryRecord: failed, waits for its time
 //	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
@@ -76,11 +77,6 @@ type eventRecord struct {
 	PartitionKey string            `cbor:"7,keyasint,omitempty"`
 }
 
-type delayedRecord struct {
-	Topic string `cbor:"1,keyasint"`
-	Event []byte `cbor:"2,keyasint"` // an encoded eventRecord
-}
-
 type attemptRecord struct {
 	At    int64  `cbor:"1,keyasint"`
 	Error string `cbor:"2,keyasint"`
@@ -117,8 +113,9 @@ var encoding = func() cbor.UserBufferEncMode {
 }()
 
 var decoding = func() cbor.DecMode {
-	// An event id is whatever a publisher's payload holds; a byte that is not UTF-8 must not make the event unreadable.
-	mode, err := cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid}.DecMode()
+	// What the encoder may write can be read: it sets no limit to entries, and an event id is whatever a publisher's
+	// payload holds, UTF-8 or not.
+	mode, err := cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid, MaxArrayElements: math.MaxInt32, MaxMapPairs: math.MaxInt32}.DecMode()
 	if err != nil {
 		panic(err)
 	}
@@ -167,10 +164,11 @@ func encodeEvent(e *pubsub.Event) ([]byte, error) {
 	}, size)
 }
 
-func decodeEvent(raw []byte, topic string, sequence uint64) (pubsub.Event, error) {
+// decodeEvent returns the event, or what there is to see of it if it cannot be decoded.
+func decodeEvent(raw []byte, topic string, sequence uint64) pubsub.Event {
 	var r eventRecord
 	if err := decode(raw, &r); err != nil {
-		return pubsub.Event{}, fmt.Errorf("event %d of topic %q: %w", sequence, topic, err)
+		return pubsub.Event{Sequence: sequence, Topic: topic, Data: bytes.Clone(raw), Unreadable: err.Error()}
 	}
 	return pubsub.Event{
 		Sequence:     sequence,
@@ -182,7 +180,25 @@ func decodeEvent(raw []byte, topic string, sequence uint64) (pubsub.Event, error
 		PublishTime:  time.Unix(0, r.PublishTime),
 		Expires:      fromNanos(r.Expires),
 		PartitionKey: r.PartitionKey,
-	}, nil
+	}
+}
+
+// decodeRetryRecord returns the record; of one that cannot be decoded, all that is stored stands for its event.
+func decodeRetryRecord(raw []byte) retryRecord {
+	var r retryRecord
+	if decode(raw, &r) != nil {
+		return retryRecord{Event: raw, History: historyRecord{Deliveries: 1}}
+	}
+	return r
+}
+
+// decodeDeadRecord likewise; then it is nobody's.
+func decodeDeadRecord(raw []byte) deadRecord {
+	var r deadRecord
+	if decode(raw, &r) != nil {
+		return deadRecord{Event: raw}
+	}
+	return r
 }
 
 func historyToRecord(h pubsub.History) historyRecord {
@@ -217,6 +233,20 @@ func fromNanos(n int64) time.Time {
 
 func pairKey(a, b uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, 16), a), b)
+}
+
+func delayedKey(due time.Time, topic uint32, number uint64) []byte {
+	key := binary.BigEndian.AppendUint64(make([]byte, 0, delayedKeyLen), uint64(due.UnixNano()))
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(key, topic), number)
+}
+
+const delayedKeyLen = 8 + 4 + 8
+
+func parseDelayedKey(key []byte) (due time.Time, topic uint32, err error) {
+	if len(key) != delayedKeyLen {
+		return due, 0, fmt.Errorf("a key in %s takes %d bytes, want %d", bucketDelayed, len(key), delayedKeyLen)
+	}
+	return time.Unix(0, int64(binary.BigEndian.Uint64(key))), binary.BigEndian.Uint32(key[8:]), nil
 }
 
 func idKey(id uint32) []byte { return binary.BigEndian.AppendUint32(make([]byte, 0, 12), id) }

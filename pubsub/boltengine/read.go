@@ -3,7 +3,6 @@ package boltengine
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -38,11 +37,7 @@ func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, l
 			if size += len(v); len(events) > 0 && size > maxBytes {
 				return nil
 			}
-			event, err := decodeEvent(v, topic, sequence)
-			if err != nil {
-				return err
-			}
-			events = append(events, event)
+			events = append(events, decodeEvent(v, topic, sequence))
 		}
 		return nil
 	})
@@ -62,10 +57,10 @@ func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Ti
 			next = at
 			return false, nil
 		}
-		r, err := decodeRetry(v, topic, k)
+		r := decodeRetry(v, topic, k)
 		r.Aged = t.aged(r.Event.PublishTime, r.History.Redriven, now)
 		due = append(due, r)
-		return true, err
+		return true, nil
 	})
 	return due, next, err
 }
@@ -81,9 +76,8 @@ func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(
 		if len(redriven) == limit || len(redriven) > 0 && size > maxBytes {
 			return false, nil
 		}
-		r, err := decodeRetry(v, topic, k)
-		redriven = append(redriven, r)
-		return true, err
+		redriven = append(redriven, decodeRetry(v, topic, k))
+		return true, nil
 	})
 	return redriven, err
 }
@@ -92,12 +86,11 @@ func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(
 func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, byKey map[string]int, err error) {
 	byKey = map[string]int{}
 	err = e.eachRetry(topic, group, false, func(_ topicRecord, k pubsub.RetryKey, v []byte) (bool, error) {
-		r, err := decodeRetry(v, topic, k)
 		total++
-		if key := r.Event.PartitionKey; key != "" {
+		if key := decodeRetry(v, topic, k).Event.PartitionKey; key != "" {
 			byKey[key]++
 		}
-		return true, err
+		return true, nil
 	})
 	return total, byKey, err
 }
@@ -125,11 +118,7 @@ func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRe
 	})
 }
 
-func decodeRetry(raw []byte, topic string, k pubsub.RetryKey) (pubsub.Retry, error) {
-	var r retryRecord
-	if err := decode(raw, &r); err != nil {
-		return pubsub.Retry{}, fmt.Errorf("retry of event %d of topic %q: %w", k.Sequence, topic, err)
-	}
-	event, err := decodeEvent(r.Event, topic, k.Sequence)
-	return pubsub.Retry{Key: k, Event: event, History: historyFromRecord(r.History), After: r.After}, err
+func decodeRetry(raw []byte, topic string, k pubsub.RetryKey) pubsub.Retry {
+	r := decodeRetryRecord(raw)
+	return pubsub.Retry{Key: k, Event: decodeEvent(r.Event, topic, k.Sequence), History: historyFromRecord(r.History), After: r.After}
 }

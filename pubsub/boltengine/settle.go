@@ -68,11 +68,7 @@ func (b *buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s
 		if raw == nil {
 			return false, nil
 		}
-		var r retryRecord
-		if err := decode(raw, &r); err != nil {
-			return false, err
-		}
-		event = r.Event
+		event = decodeRetryRecord(raw).Event
 		if err := b.retry().Delete(key); err != nil {
 			return false, err
 		}

@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -78,30 +79,40 @@ func (b *buckets) age(topic string, now time.Time, limit int) (int, error) {
 	if err != nil || !ok || t.MaxAge <= 0 {
 		return 0, err
 	}
-	aged := 0
-	for ; aged < limit && t.First <= t.Last; aged++ {
-		raw := b.log().Get(sequenceKey(t.ID, t.First))
-		var r eventRecord
-		if err := decode(raw, &r); err != nil {
-			return aged, err
-		}
-		if !t.aged(time.Unix(0, r.PublishTime), 0, now) {
-			break
-		}
-		if err := b.buryForGroups(topic, t, raw, now); err != nil {
-			return aged, err
-		}
-		if err := b.dropFirst(&t); err != nil {
-			return aged, err
-		}
-	}
+	aged := b.countAged(t, now, limit)
 	if aged == 0 {
 		return 0, nil
+	}
+	for range aged {
+		if err := b.buryForGroups(topic, t, b.log().Get(sequenceKey(t.ID, t.First)), now); err != nil {
+			return 0, err
+		}
+		if err := b.dropFirst(&t); err != nil {
+			return 0, err
+		}
 	}
 	return aged, b.putTopic(topic, t)
 }
 
-const reasonMaxAge = string(pubsub.ReasonMaxAge)
+// countAged counts the first events of the log that are too old, at most limit of them. One that cannot be read is as old
+// as the next that can.
+func (b *buckets) countAged(t topicRecord, now time.Time, limit int) (aged int) {
+	prefix := idKey(t.ID)
+	c := b.log().Cursor()
+	n := 0
+	for k, v := c.Seek(sequenceKey(t.ID, t.First)); bytes.HasPrefix(k, prefix) && n < limit; k, v = c.Next() {
+		n++
+		published, err := publishTime(v)
+		if err != nil {
+			continue
+		}
+		if !t.aged(published, 0, now) {
+			break
+		}
+		aged = n
+	}
+	return aged
+}
 
 func (b *buckets) buryForGroups(topic string, t topicRecord, event []byte, now time.Time) error {
 	changed := map[string]groupRecord{}
@@ -121,7 +132,7 @@ func (b *buckets) buryForGroups(topic string, t topicRecord, event []byte, now t
 				Group:    name,
 				Sequence: t.First,
 				Event:    event,
-				Reason:   reasonMaxAge,
+				Reason:   string(pubsub.ReasonMaxAge),
 				Time:     now.UnixNano(),
 			})
 			if err != nil {
