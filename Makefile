@@ -61,29 +61,29 @@ test-conformance: notice-race $(STACK)
 	@echo "== Dapr's placement and scheduler"
 	$(STACK) control-plane
 	@echo "== Dapr's official suites and the guarantees $(RACE)"
-	go -C conformance test $(RACE) -p 1 -v -timeout 20m ./suites ./guarantees
+	go -C conformance test $(RACE) -p 1 -v -timeout 30m ./suites ./e2e
 	@echo "== all other conformance tests $(RACE)"
-	go -C conformance test $(RACE) -p 1 -timeout 40m $$(go -C conformance list ./... | grep -v -e /suites$$ -e /guarantees$$)
+	go -C conformance test $(RACE) -p 1 -timeout 60m $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$)
 	@$(if $(RACE),echo "== memory under a backlog",:)
-	$(if $(RACE),go -C conformance test -count=1 -v ./backlog,@:)
+	$(if $(RACE),go -C conformance test -count=1 -v ./performance -run '^TestBacklog$$',@:)
 
 .PHONY: backlog
 backlog: ## Measure memory, speed and disk under a backlog of 5 million events (some 10 minutes)
-	go -C conformance test -count=1 -v -timeout 60m ./backlog -events=5000000
+	go -C conformance test -count=1 -v -timeout 60m ./performance -run '^TestBacklog$$' -events=5000000
 
 .PHONY: sweep
 sweep: ## Measure what sweeping a million keys that end in the same minute costs others (some 5 minutes)
-	go -C conformance test -count=1 -v -timeout 30m ./sweep -keys=1000000
+	go -C conformance test -count=1 -v -timeout 30m ./performance -run '^TestKeysThatEndTogetherAreSwept$$' -keys=1000000
 
 # The race detector would find little more here, and make it take three times as long.
 .PHONY: torture
 torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks over 10,000 rounds
-	go -C conformance test ./torture -run '^TestTorture$$' -count 1 -v -timeout 4h -kills 1000
+	go -C conformance test ./crash -run '^TestTorture$$' -count 1 -v -timeout 4h -kills 1000
 	go -C conformance test ./faults -run '^TestRoundsLeaveNothing$$' -count 1 -v -timeout 4h -rounds 10000
 
 # The peers' server is installed where that is possible; a report without it says so.
 .PHONY: bench
-bench: $(STACK) ## Measure dapr-bolt beside its peers and write conformance/bench/RESULTS.md (an hour, 60 GB of disk)
+bench: $(STACK) ## Measure dapr-bolt beside its peers and write conformance/performance/RESULTS.md (an hour, 60 GB of disk)
 	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || echo "redis-server could not be installed"
 	$(STACK) sidecar

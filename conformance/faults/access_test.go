@@ -20,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
 )
 
 // visitorVariable makes this test binary a client of the socket that it names, under whatever user it runs as. It writes
@@ -28,7 +27,7 @@ import (
 const visitorVariable = "FAULTS_TEST_VISIT"
 
 func visit(socket string) {
-	c, err := wire.Dial(socket, "visitor")
+	c, err := harness.Dial(socket, "visitor")
 	if err == nil {
 		err = c.InitState(context.Background())
 	}

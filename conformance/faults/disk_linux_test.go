@@ -14,13 +14,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
 )
 
 const large = 200 << 10
 
 // fill writes large values until one is refused, and returns how many were acknowledged and the refusal.
-func fill(t *testing.T, c *wire.Client) (acknowledged int, refusal error) {
+func fill(t *testing.T, c *harness.Client) (acknowledged int, refusal error) {
 	t.Helper()
 	const most = 500
 	for ; acknowledged < most; acknowledged++ {

@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
 )
 
 // usage is what a process takes of the machine.
@@ -54,7 +53,7 @@ func (w *world) usage(b *harness.Bolt) (u usage) {
 }
 
 // honest makes sure that somebody else is served, in the middle of everything.
-func honest(t *testing.T, c *wire.Client) {
+func honest(t *testing.T, c *harness.Client) {
 	t.Helper()
 	began := time.Now()
 	value := []byte(began.String())
@@ -146,7 +145,7 @@ func TestAnInitStormIsBounded(t *testing.T) {
 	store := w.store(b)
 	refusals := 0
 	for i := range storm {
-		c, err := wire.Dial(socketOf(b), fmt.Sprintf("storm-%d", i))
+		c, err := harness.Dial(socketOf(b), fmt.Sprintf("storm-%d", i))
 		require.NoError(t, err)
 		err = c.InitState(t.Context(), "database", fmt.Sprintf("storm-%d", i), "padding", strings.Repeat("x", 10000))
 		if err != nil {
@@ -162,7 +161,7 @@ func TestAnInitStormIsBounded(t *testing.T) {
 	// The same again and again, of clients that come and go.
 	before := w.usage(b)
 	for i := range storm {
-		c, err := wire.Dial(socketOf(b), fmt.Sprintf("again-%d", i))
+		c, err := harness.Dial(socketOf(b), fmt.Sprintf("again-%d", i))
 		require.NoError(t, err)
 		require.NoError(t, c.InitState(t.Context(), "padding", strings.Repeat("x", 1000)))
 		require.NoError(t, c.Close())

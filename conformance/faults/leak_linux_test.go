@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
 )
 
 var rounds = flag.Int("rounds", 1000, "how often TestRoundsLeaveNothing connects, subscribes and disconnects")
@@ -22,7 +21,7 @@ func TestRoundsLeaveNothing(t *testing.T) {
 	store, publisher := w.store(b), w.pubsub(b, "publisher")
 	round := func(i int) {
 		t.Helper()
-		c, err := wire.Dial(socketOf(b), "rounds")
+		c, err := harness.Dial(socketOf(b), "rounds")
 		require.NoError(t, err)
 		defer c.Close()
 		require.NoError(t, c.InitState(t.Context()))

@@ -15,10 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
-	"github.com/dapr-bolt/dapr-bolt/conformance/wire"
 )
 
 const (
@@ -32,7 +29,7 @@ func TestMain(m *testing.M) {
 		visit(socket)
 		return
 	}
-	if err := os.Setenv("GORACE", scene.RaceOptions); err != nil { // for the commands that are run
+	if err := os.Setenv("GORACE", harness.RaceOptions); err != nil { // for the commands that are run
 		panic(err)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
@@ -41,7 +38,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-var checkout = sync.OnceValues(build.FindCheckout)
+var checkout = sync.OnceValues(harness.FindCheckout)
 
 // world is a harness that ends with the test.
 type world struct {
@@ -52,35 +49,35 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	path, err := scene.Bolt()
+	path, err := harness.BoltProgram()
 	require.NoError(t, err)
-	return &world{Harness: scene.New(t), t: t, path: path}
+	return &world{Harness: harness.ForTest(t), t: t, path: path}
 }
 
 // bolt starts a process that ends with the test.
 func (w *world) bolt(opts harness.BoltOptions) *harness.Bolt {
 	w.t.Helper()
 	opts.Path = w.path
-	return scene.StartBolt(w.t, w.Harness, opts)
+	return harness.StartBolt(w.t, w.Harness, opts)
 }
 
 // client connects for one component.
-func (w *world) client(b *harness.Bolt, component string) *wire.Client {
+func (w *world) client(b *harness.Bolt, component string) *harness.Client {
 	w.t.Helper()
-	c, err := wire.Dial(socketOf(b), component)
+	c, err := harness.Dial(socketOf(b), component)
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { require.NoError(w.t, c.Close()) })
 	return c
 }
 
-func (w *world) store(b *harness.Bolt) *wire.Client {
+func (w *world) store(b *harness.Bolt) *harness.Client {
 	w.t.Helper()
 	c := w.client(b, "store")
 	require.NoError(w.t, c.InitState(w.t.Context()))
 	return c
 }
 
-func (w *world) pubsub(b *harness.Bolt, group string, settings ...string) *wire.Client {
+func (w *world) pubsub(b *harness.Bolt, group string, settings ...string) *harness.Client {
 	w.t.Helper()
 	c := w.client(b, "pubsub-"+group)
 	require.NoError(w.t, c.InitPubSub(w.t.Context(), append([]string{"consumerID", group}, settings...)...))

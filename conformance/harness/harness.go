@@ -1,5 +1,10 @@
-// Package harness runs dapr-bolt, real Dapr sidecars and apps as processes of this
-// machine, and stops every one of them again.
+// Package harness is the environment of the conformance tests, the demo and `make run`.
+//
+// A [Checkout] makes the programs: dapr-bolt, the todo app, the pinned Dapr sidecar, its placement and scheduler. They are
+// kept in the checkout's .cache folder. A [Harness] runs them as processes of this machine, on ports of their own, and
+// stops every one of them again; [Harness.StartBolt], [Harness.StartDaprd], [Harness.StartApp] and [Harness.StartServer]
+// start one, [Harness.StartTodo] the whole todo app. A [Client] speaks with dapr-bolt's socket as a sidecar does.
+// Tests begin with [ForTest], [StartBolt] or [Start], which end with the test.
 package harness
 
 import (

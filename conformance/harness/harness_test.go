@@ -19,7 +19,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
@@ -28,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // The sidecar is real, the component a built-in one: this test is about starting,
 // waiting and stopping.
 func TestSidecarLife(t *testing.T) {
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	path, err := checkout.Daprd(t.Context(), os.Stderr)
 	require.NoError(t, err)

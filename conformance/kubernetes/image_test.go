@@ -18,7 +18,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
@@ -54,7 +53,7 @@ type image struct {
 // buildImage builds a target of the Dockerfile from a static binary, with no registry and no daemon, and unpacks it.
 func buildImage(t *testing.T, target, command string) image {
 	t.Helper()
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	// Sockets of the processes that run in it need a short path.
 	dir, err := os.MkdirTemp("", "image-")

@@ -10,7 +10,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
@@ -72,7 +71,7 @@ func injected(t *testing.T, m manifests, name string) *corev1.Pod {
 // readComponent reads a component of components/.
 func readComponent(t *testing.T, name string) harness.Component {
 	t.Helper()
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	c, err := harness.ReadComponent(checkout.Path("components", name+".yaml"))
 	require.NoError(t, err)

@@ -1,21 +1,17 @@
 package kubernetes_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/stack"
 )
 
 // node stands for a node: what the volumes of its Pods are, and what its containers' images hold.
@@ -35,17 +31,9 @@ type node struct {
 
 func newNode(t *testing.T, m manifests) *node {
 	t.Helper()
-	programs, err := buildPrograms()
+	programs, err := harness.TestPrograms()
 	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			h.Keep()
-			t.Logf("logs are in %s", h.Dir("logs"))
-		}
-		require.NoError(t, h.Close())
-	})
+	h := harness.ForTest(t)
 	return &node{
 		t: t, harness: h, manifests: m, dir: h.Dir("volumes"),
 		programs: map[string]string{
@@ -55,14 +43,6 @@ func newNode(t *testing.T, m manifests) *node {
 		},
 	}
 }
-
-var buildPrograms = sync.OnceValues(func() (stack.Programs, error) {
-	checkout, err := build.FindCheckout()
-	if err != nil {
-		return stack.Programs{}, err
-	}
-	return stack.BuildPrograms(context.Background(), checkout, os.Stderr)
-})
 
 // secrets stand for the ones that deploy/README.md has made.
 var secrets = map[string]string{"dapr-api-token": "token of the sidecars", "app-api-token": "token of the apps"}

@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 const (
@@ -42,7 +42,7 @@ type manifests struct {
 // render has kustomize build the overlay and decodes each object strictly: an unknown or repeated field fails the test.
 func render(t *testing.T, overlay string) manifests {
 	t.Helper()
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).
 		Run(filesys.MakeFsOnDisk(), checkout.Path("deploy", "overlays", overlay))
@@ -229,7 +229,7 @@ func withoutVolumes(object runtime.Object) runtime.Object {
 
 // The declared sidecar is of the version that the tests run.
 func TestSidecarVersion(t *testing.T) {
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	want := "daprio/daprd:" + strings.TrimPrefix(checkout.DaprVersion(), "v")
 	for _, overlay := range []string{overlayPod, overlayNative} {

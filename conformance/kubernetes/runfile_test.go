@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
@@ -18,7 +17,7 @@ import (
 const cliVariable = "DAPR_BOLT_DAPR_CLI"
 
 // daprCLI is the Dapr CLI, whose build takes minutes and so is not a part of every test run.
-func daprCLI(t *testing.T, checkout build.Checkout) string {
+func daprCLI(t *testing.T, checkout harness.Checkout) string {
 	t.Helper()
 	path := os.Getenv(cliVariable)
 	if path == "" {
@@ -33,20 +32,12 @@ func daprCLI(t *testing.T, checkout build.Checkout) string {
 
 // TestDaprRun has the Dapr CLI run cmd/todo/dapr.yaml, on ports that are free and otherwise as it is.
 func TestDaprRun(t *testing.T) {
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	cli := daprCLI(t, checkout)
-	programs, err := buildPrograms()
+	programs, err := harness.TestPrograms()
 	require.NoError(t, err)
-	h, err := harness.New(harness.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			h.Keep()
-			t.Logf("logs are in %s", h.Dir("logs"))
-		}
-		require.NoError(t, h.Close())
-	})
+	h := harness.ForTest(t)
 	_, err = h.StartBolt(t.Context(), harness.BoltOptions{Path: programs.Bolt})
 	require.NoError(t, err)
 

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/scene"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 )
@@ -34,6 +33,6 @@ func inProcess(t *testing.T) (component.Backend, component.ComponentOptions) {
 // startProcess starts the dapr-bolt binary and returns the socket that it serves.
 func startProcess(t *testing.T) (socket string) {
 	t.Helper()
-	bolt := scene.StartBolt(t, scene.New(t), harness.BoltOptions{})
+	bolt := harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{})
 	return filepath.Join(bolt.SocketDir, component.DefaultName+".sock")
 }

@@ -1,4 +1,4 @@
-// Command bench measures dapr-bolt beside its peers; see package bench.
+// Command bench measures dapr-bolt beside its peers; see package performance.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/bench"
+	"github.com/dapr-bolt/dapr-bolt/conformance/performance"
 )
 
 func main() {
@@ -28,7 +28,7 @@ func main() {
 }
 
 func newCommand() *cobra.Command {
-	var opts bench.Options
+	var opts performance.Options
 	var sections []string
 	var report, saved string
 	cmd := &cobra.Command{
@@ -47,9 +47,9 @@ func newCommand() *cobra.Command {
 			}
 			opts.Progress = cmd.ErrOrStderr()
 			for _, name := range sections {
-				opts.Sections = append(opts.Sections, bench.Section(name))
+				opts.Sections = append(opts.Sections, performance.Section(name))
 			}
-			results, err := bench.Run(cmd.Context(), opts)
+			results, err := performance.Run(cmd.Context(), opts)
 			if results == nil {
 				return err
 			}
@@ -61,20 +61,20 @@ func newCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&report, "report", "bench", "directory for the report")
+	flags.StringVar(&report, "report", "performance", "directory for the report")
 	flags.StringVar(&saved, "from", "", "write the report of an earlier run's results.json, and measure nothing")
-	flags.StringSliceVar(&sections, "sections", nil, fmt.Sprintf("parts to run, of %v (default all)", bench.Sections()))
+	flags.StringSliceVar(&sections, "sections", nil, fmt.Sprintf("parts to run, of %v (default all)", performance.Sections()))
 	flags.StringVar(&opts.Dir, "dir", "", "directory, on the disk to measure, for the databases (default .cache/bench in the checkout)")
 	flags.IntVar(&opts.Rounds, "rounds", 0, "how often everything is measured; medians count (default 3)")
 	flags.DurationVar(&opts.Duration, "duration", 0, "length of one measurement (default 1.5s)")
 	flags.IntSliceVar(&opts.Clients, "clients", nil, "numbers of clients (default 1,16,64,256)")
 	flags.IntSliceVar(&opts.Sizes, "sizes", nil, "sizes of values and events, in bytes (default 128,1024,65536)")
 	cmd.AddCommand(&cobra.Command{
-		Use:    bench.BareServerCommand + " SOCKET KEEPER FILE",
+		Use:    performance.BareServerCommand + " SOCKET KEEPER FILE",
 		Args:   cobra.ExactArgs(3),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return bench.ServeBare(cmd.Context(), args[0], bench.BareKeeper(args[1]), args[2])
+			return performance.ServeBare(cmd.Context(), args[0], performance.BareKeeper(args[1]), args[2])
 		},
 	})
 	return cmd
@@ -83,7 +83,7 @@ func newCommand() *cobra.Command {
 // resultsName is the file with every single sample, from which the report can be written again.
 const resultsName = "results.json"
 
-func write(cmd *cobra.Command, results *bench.Results, dir string) error {
+func write(cmd *cobra.Command, results *performance.Results, dir string) error {
 	var text, plot bytes.Buffer
 	err := results.WriteMarkdown(&text)
 	if err == nil && results.Plots() {
@@ -96,7 +96,7 @@ func write(cmd *cobra.Command, results *bench.Results, dir string) error {
 		return err
 	}
 	if plot.Len() > 0 {
-		if err := os.WriteFile(filepath.Join(dir, bench.PlotName), plot.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, performance.PlotName), plot.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func write(cmd *cobra.Command, results *bench.Results, dir string) error {
 	return results.WritePromises(cmd.ErrOrStderr())
 }
 
-func save(results *bench.Results, path string) error {
+func save(results *performance.Results, path string) error {
 	raw, err := json.Marshal(results)
 	if err != nil {
 		return err
@@ -114,12 +114,12 @@ func save(results *bench.Results, path string) error {
 	return os.WriteFile(path, raw, 0o644)
 }
 
-func load(path string) (*bench.Results, error) {
+func load(path string) (*performance.Results, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	var results bench.Results
+	var results performance.Results
 	if err := json.Unmarshal(raw, &results); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 func newControlPlaneCommand() *cobra.Command {
@@ -14,7 +14,7 @@ func newControlPlaneCommand() *cobra.Command {
 		Short: "Build Dapr's placement and scheduler services, if they are not in the cache yet, and print their paths",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checkout, err := build.FindCheckout()
+			checkout, err := harness.FindCheckout()
 			if err != nil {
 				return err
 			}

@@ -9,9 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
+	"github.com/dapr-bolt/dapr-bolt/conformance/e2e"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/story"
 )
 
 func newDemoCommand() *cobra.Command {
@@ -26,7 +25,7 @@ func newDemoCommand() *cobra.Command {
 }
 
 func demo(ctx context.Context, out io.Writer) (err error) {
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	if err != nil {
 		return err
 	}
@@ -42,7 +41,7 @@ func demo(ctx context.Context, out io.Writer) (err error) {
 		err = errors.Join(err, h.Close())
 	}()
 	_, _ = fmt.Fprintln(out, "starting dapr-bolt, two sidecars and two services")
-	s, err := story.Start(ctx, h, checkout, os.Stderr)
+	s, err := e2e.Start(ctx, h, checkout, os.Stderr)
 	if err != nil {
 		return err
 	}

@@ -10,13 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/conformance/stack"
 )
 
 // runPorts are fixed, so that what README and browser history say stays true.
-var runPorts = stack.Ports{
+var runPorts = harness.TodoPorts{
 	API: 8000, Scheduler: 8001,
 	Bolt:           9180,
 	APISidecarHTTP: 3500, APISidecarGRPC: 50001,
@@ -38,7 +36,7 @@ func newRunCommand() *cobra.Command {
 }
 
 func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
-	checkout, err := build.FindCheckout()
+	checkout, err := harness.FindCheckout()
 	if err != nil {
 		return err
 	}
@@ -46,7 +44,7 @@ func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
 	if err := runPorts.Check(); err != nil {
 		return err
 	}
-	programs, err := stack.BuildPrograms(ctx, checkout, os.Stderr)
+	programs, err := checkout.BuildPrograms(ctx, os.Stderr)
 	if err != nil {
 		return unlessInterrupted(ctx, err)
 	}
@@ -57,11 +55,11 @@ func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
 	defer func() { err = errors.Join(err, h.Close()) }()
 
 	components := h.Dir("components")
-	if err := stack.CopyComponents(checkout.Path("components"), components); err != nil {
+	if err := harness.CopyComponents(checkout.Path("components"), components); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintln(out, "starting dapr-bolt, two sidecars and two services")
-	s, err := stack.Start(ctx, h, stack.Options{
+	s, err := h.StartTodo(ctx, harness.TodoOptions{
 		Programs:      programs,
 		Components:    components,
 		Ports:         runPorts,
@@ -86,7 +84,7 @@ func unlessInterrupted(ctx context.Context, err error) error {
 	return err
 }
 
-func welcome(out io.Writer, h *harness.Harness, s *stack.Stack, programs stack.Programs) {
+func welcome(out io.Writer, h *harness.Harness, s *harness.Todo, programs harness.Programs) {
 	_, _ = fmt.Fprintln(out, "\nThe todo app is up.")
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/build"
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 func newSidecarCommand() *cobra.Command {
@@ -14,7 +14,7 @@ func newSidecarCommand() *cobra.Command {
 		Short: "Build the pinned Dapr sidecar, if it is not in the cache yet, and print its path",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checkout, err := build.FindCheckout()
+			checkout, err := harness.FindCheckout()
 			if err != nil {
 				return err
 			}

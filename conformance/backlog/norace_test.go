@@ -1,5 +1,0 @@
-//go:build !race
-
-package backlog
-
-const raceEnabled = false

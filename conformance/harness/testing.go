@@ -1,0 +1,79 @@
+package harness
+
+import (
+	"context"
+	"os"
+	"sync"
+	"testing"
+)
+
+// RaceOptions are for binaries that were built with the race detector: it ends them at the first race, and does not keep
+// them for a second at their exit.
+const RaceOptions = "halt_on_error=1 atexit_sleep_ms=0"
+
+// BoltProgram makes dapr-bolt once for all tests of a package, and returns the binary's path.
+var BoltProgram = sync.OnceValues(func() (string, error) {
+	checkout, err := FindCheckout()
+	if err != nil {
+		return "", err
+	}
+	return checkout.Command(context.Background(), "dapr-bolt", os.Stderr)
+})
+
+// TestPrograms makes the programs once for all tests of a package.
+var TestPrograms = sync.OnceValues(func() (Programs, error) {
+	checkout, err := FindCheckout()
+	if err != nil {
+		return Programs{}, err
+	}
+	return checkout.BuildPrograms(context.Background(), os.Stderr)
+})
+
+// ForTest returns a harness that ends with the test; its logs and data are kept if that failed.
+func ForTest(t testing.TB) *Harness {
+	t.Helper()
+	h, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			h.Keep()
+			t.Logf("logs and data are in %s", h.Dir())
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// StartBolt starts a dapr-bolt process that ends with its harness, and waits until it is ready. The path of the binary is
+// filled in unless opts name another.
+func StartBolt(t testing.TB, h *Harness, opts BoltOptions) *Bolt {
+	t.Helper()
+	if opts.Path == "" {
+		path, err := BoltProgram()
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Path = path
+	}
+	opts.Env = append(opts.Env, "GORACE="+RaceOptions)
+	bolt, err := h.StartBolt(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bolt
+}
+
+// Start is StartBolt in a harness of its own, for tests that start sidecars beside it.
+func Start(t testing.TB, opts BoltOptions) (*Harness, *Bolt, Programs) {
+	t.Helper()
+	programs, err := TestPrograms()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := ForTest(t)
+	return h, StartBolt(t, h, opts), programs
+}

@@ -1,2 +1,0 @@
-// Package torture kills dapr-bolt again and again in the middle of work and finds out whether any promise was broken.
-package torture
