@@ -15,6 +15,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 const (
@@ -133,7 +134,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 	}
 	p.add(part{stop: adminServer.Stop, socket: c.adminSocket()})
 
-	roll, err := resubscribe.OpenRoll(c.dataDir)
+	known, err := sidecars.Open(sidecars.Options{Dir: c.dataDir, Clock: c.clock, Logger: p.log})
 	if err != nil {
 		return err
 	}
@@ -142,8 +143,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		SocketDir: c.socketDir,
 		SocketGID: c.socketGID,
 		Allow:     c.allow,
-		StateDir:  c.dataDir,
-		Streams:   roll,
+		Sidecars:  known,
 		Backend:   p.databases,
 
 		MaxConnections:  c.maxConnections,
@@ -178,7 +178,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		return err
 	}})
 	p.component.Store(server)
-	p.add(part{stop: c.callSubscriptions(roll, p.log)})
+	p.add(part{stop: c.bringSubscriptionsBack(known, p.log)})
 
 	p.log.Info("serving",
 		"socket", server.SocketPath(),
@@ -193,15 +193,15 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 // apiTokenVariable holds what a sidecar wants to see of its callers.
 const apiTokenVariable = "DAPR_API_TOKEN"
 
-// callSubscriptions brings back, in the background, what the apps were subscribed to when the last process ended.
-func (c *cli) callSubscriptions(roll *resubscribe.Roll, log *slog.Logger) (stop func(context.Context) error) {
+// bringSubscriptionsBack does so in the background, with what the apps were subscribed to when the last process ended.
+func (c *cli) bringSubscriptionsBack(known *sidecars.Registry, log *slog.Logger) (stop func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	called := make(chan struct{})
+	ended := make(chan struct{})
 	token, _ := c.lookupEnv(apiTokenVariable)
 	go func() {
-		defer close(called)
-		resubscribe.Call(ctx, resubscribe.Options{
-			Roll:          roll,
+		defer close(ended)
+		resubscribe.Run(ctx, resubscribe.Options{
+			Sidecars:      known,
 			ComponentType: "pubsub." + c.name,
 			Files:         c.resubscribe,
 			Sidecar:       c.restartSidecar,
@@ -212,7 +212,7 @@ func (c *cli) callSubscriptions(roll *resubscribe.Roll, log *slog.Logger) (stop 
 	}()
 	return func(context.Context) error {
 		cancel()
-		<-called
+		<-ended
 		return nil
 	}
 }

@@ -168,7 +168,7 @@ func TestTheSidecarWorksOnWhenTheProcessWasKilled(t *testing.T) {
 // remembered is what dapr-bolt keeps of Init for the time after a crash.
 func (e *env) remembered() (all map[string]any) {
 	e.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(e.bolt.DataDir, "instances.json"))
+	raw, err := os.ReadFile(filepath.Join(e.bolt.DataDir, "sidecars.json"))
 	require.NoError(e.t, err)
 	require.NoError(e.t, json.Unmarshal(raw, &all))
 	return all

@@ -154,7 +154,7 @@ func TestNobodyElseGetsInWhateverTheUmask(t *testing.T) {
 		}
 		require.Equal(t, "served", p.visit(owner, socketOf(b)))
 		require.Contains(t, p.visit(stranger, socketOf(b)), "permission denied")
-		require.Equal(t, fs.FileMode(0o600), mode(t, filepath.Join(b.DataDir, "instances.json")))
+		require.Equal(t, fs.FileMode(0o600), mode(t, filepath.Join(b.DataDir, "sidecars.json")))
 		// Also when somebody has opened up the folders and the sockets.
 		admin := filepath.Join(b.DataDir, "admin.sock")
 		for _, path := range []string{b.DataDir, b.SocketDir} {

@@ -168,7 +168,7 @@ func TestAnInitStormIsBounded(t *testing.T) {
 	}
 	honest(t, store)
 	w.back(b, before, 64<<20)
-	info, err := os.Stat(filepath.Join(b.DataDir, "instances.json"))
+	info, err := os.Stat(filepath.Join(b.DataDir, "sidecars.json"))
 	require.NoError(t, err)
 	require.Less(t, info.Size(), int64(4<<20))
 }

@@ -29,6 +29,10 @@ func TestMain(m *testing.M) {
 		visit(socket)
 		return
 	}
+	if socket := os.Getenv(neighbourVariable); socket != "" {
+		neighbour(socket)
+		return
+	}
 	if err := os.Setenv("GORACE", harness.RaceOptions); err != nil { // for the commands that are run
 		panic(err)
 	}

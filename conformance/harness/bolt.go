@@ -29,6 +29,8 @@ type BoltOptions struct {
 	Args, Env []string
 	// Credential is the user to run it as, which takes root. Default: the one who runs the harness.
 	Credential *syscall.Credential
+	// OwnPIDs runs it in a PID namespace of its own, as in a container of a Pod, which takes root and Linux.
+	OwnPIDs bool
 }
 
 // Bolt is a dapr-bolt process.
@@ -81,6 +83,7 @@ func (h *Harness) StartBolt(ctx context.Context, opts BoltOptions) (*Bolt, error
 		Ready: answers("http://" + bolt.HTTPAddress + "/readyz"),
 
 		Credential: opts.Credential,
+		OwnPIDs:    opts.OwnPIDs,
 	})
 	if err != nil {
 		return nil, err

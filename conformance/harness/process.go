@@ -44,6 +44,8 @@ type spec struct {
 	Ready func(context.Context) error
 	// Credential is the user to run it as; nil: our own.
 	Credential *syscall.Credential
+	// OwnPIDs gives it a PID namespace of its own.
+	OwnPIDs bool
 }
 
 // Process is a program that can be started, stopped, killed and started again.
@@ -122,7 +124,7 @@ func (p *Process) Start() error {
 	cmd := exec.Command(p.spec.Path, p.spec.Args...)
 	cmd.Env = append(inheritedEnvironment(), p.spec.Env...)
 	cmd.WaitDelay = time.Second
-	cmd.SysProcAttr = ownProcessGroup()
+	cmd.SysProcAttr = ownProcessGroup(p.spec.OwnPIDs)
 	cmd.SysProcAttr.Credential = p.spec.Credential
 	var shown *prefixer
 	if p.output == nil {

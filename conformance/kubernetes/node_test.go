@@ -125,10 +125,8 @@ func resubscribe(t *testing.T, n *node) {
 			continue
 		}
 		c = c.DeepCopy()
-		c.Spec.Metadata = append(c.Spec.Metadata, commonapi.NameValuePair{
-			Name:  "resubscribed",
-			Value: commonapi.DynamicValue{JSON: apiextensions.JSON{Raw: []byte(`"now"`)}},
-		})
+		require.Equal(t, "resubscribed", c.Spec.Metadata[0].Name)
+		c.Spec.Metadata[0].Value = commonapi.DynamicValue{JSON: apiextensions.JSON{Raw: []byte(`"now"`)}}
 		raw, err := yaml.Marshal(c)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(n.dir, "cluster", fmt.Sprintf("%d.yaml", i)), raw, 0o644))

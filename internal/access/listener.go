@@ -33,20 +33,9 @@ func (p Policy) Check() error {
 	return nil
 }
 
-// credentials are those of the process that opened a connection, at that time.
-type credentials struct {
-	pid      int32
-	uid, gid uint32
-	groups   []uint32
-}
-
-func (c credentials) String() string {
-	return fmt.Sprintf("process %d of user %d, group %d", c.pid, c.uid, c.gid)
-}
-
-func (p Policy) admits(c credentials) bool {
-	return c.uid == 0 || int(c.uid) == os.Geteuid() || slices.Contains(p.UIDs, c.uid) || slices.Contains(p.GIDs, c.gid) ||
-		slices.ContainsFunc(c.groups, func(g uint32) bool { return slices.Contains(p.GIDs, g) })
+func (p Policy) admits(c Peer) bool {
+	return c.UID == 0 || int(c.UID) == os.Geteuid() || slices.Contains(p.UIDs, c.UID) || slices.Contains(p.GIDs, c.GID) ||
+		slices.ContainsFunc(c.Groups, func(g uint32) bool { return slices.Contains(p.GIDs, g) })
 }
 
 // Options for NewListener; the zero value of each is the documented default.
@@ -97,31 +86,31 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		reason, who := l.refuses(c)
+		peer, err := peerOf(c)
+		reason := l.refuses(peer, err)
 		if reason == "" {
-			return &connection{Conn: c, from: who, leave: sync.OnceFunc(l.leave)}, nil
+			return &connection{Conn: c, peer: peer, peerErr: err, leave: sync.OnceFunc(l.leave)}, nil
 		}
-		l.tell(reason, who)
+		l.tell(reason, peer, err)
 		_ = c.Close()
 	}
 }
 
-// refuses returns why a connection is turned away, or counts it; and who is at its other end.
-func (l *listener) refuses(c net.Conn) (reason, who string) {
-	from, err := credentialsOf(c)
+// refuses returns why a connection is turned away, or counts it.
+func (l *listener) refuses(from Peer, err error) (reason string) {
 	switch {
 	case err != nil && l.opts.Policy.open():
-		return "who it is cannot be told", err.Error()
+		return "who it is cannot be told"
 	case err == nil && !l.opts.Policy.admits(from):
-		return "its user is not allowed", from.String()
+		return "its user is not allowed"
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.opts.MaxConnections > 0 && l.open >= l.opts.MaxConnections {
-		return fmt.Sprintf("%d connections are open, and no more are allowed", l.open), from.String()
+		return fmt.Sprintf("%d connections are open, and no more are allowed", l.open)
 	}
 	l.open++
-	return "", from.String()
+	return ""
 }
 
 func (l *listener) leave() {
@@ -130,7 +119,7 @@ func (l *listener) leave() {
 	l.open--
 }
 
-func (l *listener) tell(reason, who string) {
+func (l *listener) tell(reason string, peer Peer, err error) {
 	l.mu.Lock()
 	line := l.told[reason]
 	if line == nil {
@@ -140,15 +129,20 @@ func (l *listener) tell(reason, who string) {
 	unsaid, due := line.Due(l.opts.Clock.Now(), quietFor)
 	l.mu.Unlock()
 	if due {
-		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", who, "refusedBefore", unsaid)
+		from := peer.String()
+		if err != nil {
+			from = err.Error()
+		}
+		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", from, "refusedBefore", unsaid)
 	}
 }
 
 // connection is one that was let in.
 type connection struct {
 	net.Conn
-	from  string
-	leave func()
+	peer    Peer
+	peerErr error
+	leave   func()
 }
 
 // Close implements net.Conn.
@@ -156,9 +150,3 @@ func (c *connection) Close() error {
 	c.leave()
 	return c.Conn.Close()
 }
-
-// From says who opened the connection, as the log does.
-func (c *connection) From() string { return c.from }
-
-// NetConn returns the connection that the system knows.
-func (c *connection) NetConn() net.Conn { return c.Conn }

@@ -22,19 +22,19 @@ func TestPolicy(t *testing.T) {
 	own := uint32(os.Geteuid())
 	for name, test := range map[string]struct {
 		policy Policy
-		from   credentials
+		from   Peer
 		admits bool
 	}{
-		"oneself":                    {from: credentials{uid: own, gid: 9}, admits: true},
-		"root":                       {from: credentials{uid: 0}, admits: true},
-		"somebody":                   {from: credentials{uid: 4711, gid: 4712}},
-		"somebody of root's group":   {from: credentials{uid: 4711, gid: 0}},
-		"an allowed user":            {policy: Policy{UIDs: []uint32{1, 4711}}, from: credentials{uid: 4711}, admits: true},
-		"another user":               {policy: Policy{UIDs: []uint32{1, 4711}}, from: credentials{uid: 4710}},
-		"a user with a group's id":   {policy: Policy{GIDs: []uint32{4711}}, from: credentials{uid: 4711}},
-		"an allowed group":           {policy: Policy{GIDs: []uint32{4712}}, from: credentials{uid: 4711, gid: 4712}, admits: true},
-		"an allowed group, not main": {policy: Policy{GIDs: []uint32{4712}}, from: credentials{uid: 4711, gid: 1, groups: []uint32{5, 4712}}, admits: true},
-		"another group":              {policy: Policy{GIDs: []uint32{4712}}, from: credentials{uid: 4711, gid: 1, groups: []uint32{5}}},
+		"oneself":                    {from: Peer{UID: own, GID: 9}, admits: true},
+		"root":                       {from: Peer{UID: 0}, admits: true},
+		"somebody":                   {from: Peer{UID: 4711, GID: 4712}},
+		"somebody of root's group":   {from: Peer{UID: 4711, GID: 0}},
+		"an allowed user":            {policy: Policy{UIDs: []uint32{1, 4711}}, from: Peer{UID: 4711}, admits: true},
+		"another user":               {policy: Policy{UIDs: []uint32{1, 4711}}, from: Peer{UID: 4710}},
+		"a user with a group's id":   {policy: Policy{GIDs: []uint32{4711}}, from: Peer{UID: 4711}},
+		"an allowed group":           {policy: Policy{GIDs: []uint32{4712}}, from: Peer{UID: 4711, GID: 4712}, admits: true},
+		"an allowed group, not main": {policy: Policy{GIDs: []uint32{4712}}, from: Peer{UID: 4711, GID: 1, Groups: []uint32{5, 4712}}, admits: true},
+		"another group":              {policy: Policy{GIDs: []uint32{4712}}, from: Peer{UID: 4711, GID: 1, Groups: []uint32{5}}},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, test.admits, test.policy.admits(test.from)) })
 	}

@@ -42,7 +42,11 @@ func listenUnix(ctx context.Context, path string, log *slog.Logger) (net.Listene
 	default:
 		conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
 		if err == nil {
-			return nil, errors.Join(fmt.Errorf("socket %s is served by %s", path, peer(conn)), conn.Close())
+			holder := "another process"
+			if peer, err := access.PeerOf(conn); err == nil {
+				holder = peer.Process.String()
+			}
+			return nil, errors.Join(fmt.Errorf("socket %s is served by %s", path, holder), conn.Close())
 		}
 		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("socket %s exists, and who serves it cannot be told: %w", path, err)

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 	"pgregory.net/rapid"
 )
 
@@ -23,8 +25,7 @@ type modelConn struct {
 }
 
 func newModelConn(ctx context.Context, a *arrivals, pid int) *modelConn {
-	c := &modelConn{frameConn: newFrameConn(&recorded{}, a), next: 1}
-	c.peer = process{PID: pid}
+	c := &modelConn{frameConn: newFrameConn(&recorded{}, a, access.Process{PID: pid}), next: 1}
 	c.ctx = peer.NewContext(ctx, &peer.Peer{AuthInfo: &connection{frames: c.frameConn}})
 	return c
 }

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // settled waits until nothing is counted, although connections are open.
@@ -281,7 +283,7 @@ func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
 // A client that reads none of its answers can have as much left behind as is allowed, and no more.
 func TestAConnectionThatIsNotReadIsClosed(t *testing.T) {
 	a := testArrivals(1<<20, 10)
-	read, unread := &modelConn{frameConn: newFrameConn(&recorded{}, a)}, &modelConn{frameConn: newFrameConn(&recorded{}, a)}
+	read, unread := &modelConn{frameConn: newFrameConn(&recorded{}, a, access.Process{})}, &modelConn{frameConn: newFrameConn(&recorded{}, a, access.Process{})}
 	require.NoError(t, read.read(headersOf(1)))
 	for i := range uint32(10) {
 		require.False(t, unread.closed)
@@ -295,7 +297,7 @@ func TestAConnectionThatIsNotReadIsClosed(t *testing.T) {
 // BenchmarkArrival is what a small call takes of all this.
 func BenchmarkArrival(b *testing.B) {
 	a := testArrivals(1<<30, 1000)
-	c := newFrameConn(&recorded{}, a)
+	c := newFrameConn(&recorded{}, a, access.Process{})
 	ctx := peer.NewContext(context.Background(), &peer.Peer{AuthInfo: &connection{frames: c}})
 	headers, data := headersOf(1), dataOf(1, 100, true)
 	info := &tap.Info{FullMethodName: proto.StateStore_Get_FullMethodName}

@@ -12,21 +12,23 @@ import (
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 // instanceHeader is where the runtime puts the component's name (pkg/components/pluggable/grpc.go, metadataInstanceID).
 const instanceHeader = "x-component-instance"
 
 // kinds says which component a gRPC service belongs to.
-var kinds = map[string]kind{
-	proto.StateStore_ServiceDesc.ServiceName:                     kindState,
-	proto.TransactionalStateStore_ServiceDesc.ServiceName:        kindState,
-	proto.QueriableStateStore_ServiceDesc.ServiceName:            kindState,
-	proto.TransactionalStoreMultiMaxSize_ServiceDesc.ServiceName: kindState,
-	proto.PubSub_ServiceDesc.ServiceName:                         kindPubSub,
+var kinds = map[string]sidecars.Kind{
+	proto.StateStore_ServiceDesc.ServiceName:                     sidecars.State,
+	proto.TransactionalStateStore_ServiceDesc.ServiceName:        sidecars.State,
+	proto.QueriableStateStore_ServiceDesc.ServiceName:            sidecars.State,
+	proto.TransactionalStoreMultiMaxSize_ServiceDesc.ServiceName: sidecars.State,
+	proto.PubSub_ServiceDesc.ServiceName:                         sidecars.PubSub,
 }
 
-func kindOf(method string) kind {
+func kindOf(method string) sidecars.Kind {
 	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	return kinds[service]
 }
@@ -72,10 +74,10 @@ func (s *Server) bindUnary(ctx context.Context, req any, info *grpc.UnaryServerI
 	switch r := req.(type) {
 	case *proto.InitRequest:
 		store := NewStateStore(s.opts.Backend, s.componentOptions(ctx))
-		return s.initialize(ctx, req, kindState, r.GetMetadata(), boundStateKey{}, store, handler, func(c *connection) { c.state = store })
+		return s.initialize(ctx, req, sidecars.State, r.GetMetadata(), boundStateKey{}, store, handler, func(c *connection) { c.state = store })
 	case *proto.PubSubInitRequest:
 		p := NewPubSub(s.opts.Backend, s.componentOptions(ctx))
-		return s.initialize(ctx, req, kindPubSub, r.GetMetadata(), boundPubSubKey{}, p, handler, func(c *connection) { c.pubsub = p })
+		return s.initialize(ctx, req, sidecars.PubSub, r.GetMetadata(), boundPubSubKey{}, p, handler, func(c *connection) { c.pubsub = p })
 	}
 	ctx, err := s.bind(ctx, info.FullMethod)
 	if err != nil {
@@ -102,20 +104,27 @@ type boundStream struct {
 
 func (s *boundStream) Context() context.Context { return s.ctx }
 
-// initialize lets the SDK call Init of a new instance, remembers what it said, and gives the instance to the connection.
-func (s *Server) initialize(ctx context.Context, req any, k kind, md *proto.MetadataRequest, key, component any, handler grpc.UnaryHandler, install func(*connection)) (any, error) {
+// maxInitMetadata bounds what one Init may give to remember, in bytes.
+const maxInitMetadata = 64 << 10
+
+// initialize lets the SDK call Init of a new instance, notes what it said, and gives the instance to the connection.
+func (s *Server) initialize(ctx context.Context, req any, k sidecars.Kind, md *proto.MetadataRequest, key, component any, handler grpc.UnaryHandler, install func(*connection)) (any, error) {
 	conn := connectionOf(ctx)
 	if conn == nil {
 		return nil, errNoConnection
+	}
+	size := 0
+	for name, value := range md.GetProperties() {
+		size += len(name) + len(value)
+	}
+	if size > maxInitMetadata {
+		return nil, &ValueError{Field: "metadata", Value: fmt.Sprintf("of %d bytes", size), Allowed: fmt.Sprintf("at most %d bytes", maxInitMetadata)}
 	}
 	answer, err := handler(context.WithValue(ctx, key, component), req)
 	if err != nil {
 		return nil, err
 	}
-	err = s.remembered.put(instance{Kind: k, Component: componentName(ctx), Properties: md.GetProperties(), Sidecar: conn.peer})
-	if err != nil {
-		return nil, err
-	}
+	conn.session.Initialized(k, componentName(ctx), md.GetProperties())
 	conn.mu.Lock()
 	install(conn)
 	conn.mu.Unlock()
@@ -134,7 +143,7 @@ func (s *Server) bind(ctx context.Context, method string) (context.Context, erro
 	if conn == nil {
 		return ctx, errNoConnection
 	}
-	if k == kindState {
+	if k == sidecars.State {
 		store, err := s.stateStore(ctx, conn)
 		if err != nil && static[method] {
 			store, err = NewStateStore(s.opts.Backend, s.componentOptions(ctx)), nil
@@ -157,9 +166,8 @@ func (s *Server) stateStore(ctx context.Context, conn *connection) (*StateStore,
 		return store, nil
 	}
 	name := componentName(ctx)
-	found := s.remembered.find(kindState, name, conn.peer)
-	properties, err := agreed(name, found, func(in instance) (stateConfig, error) {
-		return parseStateConfig(in.Properties, s.opts.Defaults)
+	properties, err := agreed(name, conn.session.Find(sidecars.State, name), func(properties map[string]string) (stateConfig, error) {
+		return parseStateConfig(properties, s.opts.Defaults)
 	})
 	if err != nil {
 		return nil, err
@@ -172,6 +180,7 @@ func (s *Server) stateStore(ctx context.Context, conn *connection) (*StateStore,
 	defer conn.mu.Unlock()
 	if conn.state == nil {
 		conn.state = store
+		conn.session.Adopt(sidecars.State, name)
 	}
 	return conn.state, nil
 }
@@ -186,13 +195,15 @@ func (s *Server) pubsub(ctx context.Context, conn *connection, consumes bool) (*
 		return p, nil
 	}
 	name := componentName(ctx)
-	found := s.remembered.find(kindPubSub, name, conn.peer)
-	parse := func(in instance) (pubsubConfig, error) { return parsePubSubConfig(in.Properties, s.opts.Defaults) }
+	found := conn.session.Find(sidecars.PubSub, name)
+	parse := func(properties map[string]string) (pubsubConfig, error) {
+		return parsePubSubConfig(properties, s.opts.Defaults)
+	}
 	properties, err := agreed(name, found, parse)
 	sure := err == nil
 	if !sure && !consumes {
-		properties, err = agreed(name, found, func(in instance) (publisherConfig, error) {
-			c, err := parse(in)
+		properties, err = agreed(name, found, func(properties map[string]string) (publisherConfig, error) {
+			c, err := parse(properties)
 			return c.Publisher, err
 		})
 	}
@@ -210,26 +221,27 @@ func (s *Server) pubsub(ctx context.Context, conn *connection, consumes bool) (*
 	defer conn.mu.Unlock()
 	if conn.pubsub == nil {
 		conn.pubsub = p
+		conn.session.Adopt(sidecars.PubSub, name)
 	}
 	return conn.pubsub, nil
 }
 
 // agreed returns the newest metadata, if all that was found means the same configuration.
-func agreed[C any](component string, found []instance, parse func(instance) (C, error)) (map[string]string, error) {
+func agreed[C any](component string, found []map[string]string, parse func(map[string]string) (C, error)) (map[string]string, error) {
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: no sidecar has called Init for component %q; restart the sidecar", ErrNotInitialized, component)
+		return nil, fmt.Errorf("%w: it is not known that this sidecar has called Init for component %q; restart the sidecar", ErrNotInitialized, component)
 	}
 	newest, err := parse(found[0])
 	if err != nil {
 		return nil, err
 	}
-	for _, in := range found[1:] {
-		if c, err := parse(in); err != nil || !reflect.DeepEqual(c, newest) {
+	for _, properties := range found[1:] {
+		if c, err := parse(properties); err != nil || !reflect.DeepEqual(c, newest) {
 			return nil, fmt.Errorf("%w: sidecars have initialized component %q with different metadata, and which of them this one is cannot be told since this process was started anew; restart the sidecar",
 				ErrNotInitialized, component)
 		}
 	}
-	return found[0].Properties, nil
+	return found[0], nil
 }
 
 func contribMetadataState(name string, properties map[string]string) (m contribstate.Metadata) {

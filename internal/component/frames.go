@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // readBuffer is what is asked of the system at once, as gRPC does by itself.
@@ -72,7 +74,8 @@ func (s *frames) between() bool { return s.skip == 0 && s.have == 0 }
 type frameConn struct {
 	net.Conn
 	arrivals *arrivals
-	peer     process
+	peer     access.Process
+	onClose  func()
 	buffered *bufio.Reader
 
 	// What follows belongs to the goroutine that reads.
@@ -106,13 +109,9 @@ type frameConn struct {
 	left tally
 }
 
-func newFrameConn(c net.Conn, a *arrivals) *frameConn {
-	f := &frameConn{Conn: c, arrivals: a, buffered: bufio.NewReaderSize(c, readBuffer)}
+func newFrameConn(c net.Conn, a *arrivals, peer access.Process) *frameConn {
+	f := &frameConn{Conn: c, arrivals: a, buffered: bufio.NewReaderSize(c, readBuffer), peer: peer, onClose: func() {}}
 	f.in.skip = int64(len(http2.ClientPreface))
-	if wrapped, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = wrapped.NetConn()
-	}
-	f.peer = peerOf(c)
 	return f
 }
 
@@ -181,13 +180,11 @@ func (c *frameConn) Write(p []byte) (int, error) {
 // Close implements net.Conn.
 func (c *frameConn) Close() error {
 	c.arrivals.closed(c)
+	c.onClose()
 	return c.Conn.Close()
 }
 
-// from names the process at the other end as the listener does, which may know more of it.
+// from names the process at the other end.
 func (c *frameConn) from() string {
-	if named, ok := c.Conn.(interface{ From() string }); ok {
-		return named.From()
-	}
 	return c.peer.String()
 }

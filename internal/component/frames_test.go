@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"pgregory.net/rapid"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // recorded is a connection whose client has sent all it will, and that keeps what is written.
@@ -85,7 +87,7 @@ func FuzzFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sent []byte, piece int) {
 		a := testArrivals(1<<20, 10)
 		under := &recorded{sent: bytes.NewReader(sent)}
-		c := newFrameConn(under, a)
+		c := newFrameConn(under, a, access.Process{})
 		var got []byte
 		var err error
 		for buffer := make([]byte, 1+uint(piece)%(1<<17)); err == nil; {
@@ -115,7 +117,7 @@ func TestANumberOfAStreamIsNotUsedAgain(t *testing.T) {
 	for _, stream := range []uint32{1, 5, 3} {
 		require.NoError(t, framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: []byte{0x82}, EndHeaders: true}))
 	}
-	c := newFrameConn(&recorded{sent: bytes.NewReader(wire.Bytes())}, testArrivals(1<<20, 10))
+	c := newFrameConn(&recorded{sent: bytes.NewReader(wire.Bytes())}, testArrivals(1<<20, 10), access.Process{})
 	_, err := io.Copy(io.Discard, struct{ io.Reader }{c})
 	require.EqualError(t, err, "HTTP/2: stream 3 begins after stream 5")
 }

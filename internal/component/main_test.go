@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,10 +42,11 @@ type house struct {
 	level   slog.Level
 	manager *databases.Manager
 	backend Backend // default: manager
-	streams StreamObserver
-	options func(*Options) // default: nothing is changed
-	server  *Server
-	served  chan error
+	// sidecars are the present server's.
+	sidecars *sidecars.Registry
+	options  func(*Options) // default: nothing is changed
+	server   *Server
+	served   chan error
 }
 
 // shortDir is a temporary folder with a path that leaves room for a socket's name.
@@ -79,8 +81,10 @@ func (h *house) start() {
 	if backend == nil {
 		backend = h.manager
 	}
+	h.sidecars, err = sidecars.Open(sidecars.Options{Dir: filepath.Join(h.dir, "data"), Clock: h.clock, Logger: h.logger()})
+	require.NoError(h.t, err)
 	opts := Options{
-		SocketDir: filepath.Join(h.dir, "s"), StateDir: filepath.Join(h.dir, "data"), Backend: backend, Streams: h.streams,
+		SocketDir: filepath.Join(h.dir, "s"), Sidecars: h.sidecars, Backend: backend,
 		ComponentOptions: ComponentOptions{Defaults: testDefaults, Logger: h.logger(), Clock: h.clock},
 	}
 	if h.options != nil {

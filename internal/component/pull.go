@@ -47,8 +47,8 @@ type pull struct {
 	// delivering ends with the goroutine that brings events to the client.
 	delivering sync.WaitGroup
 	cancel     context.CancelFunc
-	// begun is called once there is a subscription; nil: nobody asks.
-	begun func()
+	// begun is called once there is a subscription; closed, which it sets, when the client has ended the stream.
+	begun, closed func()
 }
 
 type receipt struct {
@@ -159,10 +159,8 @@ func (p *pull) ignore(id string) {
 
 // start begins to bring a subscription's events to the client.
 func (p *pull) start(s *subscription) {
-	// Before any event goes out: who has an event in hand is on the roll.
-	if p.begun != nil {
-		p.begun()
-	}
+	// Before any event goes out: whoever has an event in flight comes back to it.
+	p.begun()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sub = s
@@ -270,34 +268,18 @@ func (s *Server) pullStream(srv any, stream grpc.ServerStream, info *grpc.Stream
 	}
 	name := componentName(stream.Context())
 	p := newPull(stream, s.opts.Logger.With("component", name))
-	if s.opts.Streams != nil {
-		p.begun = func() { s.observe(p.log, s.opts.Streams.Opened(name)) }
-	}
+	session := connectionOf(stream.Context()).session
+	p.begun = func() { p.closed = session.StreamOpened(name) }
 	if err := s.addPull(p); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	defer s.leaveRoll(p, name)
+	defer func() {
+		if p.closed != nil && !s.isStopping() {
+			p.closed()
+		}
+	}()
 	defer s.endPull(p)
 	return handler(srv, p)
-}
-
-// leaveRoll tells the observer that the sidecar has ended a stream.
-func (s *Server) leaveRoll(p *pull, name string) {
-	p.mu.Lock()
-	began := p.sub != nil
-	p.mu.Unlock()
-	s.mu.Lock()
-	stopping := s.stopping
-	s.mu.Unlock()
-	if s.opts.Streams != nil && began && !stopping {
-		s.observe(p.log, s.opts.Streams.Closed(name))
-	}
-}
-
-func (s *Server) observe(log *slog.Logger, err error) {
-	if err != nil {
-		log.Warn("subscriptions may not come back by themselves after the next restart", "error", err)
-	}
 }
 
 // addPull starts to read from a stream, unless the server is stopping or has too many.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -176,23 +178,26 @@ func TestAckWait(t *testing.T) {
 	require.NotContains(t, h.log.String(), "panic")
 }
 
-type rollCalls struct{ calls chan string }
-
-func (r *rollCalls) Opened(name string) error { r.calls <- "opened " + name; return nil }
-func (r *rollCalls) Closed(name string) error { r.calls <- "closed " + name; return nil }
-
-func TestTheObserverHearsWhoHasStreams(t *testing.T) {
-	roll := &rollCalls{calls: make(chan string, 10)}
-	h := newHouse(t, func(h *house) { h.streams = roll })
+func TestSubscriptionsThatEndWithTheServerAreMissing(t *testing.T) {
+	h := newHouse(t)
 	c := h.bus("todo-pubsub", "consumerID", "app")
 	left := c.pull(t, "t")
-	require.Equal(t, "opened todo-pubsub", <-roll.calls)
+	c.pull(t, "u")
+	require.Eventually(t, func() bool { return h.noted(`"streams": 2`) }, 10*time.Second, time.Millisecond)
 	left.cancel()
-	require.Equal(t, "closed todo-pubsub", <-roll.calls)
-	c.pull(t, "t")
-	require.Equal(t, "opened todo-pubsub", <-roll.calls)
-	h.stop()
-	require.Empty(t, roll.calls, "a stream that this process ends is owed")
+	require.Eventually(t, func() bool { return h.noted(`"streams": 1`) }, 10*time.Second, time.Millisecond)
+	require.Empty(t, h.sidecars.Missing())
+	h.restart()
+	require.Equal(t, []string{"todo-pubsub"}, h.sidecars.Missing())
+	h.bus("another", "consumerID", "app").pull(t, "t")
+	h.dial("todo-pubsub").pull(t, "u")
+	require.Eventually(t, func() bool { return len(h.sidecars.Missing()) == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// noted reports whether a text stands in the record of sidecars.
+func (h *house) noted(text string) bool {
+	raw, err := os.ReadFile(filepath.Join(h.dir, "data", "sidecars.json"))
+	return err == nil && strings.Contains(string(raw), text)
 }
 
 func TestStopWaitsForWhatIsInHand(t *testing.T) {

@@ -1,5 +1,7 @@
 package component
 
+import "github.com/dapr-bolt/dapr-bolt/internal/access"
+
 // sender is a process that makes calls. Where it is not known, each connection stands for one.
 type sender struct {
 	connections int
@@ -8,12 +10,12 @@ type sender struct {
 }
 
 type senderKey struct {
-	process process
+	process access.Process
 	conn    *frameConn
 }
 
 func (c *frameConn) senderKey() senderKey {
-	if c.peer.known() {
+	if c.peer.Known() {
 		return senderKey{process: c.peer}
 	}
 	return senderKey{conn: c}

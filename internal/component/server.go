@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/access"
 	_ "github.com/dapr-bolt/dapr-bolt/internal/grpcenv" // before gRPC is initialised
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 // DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
@@ -84,22 +86,14 @@ type Options struct {
 	// are refused beyond it, and the others beyond twice as much; and the answers that a client has not read. One alone
 	// never is. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
-	// StateDir is an existing folder for what must be known of sidecars after a restart. Empty: it is not kept.
-	StateDir string
-	// Streams hears of subscriptions, to bring them back after a restart. Default: nobody does.
-	Streams StreamObserver
+	// Sidecars keeps what must be known of sidecars after a restart. Default: nothing is kept.
+	Sidecars *sidecars.Registry
 	// Backend is what the components work on. Required.
 	Backend Backend
 	ComponentOptions
-}
 
-// StreamObserver is told of the streams of each pub/sub component, by its name. Its errors are logged.
-type StreamObserver interface {
-	// Opened is called when a subscription's stream has begun.
-	Opened(component string) error
-	// Closed is called when the sidecar has ended it. A stream that ends because the server stops is not closed in this
-	// sense: the sidecar still means to have it.
-	Closed(component string) error
+	// peerOf is for tests of sidecars that cannot be told from each other.
+	peerOf func(net.Conn) access.Process
 }
 
 // ComponentOptions for NewStateStore and NewPubSub; the zero value is the documented default.
@@ -123,11 +117,10 @@ func (o *ComponentOptions) setDefaults() {
 
 // Server serves components on a socket.
 type Server struct {
-	opts       Options
-	socket     *socket
-	grpc       *grpc.Server
-	arrivals   *arrivals
-	remembered *remembered
+	opts     Options
+	socket   *socket
+	grpc     *grpc.Server
+	arrivals *arrivals
 
 	mu       sync.Mutex
 	serving  bool
@@ -163,12 +156,20 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	if opts.SocketDir == "" {
 		opts.SocketDir = pluggable.GetSocketFolderPath()
 	}
+	if opts.peerOf == nil {
+		opts.peerOf = func(c net.Conn) access.Process {
+			peer, _ := access.PeerOf(c) // whom the system does not name cannot be told
+			return peer.Process
+		}
+	}
 	if opts.Name != filepath.Base(opts.Name) {
 		return nil, &ValueError{Field: "name", Value: opts.Name, Allowed: "a file name without its extension"}
 	}
-	known, err := recall(opts.StateDir, opts.Clock, opts.Logger)
-	if err != nil {
-		return nil, err
+	if opts.Sidecars == nil {
+		var err error
+		if opts.Sidecars, err = sidecars.Open(sidecars.Options{Clock: opts.Clock, Logger: opts.Logger}); err != nil {
+			return nil, err
+		}
 	}
 	sock, err := listenAt(ctx, filepath.Join(opts.SocketDir, opts.Name+".sock"), socketAccess{
 		gid:     opts.SocketGID,
@@ -178,11 +179,10 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opts:       opts,
-		socket:     sock,
-		remembered: known,
-		pulls:      make(map[*pull]struct{}),
-		stopped:    make(chan struct{}),
+		opts:    opts,
+		socket:  sock,
+		pulls:   make(map[*pull]struct{}),
+		stopped: make(chan struct{}),
 	}
 	s.arrivals = newArrivals(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock)
 	s.grpc = s.newGRPC()
@@ -194,7 +194,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	onPanic := panicAnswer(s.opts.Logger)
 	bounded := &requests{limit: s.opts.MaxRequestBytes, arrivals: s.arrivals}
 	server := grpc.NewServer(
-		grpc.Creds(peerCredentials{s.arrivals}),
+		grpc.Creds(peerCredentials{s}),
 		grpc.InTapHandle(s.arrivals.tap),
 		// The buffer is frameConn's.
 		grpc.ReadBufferSize(0),
@@ -223,6 +223,12 @@ func (s *Server) componentOptions(ctx context.Context) ComponentOptions {
 	opts := s.opts.ComponentOptions
 	opts.Logger = opts.Logger.With("component", componentName(ctx))
 	return opts
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
 }
 
 // SocketPath is where the server listens.

@@ -28,6 +28,9 @@ const (
 	folderPatience = 10 * time.Millisecond
 )
 
+// maxSocketPath is what sockaddr_un holds beside the NUL at its end (unix(7)).
+const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
 // InUseError refuses a socket path at which another process listens.
 type InUseError struct {
 	Path   string
@@ -172,8 +175,8 @@ func removeStale(ctx context.Context, path string) error {
 	conn, err := dialer.DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:
-		holder := peerOf(conn).String()
-		return errors.Join(&InUseError{Path: path, Holder: holder}, conn.Close())
+		peer, _ := access.PeerOf(conn)
+		return errors.Join(&InUseError{Path: path, Holder: peer.Process.String()}, conn.Close())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("remove stale socket: %w", err)

@@ -5,5 +5,5 @@
 // app gets no more events although everything looks healthy. What makes a sidecar subscribe anew is a changed value in
 // the component's file, by way of its hot reload, or its own restart.
 //
-// A Roll remembers on disk which components have streams, and a Caller asks for those that do not come back.
+// Run asks for the subscriptions that do not come back by themselves; which those are, package sidecars knows.
 package resubscribe

@@ -14,6 +14,9 @@ import (
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,45 +33,37 @@ spec:
     # How often.
     - name: maxDeliver
       value: "5"
+    - name: resubscribed
+      value: "zero"
 
 ---
 kind: Component
 metadata: {name: other}
 spec:
   type: state.bolt
+  metadata: [{name: broken, value: ""}]
 `
 
-func TestTouchChangesOurItemAndNothingElse(t *testing.T) {
-	owned := strings.Replace(plain, "      value: \"5\"\n", "      value: \"5\"\n    - name: resubscribed\n      value: \"one\"\n", 1)
+func TestTouchChangesOneValueAndNothingElse(t *testing.T) {
+	before, after := `value: "zero"`, `value: "one"`
 	for name, c := range map[string]struct{ before, after string }{
-		"first time":    {plain, owned},
-		"again":         {strings.Replace(owned, `"one"`, `"zero"`, 1), owned},
-		"single quotes": {strings.Replace(owned, `"one"`, `'zero' # ours`, 1), strings.Replace(owned, `"one"`, `"one" # ours`, 1)},
-		"plain value":   {strings.Replace(owned, `"one"`, `zero # ours`, 1), strings.Replace(owned, `"one"`, `"one" # ours`, 1)},
-		"no metadata": {
-			"kind: Component\nmetadata:\n  name: bus\nspec:\n  type: pubsub.bolt\n  version: v1\n",
-			"kind: Component\nmetadata:\n  name: bus\nspec:\n  type: pubsub.bolt\n  version: v1\n  metadata:\n    - name: resubscribed\n      value: \"one\"\n",
-		},
-		"no line end": {
-			"kind: Component\nmetadata:\n  name: bus\nspec:\n  type: pubsub.bolt\n  metadata:\n  - name: a\n    value: b",
-			"kind: Component\nmetadata:\n  name: bus\nspec:\n  type: pubsub.bolt\n  metadata:\n  - name: a\n    value: b\n  - name: resubscribed\n    value: \"one\"\n",
-		},
-		"text over lines": {
-			"kind: Component\nmetadata:\n  name: bus\nspec:\n  metadata:\n  - name: a\n    value: |\n      b\n      c\n  type: pubsub.bolt\n",
-			"kind: Component\nmetadata:\n  name: bus\nspec:\n  metadata:\n  - name: a\n    value: |\n      b\n      c\n  - name: resubscribed\n    value: \"one\"\n  type: pubsub.bolt\n",
-		},
-		"another name": {strings.Replace(plain, "name: bus", "name: x", 1), strings.Replace(plain, "name: bus", "name: x", 1)},
-		"another type": {strings.Replace(plain, "pubsub.bolt", "pubsub.redis", 1), strings.Replace(plain, "pubsub.bolt", "pubsub.redis", 1)},
+		"double quotes": {before, after},
+		"single quotes": {`value: 'zero'`, after},
+		"plain value":   {`value: zero`, after},
+		"no value":      {`value: ""`, after},
+		"a comment":     {`value: zero   # ours`, after + " # ours"},
+		"windows":       {before + "\r", after + "\r"},
+		"value first":   {"value: zero\n      enabled: true", after + "\n      enabled: true"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "bus.yaml")
-			require.NoError(t, os.WriteFile(path, []byte(c.before), 0o640))
+			require.NoError(t, os.WriteFile(path, []byte(strings.Replace(plain, before, c.before, 1)), 0o640))
 			found, err := Touch(path, "pubsub.bolt", []string{"bus", "other"}, "one")
 			require.NoError(t, err)
+			require.Equal(t, []string{"bus"}, found)
 			got, err := os.ReadFile(path)
 			require.NoError(t, err)
-			require.Equal(t, c.after, string(got))
-			require.Equal(t, c.before != c.after, len(found) == 1)
+			require.Equal(t, strings.Replace(plain, before, c.after, 1), string(got))
 			info, err := os.Stat(path)
 			require.NoError(t, err)
 			require.Equal(t, os.FileMode(0o640), info.Mode().Perm())
@@ -76,12 +71,27 @@ func TestTouchChangesOurItemAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestTouchRefusesWhatItDoesNotUnderstand(t *testing.T) {
+func TestTouchLeavesOtherComponentsAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(plain), 0o600))
+	for _, c := range []struct{ componentType, name string }{{"pubsub.redis", "bus"}, {"pubsub.bolt", "x"}} {
+		found, err := Touch(path, c.componentType, []string{c.name}, "one")
+		require.NoError(t, err)
+		require.Empty(t, found)
+	}
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, plain, string(got))
+}
+
+func TestTouchRefusesWhatItCannotChange(t *testing.T) {
+	const head = "kind: Component\nmetadata: {name: bus}\nspec:\n  type: pubsub.bolt\n"
 	for name, c := range map[string]struct{ file, want string }{
-		"flow list":  {"kind: Component\nmetadata: {name: bus}\nspec:\n  type: pubsub.bolt\n  metadata: [{name: a, value: b}]\n", "by hand"},
-		"flow spec":  {"kind: Component\nmetadata: {name: bus}\nspec: {type: pubsub.bolt}\n", ""},
-		"not yaml":   {"kind: [", "yaml"},
-		"text value": {"kind: Component\nmetadata: {name: bus}\nspec:\n  type: pubsub.bolt\n  metadata:\n  - name: resubscribed\n    value: |\n      x\n", "give it one"},
+		"no metadata": {head, "its spec.metadata has no item resubscribed; add one"},
+		"no item":     {head + "  metadata:\n  - name: a\n    value: b\n", "its spec.metadata has no item resubscribed; add one"},
+		"flow list":   {head + "  metadata: [{name: resubscribed, value: b}]\n", ""},
+		"not yaml":    {"kind: [", "yaml"},
+		"text value":  {head + "  metadata:\n  - name: resubscribed\n    value: |\n      x\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "bus.yaml")
@@ -107,54 +117,44 @@ func FuzzTouch(f *testing.F) {
 	})
 }
 
-func roll(t *testing.T, dir string) *Roll {
+func open(t *testing.T, dir string) *sidecars.Registry {
 	t.Helper()
-	r, err := OpenRoll(dir)
+	r, err := sidecars.Open(sidecars.Options{Dir: dir})
 	require.NoError(t, err)
 	return r
 }
 
-func TestTheRollOutlivesItsProcess(t *testing.T) {
-	dir := t.TempDir()
-	r := roll(t, dir)
-	require.Empty(t, r.Missing())
-	require.NoError(t, r.Opened("a"))
-	require.NoError(t, r.Opened("a"))
-	require.NoError(t, r.Opened("b"))
-	require.NoError(t, r.Closed("b"))
+// sidecar is one that cannot be seen to end.
+var sidecar = access.Process{Handle: 1}
 
-	r = roll(t, dir)
-	require.Equal(t, []string{"a"}, r.Missing())
-	require.NoError(t, r.Opened("a"))
-	require.Equal(t, []string{"a"}, r.Missing(), "one of two is back")
-	r = roll(t, dir)
-	require.NoError(t, r.Opened("a"))
-	require.NoError(t, r.Opened("a"))
-	require.Empty(t, r.Missing())
-
-	require.NoError(t, os.WriteFile(filepath.Join(dir, rollFile), []byte("{"), 0o600))
-	_, err := OpenRoll(dir)
-	require.ErrorContains(t, err, "remove the file")
+type run struct {
+	clock    *clockwork.FakeClock
+	log      *strings.Builder
+	dir      string
+	sidecars *sidecars.Registry
+	done     chan struct{}
 }
 
-type call struct {
-	clock *clockwork.FakeClock
-	log   *strings.Builder
-	roll  *Roll
-	done  chan struct{}
+// start calls Run after a process that had a stream of component bus.
+func start(t *testing.T, o Options) *run {
+	dir := t.TempDir()
+	s := open(t, dir).Connect(sidecar)
+	s.Initialized(sidecars.PubSub, "bus", nil)
+	s.StreamOpened("bus")
+	return restart(t, dir, o)
 }
 
-// start runs Call after a process that had a stream of component bus.
-func start(t *testing.T, o Options) *call {
-	dir := t.TempDir()
-	require.NoError(t, roll(t, dir).Opened("bus"))
-	c := &call{clock: clockwork.NewFakeClock(), log: &strings.Builder{}, roll: roll(t, dir), done: make(chan struct{})}
-	o.Roll, o.ComponentType, o.Clock, o.Logger = c.roll, "pubsub.bolt", c.clock, slog.New(slog.NewTextHandler(c.log, nil))
-	go func() { defer close(c.done); Call(context.Background(), o) }()
+func restart(t *testing.T, dir string, o Options) *run {
+	c := &run{clock: clockwork.NewFakeClock(), log: &strings.Builder{}, dir: dir, sidecars: open(t, dir), done: make(chan struct{})}
+	o.Sidecars, o.ComponentType, o.Clock, o.Logger = c.sidecars, "pubsub.bolt", c.clock, slog.New(slog.NewTextHandler(c.log, nil))
+	go func() { defer close(c.done); Run(context.Background(), o) }()
 	return c
 }
 
-func (c *call) advance(t *testing.T, d time.Duration) {
+// comesBack opens the stream that is missing.
+func (c *run) comesBack() { c.sidecars.Connect(sidecar).StreamOpened("bus") }
+
+func (c *run) advance(t *testing.T, d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	require.NoError(t, c.clock.BlockUntilContext(ctx, 1))
@@ -163,7 +163,7 @@ func (c *call) advance(t *testing.T, d time.Duration) {
 
 func TestStreamsThatComeBackAreNotAskedFor(t *testing.T) {
 	c := start(t, Options{Files: []string{"/missing"}})
-	require.NoError(t, c.roll.Opened("bus"))
+	c.comesBack()
 	<-c.done
 	require.Empty(t, c.log.String())
 }
@@ -174,7 +174,7 @@ func TestMissingStreamsAreAskedForByTheFile(t *testing.T) {
 	c := start(t, Options{Files: []string{path}})
 	c.advance(t, grace)
 	c.advance(t, 0)
-	require.NoError(t, c.roll.Opened("bus"))
+	c.comesBack()
 	<-c.done
 	got, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -195,7 +195,6 @@ func TestMissingStreamsAreAskedForByTheSidecarsRestart(t *testing.T) {
 	c.advance(t, patience)
 	<-c.done
 	require.Contains(t, c.log.String(), "have not come back")
-	require.Empty(t, c.roll.Missing(), "it is said once, not at every start")
 }
 
 func TestWithoutMeansItSaysWhatToDo(t *testing.T) {
@@ -204,6 +203,34 @@ func TestWithoutMeansItSaysWhatToDo(t *testing.T) {
 	<-c.done
 	require.Contains(t, c.log.String(), "restart the sidecars, or change a metadata value")
 	require.Contains(t, c.log.String(), "components=bus")
+
+	// What is missing is remembered: with the means, the next process brings it back.
+	path := filepath.Join(t.TempDir(), "bus.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(plain), 0o600))
+	c = restart(t, c.dir, Options{Files: []string{path}})
+	c.advance(t, grace)
+	c.advance(t, 0)
+	c.comesBack()
+	<-c.done
+	require.Contains(t, c.log.String(), "asking for them")
+	require.Contains(t, c.log.String(), "the subscriptions are back")
+}
+
+// A new sidecar's stream is not the missing one, though its component has the same name.
+func TestAnotherSidecarsStreamIsNotTakenForTheMissingOne(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(plain), 0o600))
+	c := start(t, Options{Files: []string{path}})
+	another := c.sidecars.Connect(access.Process{Handle: 2})
+	another.Initialized(sidecars.PubSub, "bus", map[string]string{"consumerID": "another"})
+	another.StreamOpened("bus")
+	c.advance(t, grace)
+	c.advance(t, 0)
+	c.comesBack()
+	<-c.done
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NotEqual(t, plain, string(got))
 }
 
 func TestAFileWithoutTheComponentIsNamed(t *testing.T) {

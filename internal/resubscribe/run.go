@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 const (
@@ -20,9 +22,10 @@ const (
 	patience = 30 * time.Second
 )
 
-// Options for a Caller. Roll and ComponentType are required.
+// Options for Run. Sidecars and ComponentType are required.
 type Options struct {
-	Roll *Roll
+	// Sidecars knows which subscriptions are missing.
+	Sidecars *sidecars.Registry
 	// ComponentType is the type of the components whose subscriptions to revive, such as pubsub.bolt.
 	ComponentType string
 	// Files are component files in which to change a value, so that hot reload makes the sidecars subscribe again.
@@ -31,13 +34,15 @@ type Options struct {
 	Sidecar string
 	// APIToken is sent to the sidecar, if there is one.
 	APIToken string
-	Clock    clockwork.Clock
-	Logger   *slog.Logger
+	// Clock default: the system's.
+	Clock clockwork.Clock
+	// Logger default: slog.Default().
+	Logger *slog.Logger
 }
 
-// Call waits for the streams that the last process had, asks for those that do not come back, and says what to do about
-// those that cannot be had. It returns when nothing is missing, when it gives up, or when ctx ends.
-func Call(ctx context.Context, o Options) {
+// Run waits for the streams that earlier processes had, asks for those that do not come back, and says what to do about
+// those that cannot be had. It returns when nothing is missing, when it has said so, or when ctx ends.
+func Run(ctx context.Context, o Options) {
 	if o.Clock == nil {
 		o.Clock = clockwork.NewRealClock()
 	}
@@ -47,12 +52,11 @@ func Call(ctx context.Context, o Options) {
 	if o.waitFor(ctx, grace) || ctx.Err() != nil {
 		return
 	}
-	missing := o.Roll.Missing()
+	missing := o.Sidecars.Missing()
 	log := o.Logger.With("components", strings.Join(missing, ", "))
 	if len(o.Files) == 0 && o.Sidecar == "" {
 		log.Warn("apps had subscriptions when the last process ended, and their sidecars do not open them again by themselves: " +
-			"restart the sidecars, or change a metadata value in the components' files; --resubscribe FILE or --restart-sidecar URL does it from now on")
-		o.forget()
+			"restart the sidecars, or change a metadata value in the components' files; started with --resubscribe FILE or --restart-sidecar URL, dapr-bolt does it")
 		return
 	}
 	log.Info("subscriptions did not come back after the restart: asking for them")
@@ -70,35 +74,29 @@ func Call(ctx context.Context, o Options) {
 	} else if len(missing) > 0 {
 		log.Warn("none of the component files names these components: add theirs to --resubscribe", "missing", strings.Join(missing, ", "), "files", o.Files)
 	}
-	if o.waitFor(ctx, patience) {
+	switch {
+	case o.waitFor(ctx, patience):
 		log.Info("the subscriptions are back")
-		return
-	}
-	if ctx.Err() == nil {
-		o.Logger.Warn("subscriptions have not come back: if their apps still run, restart their sidecars", "components", strings.Join(o.Roll.Missing(), ", "))
-		o.forget()
+	case ctx.Err() == nil:
+		o.Logger.Warn("subscriptions have not come back: if their apps still run, restart their sidecars; after a restart of dapr-bolt they are asked for again",
+			"components", strings.Join(o.Sidecars.Missing(), ", "))
 	}
 }
 
-func (o *Options) forget() {
-	if err := o.Roll.Forget(); err != nil {
-		o.Logger.Error("what is missing could not be forgotten", "error", err)
-	}
-}
-
-// waitFor says whether all streams are back within that time.
+// waitFor reports whether all streams are back within that time.
 func (o *Options) waitFor(ctx context.Context, d time.Duration) bool {
 	timer := o.Clock.NewTimer(d)
 	defer timer.Stop()
 	for {
-		changed := o.Roll.Changed()
-		if len(o.Roll.Missing()) == 0 {
+		changed := o.Sidecars.Changed()
+		if len(o.Sidecars.Missing()) == 0 {
 			return true
 		}
 		select {
 		case <-changed:
 		case <-timer.Chan():
-			return false
+			// A sidecar that has ended since misses nothing.
+			return len(o.Sidecars.Missing()) == 0
 		case <-ctx.Done():
 			return false
 		}
