@@ -75,7 +75,7 @@ func (q *queue) next(now time.Time) (*item, error) {
 		case expired && q.keepsExpired():
 			settlement.Reason = ReasonExpired
 		case expired:
-			settlement = Settlement{Outcome: Acked}
+			settlement = Settlement{Outcome: Expired}
 		case it.aged:
 			settlement.Reason = ReasonMaxAge
 		default:

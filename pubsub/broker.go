@@ -7,6 +7,7 @@ package pubsub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -182,8 +183,8 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 		if r.Err != nil {
 			continue
 		}
-		if !entries[i].DeliverAt.IsZero() {
-			b.keeper.delayedUntil(entries[i].DeliverAt)
+		if at := entries[i].Event.DeliverAt; !at.IsZero() {
+			b.keeper.delayedUntil(at)
 		}
 		nameless = nameless || entries[i].DedupKey == nil
 		last = max(last, r.Sequence)
@@ -196,7 +197,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 }
 
 func newEntry(topic string, m *Message, opts PublishOptions, now time.Time) (Entry, error) {
-	if err := checkMetadata(m.Metadata); err != nil {
+	if err := errors.Join(checkMetadata(m.Metadata), checkDeliverAt(m.DeliverAt)); err != nil {
 		return Entry{}, err
 	}
 	key, id, err := opts.DedupBy.key(m)
@@ -223,7 +224,7 @@ func newEntry(topic string, m *Message, opts PublishOptions, now time.Time) (Ent
 		e.Event.Expires = now.Add(m.TTL)
 	}
 	if m.DeliverAt.After(now) {
-		e.DeliverAt = m.DeliverAt
+		e.Event.DeliverAt = m.DeliverAt
 	}
 	return e, nil
 }

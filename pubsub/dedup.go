@@ -1,7 +1,9 @@
 package pubsub
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unsafe"
@@ -65,9 +67,13 @@ func (d DedupBy) String() string {
 	}
 }
 
+// jsonSpace is the white space that may stand around a JSON value (RFC 8259, section 2).
+const jsonSpace = " \t\r\n"
+
 // cloudEventID returns the id and source of a CloudEvent in JSON (structured mode, CloudEvents 1.0 §3.1), or false
 // if data is not one.
 func cloudEventID(data []byte) (id, source string, ok bool) {
+	data = bytes.TrimLeft(data, jsonSpace)
 	if len(data) == 0 || data[0] != '{' {
 		return "", "", false
 	}
@@ -100,47 +106,64 @@ func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
 	if id == "" {
 		id = ceID
 	}
-	switch d.mode {
-	case dedupNone:
-		return nil, id, nil
-	case dedupData:
-		return hashed("data", payload(m.Data, isCloudEvent)), id, nil
-	case dedupFields:
-		key, err := d.fieldsKey(m.Data)
-		return key, id, err
-	}
+	data := m.Data
 	if isCloudEvent {
+		data = eventData(m.Data)
+	}
+	switch {
+	case d.mode == dedupNone:
+		return nil, id, nil
+	case d.mode == dedupFields:
+		key, err := d.fieldsKey(data, m.Data)
+		return key, id, err
+	case d.mode == dedupData && !(isCloudEvent && len(data) == 0):
+		return hashed("data", data), id, nil
+	// What has no data is told apart by its id.
+	case m.EventID != "":
+		return hashed("id", []byte(m.EventID)), id, nil
+	case isCloudEvent:
 		return hashed("ce", []byte(ceSource), []byte(ceID)), id, nil
 	}
 	return nil, id, nil
 }
 
-// payload is the application's data inside a CloudEvent, whose envelope is new each time, or all of a raw message.
-func payload(data []byte, isCloudEvent bool) []byte {
-	if !isCloudEvent {
-		return data
-	}
-	for _, field := range []string{"data", "data_base64"} {
-		if inner := gjson.GetBytes(data, field); inner.Exists() {
-			return []byte(inner.Raw)
+// eventData returns the application's data inside a CloudEvent, whose envelope is new each time, as it stands there;
+// nothing if there is none, null, or an empty string, which is what Dapr makes of an empty payload.
+func eventData(event []byte) []byte {
+	for _, member := range []string{"data", "data_base64"} {
+		if data := gjson.GetBytes(event, member); data.Exists() && data.Type != gjson.Null && data.Raw != `""` {
+			return []byte(data.Raw)
 		}
 	}
 	return nil
 }
 
-func (d DedupBy) fieldsKey(data []byte) ([]byte, error) {
-	if !gjson.ValidBytes(data) {
-		return nil, &InvalidError{Field: "payload", Value: fmt.Sprintf("of %d bytes", len(data)), Allowed: fmt.Sprintf("JSON, since dedupBy is %q", d)}
+// fieldsKey takes the values of the fields from the event's data or, if any is missing there, all from the envelope.
+func (d DedupBy) fieldsKey(data, envelope []byte) ([]byte, error) {
+	// Unlike gjson's, this check bounds how deep values are nested.
+	if !json.Valid(envelope) {
+		return nil, &InvalidError{Field: "payload", Value: fmt.Sprintf("of %d bytes", len(envelope)), Allowed: fmt.Sprintf("JSON, since dedupBy is %q", d)}
 	}
-	values := make([][]byte, len(d.fields))
-	for i, path := range d.fields {
-		v := gjson.GetBytes(data, path)
-		if !v.Exists() {
-			return nil, &InvalidError{Field: "payload", Value: "without " + path, Allowed: fmt.Sprintf("JSON that holds every field of dedupBy %q", d)}
-		}
-		values[i] = []byte(v.Raw)
+	values, missing := d.values(data)
+	if missing != "" {
+		values, missing = d.values(envelope)
+	}
+	if missing != "" {
+		return nil, &InvalidError{Field: "payload", Value: "without " + missing, Allowed: fmt.Sprintf("JSON that holds every field of dedupBy %q, in the event's data or in the envelope", d)}
 	}
 	return hashed("fields", values...), nil
+}
+
+// values returns the fields' values in canonical form, or the first field that is missing.
+func (d DedupBy) values(data []byte) (values [][]byte, missing string) {
+	for _, path := range d.fields {
+		v := gjson.GetBytes(data, path)
+		if !v.Exists() {
+			return nil, path
+		}
+		values = append(values, appendCanonical(nil, v))
+	}
+	return values, ""
 }
 
 // hashed is a SHA-256 over parts, each with its length before it so that no two lists of parts run together alike.

@@ -63,17 +63,19 @@ type Engine interface {
 
 // Entry is a message as the engine stores it.
 type Entry struct {
+	// Event is held back until its DeliverAt, or appended at once.
 	Event Event
 	// DedupKey identifies the event for DedupWindow; empty: it is not deduplicated.
 	DedupKey    []byte
 	DedupWindow time.Duration
-	// DeliverAt holds the event back; zero: it is appended at once.
-	DeliverAt time.Time
 }
 
 // TopicLimits bound what a topic keeps. Zero values are no limit.
 type TopicLimits struct {
-	MaxAge   time.Duration
+	// MaxAge is counted from when the event was published or, if it was held back, from when it was due. That of the
+	// newest publish holds for all of the topic.
+	MaxAge time.Duration
+	// MaxBytes counts what the topic's events take wherever they stand, except as dead letters.
 	MaxBytes int64
 }
 
@@ -137,6 +139,8 @@ const (
 	Retried
 	// Dead moves it to the group's dead letters.
 	Dead
+	// Expired ends the event for the group, since its time to live has, and counts it.
+	Expired
 )
 
 // Settlement is the end of one delivery.
@@ -162,6 +166,8 @@ type GroupStats struct {
 	InHand  uint64 `json:"inHand"`
 	Delayed uint64 `json:"delayed"`
 	Dead    uint64 `json:"dead"`
+	// Expired counts the events that ended by their time to live since the process started, and are no dead letters.
+	Expired uint64 `json:"expired"`
 	// OldestTime is when the oldest event that the group has not settled was published; dead letters are settled.
 	OldestTime *time.Time `json:"oldestTime,omitempty"`
 	// Streams counts the app instances that consume now.

@@ -27,11 +27,13 @@ type Event struct {
 	// Topic is the topic that the event was published to.
 	Topic string
 	// ID is what the event is known by: its event id, or empty if it has none.
-	ID           string
-	Data         []byte
-	ContentType  string
-	Metadata     map[string]string
-	PublishTime  time.Time
+	ID          string
+	Data        []byte
+	ContentType string
+	Metadata    map[string]string
+	PublishTime time.Time
+	// DeliverAt is when the event was due that was held back; zero: it was not.
+	DeliverAt    time.Time
 	Expires      time.Time
 	PartitionKey string
 	// Unreadable says why what is stored of the event cannot be decoded; empty: it can. Data is then what is stored, byte

@@ -3,6 +3,8 @@ package pubsub
 import (
 	"errors"
 	"fmt"
+	"math"
+	"time"
 )
 
 // What NameLimits bound by default.
@@ -30,6 +32,20 @@ func checkMetadata(metadata map[string]string) error {
 		Field: "metadata", Value: fmt.Sprintf("of %d entries and %d bytes", len(metadata), size),
 		Allowed: fmt.Sprintf("at most %d entries and %d bytes for an event, keys and values together", MaxMetadataEntries, MaxMetadataBytes),
 	}
+}
+
+// MaxWait is the longest duration that anything to do with an event may have, some 68 years.
+const MaxWait = math.MaxInt32 * time.Second
+
+// LatestTime is the last instant that an event can be held back to: what is stored are nanoseconds in 64 bits.
+var LatestTime = time.Unix(0, math.MaxInt64).UTC().Truncate(time.Second)
+
+// checkDeliverAt refuses what comes after LatestTime.
+func checkDeliverAt(t time.Time) error {
+	if !t.After(LatestTime) {
+		return nil
+	}
+	return &InvalidError{Field: "deliverAt", Value: t.Format(time.RFC3339), Allowed: "a time up to " + LatestTime.Format(time.RFC3339)}
 }
 
 var (

@@ -193,7 +193,7 @@ func TestTopics(t *testing.T) {
 	require.Contains(t, table[0], "GROUP")
 	row := strings.Fields(table[1])
 	require.Equal(t, "orders", row[0])
-	require.Equal(t, []string{"app", "0", "0", "0", "-", "2", "0"}, row[len(row)-7:])
+	require.Equal(t, []string{"app", "0", "0", "0", "-", "2", "0", "0"}, row[len(row)-8:])
 
 	var topics []pubsub.TopicStats
 	require.NoError(t, json.Unmarshal([]byte(p.ok(t, "topics", "--output", "json")), &topics))

@@ -52,16 +52,16 @@ func (c *cli) printTopics(topics admin.Topics) error {
 	for _, t := range topics.Topics {
 		of := []string{cell(t.Topic, 60), number(t.Stored), number(t.Delayed), byteSize(t.Bytes), when(t.OldestTime), number(t.Duplicates)}
 		if len(t.Groups) == 0 {
-			rows = append(rows, append(of, "-", "-", "-", "-", "-", "-", "-"))
+			rows = append(rows, append(of, "-", "-", "-", "-", "-", "-", "-", "-"))
 		}
 		for _, g := range t.Groups {
 			row := append([]string{}, of...)
-			rows = append(rows, append(row, cell(g.Group, 60), number(g.Waiting), number(g.InHand), number(g.Delayed), when(g.OldestTime), number(g.Dead), strconv.Itoa(g.Streams)))
+			rows = append(rows, append(row, cell(g.Group, 60), number(g.Waiting), number(g.InHand), number(g.Delayed), when(g.OldestTime), number(g.Dead), number(g.Expired), strconv.Itoa(g.Streams)))
 		}
 	}
 	return c.printTable([]string{
 		"TOPIC", "STORED", "DELAYED", "SIZE", "OLDEST", "DUPLICATES",
-		"GROUP", "WAITING", "IN HAND", "RETRYING", "OLDEST OWED", "DEAD", "STREAMS",
+		"GROUP", "WAITING", "IN HAND", "RETRYING", "OLDEST OWED", "DEAD", "EXPIRED", "STREAMS",
 	}, rows)
 }
 

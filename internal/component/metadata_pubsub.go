@@ -67,7 +67,7 @@ func publisherFields(d Defaults) []field[publisherConfig] {
 		{
 			Field{
 				"dedupBy", pubsub.DedupBy{}.String(), dedupByAllowed(),
-				"what makes two events the same one: `id`: the `eventID` metadata, else the CloudEvent's source and id; `data`: the event's data; `fields:type,data.id`: those JSON paths of the payload; `none`: nothing",
+				"what makes two events the same one: `id`: the `eventID` metadata, else the CloudEvent's source and id; `data`: the event's data, byte for byte, or for a CloudEvent without data what `id` goes by; `fields:type,data.id`: the JSON values at those paths of the event's data or, if any is missing there, all of them in the envelope (white space, the order of an object's members, and how a string or a number is written do not matter: `1` and `1.0` are equal); `none`: nothing",
 			},
 			func(c *publisherConfig, v string) bool {
 				by, err := pubsub.ParseDedupBy(v)
@@ -78,11 +78,11 @@ func publisherFields(d Defaults) []field[publisherConfig] {
 			},
 		},
 		{
-			Field{"dedupWindow", "10m", "a duration of 0 or more", "how long an event's id is remembered; `0` turns deduplication off"},
+			Field{"dedupWindow", "10m", waitAllowed, "how long an event's id is remembered; `0` turns deduplication off"},
 			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.DedupWindow, v) },
 		},
 		{
-			Field{"maxAge", "168h", "a duration of 0 or more", "an event older than this leaves the topic, and goes to the dead letters of the groups that still owe it; `0`: no limit"},
+			Field{"maxAge", "168h", waitAllowed, "an event older than this, counted from when it was published or, if it was held back, from when it was due, leaves the topic, and goes to the dead letters of the groups that still owe it; `0`: no limit; the newest publish's holds for all of the topic"},
 			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
 		},
 		{
@@ -109,7 +109,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 	},
 	{
 		Field{
-			"backOff", "1s,5s,30s,2m", fmt.Sprintf("1 to %d durations of 0 or more, separated by commas", maxBackOffSteps),
+			"backOff", "1s,5s,30s,2m", fmt.Sprintf("1 to %d durations of 0 or more, up to %d seconds each, separated by commas", maxBackOffSteps, pubsub.MaxWait/time.Second),
 			"the wait before each redelivery; the last one repeats; jittered",
 		},
 		func(o *pubsub.SubscribeOptions, v string) bool {
@@ -128,7 +128,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 		},
 	},
 	{
-		Field{"ackWait", "1m", "a duration of 0 or more", "how long the app may take for one event, counted from when it is that event's turn; `0`: no limit"},
+		Field{"ackWait", "1m", waitAllowed, "how long the app may take for one event, counted from when it is that event's turn; `0`: no limit"},
 		func(o *pubsub.SubscribeOptions, v string) bool { return parseWait(&o.AckWait, v) },
 	},
 	{
@@ -156,7 +156,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 		},
 	},
 	{
-		Field{"deadLetterExpired", "false", "true or false", "an event whose `ttlInSeconds` ended before its delivery goes to the dead letters instead of being dropped"},
+		Field{"deadLetterExpired", "false", "true or false", "an event whose `ttlInSeconds` ended before it was handled goes to the dead letters instead of being dropped"},
 		func(o *pubsub.SubscribeOptions, v string) bool { return parseFlag(&o.DeadLetterExpired, v) },
 	},
 }
@@ -179,10 +179,12 @@ func parsePubSubConfig(given map[string]string, d Defaults) (pubsubConfig, error
 	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p))
 }
 
-// parseWait takes a duration of zero or more.
+// waitAllowed says what parseWait takes.
+var waitAllowed = fmt.Sprintf("a duration of 0 or more, up to %d seconds", pubsub.MaxWait/time.Second)
+
 func parseWait(to *time.Duration, value string) bool {
 	d, ok := parseDuration(value)
-	if ok = ok && d >= 0; ok {
+	if ok = ok && d >= 0 && d <= pubsub.MaxWait; ok {
 		*to = d
 	}
 	return ok

@@ -234,7 +234,7 @@ func (p *PubSub) message(topic string, data []byte, contentType string, metadata
 	case after != "":
 		var wait time.Duration
 		if !parseWait(&wait, after) {
-			return pubsub.Message{}, &ValueError{Field: keyDeliverAfter, Value: after, Allowed: "a duration of 0 or more, such as 30s"}
+			return pubsub.Message{}, &ValueError{Field: keyDeliverAfter, Value: after, Allowed: waitAllowed + ", such as 30s"}
 		}
 		m.DeliverAt = p.clock.Now().Add(wait)
 	case at != "":

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -22,6 +23,7 @@ func TestReadmeReference(t *testing.T) {
 		"state":          "\n" + referenceTable(StateMetadata(testDefaults)),
 		"pubsub":         "\n" + referenceTable(PubSubMetadata(testDefaults)),
 		"subscription":   strings.Join(names, ", "),
+		"latest time":    "up to " + pubsub.LatestTime.Format(time.RFC3339),
 		"event metadata": fmt.Sprintf("at most %d entries and %d bytes of metadata", pubsub.MaxMetadataEntries, pubsub.MaxMetadataBytes),
 	} {
 		readmetest.Check(t, "../../README.md", section, want, *update, "go test ./internal/component -run TestReadmeReference -update")

@@ -42,12 +42,7 @@ func TestMetadataIsLimited(t *testing.T) {
 // spoil damages the one record of a bucket that holds the text, while nobody has the file open, and returns what it is now.
 func (h *house) spoil(bucket, text string) (spoiled []byte) {
 	h.t.Helper()
-	h.stop()
-	db, err := boltdb.Open(h.t.Context(), filepath.Join(h.dir, "data", testDefaults.Database+".db"), boltdb.Options{})
-	require.NoError(h.t, err)
-	namespace := boltdb.NewNamespace(boltdb.KindPubSub, testDefaults.PubSubBucket)
-	require.NoError(h.t, db.Update(h.t.Context(), func(tx *bbolt.Tx) error {
-		b := namespace.In(tx).Bucket([]byte(bucket))
+	h.atRest(bucket, func(b *bbolt.Bucket) error {
 		var key []byte
 		c := b.Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
@@ -58,11 +53,30 @@ func (h *house) spoil(bucket, text string) (spoiled []byte) {
 		}
 		require.NotNil(h.t, key, "records of %s", bucket)
 		spoiled[0] = 99 // the version
-		return boltdb.Dirty(b.Put(key, spoiled))
+		return b.Put(key, spoiled)
+	})
+	return spoiled
+}
+
+// records counts what a bucket holds.
+func (h *house) records(bucket string) (n int) {
+	h.t.Helper()
+	h.atRest(bucket, func(b *bbolt.Bucket) error { n = b.Stats().KeyN; return nil })
+	return n
+}
+
+// atRest runs fn on a bucket of the events while nobody has the file open.
+func (h *house) atRest(bucket string, fn func(b *bbolt.Bucket) error) {
+	h.t.Helper()
+	h.stop()
+	db, err := boltdb.Open(h.t.Context(), filepath.Join(h.dir, "data", testDefaults.Database+".db"), boltdb.Options{})
+	require.NoError(h.t, err)
+	namespace := boltdb.NewNamespace(boltdb.KindPubSub, testDefaults.PubSubBucket)
+	require.NoError(h.t, db.Update(h.t.Context(), func(tx *bbolt.Tx) error {
+		return boltdb.Dirty(fn(namespace.In(tx).Bucket([]byte(bucket))))
 	}))
 	require.NoError(h.t, db.Close())
 	h.start()
-	return spoiled
 }
 
 // A record of any kind that cannot be decoded becomes a dead letter of each group that was owed its event, and holds up

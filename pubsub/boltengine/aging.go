@@ -56,8 +56,8 @@ func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err er
 			}
 			// One that cannot be read is not to wait for a group that may never come back.
 			r := decodeRetryRecord(v)
-			published, err := publishTime(r.Event)
-			if err != nil || owner.limits.aged(published, r.History.Redriven, now) {
+			since, err := ageStart(r.Event)
+			if err != nil || owner.limits.aged(since, r.History.Redriven, now) {
 				aged = append(aged, agedRetry{owner.topic, owner.group, bytes.Clone(k)})
 			}
 		}
@@ -83,13 +83,23 @@ func (b *buckets) owners() (map[uint32]owner, error) {
 	return owners, err
 }
 
-// publishTime reads one field of an eventRecord.
+// eventTimes are the part of an eventRecord that can be had without its payload.
+type eventTimes struct {
+	PublishTime int64 `cbor:"5,keyasint"`
+	DeliverAt   int64 `cbor:"8,keyasint"`
+}
+
 func publishTime(event []byte) (time.Time, error) {
-	var r struct {
-		PublishTime int64 `cbor:"5,keyasint"`
-	}
+	var r eventTimes
 	err := decode(event, &r)
 	return time.Unix(0, r.PublishTime), err
+}
+
+// ageStart returns from when on the event's age counts: from when it was published or, if it was held back, was due.
+func ageStart(event []byte) (time.Time, error) {
+	var r eventTimes
+	err := decode(event, &r)
+	return time.Unix(0, max(r.PublishTime, r.DeliverAt)), err
 }
 
 // buryRetry makes a dead letter of a retry, unless it has been settled since it was looked at.

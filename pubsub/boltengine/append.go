@@ -5,37 +5,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
-
-// duplicates counts dropped duplicates by topic since the engine was opened.
-type duplicates struct {
-	mu     sync.Mutex
-	counts map[string]uint64
-}
-
-func (d *duplicates) add(topic string, n uint64) {
-	if n == 0 {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.counts == nil {
-		d.counts = map[string]uint64{}
-	}
-	d.counts[topic] += n
-}
-
-func (d *duplicates) of(topic string) uint64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.counts[topic]
-}
 
 // Append implements pubsub.Engine.
 func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entry, opts pubsub.AppendOptions, now time.Time) ([]pubsub.AppendResult, error) {
@@ -68,7 +43,7 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 			dropped++
 		}
 	}
-	e.dropped.add(topic, dropped)
+	e.duplicates.add(topic, dropped)
 	return results, nil
 }
 
@@ -86,9 +61,7 @@ func (e *Engine) append(b *buckets, topic string, entries []pubsub.Entry, encode
 	if err != nil {
 		return err
 	}
-	if opts.MaxAge > 0 {
-		t.MaxAge = opts.MaxAge
-	}
+	t.MaxAge = opts.MaxAge
 	for i := range entries {
 		if results[i].Duplicate || results[i].Err != nil {
 			continue
@@ -104,8 +77,8 @@ func (e *Engine) append(b *buckets, topic string, entries []pubsub.Entry, encode
 				return err
 			}
 		}
-		if !entry.DeliverAt.IsZero() {
-			if err := b.delay(t.ID, encoded[i], entry.DeliverAt); err != nil {
+		if at := entry.Event.DeliverAt; !at.IsZero() {
+			if err := b.delay(t.ID, encoded[i], at); err != nil {
 				return err
 			}
 			t.Bytes += int64(len(encoded[i]))

@@ -24,9 +24,10 @@ type Engine struct {
 	db     *boltdb.DB
 	bucket boltdb.Namespace
 	seen   seenIDs
-	// dropped is for people, not for guarantees: it starts anew with the process.
-	dropped duplicates
-	aging   aging
+	aging  aging
+	// duplicates that were dropped and events that expired are counted since the engine was opened.
+	duplicates counter[string]
+	expired    counter[groupName]
 
 	// tx is the write transaction that runs, or the last one if it was rolled back, and writing its buckets. They are the
 	// writer's alone.

@@ -57,8 +57,8 @@ type topicRecord struct {
 }
 
 // aged says that an event is older than the topic keeps it. Who redrives an event wants it delivered, whatever its age.
-func (t *topicRecord) aged(published time.Time, redriven int, now time.Time) bool {
-	return t.MaxAge > 0 && redriven == 0 && !now.Before(published.Add(t.MaxAge))
+func (t *topicRecord) aged(since time.Time, redriven int, now time.Time) bool {
+	return t.MaxAge > 0 && redriven == 0 && !now.Before(since.Add(t.MaxAge))
 }
 
 type groupRecord struct {
@@ -75,6 +75,7 @@ type eventRecord struct {
 	PublishTime  int64             `cbor:"5,keyasint"`
 	Expires      int64             `cbor:"6,keyasint,omitempty"`
 	PartitionKey string            `cbor:"7,keyasint,omitempty"`
+	DeliverAt    int64             `cbor:"8,keyasint,omitempty"`
 }
 
 type attemptRecord struct {
@@ -159,6 +160,7 @@ func encodeEvent(e *pubsub.Event) ([]byte, error) {
 		ContentType:  e.ContentType,
 		Metadata:     e.Metadata,
 		PublishTime:  e.PublishTime.UnixNano(),
+		DeliverAt:    nanos(e.DeliverAt),
 		Expires:      nanos(e.Expires),
 		PartitionKey: e.PartitionKey,
 	}, size)
@@ -178,6 +180,7 @@ func decodeEvent(raw []byte, topic string, sequence uint64) pubsub.Event {
 		ContentType:  r.ContentType,
 		Metadata:     r.Metadata,
 		PublishTime:  time.Unix(0, r.PublishTime),
+		DeliverAt:    fromNanos(r.DeliverAt),
 		Expires:      fromNanos(r.Expires),
 		PartitionKey: r.PartitionKey,
 	}

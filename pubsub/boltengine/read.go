@@ -58,7 +58,7 @@ func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Ti
 			return false, nil
 		}
 		r := decodeRetry(v, topic, k)
-		r.Aged = t.aged(r.Event.PublishTime, r.History.Redriven, now)
+		r.Aged = t.aged(later(r.Event.PublishTime, r.Event.DeliverAt), r.History.Redriven, now)
 		due = append(due, r)
 		return true, nil
 	})
@@ -116,6 +116,13 @@ func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRe
 		}
 		return nil
 	})
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func decodeRetry(raw []byte, topic string, k pubsub.RetryKey) pubsub.Retry {

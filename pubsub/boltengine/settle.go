@@ -16,8 +16,9 @@ const maxTrim = 4096
 
 // Settle implements pubsub.Engine.
 func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) (gone []int, err error) {
+	var expired uint64
 	err = e.update(ctx, true, func(_ *bbolt.Tx, b *buckets) error {
-		gone = nil
+		gone, expired = nil, 0
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			// The group was removed: nobody asks what became of its events.
@@ -33,8 +34,11 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 			if err != nil {
 				return err
 			}
-			if !there {
+			switch {
+			case !there:
 				gone = append(gone, i)
+			case s.Outcome == pubsub.Expired:
+				expired++
 			}
 		}
 		before := g.Done
@@ -50,6 +54,9 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 		_, err = b.trim(topic, maxTrim)
 		return err
 	})
+	if err == nil {
+		e.expired.add(groupName{topic, group}, expired)
+	}
 	return gone, err
 }
 
@@ -58,7 +65,7 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 func (b *buckets) settleOne(topic, group string, t topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
 	var event []byte
 	if s.Retry == nil {
-		if s.Sequence <= g.Done || s.Outcome == pubsub.Acked {
+		if s.Sequence <= g.Done || s.Outcome == pubsub.Acked || s.Outcome == pubsub.Expired {
 			return s.Sequence > g.Done, nil
 		}
 		event = b.log().Get(sequenceKey(t.ID, s.Sequence))

@@ -3,6 +3,7 @@ package boltengine
 import (
 	"bytes"
 	"context"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -25,7 +26,7 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 				Delayed:      delayed[t.ID],
 				Bytes:        t.Bytes,
 				LastSequence: t.Last,
-				Duplicates:   e.dropped.of(name),
+				Duplicates:   e.duplicates.of(name),
 				Groups:       []pubsub.GroupStats{},
 			}
 			if published, err := publishTime(b.log().Get(sequenceKey(t.ID, t.First))); err == nil {
@@ -38,6 +39,7 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 					Waiting: t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
 					Delayed: countPrefix(b.retry(), retryPrefix(g.ID, false)),
 					Dead:    dead[groupName{name, group}],
+					Expired: e.expired.of(groupName{name, group}),
 
 					OldestTime: b.oldestOwed(t, g),
 				})
@@ -69,6 +71,30 @@ func (b *buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time) {
 }
 
 type groupName struct{ topic, group string }
+
+// counter counts by K in memory; the zero value is ready. Its methods may be called from any goroutine.
+type counter[K comparable] struct {
+	mu     sync.Mutex
+	counts map[K]uint64
+}
+
+func (c *counter[K]) add(key K, n uint64) {
+	if n == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts == nil {
+		c.counts = map[K]uint64{}
+	}
+	c.counts[key] += n
+}
+
+func (c *counter[K]) of(key K) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.counts[key]
+}
 
 // countDelayed counts by the topic's number.
 func (b *buckets) countDelayed() (map[uint32]uint64, error) {

@@ -102,11 +102,11 @@ func (b *buckets) countAged(t topicRecord, now time.Time, limit int) (aged int) 
 	n := 0
 	for k, v := c.Seek(sequenceKey(t.ID, t.First)); bytes.HasPrefix(k, prefix) && n < limit; k, v = c.Next() {
 		n++
-		published, err := publishTime(v)
+		since, err := ageStart(v)
 		if err != nil {
 			continue
 		}
-		if !t.aged(published, 0, now) {
+		if !t.aged(since, 0, now) {
 			break
 		}
 		aged = n
