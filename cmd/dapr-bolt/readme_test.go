@@ -7,10 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dapr/dapr/pkg/components/pluggable"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
 )
 
@@ -19,8 +19,8 @@ var update = flag.Bool("update", false, "write the flags into the README instead
 // TestReadmeFlags holds the README's list of flags to the flags.
 func TestReadmeFlags(t *testing.T) {
 	// Setenv puts back at the end what Unsetenv takes away.
-	t.Setenv(pluggable.SocketFolderEnvVar, "")
-	require.NoError(t, os.Unsetenv(pluggable.SocketFolderEnvVar))
+	t.Setenv(component.SocketDirVariable, "")
+	require.NoError(t, os.Unsetenv(component.SocketDirVariable))
 	root := newRoot(&environment{})
 	var b strings.Builder
 	b.WriteString("\n| flag | default | meaning |\n| --- | --- | --- |\n")

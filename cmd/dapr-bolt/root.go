@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/dapr/dapr/pkg/components/pluggable"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -54,7 +53,7 @@ type cli struct {
 
 func newRoot(env *environment) *cobra.Command {
 	c := &cli{environment: env, settings: settings{
-		socketDir:  pluggable.GetSocketFolderPath(),
+		socketDir:  component.DefaultSocketDir(),
 		name:       component.DefaultName,
 		httpListen: "127.0.0.1:9180",
 		logLevel:   "info",
@@ -121,7 +120,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 
 	flags := root.Flags()
 	flags.SortFlags = false
-	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+pluggable.SocketFolderEnvVar+" is theirs and counts here too", parsePath)
+	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+component.SocketDirVariable+" is theirs and counts here too", parsePath)
 	addFlag(flags, &c.name, "name", c.name, "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
 	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz and /metrics are; empty turns them off", parseListen)
 	addFlag(flags, &c.logLevel, "log-level", c.logLevel, "level", "debug, info, warn or error", oneOf(logLevels...))

@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 
 	contribstate "github.com/dapr/components-contrib/state"
-	"github.com/dapr/dapr/pkg/components/pluggable"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -138,13 +139,17 @@ func etagError(err error) *contribstate.ETagError {
 	return etag
 }
 
+// kitError makes an error for which the runtime answers its app with the HTTP code (pkg/components/pluggable/errors.go,
+// KitErrorFromStatus).
 func kitError(code codes.Code, httpCode int, text, tag string) error {
-	return pluggable.MustStatusErrorFromKitError(code, httpCode, text, tag,
-		&errdetails.ErrorInfo{Domain: errorDomain, Reason: tag})
+	return withDetail(status.New(code, text), &errdetails.ErrorInfo{
+		Domain: errorDomain, Reason: tag,
+		Metadata: map[string]string{"kit_error": "true", "http_code": strconv.Itoa(httpCode), "tag": tag},
+	})
 }
 
 // withDetail drops the detail if it cannot be attached: the code and the text are what matters.
-func withDetail(s *status.Status, detail *errdetails.BadRequest) error {
+func withDetail(s *status.Status, detail protoadapt.MessageV1) error {
 	detailed, err := s.WithDetails(detail)
 	if err != nil {
 		return s.Err()

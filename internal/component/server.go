@@ -1,18 +1,19 @@
 package component
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	sdkpubsub "github.com/dapr-sandbox/components-go-sdk/pubsub/v1"
 	sdkstate "github.com/dapr-sandbox/components-go-sdk/state/v1"
-	"github.com/dapr/dapr/pkg/components/pluggable"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/jonboulle/clockwork"
@@ -28,6 +29,15 @@ import (
 // DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
 // pubsub.bolt.
 const DefaultName = "bolt"
+
+// SocketDirVariable is the environment variable that tells sidecars where to look for sockets
+// (pkg/components/pluggable/discovery.go).
+const SocketDirVariable = "DAPR_COMPONENTS_SOCKETS_FOLDER"
+
+// DefaultSocketDir returns where sidecars look for sockets.
+func DefaultSocketDir() string {
+	return cmp.Or(os.Getenv(SocketDirVariable), "/tmp/dapr-components-sockets")
+}
 
 // What Options bound by default. A sidecar has one connection for each component, and one stream for each topic that its
 // app is subscribed to.
@@ -154,7 +164,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		opts.MaxRequestBytes = DefaultMaxRequestBytes
 	}
 	if opts.SocketDir == "" {
-		opts.SocketDir = pluggable.GetSocketFolderPath()
+		opts.SocketDir = DefaultSocketDir()
 	}
 	if opts.peerOf == nil {
 		opts.peerOf = func(c net.Conn) access.Process {
