@@ -8,6 +8,8 @@ type Reason string
 const (
 	// ReasonMaxDeliver: it was delivered as often as maxDeliver allows.
 	ReasonMaxDeliver Reason = "max-deliver"
+	// ReasonInterrupted: streams ended while it was being handled, as often in a row as maxDeliver allows, but at least twice.
+	ReasonInterrupted Reason = "interrupted"
 	// ReasonExpired: its time to live ended before it was handled.
 	ReasonExpired Reason = "expired"
 	// ReasonMaxAge: it grew older than its topic keeps events.

@@ -8,6 +8,9 @@ import (
 // maxErrorBytes bounds the error text of an attempt.
 const maxErrorBytes = 4096
 
+// minInterruptions is how many it takes to make a dead letter: a single one may be a restart of the app.
+const minInterruptions = 2
+
 // Delivery is one event in an app instance's hands. Its first Ack or Nack counts; what comes after the delivery has
 // ended changes nothing.
 type Delivery struct {
@@ -47,7 +50,7 @@ func (d *Delivery) Context() context.Context {
 
 // Ack ends the event for the group. It does not wait for the disk: a crash right after it may deliver the event again.
 func (d *Delivery) Ack() {
-	if d.stream.end(d) {
+	if d.stream.take(d) {
 		d.queue.settle(d, Settlement{Outcome: Acked})
 		d.stream.slotFreed(d.queue)
 	}
@@ -56,14 +59,14 @@ func (d *Delivery) Ack() {
 // Nack counts the delivery as failed for the given reason: the event is delivered again after its wait, or goes to the
 // dead letters when it was delivered as often as allowed.
 func (d *Delivery) Nack(reason string) {
-	if d.stream.end(d) {
+	if d.stream.take(d) {
 		d.fail(reason)
 	}
 }
 
 // Bury ends the event for the group as a dead letter, for a reason that no further delivery would mend.
 func (d *Delivery) Bury(reason Reason, text string) {
-	if d.stream.end(d) {
+	if d.stream.take(d) {
 		now := d.queue.broker.clock.Now()
 		history := d.history.failed(Attempt{At: now, Error: shortened(text)})
 		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: reason, At: now})
@@ -83,6 +86,19 @@ func (d *Delivery) fail(reason string) {
 		d.queue.settle(d, Settlement{Outcome: Retried, History: history, Due: now.Add(wait)})
 	}
 	d.stream.slotFreed(d.queue)
+}
+
+// interrupt settles a delivery over which its stream has ended.
+func (d *Delivery) interrupt() {
+	opts := d.stream.opts
+	now := d.queue.broker.clock.Now()
+	history := d.history.interrupted(now)
+	if opts.MaxDeliver > 0 && history.Interruptions >= max(opts.MaxDeliver, minInterruptions) {
+		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: ReasonInterrupted, At: now})
+		return
+	}
+	wait := jittered(opts.BackOff.after(history.Deliveries + history.Interruptions))
+	d.queue.settle(d, Settlement{Outcome: Retried, History: history, Due: now.Add(wait)})
 }
 
 func shortened(text string) string {

@@ -58,7 +58,7 @@ func (e *Event) size() int {
 	return n
 }
 
-// Attempt is one delivery that was not acknowledged.
+// Attempt is one delivery that failed or was interrupted.
 type Attempt struct {
 	At    time.Time
 	Error string
@@ -72,7 +72,9 @@ const maxAttemptsKept = 32
 type History struct {
 	// Deliveries counts the deliveries that failed.
 	Deliveries int
-	// Attempts are the newest of those, oldest first.
+	// Interruptions counts the streams that have ended over the event since then: no failed delivery was between them.
+	Interruptions int
+	// Attempts are the newest of both, oldest first.
 	Attempts []Attempt
 	// Redriven counts how often the event was sent back from the dead letters.
 	Redriven int
@@ -89,9 +91,17 @@ func (h *History) size() int {
 
 // failed returns the history after one more failed delivery.
 func (h History) failed(a Attempt) History {
+	return History{Deliveries: h.Deliveries + 1, Attempts: h.with(a), Redriven: h.Redriven}
+}
+
+// interrupted returns the history after one more interruption.
+func (h History) interrupted(at time.Time) History {
+	h.Attempts = h.with(Attempt{At: at, Error: "the stream ended while the event was being handled"})
+	h.Interruptions++
+	return h
+}
+
+func (h *History) with(a Attempt) []Attempt {
 	attempts := append(append([]Attempt(nil), h.Attempts...), a)
-	if over := len(attempts) - maxAttemptsKept; over > 0 {
-		attempts = attempts[over:]
-	}
-	return History{Deliveries: h.Deliveries + 1, Attempts: attempts, Redriven: h.Redriven}
+	return attempts[max(len(attempts)-maxAttemptsKept, 0):]
 }

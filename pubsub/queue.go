@@ -361,7 +361,7 @@ func (q *queue) settle(d *Delivery, s Settlement) {
 	q.inHand--
 	q.drop(d.bytes)
 	q.holds.release(d.Event.PartitionKey)
-	q.holds.settle(d.Event.PartitionKey, d.history.Deliveries > 0, s.Outcome == Retried)
+	q.holds.settle(d.Event.PartitionKey, d.retry != nil && !d.retry.Redriven, s.Outcome == Retried)
 	q.settler.waiting = append(q.settler.waiting, s)
 	starved := q.starved
 	q.mu.Unlock()

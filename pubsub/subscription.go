@@ -132,9 +132,16 @@ func (s *Subscription) Delivery(number uint64) *Delivery {
 	return s.inHand.out(number)
 }
 
-// Close ends the stream and puts what is in hand back at once, without counting it as a delivery. It may be called
-// more than once.
-func (s *Subscription) Close() {
+// Close ends the stream of a process that stops, and puts what is in hand back at once, uncounted. It may be called more
+// than once.
+func (s *Subscription) Close() { s.end(false) }
+
+// Interrupt is Close for a stream that its consumer has ended. The oldest event in hand, if Next has returned it, may be
+// why: for that one it counts as an interruption, after which it waits as it does after a failed delivery, and too many of
+// which in a row make it a dead letter. The events behind it were not being handled yet.
+func (s *Subscription) Interrupt() { s.end(true) }
+
+func (s *Subscription) end(interrupted bool) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -145,6 +152,11 @@ func (s *Subscription) Close() {
 	if s.ackTimer != nil {
 		s.ackTimer.Stop()
 	}
+	var handled *Delivery
+	if oldest := s.inHand.oldest; interrupted && oldest != s.inHand.untaken {
+		handled = oldest
+		s.remove(oldest)
+	}
 	var back []*Delivery
 	for d := s.inHand.oldest; d != nil; d = s.inHand.oldest {
 		s.remove(d)
@@ -152,6 +164,10 @@ func (s *Subscription) Close() {
 	}
 	s.mu.Unlock()
 
+	// First, so that nothing overtakes it that must not.
+	if handled != nil {
+		handled.interrupt()
+	}
 	for _, d := range back {
 		d.queue.putBack(d)
 	}
@@ -219,8 +235,8 @@ func (s *Subscription) hand(d *Delivery) bool {
 	return true
 }
 
-// end takes a delivery out of hand; false means that it has ended before.
-func (s *Subscription) end(d *Delivery) bool {
+// take takes a delivery out of hand; false means that it has ended before.
+func (s *Subscription) take(d *Delivery) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !d.inHand {

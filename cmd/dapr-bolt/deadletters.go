@@ -247,8 +247,10 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 	for _, key := range keys {
 		line("metadata", key+"="+d.Event.Metadata[key])
 	}
+	// The oldest may be missing. Interruptions are attempts, too, and no deliveries.
+	before := max(d.Deliveries-len(d.Attempts), 0)
 	for i, a := range d.Attempts {
-		line(fmt.Sprintf("attempt %d", d.Deliveries-len(d.Attempts)+i+1), timestamp(a.At)+" "+a.Error)
+		line(fmt.Sprintf("attempt %d", before+i+1), timestamp(a.At)+" "+a.Error)
 	}
 	line("data", fmt.Sprintf("%s, %s", byteSize(int64(d.Event.Size)), d.Event.DataEncoding))
 	data, err := readable(&d.Event)

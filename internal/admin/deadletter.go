@@ -35,7 +35,7 @@ type DeadLetter struct {
 	Event      Event         `json:"event"`
 }
 
-// Attempt is one delivery that failed.
+// Attempt is one delivery that failed or was interrupted.
 type Attempt struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error"`

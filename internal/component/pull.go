@@ -246,14 +246,19 @@ func (p *pull) stop(reason error) {
 	}
 }
 
-// close waits for what the stream has started, and puts back what the client did not acknowledge.
-func (p *pull) close() {
+// close waits for what the stream has started, and puts back what the client did not acknowledge. Unless the server is
+// stopping, it was the client who ended the stream, maybe over the event that it was handling.
+func (p *pull) close(stopping bool) {
 	p.delivering.Wait()
 	p.mu.Lock()
 	sub, ignored := p.sub, p.ignored
 	p.mu.Unlock()
 	if sub != nil {
-		sub.source.Close()
+		if stopping {
+			sub.source.Close()
+		} else {
+			sub.source.Interrupt()
+		}
 		sub.leave()
 	}
 	if ignored > 1 {
@@ -301,11 +306,14 @@ func (s *Server) addPull(p *pull) error {
 // endPull returns when all that the stream started has ended. Only a SendMsg that waits for the client to read cannot
 // end before the stream does, which is after this function: then the server waits for it.
 func (s *Server) endPull(p *pull) {
+	s.mu.Lock()
+	stopping := s.stopping
+	s.mu.Unlock()
 	p.stop(ErrStopping)
 	closed := make(chan struct{})
 	s.goroutines.Go(func() {
 		defer close(closed)
-		p.close()
+		p.close(stopping)
 		s.mu.Lock()
 		delete(s.pulls, p)
 		s.mu.Unlock()

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 func TestPullNeedsATopicFirst(t *testing.T) {
@@ -110,7 +112,7 @@ func TestPullIgnoresAcknowledgementsOfAnotherStream(t *testing.T) {
 
 func TestAStreamThatEndsPutsBackUncounted(t *testing.T) {
 	h := newHouse(t)
-	c := h.bus("a", "consumerID", "app")
+	c := h.bus("a", "consumerID", "app", "backOff", "0")
 	for range 3 {
 		require.NoError(t, c.publish("t", "1"))
 		s := c.pull(t, "t")
@@ -129,6 +131,43 @@ func TestAStreamThatEndsPutsBackUncounted(t *testing.T) {
 		}
 	}
 	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// A consumer that ends its stream over an event, again and again, does not hold its group up for ever.
+func TestAnEventOverWhichTheClientEndsItsStreamsBecomesADeadLetter(t *testing.T) {
+	h := newHouse(t)
+	c := h.bus("a", "consumerID", "app", "backOff", "0", "maxDeliver", "2")
+	require.NoError(t, c.publish("t", "poison"))
+	require.NoError(t, c.publish("t", "2"))
+	for _, leave := range []func(*stream){func(s *stream) { s.cancel() }, func(s *stream) { require.NoError(t, s.CloseSend()) }} {
+		s := c.pull(t, "t")
+		require.Equal(t, "poison", string(s.next().GetData()))
+		leave(s)
+		require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+	}
+	s := c.pull(t, "t")
+	m := s.next()
+	require.Equal(t, "2", string(m.GetData()))
+	s.ack(m.GetId())
+	dead, err := h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+	require.NoError(t, err)
+	require.Len(t, dead, 1)
+	require.Equal(t, pubsub.ReasonInterrupted, dead[0].Reason)
+}
+
+// That this process stops says nothing of the event that is being handled.
+func TestAStopIsNoInterruption(t *testing.T) {
+	h := newHouse(t)
+	for range 3 {
+		c := h.bus("a", "consumerID", "app", "backOff", "0", "maxDeliver", "1")
+		s := c.pull(t, "t")
+		require.NoError(t, c.publish("t", "1", "eventID", "1"))
+		require.Equal(t, "1", string(s.next().GetData()))
+		h.stop()
+		h.start()
+	}
+	require.EqualValues(t, 1, groupStats(t, h, "t", "app").Waiting)
+	require.Zero(t, groupStats(t, h, "t", "app").Dead)
 }
 
 // A client that stops sending while it does not read what is on its way must not hold anything up for ever.

@@ -87,6 +87,8 @@ type historyRecord struct {
 	Deliveries int             `cbor:"1,keyasint"`
 	Attempts   []attemptRecord `cbor:"2,keyasint,omitempty"`
 	Redriven   int             `cbor:"3,keyasint,omitempty"`
+
+	Interruptions int `cbor:"4,keyasint,omitempty"`
 }
 
 type retryRecord struct {
@@ -205,7 +207,7 @@ func decodeDeadRecord(raw []byte) deadRecord {
 }
 
 func historyToRecord(h pubsub.History) historyRecord {
-	r := historyRecord{Deliveries: h.Deliveries, Redriven: h.Redriven}
+	r := historyRecord{Deliveries: h.Deliveries, Interruptions: h.Interruptions, Redriven: h.Redriven}
 	for _, a := range h.Attempts {
 		r.Attempts = append(r.Attempts, attemptRecord{At: a.At.UnixNano(), Error: a.Error})
 	}
@@ -213,7 +215,7 @@ func historyToRecord(h pubsub.History) historyRecord {
 }
 
 func historyFromRecord(r historyRecord) pubsub.History {
-	h := pubsub.History{Deliveries: r.Deliveries, Redriven: r.Redriven}
+	h := pubsub.History{Deliveries: r.Deliveries, Interruptions: r.Interruptions, Redriven: r.Redriven}
 	for _, a := range r.Attempts {
 		h.Attempts = append(h.Attempts, pubsub.Attempt{At: time.Unix(0, a.At), Error: a.Error})
 	}
