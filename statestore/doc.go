@@ -10,7 +10,7 @@
 //   - A first-write set without an ETag takes effect only if the key does not exist. First-write means nothing to
 //     a delete without an ETag; deleting what does not exist succeeds.
 //   - An ETag names one version of one key for ever, also after the key was deleted and set again.
-//   - A set without a time to live clears an earlier one. A key whose time has come is absent for every purpose from
+//   - A set without a time to live clears an earlier one. A key that has expired is absent for every purpose from
 //     that instant on, and is removed from disk by a background sweep soon after.
 //   - A transaction takes effect as a whole or not at all. Its ETags and first-writes are all checked against the
 //     state before it; then its writes take effect in order.
@@ -44,7 +44,7 @@ const (
 
 	// DefaultIdempotencyWindow is how long an idempotency key is remembered unless the call says otherwise.
 	DefaultIdempotencyWindow = 24 * time.Hour
-	// DefaultCleanupInterval is how often ended keys are removed from disk unless someone asks for another interval.
+	// DefaultCleanupInterval is how often expired keys are removed from disk unless someone asks for another interval.
 	DefaultCleanupInterval = time.Minute
 	// MinCleanupInterval is the shortest interval that can be asked for.
 	MinCleanupInterval = 100 * time.Millisecond

@@ -7,39 +7,15 @@ import (
 
 // What went wrong, for errors.Is. The concrete types below carry the details.
 var (
-	// ErrETagMismatch means that the key is not in the version that the write asked for. See ETagMismatchError.
-	ErrETagMismatch = errors.New("etag mismatch")
 	// ErrInvalidArgument means that the call cannot succeed, whatever is stored. See ArgumentError.
 	ErrInvalidArgument = errors.New("invalid argument")
 	// ErrTooLarge means that a value is over MaxValueSize. See TooLargeError.
 	ErrTooLarge = errors.New("too large")
+	// ErrNoRoom means that a value was not read because the answer has no room for it.
+	ErrNoRoom = errors.New("no room in the answer")
 	// ErrDamaged means that what is stored cannot be read. See DamagedError.
 	ErrDamaged = errors.New("damaged record")
 )
-
-// ETagMismatchError says which write did not find the version that it asked for.
-type ETagMismatchError struct {
-	Key string
-	// ETag is the one that the write asked for; empty: it asked for the key not to exist (first-write).
-	ETag string
-	// Stored is the ETag of the key's present version; empty: the key does not exist.
-	Stored string
-}
-
-func (e *ETagMismatchError) Error() string {
-	switch {
-	case e.ETag == "":
-		return fmt.Sprintf("key %s: it exists with etag %q, and a first-write without an etag is allowed only on a new key",
-			excerpt(e.Key), e.Stored)
-	case e.Stored == "":
-		return fmt.Sprintf("key %s: etag %s does not match: the key does not exist", excerpt(e.Key), excerpt(e.ETag))
-	default:
-		return fmt.Sprintf("key %s: etag %s does not match: the key has etag %q", excerpt(e.Key), excerpt(e.ETag), e.Stored)
-	}
-}
-
-// Unwrap returns ErrETagMismatch.
-func (e *ETagMismatchError) Unwrap() error { return ErrETagMismatch }
 
 // ArgumentError says what is wrong with a call.
 type ArgumentError struct {

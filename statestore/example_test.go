@@ -37,20 +37,20 @@ func ExampleStore() {
 	defer store.Close(ctx)
 
 	for range 3 {
-		err := store.Apply(ctx, []statestore.Write{
+		err := store.Apply(ctx, statestore.Transaction{IdempotencyKey: "event-42", Writes: []statestore.Write{
 			{Op: statestore.OpSet, Key: "todo-1", Value: []byte(`{"title":"write"}`), ContentType: "application/json"},
 			{Op: statestore.OpSet, Key: "todo-count", Value: []byte("1")},
-		}, statestore.TransactionOptions{IdempotencyKey: "event-42"})
+		}})
 		fmt.Println("event-42:", err)
 	}
 	todo, err := store.Get(ctx, "todo-1")
 	fmt.Printf("%s %v\n", todo.Value, err)
 
 	for range 2 {
-		errs := store.ApplyEach(ctx, []statestore.Write{
+		err := store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{
 			{Op: statestore.OpSet, Key: "todo-1", Value: []byte(`{"title":"write","done":true}`), ETag: todo.ETag},
-		})
-		fmt.Println("mismatch:", errors.Is(errs[0], statestore.ErrETagMismatch))
+		}})
+		fmt.Println("mismatch:", errors.Is(err, statestore.ErrETagMismatch))
 	}
 	// Output:
 	// event-42: <nil>

@@ -61,23 +61,24 @@ func ParseFieldPath(text string) (FieldPath, error) {
 // String returns the path as it was given.
 func (p *FieldPath) String() string { return p.text }
 
-// values shows visit each of the field's values until it returns false. value need not be JSON; what is found in what is
-// not JSON means nothing.
-func (p *FieldPath) values(value []byte, visit func(gjson.Result) bool) {
+// values shows visit each of the field's values until it returns false, or until the meter ends it. value need not be
+// JSON; what is found in what is not JSON means nothing.
+func (p *FieldPath) values(value []byte, m *meter, visit func(gjson.Result) bool) {
 	found := false
-	p.leaves(value, func(leaf gjson.Result) bool {
+	p.leaves(value, m, func(leaf gjson.Result) bool {
 		found = true
-		return visit(leaf) && (!leaf.IsArray() || eachElement(leaf, func(_ int, e gjson.Result) bool { return visit(e) }))
+		return visit(leaf) && (!leaf.IsArray() || m.examine(len(leaf.Raw)) &&
+			eachElement(leaf, func(_ int, e gjson.Result) bool { return visit(e) }))
 	})
 	if !found {
 		visit(gjson.Result{})
 	}
 }
 
-// leaves shows visit what stands at each place that the path leads to, until it returns false.
-func (p *FieldPath) leaves(value []byte, visit func(gjson.Result) bool) {
+// leaves shows visit what stands at each place that the path leads to, until it returns false or the meter ends it.
+func (p *FieldPath) leaves(value []byte, m *meter, visit func(gjson.Result) bool) {
 	value = bytes.TrimLeft(value, " \t\r\n")
-	if len(value) == 0 {
+	if len(value) == 0 || !m.examine(len(value)) {
 		return
 	}
 	switch value[0] {
@@ -89,34 +90,36 @@ func (p *FieldPath) leaves(value []byte, visit func(gjson.Result) bool) {
 			}
 		}
 		if next := gjson.GetBytes(value, p.names[0]); next.Exists() {
-			p.walk(next, 1, visit)
+			p.walk(next, 1, m, visit)
 		}
 	case '[':
-		p.walk(gjson.ParseBytes(value), 0, visit)
+		p.walk(gjson.ParseBytes(value), 0, m, visit)
 	}
 }
 
-func (p *FieldPath) walk(at gjson.Result, depth int, visit func(gjson.Result) bool) (goOn bool) {
+func (p *FieldPath) walk(at gjson.Result, depth int, m *meter, visit func(gjson.Result) bool) (goOn bool) {
 	if depth == len(p.names) {
 		return visit(at)
 	}
 	switch {
+	case !m.examine(len(at.Raw)):
+		return false
 	case at.IsObject():
-		return p.enter(at, depth, visit)
+		return p.enter(at, depth, m, visit)
 	case at.IsArray():
 		return eachElement(at, func(i int, e gjson.Result) bool {
-			if i == p.places[depth] && !p.walk(e, depth+1, visit) {
+			if i == p.places[depth] && !p.walk(e, depth+1, m, visit) {
 				return false
 			}
-			return !e.IsObject() || p.enter(e, depth, visit)
+			return !e.IsObject() || p.enter(e, depth, m, visit)
 		})
 	}
 	return true
 }
 
-func (p *FieldPath) enter(object gjson.Result, depth int, visit func(gjson.Result) bool) (goOn bool) {
+func (p *FieldPath) enter(object gjson.Result, depth int, m *meter, visit func(gjson.Result) bool) (goOn bool) {
 	if next := object.Get(p.names[depth]); next.Exists() {
-		return p.walk(next, depth+1, visit)
+		return p.walk(next, depth+1, m, visit)
 	}
 	return true
 }

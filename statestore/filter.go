@@ -63,8 +63,8 @@ type Or []Filter
 
 // matcher is a filter that was checked and made ready for one query; it is not for several goroutines.
 type matcher interface {
-	// match decides about a value. Its answer for what is not JSON means nothing.
-	match(value []byte) bool
+	// match decides about a value. Its answer for what is not JSON means nothing, nor does it once the meter has ended.
+	match(value []byte, m *meter) bool
 }
 
 // filterCompiler counts what a filter consists of.
@@ -104,7 +104,7 @@ func (c *filterCompiler) operand(v any) (gjson.Result, error) {
 
 type everything struct{}
 
-func (everything) match([]byte) bool { return true }
+func (everything) match([]byte, *meter) bool { return true }
 
 func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
 	path, err := ParseFieldPath(f.Path)
@@ -146,8 +146,8 @@ type equals struct {
 	buf   []byte
 }
 
-func (m *equals) match(value []byte) (found bool) {
-	m.path.values(value, func(v gjson.Result) bool {
+func (m *equals) match(value []byte, by *meter) (found bool) {
+	m.path.values(value, by, func(v gjson.Result) bool {
 		found = m.equal(v)
 		return !found
 	})
@@ -173,7 +173,7 @@ func (m *equals) equal(v gjson.Result) bool {
 
 type not struct{ matcher }
 
-func (m *not) match(value []byte) bool { return !m.matcher.match(value) }
+func (m *not) match(value []byte, by *meter) bool { return !m.matcher.match(value, by) }
 
 // bound is a comparison with one end of a range.
 type bound struct {
@@ -182,8 +182,8 @@ type bound struct {
 	want gjson.Result
 }
 
-func (m *bound) match(value []byte) (found bool) {
-	m.path.values(value, func(v gjson.Result) bool {
+func (m *bound) match(value []byte, by *meter) (found bool) {
+	m.path.values(value, by, func(v gjson.Result) bool {
 		found = m.holds(v)
 		return !found
 	})
@@ -240,8 +240,8 @@ type oneOf struct {
 	buf     []byte
 }
 
-func (m *oneOf) match(value []byte) (found bool) {
-	m.path.values(value, func(v gjson.Result) bool {
+func (m *oneOf) match(value []byte, by *meter) (found bool) {
+	m.path.values(value, by, func(v gjson.Result) bool {
 		m.buf = ordered(m.buf[:0], v, m.longest+1)
 		_, found = m.set[string(m.buf)]
 		return !found
@@ -256,9 +256,9 @@ func (f And) compile(c *filterCompiler, depth int) (matcher, error) {
 	return allOf(all), err
 }
 
-func (m allOf) match(value []byte) bool {
+func (m allOf) match(value []byte, by *meter) bool {
 	for _, each := range m {
-		if !each.match(value) {
+		if !each.match(value, by) {
 			return false
 		}
 	}
@@ -272,9 +272,9 @@ func (f Or) compile(c *filterCompiler, depth int) (matcher, error) {
 	return anyOf(all), err
 }
 
-func (m anyOf) match(value []byte) bool {
+func (m anyOf) match(value []byte, by *meter) bool {
 	for _, each := range m {
-		if each.match(value) {
+		if each.match(value, by) {
 			return true
 		}
 	}

@@ -5,22 +5,25 @@ import "time"
 // Item is one version of a key, or the news that there is none.
 type Item struct {
 	Key string
-	// Found says whether the key exists; if not, all fields below are zero.
+	// Found says whether the key exists; if not, all fields below but Err are zero.
 	Found bool
-	// Value is byte for byte what was set. It belongs to whoever got the Item.
+	// Value is byte for byte what was set. It belongs to whoever got the Items; those of one key share it.
 	Value []byte
 	// ETag names this version of this key for ever.
 	ETag string
 	// ContentType is what the set call said; it may be empty.
 	ContentType string
-	// ExpiresAt is the instant from which the key is absent; zero: it stays.
-	ExpiresAt time.Time
-	// Err is set by GetMany instead of Found when this one item cannot be read.
+	// Expires is the instant from which the key is absent; zero: it stays.
+	Expires time.Time
+	// Err says, instead of Found, why this one item was not read.
 	Err error
 }
 
-// Live says whether something that ends at expiresAt (zero: never) is still there at now: its last instant is the one
-// before expiresAt.
-func Live(expiresAt, now time.Time) bool {
-	return expiresAt.IsZero() || now.Before(expiresAt)
+// Size returns what the item takes of an answer's room, in bytes: value, ETag and content type.
+func (i *Item) Size() int { return len(i.Value) + len(i.ETag) + len(i.ContentType) }
+
+// ExpiredAt reports whether something that expires then (zero: never) is absent at now: the instant itself is the first
+// one of its absence.
+func ExpiredAt(expires, now time.Time) bool {
+	return !expires.IsZero() && !now.Before(expires)
 }

@@ -53,7 +53,8 @@ type Page struct {
 
 // Query returns the first page, or the one after Query.Token, of the values that q asks for. It reads one consistent
 // snapshot that holds every write that has returned; it reads all of it unless an index helps (AddQueryIndexes), and
-// holds no more in memory than one page takes.
+// holds no more in memory than one page takes. After ctx ends, it examines at most 1 MiB more of values, or ends the look
+// at one part of a larger value that it was at.
 //
 // Errors: ArgumentError, DamagedError when a value cannot be read and the answer might lack it, ctx's and the engine's.
 func (s *Store) Query(ctx context.Context, q Query) (Page, error) {
@@ -63,7 +64,7 @@ func (s *Store) Query(ctx context.Context, q Query) (Page, error) {
 	}
 	var page Page
 	err = s.engine.View(ctx, s.clock.Now(), func(snapshot Snapshot) (err error) {
-		page, err = plan.run(snapshot)
+		page, err = plan.run(ctx, snapshot)
 		return err
 	})
 	if err != nil {

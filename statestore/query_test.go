@@ -366,15 +366,15 @@ func FuzzQuery(f *testing.F) {
 // oneValue is an engine that holds one value, under the key "k".
 type oneValue string
 
-func (e oneValue) Get(context.Context, []string, time.Time) ([]statestore.Item, error) {
+func (e oneValue) Get(context.Context, []string, int, time.Time) ([]statestore.Item, error) {
 	return nil, nil
 }
 
-func (e oneValue) Apply(context.Context, []statestore.Unit, time.Time) ([]error, error) {
+func (e oneValue) Apply(context.Context, []statestore.Transaction, func() time.Time) ([]error, error) {
 	return nil, nil
 }
 
-func (e oneValue) Sweep(context.Context, time.Time, int) (int, error) { return 0, nil }
+func (e oneValue) Sweep(context.Context, time.Time, int) (int, bool, error) { return 0, false, nil }
 
 func (e oneValue) BuildIndexes(context.Context, []string, time.Time, int) (statestore.IndexProgress, error) {
 	return statestore.IndexProgress{}, nil
@@ -386,7 +386,7 @@ func (e oneValue) View(_ context.Context, _ time.Time, fn func(statestore.Snapsh
 
 type oneSnapshot string
 
-func (s oneSnapshot) Get(key string) statestore.Item {
+func (s oneSnapshot) Get(key string, _ int) statestore.Item {
 	return statestore.Item{Key: key, Found: true, Value: []byte(s)}
 }
 

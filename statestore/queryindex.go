@@ -21,16 +21,16 @@ var overflowKey = []byte{orderEnd}
 // strings and booleans in the order of JSON values; nothing for what is not JSON. No index key is the beginning of
 // another one. An index tells where a value may be found; whether it is found is still for the filter to say.
 func IndexKeys(path *FieldPath, value []byte) [][]byte {
-	keys := indexKeys(path, value)
+	keys := indexKeys(path, value, nil)
 	if len(keys) == 0 || !isJSON(value) {
 		return nil
 	}
 	return keys
 }
 
-func indexKeys(path *FieldPath, value []byte) (keys [][]byte) {
+func indexKeys(path *FieldPath, value []byte, m *meter) (keys [][]byte) {
 	overflow := false
-	path.values(value, func(v gjson.Result) bool {
+	path.values(value, m, func(v gjson.Result) bool {
 		if !indexed(v) {
 			return true
 		}
@@ -179,7 +179,7 @@ func (l *lookup) run(snapshot Snapshot, after string, c *collector) error {
 		inOrder := r.Single() && c.plan.byKey()
 		once := r.Single() && len(l.ranges) == 1
 		err := snapshot.Lookup(l.path.text, r, after, func(indexKey, key, value []byte) bool {
-			if !once && !bytes.Equal(indexKey, l.first(value)) {
+			if !once && !bytes.Equal(indexKey, l.first(value, &c.meter)) {
 				return true
 			}
 			return c.offer(key, value, inOrder)
@@ -192,8 +192,8 @@ func (l *lookup) run(snapshot Snapshot, after string, c *collector) error {
 }
 
 // first returns the first of a value's index keys in the ranges: it is there that the value counts.
-func (l *lookup) first(value []byte) []byte {
-	for _, key := range indexKeys(&l.path, value) {
+func (l *lookup) first(value []byte, m *meter) []byte {
+	for _, key := range indexKeys(&l.path, value, m) {
 		for i := range l.ranges {
 			if l.ranges[i].holds(key) {
 				return key

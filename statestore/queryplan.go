@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"container/heap"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -52,8 +54,8 @@ func newQueryPlan(q Query) (*queryPlan, error) {
 // byKey says whether the answer is in the order of the keys.
 func (p *queryPlan) byKey() bool { return len(p.keys) == 0 }
 
-func (p *queryPlan) run(snapshot Snapshot) (Page, error) {
-	c := &collector{plan: p}
+func (p *queryPlan) run(ctx context.Context, snapshot Snapshot) (Page, error) {
+	c := &collector{plan: p, meter: meter{ctx: ctx}}
 	// Without a sort, keys are the order, and what comes before the page need not be looked at.
 	after := ""
 	if p.after != nil && p.byKey() {
@@ -68,7 +70,7 @@ func (p *queryPlan) run(snapshot Snapshot) (Page, error) {
 	} else {
 		err = snapshot.Scan(after, func(key, value []byte) bool { return c.offer(key, value, p.byKey()) })
 	}
-	if err != nil {
+	if err := cmp.Or(c.meter.err, err); err != nil {
 		return Page{}, err
 	}
 	return p.page(snapshot, c)
@@ -80,15 +82,15 @@ func (p *queryPlan) page(snapshot Snapshot, c *collector) (Page, error) {
 	page := Page{Items: make([]Item, 0, len(c.best))}
 	room := MaxPageSize
 	for _, at := range c.best {
-		item := snapshot.Get(at.key)
+		room -= len(at.key) + PageItemOverhead
+		item := snapshot.Get(at.key, room)
+		if errors.Is(item.Err, ErrNoRoom) {
+			break
+		}
 		if item.Err != nil {
 			return Page{}, item.Err
 		}
-		size := len(item.Value) + len(item.Key) + len(item.ETag) + len(item.ContentType) + PageItemOverhead
-		if size > room && len(page.Items) > 0 {
-			break
-		}
-		room -= size
+		room -= item.Size()
 		page.Items = append(page.Items, item)
 	}
 	if !c.more && len(page.Items) == len(c.best) {
@@ -99,10 +101,10 @@ func (p *queryPlan) page(snapshot Snapshot, c *collector) (Page, error) {
 	return page, err
 }
 
-func (p *queryPlan) position(key, value []byte) position {
+func (p *queryPlan) position(key, value []byte, m *meter) position {
 	at := position{key: string(key)}
 	for i := range p.paths {
-		at.values = append(at.values, p.paths[i].sortValue(value, p.keys[i].Descending))
+		at.values = append(at.values, p.paths[i].sortValue(value, p.keys[i].Descending, m))
 	}
 	return at
 }
@@ -124,7 +126,7 @@ func (p *queryPlan) compareAt(a, b *position) int {
 }
 
 // sortValue returns where the field stands in the order of JSON values.
-func (p *FieldPath) sortValue(value []byte, descending bool) []byte {
+func (p *FieldPath) sortValue(value []byte, descending bool, m *meter) []byte {
 	var best, buf []byte
 	consider := func(v gjson.Result) bool {
 		buf = ordered(buf[:0], v, MaxSortValueSize)
@@ -133,7 +135,7 @@ func (p *FieldPath) sortValue(value []byte, descending bool) []byte {
 		}
 		return true
 	}
-	p.leaves(value, func(leaf gjson.Result) bool {
+	p.leaves(value, m, func(leaf gjson.Result) bool {
 		if leaf.IsArray() {
 			return eachElement(leaf, func(_ int, e gjson.Result) bool { return consider(e) })
 		}
@@ -152,6 +154,8 @@ type collector struct {
 	best []candidate // a heap, the last of them on top
 	size int         // of best, at least
 	more bool        // there is something after best
+
+	meter meter
 }
 
 type candidate struct {
@@ -166,18 +170,25 @@ func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 	if inOrder && c.more && c.full() && string(key) > c.best[0].key {
 		return false
 	}
-	if p.after != nil && p.byKey() && string(key) <= p.after.key || !p.filter.match(value) {
-		return true
+	if p.after != nil && p.byKey() && string(key) <= p.after.key || !p.filter.match(value, &c.meter) {
+		return c.meter.err == nil
 	}
-	at := candidate{position: p.position(key, value), size: len(value) + len(key) + PageItemOverhead}
+	at := candidate{position: p.position(key, value, &c.meter), size: len(value) + len(key) + PageItemOverhead}
 	if p.after != nil && p.compareAt(&at.position, p.after) <= 0 {
 		return true
 	}
-	if c.full() && p.compare(c.best[0], at) < 0 {
-		c.more = c.more || isJSON(value)
+	beyond := c.full() && p.compare(c.best[0], at) < 0
+	if beyond && c.more {
 		return true
 	}
+	if !c.meter.examine(len(value)) {
+		return false
+	}
 	if !isJSON(value) {
+		return true
+	}
+	if beyond {
+		c.more = true
 		return true
 	}
 	heap.Push(c, at)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -12,11 +14,11 @@ import (
 
 // Options for New; the zero value is the documented default.
 type Options struct {
-	// Clock decides when keys end. Default: the system's.
+	// Clock decides when keys expire. Default: the system's.
 	Clock clockwork.Clock
 	// Logger hears of failed sweeps and of indexes. Default: slog.Default().
 	Logger *slog.Logger
-	// CleanupInterval is how often ended keys are removed from disk. Default: DefaultCleanupInterval.
+	// CleanupInterval is how often expired keys are removed from disk. Default: DefaultCleanupInterval.
 	CleanupInterval time.Duration
 }
 
@@ -27,6 +29,8 @@ type Store struct {
 	clock   clockwork.Clock
 	sweeper *sweeper
 	indexer *indexer
+	// large is held by the one large commit that may wait or be under way at once.
+	large chan struct{}
 }
 
 // New returns a Store over engine and starts its sweeper. The caller must Close it before it closes the engine.
@@ -47,10 +51,11 @@ func New(engine Engine, opts Options) (*Store, error) {
 		clock:   opts.Clock,
 		sweeper: startSweeper(engine, opts),
 		indexer: newIndexer(engine, opts),
+		large:   make(chan struct{}, 1),
 	}, nil
 }
 
-// SetCleanupInterval asks for ended keys to be removed every interval. Of several requests, Options.CleanupInterval
+// SetCleanupInterval asks for expired keys to be removed every interval. Of several requests, Options.CleanupInterval
 // included, the shortest holds; the default holds only as long as there was none.
 func (s *Store) SetCleanupInterval(interval time.Duration) error {
 	if err := checkCleanupInterval(interval); err != nil {
@@ -73,139 +78,121 @@ func (s *Store) Close(ctx context.Context) error {
 //
 // Errors: ArgumentError for a key that cannot exist, DamagedError, ctx's and the engine's.
 func (s *Store) Get(ctx context.Context, key string) (Item, error) {
-	items, err := s.GetMany(ctx, []string{key})
-	if err != nil {
-		return Item{}, err
+	if err := CheckKey(key); err != nil {
+		return Item{}, fmt.Errorf("get state: %w", err)
 	}
-	if err := items[0].Err; err != nil {
+	items, err := s.engine.Get(ctx, []string{key}, math.MaxInt, s.clock.Now())
+	if err == nil {
+		err = items[0].Err
+	}
+	if err != nil {
 		return Item{}, fmt.Errorf("get state: %w", err)
 	}
 	return items[0], nil
 }
 
 // GetMany returns one Item per key, in the order of keys, all from one consistent snapshot. What is wrong with one key
-// (ArgumentError, DamagedError) is its Item.Err; the error is for when nothing could be read. The sum of the values is
-// not bounded.
-func (s *Store) GetMany(ctx context.Context, keys []string) ([]Item, error) {
-	var invalid map[int]error
+// (ArgumentError, DamagedError) is its Item.Err; the error is for when nothing could be read. The sizes of the items are
+// at most room in all, in bytes: ErrNoRoom is the Err of those that would take more, and their values are not copied.
+// A key that is given again is not read again, though its items take their room each.
+func (s *Store) GetMany(ctx context.Context, keys []string, room int) ([]Item, error) {
+	items := make([]Item, len(keys))
+	first := make(map[string]int, len(keys)) // where a key's item is
+	distinct := make([]string, 0, len(keys))
 	for i, key := range keys {
-		if err := CheckKey(key); err != nil {
-			if invalid == nil {
-				invalid = make(map[int]error)
-			}
-			invalid[i] = err
+		if _, again := first[key]; again {
+			continue
+		}
+		first[key] = i
+		if items[i] = (Item{Key: key, Err: CheckKey(key)}); items[i].Err == nil {
+			distinct = append(distinct, key)
 		}
 	}
-	valid := keys
-	if len(invalid) > 0 {
-		valid = make([]string, 0, len(keys)-len(invalid))
-		for i, key := range keys {
-			if invalid[i] == nil {
-				valid = append(valid, key)
-			}
-		}
-	}
-	found, err := s.engine.Get(ctx, valid, s.clock.Now())
+	found, err := s.engine.Get(ctx, distinct, room, s.clock.Now())
 	if err != nil {
 		return nil, fmt.Errorf("get state: %w", err)
 	}
-	if len(invalid) == 0 {
-		return found, nil
+	for i := range found {
+		items[first[found[i].Key]] = found[i]
+		room -= found[i].Size()
 	}
-	items := make([]Item, len(keys))
 	for i, key := range keys {
-		if err := invalid[i]; err != nil {
-			items[i] = Item{Key: key, Err: err}
+		if first[key] == i {
 			continue
 		}
-		items[i], found = found[0], found[1:]
+		items[i] = items[first[key]]
+		if size := items[i].Size(); size > room {
+			items[i] = Item{Key: key, Err: ErrNoRoom}
+		} else {
+			room -= size
+		}
 	}
 	return items, nil
 }
 
-// Apply takes the writes as one transaction: they take effect as a whole, in order, or not at all. No writes are no
-// transaction: nothing happens, and the idempotency key is not used up.
+// Apply takes a transaction. One without writes does nothing, and its idempotency key is not used up.
 //
 // Errors: ETagMismatchError, ArgumentError, TooLargeError and DamagedError change nothing. After ctx's and the engine's
 // errors it is unknown whether the transaction took effect; an idempotency key makes it safe to try again.
-func (s *Store) Apply(ctx context.Context, writes []Write, opts TransactionOptions) error {
-	if len(writes) == 0 {
-		return nil
-	}
-	now := s.clock.Now()
-	unit, err := transaction(writes, opts, now)
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	outcomes, err := s.engine.Apply(ctx, []Unit{unit}, now)
-	if err == nil {
-		err = outcomes[0]
-	}
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	return nil
+func (s *Store) Apply(ctx context.Context, t Transaction) error {
+	return s.ApplyEach(ctx, []Transaction{t})[0]
 }
 
-// ApplyEach takes each write, in order, on its own, in one commit, and returns the writes' outcomes, one each: nil or an
-// error as of Apply.
-func (s *Store) ApplyEach(ctx context.Context, writes []Write) []error {
-	now := s.clock.Now()
-	errs := make([]error, len(writes))
-	units := make([]Unit, 0, len(writes))
-	changes := make([]Change, len(writes))
-	for i := range writes {
-		w := &writes[i]
-		var end time.Time
-		c, err := w.change(now)
-		if err == nil {
-			end, err = idempotency(w.IdempotencyKey, w.IdempotencyWindow, now)
+// ApplyEach takes each transaction on its own, in order, and returns their outcomes, one each: nil or an error as of
+// Apply. It shares commits between them, each of which has at most MaxTransactionSize writes.
+func (s *Store) ApplyEach(ctx context.Context, transactions []Transaction) []error {
+	errs := make([]error, len(transactions))
+	batch := make([]Transaction, 0, len(transactions))
+	places := make([]int, 0, len(transactions)) // of the batch in errs
+	writes := 0
+	commit := func() {
+		for i, err := range s.commit(ctx, batch, writes) {
+			if err != nil {
+				errs[places[i]] = fmt.Errorf("write state: %w", err)
+			}
 		}
-		if err != nil {
+		batch, places, writes = batch[:0], places[:0], 0
+	}
+	for i := range transactions {
+		t := &transactions[i]
+		if err := t.check(); err != nil {
 			errs[i] = fmt.Errorf("write state: %w", err)
 			continue
 		}
-		changes[i] = c
-		units = append(units, Unit{Changes: changes[i : i+1], IdempotencyKey: w.IdempotencyKey, IdempotencyEnd: end})
-	}
-	if len(units) == 0 {
-		return errs
-	}
-	outcomes, err := s.engine.Apply(ctx, units, now)
-	for i := range errs {
-		if errs[i] != nil {
+		if len(t.Writes) == 0 {
 			continue
 		}
-		outcome := err
-		if err == nil {
-			outcome, outcomes = outcomes[0], outcomes[1:]
+		if writes+len(t.Writes) > MaxTransactionSize {
+			commit()
 		}
-		if outcome != nil {
-			errs[i] = fmt.Errorf("write state: %w", outcome)
-		}
+		batch, places, writes = append(batch, *t), append(places, i), writes+len(t.Writes)
+	}
+	if len(batch) > 0 {
+		commit()
 	}
 	return errs
 }
 
-// transaction checks what can be checked without looking at what is stored.
-func transaction(writes []Write, opts TransactionOptions, now time.Time) (Unit, error) {
-	if len(writes) > MaxTransactionSize {
-		return Unit{}, &ArgumentError{Field: "operations", Value: fmt.Sprintf("(%d of them)", len(writes)),
-			Allowed: fmt.Sprintf("at most %d in one transaction", MaxTransactionSize)}
+// largeCommit is how many writes make a commit large. Large ones take turns, so that whoever comes with a small one waits
+// for the one that is under way and not for all that others have yet to write.
+const largeCommit = 100
+
+func (s *Store) commit(ctx context.Context, batch []Transaction, writes int) []error {
+	err := ctx.Err()
+	if writes > largeCommit {
+		select {
+		case s.large <- struct{}{}:
+			defer func() { <-s.large }()
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
-	end, err := idempotency(opts.IdempotencyKey, opts.IdempotencyWindow, now)
+	var outcomes []error
+	if err == nil {
+		outcomes, err = s.engine.Apply(ctx, batch, s.clock.Now)
+	}
 	if err != nil {
-		return Unit{}, err
+		return slices.Repeat([]error{err}, len(batch))
 	}
-	changes := make([]Change, len(writes))
-	for i := range writes {
-		if key := writes[i].IdempotencyKey; key != "" {
-			return Unit{}, &ArgumentError{Field: fmt.Sprintf("operations[%d].idempotencyKey", i), Value: excerpt(key),
-				Allowed: "empty: an idempotency key is for a transaction as a whole"}
-		}
-		if changes[i], err = writes[i].change(now); err != nil {
-			return Unit{}, fmt.Errorf("operations[%d]: %w", i, err)
-		}
-	}
-	return Unit{Changes: changes, IdempotencyKey: opts.IdempotencyKey, IdempotencyEnd: end}, nil
+	return outcomes
 }

@@ -47,7 +47,7 @@ func del(key string) statestore.Write { return statestore.Write{Op: statestore.O
 
 func apply(t *testing.T, s *statestore.Store, writes ...statestore.Write) {
 	t.Helper()
-	require.NoError(t, s.Apply(ctx, writes, statestore.TransactionOptions{}))
+	require.NoError(t, s.Apply(ctx, statestore.Transaction{Writes: writes}))
 }
 
 func get(t *testing.T, s *statestore.Store, key string) statestore.Item {
@@ -111,7 +111,7 @@ func TestConditions(t *testing.T) {
 			before := get(t, s, "k")
 
 			w := statestore.Write{Op: c.op, Key: "k", ETag: etags[c.etag], FirstWrite: c.firstWrite, Value: []byte("3")}
-			err := s.ApplyEach(ctx, []statestore.Write{w})[0]
+			err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}})
 			after := get(t, s, "k")
 			if c.conflict {
 				require.ErrorIs(t, err, statestore.ErrETagMismatch)
@@ -148,14 +148,16 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 		"bad content type":             {func(w *statestore.Write) { w.ContentType = "\xff" }, statestore.ErrInvalidArgument, `contentType "\xff"`},
 		"negative ttl":                 {func(w *statestore.Write) { w.TTL = -time.Second }, statestore.ErrInvalidArgument, "ttl -1s is not allowed: it must be 0 to"},
 		"endless ttl":                  {func(w *statestore.Write) { w.TTL = statestore.MaxTTL + 1 }, statestore.ErrInvalidArgument, "ttl"},
-		"long idempotency key":         {func(w *statestore.Write) { w.IdempotencyKey = long }, statestore.ErrInvalidArgument, "idempotencyKey"},
-		"negative window":              {func(w *statestore.Write) { w.IdempotencyKey = "i"; w.IdempotencyWindow = -1 }, statestore.ErrInvalidArgument, "idempotencyWindow -1ns"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newStore(t)
 			bad := set("bad", "v")
 			c.change(&bad)
-			errs := s.ApplyEach(ctx, []statestore.Write{set("before", "v"), bad, set("after", "v")})
+			each := make([]statestore.Transaction, 3)
+			for i, w := range []statestore.Write{set("before", "v"), bad, set("after", "v")} {
+				each[i].Writes = []statestore.Write{w}
+			}
+			errs := s.ApplyEach(ctx, each)
 			require.NoError(t, errs[0])
 			require.ErrorIs(t, errs[1], c.is)
 			require.ErrorContains(t, errs[1], c.text)
@@ -164,7 +166,7 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 			require.True(t, get(t, s, "after").Found)
 			require.False(t, get(t, s, "bad").Found)
 
-			err := s.Apply(ctx, []statestore.Write{set("other", "v"), bad}, statestore.TransactionOptions{})
+			err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{set("other", "v"), bad}})
 			require.ErrorIs(t, err, c.is)
 			require.ErrorContains(t, err, "operations[1]")
 			require.False(t, get(t, s, "other").Found)
@@ -172,13 +174,15 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 	}
 }
 
-func TestTransactionOptionsAreChecked(t *testing.T) {
+func TestIdempotencyKeysAreChecked(t *testing.T) {
 	s, _ := newStore(t)
-	for text, opts := range map[string]statestore.TransactionOptions{
-		"idempotencyKey":    {IdempotencyKey: strings.Repeat("x", statestore.MaxIdempotencyKeySize+1)},
-		"idempotencyWindow": {IdempotencyKey: "i", IdempotencyWindow: statestore.MaxTTL + 1},
+	for text, bad := range map[string]statestore.Transaction{
+		"idempotencyKey":         {IdempotencyKey: strings.Repeat("x", statestore.MaxIdempotencyKeySize+1)},
+		"idempotencyWindow":      {IdempotencyKey: "i", IdempotencyWindow: statestore.MaxTTL + 1},
+		"idempotencyWindow -1ns": {IdempotencyKey: "i", IdempotencyWindow: -1},
 	} {
-		err := s.Apply(ctx, []statestore.Write{set("k", "v")}, opts)
+		bad.Writes = []statestore.Write{set("k", "v")}
+		err := s.Apply(ctx, bad)
 		require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 		require.ErrorContains(t, err, text)
 	}
@@ -190,12 +194,12 @@ func TestGetManyAnswersEachKey(t *testing.T) {
 	w := set("a", "\x00\xff {not json")
 	w.ContentType, w.TTL = "application/json", time.Minute
 	apply(t, s, w, set("empty", ""))
-	items, err := s.GetMany(ctx, []string{"none", "", "a", "empty", "a"})
+	items, err := s.GetMany(ctx, []string{"none", "", "a", "empty", "a"}, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, statestore.Item{Key: "none"}, items[0])
 	require.ErrorIs(t, items[1].Err, statestore.ErrInvalidArgument)
 	require.Equal(t, statestore.Item{Key: "a", Found: true, Value: w.Value, ETag: items[2].ETag, ContentType: w.ContentType,
-		ExpiresAt: epoch.Add(time.Minute)}, items[2])
+		Expires: epoch.Add(time.Minute)}, items[2])
 	require.True(t, items[3].Found)
 	require.Empty(t, items[3].Value)
 	require.Equal(t, items[2], items[4])
@@ -221,7 +225,7 @@ func TestSetWithoutTTLClearsIt(t *testing.T) {
 	w.TTL = time.Second
 	apply(t, s, w)
 	apply(t, s, set("k", "v"))
-	require.Zero(t, get(t, s, "k").ExpiresAt)
+	require.Zero(t, get(t, s, "k").Expires)
 	clock.Advance(time.Hour)
 	require.True(t, get(t, s, "k").Found)
 }

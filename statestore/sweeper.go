@@ -14,13 +14,13 @@ import (
 // of its own.
 const (
 	sweepStep = 32
-	// A sweep that goes on for sweepPatience, because keys end as fast as it removes them, takes steps twice as large from
+	// A sweep that goes on for sweepPatience, because keys expire as fast as it removes them, takes steps twice as large from
 	// then on, up to maxSweepStep.
 	sweepPatience = 5 * time.Minute
 	maxSweepStep  = 1024
 )
 
-// sweeper removes what has ended, every interval, until it is closed.
+// sweeper removes what has expired, every interval, until it is closed.
 type sweeper struct {
 	engine Engine
 	clock  clockwork.Clock
@@ -107,7 +107,7 @@ func (s *sweeper) run(ctx context.Context) {
 	}
 }
 
-// sweep goes on in steps until nothing that has ended is left. A sweep of many steps is told of: it is what writers share
+// sweep goes on in steps until nothing that has expired is left. A sweep of many steps is told of: it is what writers share
 // the disk with.
 func (s *sweeper) sweep(ctx context.Context) {
 	began, total, step := s.clock.Now(), 0, sweepStep
@@ -117,14 +117,15 @@ func (s *sweeper) sweep(ctx context.Context) {
 		if now.After(larger) {
 			step, larger = min(2*step, maxSweepStep), now.Add(sweepPatience)
 		}
-		swept, err := s.engine.Sweep(ctx, now, step)
+		var swept int
+		var err error
+		swept, more, err = s.engine.Sweep(ctx, now, step)
 		if err != nil && ctx.Err() == nil {
-			s.log.Error("could not remove all of the state that has ended", "error", err)
+			s.log.Error("could not remove all of the state that has expired", "error", err)
 		}
 		total += swept
-		more = swept == step
 	}
 	if total > sweepStep {
-		s.log.Info("removed state that had ended", "records", total, "took", s.clock.Since(began).String())
+		s.log.Info("removed expired state", "records", total, "took", s.clock.Since(began).String())
 	}
 }

@@ -24,20 +24,21 @@ type sweepEngine struct {
 
 type sweepAnswer struct {
 	swept int
+	more  bool
 	err   error
 }
 
-func (e *sweepEngine) Sweep(ctx context.Context, _ time.Time, limit int) (int, error) {
+func (e *sweepEngine) Sweep(ctx context.Context, _ time.Time, limit int) (int, bool, error) {
 	select {
 	case e.calls <- limit:
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return 0, false, ctx.Err()
 	}
 	select {
 	case a := <-e.answers:
-		return a.swept, a.err
+		return a.swept, a.more, a.err
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return 0, false, ctx.Err()
 	}
 }
 
@@ -71,11 +72,11 @@ func TestSweeperGoesOnUntilNothingIsLeft(t *testing.T) {
 		clock.Advance(statestore.DefaultCleanupInterval)
 		limit := <-engine.calls
 		require.LessOrEqual(t, limit, 1000, "small steps")
-		engine.answers <- sweepAnswer{limit, nil}
+		engine.answers <- sweepAnswer{limit, true, nil}
 		<-engine.calls
-		engine.answers <- sweepAnswer{limit, errors.New("a stain")}
+		engine.answers <- sweepAnswer{1, true, errors.New("a stain")}
 		<-engine.calls
-		engine.answers <- sweepAnswer{limit - 1, nil}
+		engine.answers <- sweepAnswer{limit, false, nil}
 		require.Equal(t, statestore.DefaultCleanupInterval, <-clock.armed)
 		require.Contains(t, log.String(), "a stain")
 	}
@@ -87,12 +88,12 @@ func TestASweepThatCannotKeepUpTakesLargerSteps(t *testing.T) {
 	for range 2 {
 		clock.Advance(statestore.DefaultCleanupInterval)
 		first := <-engine.calls
-		engine.answers <- sweepAnswer{first, nil}
+		engine.answers <- sweepAnswer{first, true, nil}
 		require.Equal(t, first, <-engine.calls, "there is time yet")
 		limit := first
 		for range 10 {
 			clock.Advance(6 * time.Minute)
-			engine.answers <- sweepAnswer{limit, nil}
+			engine.answers <- sweepAnswer{limit, true, nil}
 			before := limit
 			limit = <-engine.calls
 			require.Equal(t, min(2*before, 1024), limit)
@@ -100,7 +101,7 @@ func TestASweepThatCannotKeepUpTakesLargerSteps(t *testing.T) {
 		engine.answers <- sweepAnswer{}
 		require.Equal(t, statestore.DefaultCleanupInterval, <-clock.armed)
 	}
-	require.Contains(t, log.String(), "removed state that had ended")
+	require.Contains(t, log.String(), "removed expired state")
 	require.Contains(t, log.String(), "took=1h0m0s")
 }
 
@@ -138,12 +139,12 @@ type lingeringEngine struct {
 	left    bool
 }
 
-func (e *lingeringEngine) Sweep(ctx context.Context, _ time.Time, _ int) (int, error) {
+func (e *lingeringEngine) Sweep(ctx context.Context, _ time.Time, _ int) (int, bool, error) {
 	close(e.entered)
 	<-ctx.Done()
 	runtime.Gosched()
 	e.left = true
-	return 0, ctx.Err()
+	return 0, false, ctx.Err()
 }
 
 func TestCloseEndsTheSweepUnderWayAndWaits(t *testing.T) {
@@ -179,8 +180,8 @@ type stubbornEngine struct {
 	entered, leave chan struct{}
 }
 
-func (e stubbornEngine) Sweep(context.Context, time.Time, int) (int, error) {
+func (e stubbornEngine) Sweep(context.Context, time.Time, int) (int, bool, error) {
 	close(e.entered)
 	<-e.leave
-	return 0, nil
+	return 0, false, nil
 }

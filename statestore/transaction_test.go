@@ -24,7 +24,7 @@ func TestTransactionKeepsOrder(t *testing.T) {
 	require.False(t, get(t, s, "a").Found)
 	require.Equal(t, "1", string(get(t, s, "b").Value))
 	require.Equal(t, "3", string(get(t, s, "c").Value))
-	require.Zero(t, get(t, s, "d").ExpiresAt)
+	require.Zero(t, get(t, s, "d").Expires)
 	require.False(t, get(t, s, "old").Found)
 }
 
@@ -42,7 +42,7 @@ func TestTransactionChecksFirst(t *testing.T) {
 	// The delete before it does not make room for a first-write.
 	first := set("k", "4")
 	first.FirstWrite = true
-	err := s.Apply(ctx, []statestore.Write{set("new", "v"), del("k"), first}, statestore.TransactionOptions{})
+	err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{set("new", "v"), del("k"), first}})
 	require.ErrorIs(t, err, statestore.ErrETagMismatch)
 	require.Equal(t, "3", string(get(t, s, "k").Value))
 	require.False(t, get(t, s, "new").Found)
@@ -61,7 +61,7 @@ func TestTransactionAtFullSize(t *testing.T) {
 	stale := writes[len(writes)-1]
 	stale.ETag = "never"
 	failing := append(append([]statestore.Write(nil), writes[:len(writes)-1]...), stale)
-	require.ErrorIs(t, s.Apply(ctx, failing, statestore.TransactionOptions{}), statestore.ErrETagMismatch)
+	require.ErrorIs(t, s.Apply(ctx, statestore.Transaction{Writes: failing}), statestore.ErrETagMismatch)
 	require.False(t, get(t, s, "key-0000").Found)
 
 	apply(t, s, writes...)
@@ -69,7 +69,7 @@ func TestTransactionAtFullSize(t *testing.T) {
 		require.Equal(t, i%2 == 0, get(t, s, fmt.Sprintf("key-%04d", i)).Found, i)
 	}
 
-	err := s.Apply(ctx, append(writes, set("one", "too many")), statestore.TransactionOptions{})
+	err := s.Apply(ctx, statestore.Transaction{Writes: append(writes, set("one", "too many"))})
 	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 	require.ErrorContains(t, err, "at most 10000 in one transaction")
 }
@@ -90,40 +90,40 @@ func TestETagsAreNeverGivenOutTwice(t *testing.T) {
 
 func TestIdempotencyKeyOfATransaction(t *testing.T) {
 	s, clock := newStore(t)
-	opts := statestore.TransactionOptions{IdempotencyKey: "event-1", IdempotencyWindow: time.Minute}
+	once := func(writes ...statestore.Write) error {
+		return s.Apply(ctx, statestore.Transaction{Writes: writes, IdempotencyKey: "event-1", IdempotencyWindow: time.Minute})
+	}
 	stale := set("k", "0")
 	stale.ETag = "1000"
-	require.ErrorIs(t, s.Apply(ctx, []statestore.Write{stale}, opts), statestore.ErrETagMismatch, "and the key is not used up")
-	require.NoError(t, s.Apply(ctx, nil, opts), "nor here")
+	require.ErrorIs(t, once(stale), statestore.ErrETagMismatch, "and the key is not used up")
+	require.NoError(t, once(), "nor here")
 
-	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "1")}, opts))
+	require.NoError(t, once(set("k", "1")))
 	first := get(t, s, "k")
 	clock.Advance(time.Minute - 1)
-	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "2"), set("other", "2")}, opts))
-	require.NoError(t, s.Apply(ctx, []statestore.Write{stale}, opts), "a repeat succeeds before any etag is looked at")
+	require.NoError(t, once(set("k", "2"), set("other", "2")))
+	require.NoError(t, once(stale), "a repeat succeeds before any etag is looked at")
 	require.Equal(t, first, get(t, s, "k"))
 	require.False(t, get(t, s, "other").Found)
 
 	clock.Advance(1)
-	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "3")}, opts))
+	require.NoError(t, once(set("k", "3")))
 	require.Equal(t, "3", string(get(t, s, "k").Value))
 	clock.Advance(time.Minute - 1)
-	require.NoError(t, s.Apply(ctx, []statestore.Write{set("k", "4")}, opts))
+	require.NoError(t, once(set("k", "4")))
 	require.Equal(t, "3", string(get(t, s, "k").Value), "the second use began a window of its own")
 }
 
-func TestIdempotencyKeyOfAWrite(t *testing.T) {
+func TestIdempotencyKeysOfManyTransactions(t *testing.T) {
 	s, clock := newStore(t)
-	w := set("k", "1")
-	w.IdempotencyKey = "event-1"
-	again := del("k")
-	again.IdempotencyKey = "event-1"
-	other := set("k2", "1")
-	other.IdempotencyKey, other.ETag = "event-2", "1000"
-	good := set("k2", "2")
-	good.IdempotencyKey = "event-2"
+	once := func(id string, w statestore.Write) statestore.Transaction {
+		return statestore.Transaction{Writes: []statestore.Write{w}, IdempotencyKey: id}
+	}
+	again := once("event-1", del("k"))
+	stale := set("k2", "1")
+	stale.ETag = "1000"
 
-	errs := s.ApplyEach(ctx, []statestore.Write{w, again, other, good})
+	errs := s.ApplyEach(ctx, []statestore.Transaction{once("event-1", set("k", "1")), again, once("event-2", stale), once("event-2", set("k2", "2"))})
 	require.NoError(t, errs[0])
 	require.NoError(t, errs[1])
 	require.ErrorIs(t, errs[2], statestore.ErrETagMismatch)
@@ -132,13 +132,9 @@ func TestIdempotencyKeyOfAWrite(t *testing.T) {
 	require.Equal(t, "2", string(get(t, s, "k2").Value))
 
 	clock.Advance(statestore.DefaultIdempotencyWindow - 1)
-	require.NoError(t, s.ApplyEach(ctx, []statestore.Write{again})[0])
+	require.NoError(t, s.Apply(ctx, again))
 	require.True(t, get(t, s, "k").Found)
 	clock.Advance(1)
-	require.NoError(t, s.ApplyEach(ctx, []statestore.Write{again})[0])
+	require.NoError(t, s.Apply(ctx, again))
 	require.False(t, get(t, s, "k").Found)
-
-	err := s.Apply(ctx, []statestore.Write{set("k", "v"), w}, statestore.TransactionOptions{})
-	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
-	require.ErrorContains(t, err, "operations[1].idempotencyKey")
 }

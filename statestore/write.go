@@ -23,58 +23,84 @@ type Write struct {
 	// ETag, unless empty, is the version that the key must be in.
 	ETag string
 
-	// The rest of the fields down to TTL is for sets.
+	// The rest of the fields is for sets.
 
 	// Value is stored byte for byte. It must not change until the call returns.
 	Value       []byte
 	ContentType string
 	// FirstWrite, without an ETag, asks for the key not to exist.
 	FirstWrite bool
-	// TTL is the time to live, from the call on; 0: the key stays, and an earlier time to live is cleared.
+	// TTL is the time to live, from the write's commit on; 0: the key stays, and an earlier time to live is cleared.
 	TTL time.Duration
-
-	// IdempotencyKey, unless empty, makes repeats of this write within IdempotencyWindow (0:
-	// DefaultIdempotencyWindow) succeed without effect. They are for writes on their own; a transaction has its
-	// idempotency key in its TransactionOptions.
-	IdempotencyKey    string
-	IdempotencyWindow time.Duration
 }
 
-// TransactionOptions are for a transaction as a whole; the zero value is the documented default.
-type TransactionOptions struct {
-	// IdempotencyKey, unless empty, makes repeats of this transaction within IdempotencyWindow succeed without effect.
+// Expires returns the instant from which the key is absent, if the write takes effect at now; zero: it stays.
+func (w *Write) Expires(now time.Time) time.Time {
+	if w.TTL == 0 {
+		return time.Time{}
+	}
+	return now.Add(w.TTL)
+}
+
+// Transaction is writes that take effect as a whole, in order, or not at all.
+type Transaction struct {
+	Writes []Write
+	// IdempotencyKey, unless empty, makes repeats of this transaction succeed without effect.
 	IdempotencyKey string
 	// IdempotencyWindow is how long the key is remembered. Default: DefaultIdempotencyWindow.
 	IdempotencyWindow time.Duration
 }
 
-// change checks a write on its own and turns it into what the engine needs.
-func (w *Write) change(now time.Time) (Change, error) {
-	if err := CheckKey(w.Key); err != nil {
-		return Change{}, err
+// IdempotencyExpires returns the instant from which the idempotency key is forgotten, if the transaction takes effect at
+// now.
+func (t *Transaction) IdempotencyExpires(now time.Time) time.Time {
+	if t.IdempotencyWindow == 0 {
+		return now.Add(DefaultIdempotencyWindow)
 	}
-	c := Change{Op: w.Op, Key: w.Key, ETag: w.ETag}
-	switch w.Op {
-	case OpDelete:
-		return c, nil
-	case OpSet:
-	default:
-		return Change{}, &ArgumentError{Field: "operation", Value: fmt.Sprint(w.Op), Allowed: "a set or a delete"}
+	return now.Add(t.IdempotencyWindow)
+}
+
+// check finds what is wrong with a transaction whatever is stored.
+func (t *Transaction) check() error {
+	switch {
+	case len(t.Writes) > MaxTransactionSize:
+		return &ArgumentError{Field: "operations", Value: fmt.Sprintf("(%d of them)", len(t.Writes)),
+			Allowed: fmt.Sprintf("at most %d in one transaction", MaxTransactionSize)}
+	case len(t.IdempotencyKey) > MaxIdempotencyKeySize:
+		return &ArgumentError{Field: "idempotencyKey", Value: excerpt(t.IdempotencyKey),
+			Allowed: fmt.Sprintf("at most %d bytes long", MaxIdempotencyKeySize)}
+	case t.IdempotencyWindow < 0 || t.IdempotencyWindow > MaxTTL:
+		return &ArgumentError{Field: "idempotencyWindow", Value: t.IdempotencyWindow.String(),
+			Allowed: fmt.Sprintf("0 (the default, %s) to %s", DefaultIdempotencyWindow, MaxTTL)}
+	}
+	for i := range t.Writes {
+		err := t.Writes[i].check()
+		if err != nil && len(t.Writes) > 1 {
+			err = fmt.Errorf("operations[%d]: %w", i, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Write) check() error {
+	if err := CheckKey(w.Key); err != nil {
+		return err
 	}
 	switch {
+	case w.Op != OpSet && w.Op != OpDelete:
+		return &ArgumentError{Field: "operation", Value: fmt.Sprint(w.Op), Allowed: "a set or a delete"}
 	case len(w.Value) > MaxValueSize:
-		return Change{}, &TooLargeError{Key: w.Key, Size: len(w.Value), Limit: MaxValueSize}
+		return &TooLargeError{Key: w.Key, Size: len(w.Value), Limit: MaxValueSize}
 	case len(w.ContentType) > MaxContentTypeSize || !utf8.ValidString(w.ContentType):
-		return Change{}, &ArgumentError{Field: "contentType", Value: excerpt(w.ContentType),
+		return &ArgumentError{Field: "contentType", Value: excerpt(w.ContentType),
 			Allowed: fmt.Sprintf("at most %d bytes of UTF-8", MaxContentTypeSize)}
 	case w.TTL < 0 || w.TTL > MaxTTL:
-		return Change{}, &ArgumentError{Field: "ttl", Value: w.TTL.String(), Allowed: fmt.Sprintf("0 to %s", MaxTTL)}
+		return &ArgumentError{Field: "ttl", Value: w.TTL.String(), Allowed: fmt.Sprintf("0 to %s", MaxTTL)}
 	}
-	c.Value, c.ContentType, c.FirstWrite = w.Value, w.ContentType, w.FirstWrite
-	if w.TTL > 0 {
-		c.ExpiresAt = now.Add(w.TTL)
-	}
-	return c, nil
+	return nil
 }
 
 // CheckKey returns an ArgumentError for a key that cannot exist. Keys are UTF-8 because no gRPC answer could carry others.
@@ -83,21 +109,4 @@ func CheckKey(key string) error {
 		return &ArgumentError{Field: "key", Value: excerpt(key), Allowed: fmt.Sprintf("1 to %d bytes of UTF-8", MaxKeySize)}
 	}
 	return nil
-}
-
-// idempotency checks an idempotency key and its window, and says until when the key will be remembered.
-func idempotency(key string, window time.Duration, now time.Time) (until time.Time, err error) {
-	switch {
-	case key == "":
-		return time.Time{}, nil
-	case len(key) > MaxIdempotencyKeySize:
-		return time.Time{}, &ArgumentError{Field: "idempotencyKey", Value: excerpt(key),
-			Allowed: fmt.Sprintf("at most %d bytes long", MaxIdempotencyKeySize)}
-	case window < 0 || window > MaxTTL:
-		return time.Time{}, &ArgumentError{Field: "idempotencyWindow", Value: window.String(),
-			Allowed: fmt.Sprintf("0 (the default, %s) to %s", DefaultIdempotencyWindow, MaxTTL)}
-	case window == 0:
-		window = DefaultIdempotencyWindow
-	}
-	return now.Add(window), nil
 }

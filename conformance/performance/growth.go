@@ -171,12 +171,7 @@ func (b *Bench) fillKeys(ctx context.Context, store *statestore.Store, from, to 
 		for i := from; i < to; i++ {
 			writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: keyName(i), Value: c.value})
 		}
-		for _, err := range store.ApplyEach(ctx, writes) {
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		return store.Apply(ctx, statestore.Transaction{Writes: writes})
 	})
 }
 

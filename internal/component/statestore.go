@@ -1,6 +1,7 @@
 package component
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,9 +26,6 @@ const (
 	// itemOverhead is more than the encoding adds to the parts of one item, ttlExpireTime included.
 	itemOverhead = 128
 )
-
-// bulkGetStep is how many values a BulkGet reads at a time, and so bounds what it holds beyond its answer.
-const bulkGetStep = 16
 
 const noRoomError = "not read: the answer to a bulk get is limited to 4 MiB and has no room for this value; get it on its own"
 
@@ -147,28 +145,30 @@ func (s *StateStore) BulkGet(ctx context.Context, reqs []contribstate.GetRequest
 		return nil, &ValueError{Field: "items", Value: fmt.Sprintf("%d keys", len(reqs)), Allowed: "as many keys as an answer of 4 MiB can hold; ask for fewer at once"}
 	}
 
-	answer := make([]contribstate.BulkGetResponse, 0, len(reqs))
-	for start := 0; start < len(reqs); start += bulkGetStep {
-		step := reqs[start:min(start+bulkGetStep, len(reqs))]
-		keys := make([]string, len(step))
-		for i := range step {
-			keys[i] = step[i].Key
-		}
-		items, err := store.GetMany(ctx, keys)
-		if err != nil {
-			return nil, err
-		}
-		for i := range items {
-			answer = append(answer, bulkItem(&items[i], &room))
-		}
+	keys := make([]string, len(reqs))
+	for i := range reqs {
+		keys[i] = reqs[i].Key
+	}
+	items, err := store.GetMany(ctx, keys, room)
+	if err != nil {
+		return nil, err
+	}
+	for i := range items {
+		room -= items[i].Size()
+	}
+	answer := make([]contribstate.BulkGetResponse, len(items))
+	for i := range items {
+		answer[i] = bulkItem(&items[i], &room)
 	}
 	return answer, nil
 }
 
-// bulkItem takes what the item needs beyond its own error from the room that is left.
+// bulkItem takes what an error needs beyond noRoomError from the room that is left.
 func bulkItem(item *statestore.Item, room *int) contribstate.BulkGetResponse {
 	r := contribstate.BulkGetResponse{Key: item.Key}
-	switch need := len(item.Value) + len(item.ETag) + len(item.ContentType); {
+	switch {
+	case errors.Is(item.Err, statestore.ErrNoRoom):
+		r.Error = noRoomError
 	case item.Err != nil:
 		r.Error = errorText(item.Err)
 		if extra := len(r.Error) - len(noRoomError); extra > *room {
@@ -176,11 +176,7 @@ func bulkItem(item *statestore.Item, room *int) contribstate.BulkGetResponse {
 		} else {
 			*room -= max(extra, 0)
 		}
-	case !item.Found:
-	case need > *room:
-		r.Error = noRoomError
-	default:
-		*room -= need
+	case item.Found:
 		r.Data, r.ETag = item.Value, &item.ETag
 		r.Metadata, r.ContentType = itemMetadata(item), optional(item.ContentType)
 	}
@@ -190,58 +186,76 @@ func bulkItem(item *statestore.Item, room *int) contribstate.BulkGetResponse {
 // Set stores a value; what is not bytes already is stored as JSON. An ETag that does not match is a
 // contribstate.ETagError.
 func (s *StateStore) Set(ctx context.Context, req *contribstate.SetRequest) error {
-	return s.single(ctx, func(c *stateConfig) (statestore.Write, error) { return c.set(req) })
+	return single(ctx, s, req, setOf)
 }
 
 // Delete removes a key, or returns a contribstate.ETagError.
 func (s *StateStore) Delete(ctx context.Context, req *contribstate.DeleteRequest) error {
-	return s.single(ctx, func(c *stateConfig) (statestore.Write, error) { return c.delete(req) })
+	return single(ctx, s, req, deleteOf)
 }
 
-func (s *StateStore) single(ctx context.Context, write func(*stateConfig) (statestore.Write, error)) error {
+func single[R contribstate.StateRequest](ctx context.Context, s *StateStore, req R, read func(R) (statestore.Write, error)) error {
 	store, err := s.ready()
 	if err != nil {
 		return err
 	}
-	w, err := write(&store.config)
+	w, err := read(req)
 	if err != nil {
 		return err
 	}
-	return stateError(store.ApplyEach(ctx, []statestore.Write{w})[0])
+	t := store.transaction(req.GetMetadata(), req.GetKey())
+	t.Writes = []statestore.Write{w}
+	return stateError(store.Apply(ctx, t))
 }
 
-// BulkSet takes each set on its own, all in one commit. The error joins a contribstate.BulkStoreError for each that failed.
+// BulkSet takes the sets that name the same idempotency key as one transaction, at the place of the first of them, and
+// every other set on its own. The error joins a contribstate.BulkStoreError for each transaction that failed, with the key
+// of its first set.
 func (s *StateStore) BulkSet(ctx context.Context, reqs []contribstate.SetRequest, _ contribstate.BulkStoreOpts) error {
-	return bulk(ctx, s, reqs, (*stateConfig).set)
+	return bulk(ctx, s, reqs, setOf)
 }
 
 // BulkDelete is to Delete what BulkSet is to Set.
 func (s *StateStore) BulkDelete(ctx context.Context, reqs []contribstate.DeleteRequest, _ contribstate.BulkStoreOpts) error {
-	return bulk(ctx, s, reqs, (*stateConfig).delete)
+	return bulk(ctx, s, reqs, deleteOf)
 }
 
-func bulk[R contribstate.StateRequest](ctx context.Context, s *StateStore, reqs []R, write func(*stateConfig, *R) (statestore.Write, error)) error {
+func bulk[R any, P interface {
+	*R
+	contribstate.StateRequest
+}](ctx context.Context, s *StateStore, reqs []R, read func(P) (statestore.Write, error)) error {
 	store, err := s.ready()
 	if err != nil {
 		return err
 	}
-	var failed []error
-	fail := func(req *R, err error) {
-		failed = append(failed, contribstate.NewBulkStoreError((*req).GetKey(), stateError(err)))
-	}
-	writes := make([]statestore.Write, 0, len(reqs))
-	accepted := make([]*R, 0, len(reqs))
+	transactions := make([]statestore.Transaction, 0, len(reqs))
+	first := make([]string, 0, len(reqs)) // the key of each transaction's first request
+	refused := make(map[int]error)        // by the transaction's place
+	places := make(map[string]int)        // of transactions with an idempotency key
 	for i := range reqs {
-		w, err := write(&store.config, &reqs[i])
-		if err != nil {
-			fail(&reqs[i], err)
-			continue
+		req := P(&reqs[i])
+		t := store.transaction(req.GetMetadata(), req.GetKey())
+		at, begun := places[t.IdempotencyKey]
+		if !begun {
+			at = len(transactions)
+			transactions, first = append(transactions, t), append(first, req.GetKey())
+			if t.IdempotencyKey != "" {
+				places[t.IdempotencyKey] = at
+			}
 		}
-		writes, accepted = append(writes, w), append(accepted, &reqs[i])
+		w, err := read(req)
+		if err != nil && refused[at] == nil {
+			refused[at] = err
+		}
+		transactions[at].Writes = append(transactions[at].Writes, w)
 	}
-	for i, err := range store.ApplyEach(ctx, writes) {
-		if err != nil {
-			fail(accepted[i], err)
+	for at := range refused {
+		transactions[at].Writes = nil
+	}
+	var failed []error
+	for at, err := range store.ApplyEach(ctx, transactions) {
+		if err = cmp.Or(refused[at], err); err != nil {
+			failed = append(failed, contribstate.NewBulkStoreError(first[at], stateError(err)))
 		}
 	}
 	return errors.Join(failed...)
@@ -257,9 +271,9 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 	for i, op := range req.Operations {
 		switch op := op.(type) {
 		case contribstate.SetRequest:
-			writes[i], err = store.config.set(&op)
+			writes[i], err = setOf(&op)
 		case contribstate.DeleteRequest:
-			writes[i], err = store.config.delete(&op)
+			writes[i], err = deleteOf(&op)
 		default:
 			err = &ValueError{Field: "operation", Value: fmt.Sprintf("%T", op), Allowed: "a set or a delete"}
 		}
@@ -267,16 +281,18 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 			return fmt.Errorf("operations[%d]: %w", i, err)
 		}
 	}
-	return stateError(store.Apply(ctx, writes, statestore.TransactionOptions{
-		IdempotencyKey:    idempotencyKey(req.Metadata, writes),
-		IdempotencyWindow: store.config.IdempotencyWindow,
-	}))
+	if len(writes) == 0 {
+		return nil
+	}
+	t := store.transaction(req.Metadata, writes[0].Key)
+	t.Writes = writes
+	return stateError(store.Apply(ctx, t))
 }
 
 // MultiMaxSize is the most operations that one transaction may have.
 func (s *StateStore) MultiMaxSize() int { return statestore.MaxTransactionSize }
 
-func (c *stateConfig) set(req *contribstate.SetRequest) (statestore.Write, error) {
+func setOf(req *contribstate.SetRequest) (statestore.Write, error) {
 	if err := contribstate.CheckRequestOptions(contribstate.SetStateOption{Concurrency: req.Options.Concurrency}); err != nil {
 		return statestore.Write{}, concurrencyError(req.Options.Concurrency)
 	}
@@ -291,7 +307,7 @@ func (c *stateConfig) set(req *contribstate.SetRequest) (statestore.Write, error
 	if err != nil {
 		return statestore.Write{}, err
 	}
-	return withIdempotency(req.Metadata, c, statestore.Write{
+	return statestore.Write{
 		Op:          statestore.OpSet,
 		Key:         req.Key,
 		Value:       value,
@@ -299,42 +315,28 @@ func (c *stateConfig) set(req *contribstate.SetRequest) (statestore.Write, error
 		ContentType: contentTypeOf(req),
 		FirstWrite:  req.Options.Concurrency == contribstate.FirstWrite,
 		TTL:         ttl,
-	}), nil
+	}, nil
 }
 
-func (c *stateConfig) delete(req *contribstate.DeleteRequest) (statestore.Write, error) {
+func deleteOf(req *contribstate.DeleteRequest) (statestore.Write, error) {
 	if err := contribstate.CheckRequestOptions(contribstate.DeleteStateOption{Concurrency: req.Options.Concurrency}); err != nil {
 		return statestore.Write{}, concurrencyError(req.Options.Concurrency)
 	}
-	return withIdempotency(req.Metadata, c, statestore.Write{
-		Op:   statestore.OpDelete,
-		Key:  req.Key,
-		ETag: required(req.ETag),
-	}), nil
-}
-
-// withIdempotency completes a write by the key that its request's metadata names, if any.
-func withIdempotency(metadata map[string]string, c *stateConfig, w statestore.Write) statestore.Write {
-	w.IdempotencyKey = idempotencyKey(metadata, []statestore.Write{w})
-	w.IdempotencyWindow = c.IdempotencyWindow
-	return w
+	return statestore.Write{Op: statestore.OpDelete, Key: req.Key, ETag: required(req.ETag)}, nil
 }
 
 // appSeparator ends the part of a state key that Dapr puts before the app's own, by default the app id
 // (https://docs.dapr.io/developing-applications/building-blocks/state-management/howto-share-state/).
 const appSeparator = "||"
 
-// idempotencyKey is the one that metadata names, in the scope of the app whose state is written. Two apps that handle
-// one event under its id both mean their own effect.
-func idempotencyKey(metadata map[string]string, writes []statestore.Write) string {
-	key := property(metadata, keyIdempotencyKey)
-	if key == "" || len(writes) == 0 {
-		return key
+// transaction returns one without writes yet, under the idempotency key that a request's metadata names, in the scope of
+// the app whose state key is given. Two apps that handle one event under its id both mean their own effect.
+func (s *openedStore) transaction(metadata map[string]string, key string) statestore.Transaction {
+	id := property(metadata, keyIdempotencyKey)
+	if app, _, scoped := strings.Cut(key, appSeparator); scoped && id != "" {
+		id = app + appSeparator + id
 	}
-	if app, _, scoped := strings.Cut(writes[0].Key, appSeparator); scoped {
-		return app + appSeparator + key
-	}
-	return key
+	return statestore.Transaction{IdempotencyKey: id, IdempotencyWindow: s.config.IdempotencyWindow}
 }
 
 func concurrencyError(value string) error {
@@ -371,10 +373,10 @@ func ttlInSeconds(metadata map[string]string, least int64) (time.Duration, error
 }
 
 func itemMetadata(item *statestore.Item) map[string]string {
-	if item.ExpiresAt.IsZero() {
+	if item.Expires.IsZero() {
 		return nil
 	}
-	return map[string]string{contribstate.GetRespMetaKeyTTLExpireTime: item.ExpiresAt.UTC().Format(time.RFC3339)}
+	return map[string]string{contribstate.GetRespMetaKeyTTLExpireTime: item.Expires.UTC().Format(time.RFC3339)}
 }
 
 func optional(s string) *string {

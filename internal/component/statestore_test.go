@@ -383,6 +383,6 @@ func (panicking) StateStore(context.Context, string, string) (*statestore.Store,
 
 type panickingEngine struct{ statestore.Engine }
 
-func (panickingEngine) Get(context.Context, []string, time.Time) ([]statestore.Item, error) {
+func (panickingEngine) Get(context.Context, []string, int, time.Time) ([]statestore.Item, error) {
 	panic(errors.New("secret of the engine"))
 }

@@ -75,13 +75,13 @@ func holdsState(t *testing.T, m *Manager) {
 		require.Equal(t, want != "", item.ETag != "", key)
 		switch key {
 		case "ttl":
-			require.True(t, item.ExpiresAt.After(time.Now()), item.ExpiresAt)
+			require.True(t, item.Expires.After(time.Now()), item.Expires)
 		case "json":
 			require.Equal(t, "application/json", item.ContentType)
 		}
 	}
-	again := statestore.Write{Op: statestore.OpSet, Key: "once", Value: []byte("second"), IdempotencyKey: "key-1"}
-	require.NoError(t, store.ApplyEach(t.Context(), []statestore.Write{again})[0])
+	again := []statestore.Write{{Op: statestore.OpSet, Key: "once", Value: []byte("second")}}
+	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: again, IdempotencyKey: "key-1"}))
 	item, err := store.Get(t.Context(), "once")
 	require.NoError(t, err)
 	require.Equal(t, "first", string(item.Value), "its idempotency key is remembered")

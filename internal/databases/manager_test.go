@@ -90,7 +90,7 @@ func TestDataSurvivesReopening(t *testing.T) {
 	require.NoError(t, err)
 	store, err := m.StateStore(t.Context(), "dapr", "b")
 	require.NoError(t, err)
-	require.NoError(t, store.Apply(t.Context(), []statestore.Write{{Op: statestore.OpSet, Key: "k", Value: []byte("v")}}, statestore.TransactionOptions{}))
+	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "k", Value: []byte("v")}}}))
 	require.NoError(t, m.Close(t.Context()))
 
 	info, err := os.Stat(dir)
@@ -233,7 +233,7 @@ func TestBackup(t *testing.T) {
 	m := open(t, dir)
 	store, err := m.StateStore(t.Context(), "dapr", "state")
 	require.NoError(t, err)
-	require.NoError(t, store.Apply(t.Context(), []statestore.Write{{Op: statestore.OpSet, Key: "k", Value: []byte("v")}}, statestore.TransactionOptions{}))
+	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "k", Value: []byte("v")}}}))
 
 	copied := filepath.Join(t.TempDir(), "copy.db")
 	require.NoError(t, m.Backup(t.Context(), "dapr", copied))

@@ -3,6 +3,7 @@
 package boltengine
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -23,19 +24,25 @@ func TestAllocs(t *testing.T) {
 	r.apply(t, writes...)
 
 	i := 0
-	next := func(n int) []statestore.Write {
+	next := func(n int) statestore.Transaction {
 		i = (i + n) % (benchKeys - n)
-		return writes[i : i+n]
+		return statestore.Transaction{Writes: writes[i : i+n]}
+	}
+	each := func(t statestore.Transaction) (bulk []statestore.Transaction) {
+		for i := range t.Writes {
+			bulk = append(bulk, statestore.Transaction{Writes: t.Writes[i : i+1]})
+		}
+		return bulk
 	}
 	for _, c := range []struct {
 		call string
 		most float64
 		run  func() error
 	}{
-		{"set", 107, func() error { return r.store.ApplyEach(ctx, next(1))[0] }},
-		{"transaction of 10", 290, func() error { return r.store.Apply(ctx, next(10), statestore.TransactionOptions{}) }},
-		{"bulk set of 10", 285, func() error { return r.store.ApplyEach(ctx, next(10))[0] }},
-		{"get", 18, func() error { _, err := r.store.Get(ctx, next(1)[0].Key); return err }},
+		{"set", 90, func() error { return r.store.Apply(ctx, next(1)) }},
+		{"transaction of 10", 315, func() error { return r.store.Apply(ctx, next(10)) }},
+		{"bulk set of 10", 315, func() error { return errors.Join(r.store.ApplyEach(ctx, each(next(10)))...) }},
+		{"get", 14, func() error { _, err := r.store.Get(ctx, next(1).Writes[0].Key); return err }},
 	} {
 		got := testing.AllocsPerRun(200, func() { require.NoError(t, c.run()) })
 		t.Logf("%s: %.0f allocations", c.call, got)

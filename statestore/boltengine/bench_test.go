@@ -45,20 +45,20 @@ func inParallel(b *testing.B, clients int, op func(i int64) error) {
 // BenchmarkSet sets 1 KiB values from 64 clients; every set is synced.
 func BenchmarkSet(b *testing.B) {
 	for _, c := range []struct {
-		name  string
-		write func(w *statestore.Write, i int64)
+		name   string
+		change func(t *statestore.Transaction, i int64)
 	}{
-		{"plain", func(*statestore.Write, int64) {}},
-		{"ttl", func(w *statestore.Write, _ int64) { w.TTL = statestore.DefaultIdempotencyWindow }},
-		{"idempotent", func(w *statestore.Write, i int64) { w.IdempotencyKey = fmt.Sprint(i) }},
+		{"plain", func(*statestore.Transaction, int64) {}},
+		{"ttl", func(t *statestore.Transaction, _ int64) { t.Writes[0].TTL = statestore.DefaultIdempotencyWindow }},
+		{"idempotent", func(t *statestore.Transaction, i int64) { t.IdempotencyKey = fmt.Sprint(i) }},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			r := newRig(b)
 			value := make([]byte, benchValue)
 			inParallel(b, benchClients, func(i int64) error {
-				w := statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: value}
-				c.write(&w, i)
-				return r.store.ApplyEach(ctx, []statestore.Write{w})[0]
+				t := statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: benchKey(i), Value: value}}}
+				c.change(&t, i)
+				return r.store.Apply(ctx, t)
 			})
 		})
 	}
@@ -73,7 +73,7 @@ func BenchmarkTransaction(b *testing.B) {
 		for j := range writes {
 			writes[j] = statestore.Write{Op: statestore.OpSet, Key: benchKey(i*10 + int64(j)), Value: value}
 		}
-		return r.store.Apply(ctx, writes, statestore.TransactionOptions{})
+		return r.store.Apply(ctx, statestore.Transaction{Writes: writes})
 	})
 }
 

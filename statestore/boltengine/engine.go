@@ -17,8 +17,6 @@ import (
 type engine struct {
 	db     *boltdb.DB
 	bucket boltdb.Namespace
-	// plan belongs to the file's writer.
-	plan plan
 	// fileSize is how large the file was at the last write, in bytes; see visit.
 	fileSize  atomic.Int64
 	visitFrom int64
@@ -60,7 +58,7 @@ func (e *engine) namespace(tx *bbolt.Tx) (*bbolt.Bucket, error) {
 }
 
 // Get implements statestore.Engine.
-func (e *engine) Get(ctx context.Context, keys []string, now time.Time) ([]statestore.Item, error) {
+func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time) ([]statestore.Item, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -70,9 +68,9 @@ func (e *engine) Get(ctx context.Context, keys []string, now time.Time) ([]state
 		if err != nil {
 			return err
 		}
-		var buf [128]byte
 		for i, key := range keys {
-			items[i] = get(ns, valueKey(buf[:0], key), key, now)
+			items[i] = get(ns, key, room, now)
+			room -= items[i].Size()
 		}
 		return nil
 	})
@@ -82,8 +80,9 @@ func (e *engine) Get(ctx context.Context, keys []string, now time.Time) ([]state
 	return items, nil
 }
 
-func get(ns *bbolt.Bucket, k []byte, key string, now time.Time) statestore.Item {
-	raw := ns.Get(k)
+func get(ns *bbolt.Bucket, key string, room int, now time.Time) statestore.Item {
+	var buf [128]byte
+	raw := ns.Get(valueKey(buf[:0], key))
 	if raw == nil {
 		return statestore.Item{Key: key}
 	}
@@ -91,10 +90,10 @@ func get(ns *bbolt.Bucket, k []byte, key string, now time.Time) statestore.Item 
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	if !statestore.Live(instantTime(r.ExpiresAt), now) {
+	if expired(r.ExpiresAt, now) {
 		return statestore.Item{Key: key}
 	}
-	return r.item(key)
+	return r.item(key, room)
 }
 
 // errNothing ends a write function that wrote nothing and has no success to report either, so that no commit is spent
@@ -102,28 +101,33 @@ func get(ns *bbolt.Bucket, k []byte, key string, now time.Time) statestore.Item 
 var errNothing = errors.New("nothing to write")
 
 // Apply implements statestore.Engine.
-func (e *engine) Apply(ctx context.Context, units []statestore.Unit, now time.Time) ([]error, error) {
+func (e *engine) Apply(ctx context.Context, transactions []statestore.Transaction, now func() time.Time) ([]error, error) {
 	var outcomes []error
-	e.visit(units)
+	e.visit(transactions)
 	err := e.db.Update(ctx, func(tx *bbolt.Tx) error {
-		p := &e.plan
-		defer p.end()
-		if err := p.begin(e, tx, now); err != nil {
+		ns, err := e.namespace(tx)
+		if err != nil {
 			return err
 		}
-		outcomes = make([]error, len(units))
+		e.fileSize.Store(tx.Size())
+		p := newPlan(ns, now())
+		outcomes = make([]error, len(transactions))
 		failed := 0
-		for i := range units {
-			if outcomes[i] = p.take(&units[i]); outcomes[i] != nil {
+		for i := range transactions {
+			if outcomes[i] = p.take(&transactions[i]); outcomes[i] != nil {
 				failed++
 			}
 		}
-		// A unit that changes nothing, such as one whose idempotency key is remembered, may owe its success to
-		// a neighbour in this transaction: it succeeds only if the commit does.
-		if failed == len(units) {
+		// A transaction that changes nothing, such as one whose idempotency key is remembered, may owe its success to
+		// a neighbour in this commit: it succeeds only if the commit does.
+		if failed == len(transactions) {
 			return errNothing
 		}
-		return boltdb.Dirty(p.write())
+		changes, err := p.changes()
+		if err != nil {
+			return err
+		}
+		return boltdb.Dirty(p.write(changes))
 	})
 	if err != nil && !errors.Is(err, errNothing) {
 		return nil, err

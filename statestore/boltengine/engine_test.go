@@ -80,7 +80,7 @@ func set(key, value string) statestore.Write {
 func del(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
 
 func (r *rig) apply(t require.TestingT, writes ...statestore.Write) {
-	require.NoError(t, r.store.Apply(ctx, writes, statestore.TransactionOptions{}))
+	require.NoError(t, r.store.Apply(ctx, statestore.Transaction{Writes: writes}))
 }
 
 func (r *rig) get(t require.TestingT, key string) statestore.Item {
@@ -100,12 +100,12 @@ func TestNamespacesDoNotSeeEachOther(t *testing.T) {
 	r.apply(t, set("k", "here"))
 	other, err := New(r.db, "other")
 	require.NoError(t, err)
-	items, err := other.Get(ctx, []string{"k"}, epoch)
+	items, err := other.Get(ctx, []string{"k"}, 100, epoch)
 	require.NoError(t, err)
 	require.False(t, items[0].Found)
 	same, err := New(r.db, "state")
 	require.NoError(t, err)
-	items, err = same.Get(ctx, []string{"k"}, epoch)
+	items, err = same.Get(ctx, []string{"k"}, 100, epoch)
 	require.NoError(t, err)
 	require.Equal(t, "here", string(items[0].Value))
 }
@@ -118,7 +118,7 @@ func TestLargestKeyWithTTLFits(t *testing.T) {
 	r.apply(t, w)
 	require.True(t, r.get(t, key).Found)
 	r.clock.Advance(time.Second)
-	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, swept)
 	require.Empty(t, r.count(t))
@@ -143,11 +143,10 @@ func TestValuesBelongToTheReader(t *testing.T) {
 
 func TestAnIdempotencyKeyUsedAgainHasOneEnd(t *testing.T) {
 	r := newRig(t)
-	w := set("k", "v")
-	w.IdempotencyKey, w.IdempotencyWindow = "id", time.Second
-	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{w})[0])
+	once := statestore.Transaction{Writes: []statestore.Write{set("k", "v")}, IdempotencyKey: "id", IdempotencyWindow: time.Second}
+	require.NoError(t, r.store.Apply(ctx, once))
 	r.clock.Advance(time.Second)
-	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{w})[0])
+	require.NoError(t, r.store.Apply(ctx, once))
 	require.Equal(t, map[byte]int{prefixValue: 1, prefixIdempotency: 1, prefixIdempotencyTime: 1}, r.count(t))
 }
 
@@ -169,14 +168,14 @@ func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
 			require.ErrorContains(t, err, `value of key "bad"`)
 
 			r.apply(t, set("good", "v"))
-			items, err := r.store.GetMany(ctx, []string{"bad", "good"})
+			items, err := r.store.GetMany(ctx, []string{"bad", "good"}, 1<<20)
 			require.NoError(t, err)
 			require.ErrorIs(t, items[0].Err, statestore.ErrDamaged)
 			require.Equal(t, "v", string(items[1].Value))
 
 			first := set("bad", "new")
 			first.FirstWrite = true
-			require.ErrorIs(t, r.store.ApplyEach(ctx, []statestore.Write{first})[0], statestore.ErrDamaged)
+			require.ErrorIs(t, r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{first}}), statestore.ErrDamaged)
 
 			r.apply(t, set("bad", "new"))
 			require.Equal(t, "new", string(r.get(t, "bad").Value))
@@ -192,9 +191,8 @@ func TestSweepPassesDamage(t *testing.T) {
 	good := set("good", "v")
 	good.TTL = 2 * time.Second
 	r.apply(t, good)
-	once := set("once", "v")
-	once.IdempotencyKey, once.IdempotencyWindow = "id", 2*time.Second
-	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{once})[0])
+	once := statestore.Transaction{Writes: []statestore.Write{set("once", "v")}, IdempotencyKey: "id", IdempotencyWindow: 2 * time.Second}
+	require.NoError(t, r.store.Apply(ctx, once))
 
 	r.put(t, valueKey(nil, "bad"), []byte{1, 0xff})
 	r.put(t, timeKey(prefixExpiry, epoch.UnixNano(), "bad"), nil)
@@ -204,20 +202,20 @@ func TestSweepPassesDamage(t *testing.T) {
 		k, _ := ns.Cursor().Seek([]byte{prefixIdempotency})
 		return boltdb.Dirty(ns.Put(append([]byte(nil), k...), []byte{1, 0xff}))
 	}))
-	require.ErrorIs(t, r.store.ApplyEach(ctx, []statestore.Write{once})[0], statestore.ErrDamaged)
+	require.ErrorIs(t, r.store.Apply(ctx, once), statestore.ErrDamaged)
 
 	r.clock.Advance(2 * time.Second)
-	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 100)
+	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 100)
 	require.ErrorIs(t, err, statestore.ErrDamaged)
 	require.ErrorContains(t, err, `value of key "bad"`)
 	require.ErrorContains(t, err, "idempotency key with SHA-256")
 	require.Equal(t, 4, swept)
 	require.Equal(t, map[byte]int{prefixValue: 2}, r.count(t), "what is left: the damaged value and the key without an end")
 
-	swept, err = r.engine.Sweep(ctx, r.clock.Now(), 100)
+	swept, _, err = r.engine.Sweep(ctx, r.clock.Now(), 100)
 	require.NoError(t, err)
 	require.Zero(t, swept)
-	require.NoError(t, r.store.ApplyEach(ctx, []statestore.Write{once})[0])
+	require.NoError(t, r.store.Apply(ctx, once))
 }
 
 func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
@@ -233,9 +231,10 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 	r.clock.Advance(20 * time.Second)
 	total := 0
 	for _, want := range []int{8, 8, 4, 0} {
-		swept, err := r.engine.Sweep(ctx, r.clock.Now(), 8)
+		swept, more, err := r.engine.Sweep(ctx, r.clock.Now(), 8)
 		require.NoError(t, err)
 		require.Equal(t, want, swept)
+		require.Equal(t, want == 8, more)
 		total += swept
 		for i := range n {
 			require.Equal(t, i >= total, r.holds(t, valueKey(nil, writes[i].Key)), "key %d after %d", i, total)
@@ -265,7 +264,7 @@ func TestSweepSparesAKeyThatWasSetAgain(t *testing.T) {
 	r.put(t, timeKey(prefixExpiry, epoch.Add(time.Second).UnixNano(), "k"), nil)
 
 	r.clock.Advance(time.Minute)
-	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, swept)
 	require.Equal(t, "new", string(r.get(t, "k").Value))
@@ -280,8 +279,8 @@ func TestAFailedCallSpendsNoCommit(t *testing.T) {
 	w := del("k")
 	w.ETag = "7"
 	before := r.txid(t)
-	require.ErrorIs(t, r.store.ApplyEach(ctx, []statestore.Write{w})[0], statestore.ErrETagMismatch)
-	_, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	require.ErrorIs(t, r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}}), statestore.ErrETagMismatch)
+	_, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
 	require.Equal(t, before, r.txid(t))
 }

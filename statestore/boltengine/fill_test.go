@@ -18,9 +18,9 @@ func TestAnImportPacksItsPages(t *testing.T) {
 	unused := func(order []int) float64 {
 		r := newRig(t)
 		for start := 0; start < keys; start += batch {
-			writes := make([]statestore.Write, batch)
+			writes := make([]statestore.Transaction, batch)
 			for i := range writes {
-				writes[i] = statestore.Write{Op: statestore.OpSet, Key: fmt.Sprintf("key-%06d", order[start+i]), Value: make([]byte, size)}
+				writes[i].Writes = []statestore.Write{{Op: statestore.OpSet, Key: fmt.Sprintf("key-%06d", order[start+i]), Value: make([]byte, size)}}
 			}
 			for _, err := range r.store.ApplyEach(ctx, writes) {
 				require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -21,8 +20,9 @@ const buildBytes = 4 << 20
 // index is one index as a transaction finds and leaves it.
 type index struct {
 	indexRecord
-	id    uint32
-	field statestore.FieldPath
+	id      uint32
+	field   statestore.FieldPath
+	unsaved bool // it differs from what is on disk
 }
 
 // loadIndexes returns the indexes of a cursor's namespace, by id. One that cannot be read is no use to anyone: it is there to be removed.
@@ -50,60 +50,45 @@ func keptIndexes(c *bbolt.Cursor) []*index {
 	return slices.DeleteFunc(loadIndexes(c), func(x *index) bool { return x.State == indexRemoving })
 }
 
-func (x *index) save(ns *bbolt.Bucket) error {
-	raw, err := encode(&x.indexRecord, len(x.Path)+len(x.Cursor))
-	if err != nil {
-		return err
-	}
-	return ns.Put(indexRecordKey(x.id), raw)
-}
-
-// entryChange is an entry to add to an index or to take out of it.
-type entryChange struct {
-	index *index
-	k, v  []byte // v nil: take it out
-	many  bool   // the value has many index keys
-}
-
-// replaced lists how indexes change when a key's value, JSON or not, becomes another one; nil: there is none. What it
-// returns does not share bytes with them.
-func replaced(indexes []*index, key, before, after []byte) []entryChange {
-	var changes []entryChange
+// reindex lists how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
+func (c *changes) reindex(indexes []*index, key, before, after []byte) {
 	for _, x := range indexes {
 		old, present := statestore.IndexKeys(&x.field, before), statestore.IndexKeys(&x.field, after)
 		for _, indexKey := range old {
 			if !holdsKey(present, indexKey) {
 				k, _ := indexEntry(x.id, indexKey, key)
-				changes = append(changes, entryChange{index: x, k: k})
+				c.delete(k)
 			}
 		}
-		many := statestore.IndexManyKeys(present)
 		for _, indexKey := range present {
 			if !holdsKey(old, indexKey) {
-				k, v := indexEntry(x.id, indexKey, key)
-				changes = append(changes, entryChange{index: x, k: k, v: v, many: many})
+				c.put(indexEntry(x.id, indexKey, key))
 			}
 		}
+		if !x.Many && statestore.IndexManyKeys(present) {
+			x.Many, x.unsaved = true, true
+		}
 	}
-	return changes
+}
+
+// save lists the indexes that have changed.
+func (c *changes) save(indexes []*index) error {
+	for _, x := range indexes {
+		if !x.unsaved {
+			continue
+		}
+		raw, err := encode(&x.indexRecord, len(x.Path)+len(x.Cursor))
+		if err != nil {
+			return err
+		}
+		c.put(indexRecordKey(x.id), raw)
+	}
+	return nil
 }
 
 func holdsKey(sorted [][]byte, key []byte) bool {
 	_, found := slices.BinarySearchFunc(sorted, key, bytes.Compare)
 	return found
-}
-
-func (c *entryChange) write(ns *bbolt.Bucket) error {
-	if c.v == nil {
-		return ns.Delete(c.k)
-	}
-	if c.many && !c.index.Many {
-		c.index.Many = true
-		if err := c.index.save(ns); err != nil {
-			return err
-		}
-	}
-	return ns.Put(c.k, c.v)
 }
 
 // storedValue returns a record's value where it lies; nil if there is no record, or none that can be read.
@@ -142,7 +127,7 @@ func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Ti
 			return err
 		}
 		progress, err = buildStep(ns, paths, until, limit)
-		return boltdb.Dirty(err)
+		return err
 	})
 	if err != nil {
 		return statestore.IndexProgress{}, fmt.Errorf("build query indexes: %w", err)
@@ -171,7 +156,7 @@ func buildStep(ns *bbolt.Bucket, paths []string, until time.Time, limit int) (st
 		id = all[n-1].id + 1
 	}
 	for _, path := range missing {
-		x := &index{indexRecord: indexRecord{Path: path, State: indexBuilding}, id: id}
+		x := &index{indexRecord: indexRecord{Path: path, State: indexBuilding}, id: id, unsaved: true}
 		var err error
 		if x.field, err = statestore.ParseFieldPath(path); err != nil {
 			return statestore.IndexProgress{}, err
@@ -179,45 +164,33 @@ func buildStep(ns *bbolt.Bucket, paths []string, until time.Time, limit int) (st
 		begun = append(begun, x)
 		id++
 	}
-	var building *index
-	var changes []entryChange
 	for _, x := range begun {
-		if x.State == indexBuilding {
-			building = x
-			changes = x.take(ns, limit)
-			break
+		if x.ExpiresAt < instantOf(until) {
+			x.ExpiresAt, x.unsaved = instantOf(until), true
 		}
 	}
-	// All reads came before the first write: bbolt's bytes do not outlive it.
-	for _, x := range begun {
-		if x.ExpiresAt < instantOf(until) || x == building {
-			x.ExpiresAt = max(x.ExpiresAt, instantOf(until))
-			if err := x.save(ns); err != nil {
-				return statestore.IndexProgress{}, err
-			}
-		}
+	var c changes
+	var progress statestore.IndexProgress
+	if i := slices.IndexFunc(begun, func(x *index) bool { return x.State == indexBuilding }); i >= 0 {
+		x := begun[i]
+		x.build(ns, limit, &c)
+		progress = statestore.IndexProgress{Path: x.Path, Keys: x.Keys, Complete: x.State == indexComplete}
 	}
-	for i := range changes {
-		if err := changes[i].write(ns); err != nil {
-			return statestore.IndexProgress{}, err
-		}
+	if err := c.save(begun); err != nil {
+		return statestore.IndexProgress{}, err
 	}
-	if building == nil {
-		return statestore.IndexProgress{}, nil
-	}
-	return statestore.IndexProgress{Path: building.Path, Keys: building.Keys, Complete: building.State == indexComplete}, nil
+	return progress, boltdb.Dirty(c.write(ns))
 }
 
-// take moves the cursor on and returns the entries for the values that it passed. Values that cannot be read have none.
-func (x *index) take(ns *bbolt.Bucket, limit int) []entryChange {
-	var changes []entryChange
-	one := []*index{x}
+// build moves the cursor on and lists the entries for the values that it passed. Values that cannot be read have none.
+func (x *index) build(ns *bbolt.Bucket, limit int, to *changes) {
+	x.unsaved = true
 	size := 0
 	c := ns.Cursor()
-	k, v := seekAfter(c, valueKey(nil, string(x.Cursor)))
+	k, v := seekAfter(c, valueKey(nil, x.Cursor))
 	var last []byte
 	for ; limit > 0 && size < buildBytes && len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
-		changes = append(changes, replaced(one, k[1:], nil, storedValue(v))...)
+		to.reindex([]*index{x}, k[1:], nil, storedValue(v))
 		last = k[1:]
 		x.Keys++
 		limit--
@@ -225,10 +198,9 @@ func (x *index) take(ns *bbolt.Bucket, limit int) []entryChange {
 	}
 	if len(k) == 0 || k[0] != prefixValue {
 		x.State, x.Cursor = indexComplete, nil
-		return changes
+		return
 	}
 	x.Cursor = bytes.Clone(last)
-	return changes
 }
 
 // seekAfter finds the first key after k.
@@ -240,34 +212,26 @@ func seekAfter(c *bbolt.Cursor, k []byte) ([]byte, []byte) {
 	return found, v
 }
 
-// endedIndexes returns those that are to be removed by now.
-func endedIndexes(ns *bbolt.Bucket, now time.Time) []*index {
+// expiredIndexes returns those that are to be removed by now.
+func expiredIndexes(ns *bbolt.Bucket, now time.Time) []*index {
 	return slices.DeleteFunc(loadIndexes(ns.Cursor()), func(x *index) bool {
-		return x.State != indexRemoving && statestore.Live(instantTime(x.ExpiresAt), now)
+		return x.State != indexRemoving && !expired(x.ExpiresAt, now)
 	})
 }
 
-// remove takes up to limit entries out of an index that has ended, and the index itself once none is left. It returns how
-// many of them there were.
-func (x *index) remove(ns *bbolt.Bucket, limit int) (int, error) {
+// remove lists up to limit entries of an index that has expired, and the index itself once none is left. It returns how
+// many that is, and whether there are more.
+func (x *index) remove(ns *bbolt.Bucket, limit int, to *changes) (removed int, more bool) {
 	prefix := indexEntryPrefix(x.id)
-	var doomed [][]byte
 	c := ns.Cursor()
-	k, _ := c.Seek(prefix)
-	for ; len(doomed) < limit && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		doomed = append(doomed, bytes.Clone(k))
-	}
-	if bytes.HasPrefix(k, prefix) {
-		x.State = indexRemoving
-		if err := x.save(ns); err != nil {
-			return 0, err
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		if removed == limit {
+			x.State, x.unsaved = indexRemoving, true
+			return removed, true
 		}
-	} else {
-		doomed = append(doomed, indexRecordKey(x.id))
+		to.delete(bytes.Clone(k))
+		removed++
 	}
-	var errs []error
-	for _, k := range doomed {
-		errs = append(errs, ns.Delete(k))
-	}
-	return min(len(doomed), limit), errors.Join(errs...)
+	to.delete(indexRecordKey(x.id))
+	return removed, false
 }

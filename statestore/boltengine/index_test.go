@@ -217,9 +217,10 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 	require.Len(t, r.indexes(t), 2, "it goes with a sweep")
 
 	total := 0
-	for swept := 8; swept == 8; {
+	for more := true; more; {
 		var err error
-		swept, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
+		var swept int
+		swept, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
 		require.NoError(t, err)
 		require.Equal(t, map[string]bool{"b": false}, r.indexes(t))
 		total += swept
@@ -233,18 +234,18 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 			break
 		}
 	}
-	for swept := 8; swept == 8; {
+	for more := true; more; {
 		var err error
-		swept, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
+		_, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
 		require.NoError(t, err)
 	}
 	require.Equal(t, map[byte]int{prefixValue: 20, prefixIndexEntry: 40, prefixIndex: 2}, r.count(t))
 	requireIndexesRight(t, r)
 
 	r.clock.Advance(3 * time.Hour)
-	for swept := 8; swept == 8; {
+	for more := true; more; {
 		var err error
-		swept, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
+		_, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
 		require.NoError(t, err)
 	}
 	require.Equal(t, map[byte]int{prefixValue: 20}, r.count(t))
@@ -257,7 +258,7 @@ func TestBuildingAnIndexDoesNotShortenItsRetention(t *testing.T) {
 	require.NoError(t, err)
 	r.build(t, epoch.Add(time.Minute), "n")
 	r.clock.Advance(time.Minute)
-	swept, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
+	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
 	require.Zero(t, swept)
 	require.Len(t, r.indexes(t), 1)
@@ -273,7 +274,7 @@ func TestADamagedIndexIsReplaced(t *testing.T) {
 	r.build(t, epoch.Add(time.Hour), "n")
 	require.Equal(t, map[string]bool{"n": false}, r.indexes(t))
 	requireIndexesRight(t, r)
-	_, err := r.engine.Sweep(ctx, r.clock.Now(), 100)
+	_, _, err := r.engine.Sweep(ctx, r.clock.Now(), 100)
 	require.NoError(t, err)
 	require.Equal(t, map[byte]int{prefixValue: 2, prefixIndexEntry: 2, prefixIndex: 1}, r.count(t))
 }

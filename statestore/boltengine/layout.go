@@ -2,7 +2,6 @@ package boltengine
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -129,10 +128,12 @@ func decodeMark(digest, raw []byte) (mark, error) {
 
 func etag(version uint64) string { return strconv.FormatUint(version, 10) }
 
-func valueKey(buf []byte, key string) []byte { return append(append(buf[:0], prefixValue), key...) }
+func valueKey[K ~string | ~[]byte](buf []byte, key K) []byte {
+	return append(append(buf[:0], prefixValue), key...)
+}
 
-func idempotencyKey(digest [sha256.Size]byte) []byte {
-	return append([]byte{prefixIdempotency}, digest[:]...)
+func idempotencyKey(digest []byte) []byte {
+	return append([]byte{prefixIdempotency}, digest...)
 }
 
 // timeKey is the key of an entry in time order; of is the state key or the digest.
@@ -181,6 +182,11 @@ func parseIndexEntry(k, v []byte) (indexKey, key []byte, ok bool) {
 		return nil, nil, false
 	}
 	return k[head : head+n], k[head+n:], true
+}
+
+// expired reports whether what expires at an instant (0: never) has expired by now.
+func expired(instant int64, now time.Time) bool {
+	return statestore.ExpiredAt(instantTime(instant), now)
 }
 
 // instantOf and instantTime map the zero time to 0 and back: never.

@@ -75,9 +75,9 @@ func BenchmarkBuildIndex(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		r.build(b, epoch.Add(time.Hour), fmt.Sprintf("tags.%d", i%2))
 		b.StopTimer()
-		for swept := 4096; swept == 4096; {
+		for more := true; more; {
 			var err error
-			swept, err = r.engine.Sweep(ctx, epoch.Add(2*time.Hour), 4096)
+			_, more, err = r.engine.Sweep(ctx, epoch.Add(2*time.Hour), 4096)
 			require.NoError(b, err)
 		}
 		b.StartTimer()
@@ -94,7 +94,7 @@ func BenchmarkSetIndexed(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {
-					if err := r.store.ApplyEach(ctx, []statestore.Write{set(benchKey(int64(i)), benchDocument(i))})[0]; err != nil {
+					if err := r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{set(benchKey(int64(i)), benchDocument(i))}}); err != nil {
 						b.Error(err)
 						return
 					}

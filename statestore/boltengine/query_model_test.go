@@ -203,7 +203,7 @@ type queryModel map[string]modelItem
 func (m queryModel) answer(q statestore.Query, now time.Time) (all []standing) {
 	for key, item := range m {
 		var v any
-		if !statestore.Live(item.end, now) || json.Unmarshal([]byte(item.value), &v) != nil || !holds(q.Filter, v) {
+		if statestore.ExpiredAt(item.end, now) || json.Unmarshal([]byte(item.value), &v) != nil || !holds(q.Filter, v) {
 			continue
 		}
 		at := standing{key: key}
@@ -403,7 +403,7 @@ func TestQueryModel(t *testing.T) {
 				r.clock.Advance(time.Duration(rapid.IntRange(0, 3).Draw(t, "seconds")) * time.Second / 2)
 			},
 			"sweep": func(t *rapid.T) {
-				_, err := r.engine.Sweep(ctx, r.clock.Now(), rapid.IntRange(1, 8).Draw(t, "limit"))
+				_, _, err := r.engine.Sweep(ctx, r.clock.Now(), rapid.IntRange(1, 8).Draw(t, "limit"))
 				require.NoError(t, err)
 			},
 			"reopen": func(t *rapid.T) {

@@ -35,7 +35,7 @@ func TestRacingFirstWritesHaveOneWinner(t *testing.T) {
 		together(8, func(i int) {
 			w := set(key, fmt.Sprint(i))
 			w.FirstWrite = true
-			err := r.store.Apply(ctx, []statestore.Write{w}, statestore.TransactionOptions{})
+			err := r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}})
 			if err == nil {
 				won.Add(1)
 				winner.Store(fmt.Sprint(i))
@@ -57,8 +57,10 @@ func TestRacingIdempotentCallsTakeEffectOnce(t *testing.T) {
 		together(8, func(i int) {
 			w := set("counter", fmt.Sprint(round, i))
 			w.ETag = before.ETag
-			err := r.store.Apply(ctx, []statestore.Write{w, set(fmt.Sprint("effect", round, "-", i), "")},
-				statestore.TransactionOptions{IdempotencyKey: fmt.Sprint("event", round)})
+			err := r.store.Apply(ctx, statestore.Transaction{
+				Writes:         []statestore.Write{w, set(fmt.Sprint("effect", round, "-", i), "")},
+				IdempotencyKey: fmt.Sprint("event", round),
+			})
 			if err != nil {
 				t.Error(err)
 			}
@@ -88,7 +90,7 @@ func TestReadersSeeWholeTransactions(t *testing.T) {
 					return
 				default:
 				}
-				items, err := r.store.GetMany(ctx, keys)
+				items, err := r.store.GetMany(ctx, keys, 1<<20)
 				if err != nil || string(items[0].Value) != string(items[1].Value) || string(items[0].Value) != string(items[2].Value) {
 					t.Errorf("torn transaction: %v, %v", err, items)
 					return

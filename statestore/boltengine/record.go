@@ -118,14 +118,19 @@ func damagedKey(key string, err error) error {
 	return &statestore.DamagedError{Record: fmt.Sprintf("value of key %q", key), Err: err}
 }
 
-// item copies the record.
-func (s *stored) item(key string) statestore.Item {
-	return statestore.Item{
+// item copies the record, or returns an item with ErrNoRoom if that takes more than room.
+func (s *stored) item(key string, room int) statestore.Item {
+	item := statestore.Item{
 		Key:         key,
 		Found:       true,
-		Value:       bytes.Clone(s.value),
+		Value:       s.value,
 		ETag:        etag(s.Version),
 		ContentType: string(s.contentType),
-		ExpiresAt:   instantTime(s.ExpiresAt),
+		Expires:     instantTime(s.ExpiresAt),
 	}
+	if item.Size() > room {
+		return statestore.Item{Key: key, Err: statestore.ErrNoRoom}
+	}
+	item.Value = bytes.Clone(s.value)
+	return item
 }

@@ -12,8 +12,12 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// checkEvery is how many keys a walk may pass before it looks whether its context has ended.
-const checkEvery = 256
+const (
+	// checkEvery is how many bytes of records a walk may pass before it looks whether its context has ended.
+	checkEvery = 1 << 20
+	// passCost is what passing a record counts beside its bytes.
+	passCost = 4 << 10
+)
 
 // View implements statestore.Engine.
 func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Snapshot) error) error {
@@ -34,15 +38,15 @@ type snapshot struct {
 	ctx    context.Context
 	ns     *bbolt.Bucket
 	now    time.Time
-	passed int
+	passed int // since the context was last looked at, in bytes
 	// indexes are loaded by the first who asks.
 	indexes []*index
 	loaded  bool
 }
 
 // Get implements statestore.Snapshot.
-func (s *snapshot) Get(key string) statestore.Item {
-	return get(s.ns, valueKey(nil, key), key, s.now)
+func (s *snapshot) Get(key string, room int) statestore.Item {
+	return get(s.ns, key, room, s.now)
 }
 
 // Scan implements statestore.Snapshot.
@@ -60,15 +64,16 @@ func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error 
 	return nil
 }
 
-// pass reads a record; its Version is 0 if it has ended.
+// pass reads a record; its Version is 0 if it has expired.
 func (s *snapshot) pass(key, raw []byte) (stored, error) {
-	if s.passed++; s.passed%checkEvery == 0 {
+	if s.passed += len(raw) + passCost; s.passed >= checkEvery {
+		s.passed = 0
 		if err := s.ctx.Err(); err != nil {
 			return stored{}, err
 		}
 	}
 	found, err := decodeRecord(key, raw)
-	if err != nil || !statestore.Live(instantTime(found.ExpiresAt), s.now) {
+	if err != nil || expired(found.ExpiresAt, s.now) {
 		return stored{}, err
 	}
 	return found, nil
@@ -112,7 +117,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		if string(key) <= after {
 			continue
 		}
-		raw := s.ns.Get(append([]byte{prefixValue}, key...))
+		raw := s.ns.Get(valueKey(nil, key))
 		if raw == nil {
 			continue
 		}

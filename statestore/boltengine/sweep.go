@@ -13,124 +13,126 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
+// sweepBytes bounds the values that one commit removes, in bytes, beside the last of them. A value counts once for itself
+// and once for each index, which must look at it.
+const sweepBytes = 4 << 20
+
 // Sweep implements statestore.Engine. Its commits wait for others to ride along with.
-func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (int, error) {
+func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
 	idle := false
-	err := e.db.View(func(tx *bbolt.Tx) error {
+	err = e.db.View(func(tx *bbolt.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
 		}
-		idle = len(ended(ns, prefixExpiry, now, 1))+len(ended(ns, prefixIdempotencyTime, now, 1))+len(endedIndexes(ns, now)) == 0
+		one := sweep{ns: ns, now: now, limit: 0}
+		one.all()
+		idle = !one.more
 		return nil
 	})
 	if err != nil || idle {
-		return 0, err
+		return 0, false, err
 	}
-	var swept int
-	var damage error
+	var s sweep
 	err = e.db.UpdateLazily(ctx, func(tx *bbolt.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
 		}
-		keys := ended(ns, prefixExpiry, now, limit)
-		marks := ended(ns, prefixIdempotencyTime, now, limit-len(keys))
-		swept, damage = len(keys)+len(marks), nil
-		// All reads come before the first write: bbolt's bytes do not outlive it.
-		indexes := keptIndexes(ns.Cursor())
-		var doomed [][]byte
-		for _, k := range keys {
-			target, err := endedValue(ns, k)
-			doomed, damage = doom(doomed, k, target), errors.Join(damage, err)
-			if target != nil {
-				for _, change := range replaced(indexes, target[1:], storedValue(ns.Get(target)), nil) {
-					doomed = append(doomed, change.k)
-				}
-			}
+		s = sweep{ns: ns, now: now, limit: limit, indexes: keptIndexes(ns.Cursor())}
+		s.all()
+		if err := s.toDo.save(s.removing); err != nil {
+			return err
 		}
-		for _, k := range marks {
-			target, err := endedMark(ns, k)
-			doomed, damage = doom(doomed, k, target), errors.Join(damage, err)
-		}
-		for _, k := range doomed {
-			if err := ns.Delete(k); err != nil {
-				return boltdb.Dirty(err)
-			}
-		}
-		for _, x := range endedIndexes(ns, now) {
-			if swept >= limit {
-				break
-			}
-			n, err := x.remove(ns, limit-swept)
-			if err != nil {
-				return boltdb.Dirty(err)
-			}
-			swept += n
-		}
-		return nil
+		return boltdb.Dirty(s.toDo.write(ns))
 	})
 	if err != nil {
-		return 0, fmt.Errorf("sweep state: %w", err)
+		return 0, false, fmt.Errorf("sweep state: %w", err)
 	}
-	return swept, damage
+	return s.swept, s.more, s.damage
 }
 
-func doom(doomed [][]byte, entry, target []byte) [][]byte {
-	if target != nil {
-		doomed = append(doomed, target)
-	}
-	return append(doomed, entry)
+// sweep lists what one commit removes.
+type sweep struct {
+	ns      *bbolt.Bucket
+	now     time.Time
+	limit   int
+	indexes []*index // that are kept
+
+	toDo     changes
+	swept    int
+	bytes    int
+	more     bool
+	damage   error
+	removing []*index
 }
 
-// ended returns copies of the first entries in time order, up to limit, that are over by now.
-func ended(ns *bbolt.Bucket, prefix byte, now time.Time, limit int) [][]byte {
-	var keys [][]byte
-	c := ns.Cursor()
-	for k, _ := c.Seek([]byte{prefix}); len(keys) < limit && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
-		// A malformed entry can only be removed.
-		if instant, _, err := parseTimeKey(k); err == nil && statestore.Live(instantTime(instant), now) {
-			break
+func (s *sweep) all() {
+	s.expired(prefixExpiry, s.value)
+	s.expired(prefixIdempotencyTime, s.idempotencyRecord)
+	for _, x := range expiredIndexes(s.ns, s.now) {
+		if s.more = s.more || s.swept >= s.limit; s.more {
+			return
 		}
-		keys = append(keys, bytes.Clone(k))
+		var removed int
+		removed, s.more = x.remove(s.ns, s.limit-s.swept, &s.toDo)
+		s.swept += max(removed, 1)
+		s.removing = append(s.removing, x)
 	}
-	return keys
 }
 
-// endedValue returns the key of the record that the entry in time order speaks of, or nil if there is none: the key was
-// set anew or deleted since.
-func endedValue(ns *bbolt.Bucket, entry []byte) ([]byte, error) {
-	instant, key, err := parseTimeKey(entry)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", statestore.ErrDamaged, err)
+// expired removes the entries in time order that are over, with what remove makes of them.
+func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error) {
+	c := s.ns.Cursor()
+	for k, _ := c.Seek([]byte{prefix}); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
+		instant, of, err := parseTimeKey(k)
+		if err == nil && !expired(instant, s.now) {
+			return
+		}
+		if s.swept >= s.limit || s.bytes >= sweepBytes {
+			s.more = true
+			return
+		}
+		if err == nil {
+			err = remove(instant, of)
+		} else { // a malformed entry can only be removed
+			err = fmt.Errorf("%w: %w", statestore.ErrDamaged, err)
+		}
+		s.damage = errors.Join(s.damage, err)
+		s.toDo.delete(bytes.Clone(k))
+		s.swept++
 	}
-	target := valueKey(nil, string(key))
-	raw := ns.Get(target)
+}
+
+// value removes the key that expires at instant, unless it was set anew or deleted since.
+func (s *sweep) value(instant int64, key []byte) error {
+	target := valueKey(nil, key)
+	raw := s.ns.Get(target)
 	if raw == nil {
-		return nil, nil
+		return nil
 	}
 	r, err := decodeRecord(key, raw)
 	if err != nil || r.ExpiresAt != instant {
-		return nil, err
+		return err
 	}
-	return target, nil
+	s.bytes += len(raw) * (1 + len(s.indexes))
+	s.toDo.delete(target)
+	s.toDo.reindex(s.indexes, key, r.value, nil)
+	return nil
 }
 
-// endedMark is endedValue for idempotency keys. A damaged mark goes too: it has one entry in time order, which says that
-// it is over, and would otherwise stand in the way of its key for ever.
-func endedMark(ns *bbolt.Bucket, entry []byte) ([]byte, error) {
-	instant, digest, err := parseTimeKey(entry)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", statestore.ErrDamaged, err)
-	}
-	target := append([]byte{prefixIdempotency}, digest...)
-	raw := ns.Get(target)
+// idempotencyRecord is value for idempotency keys. A damaged record goes too: it has one entry in time order, which says
+// that it is over, and would otherwise stand in the way of its key for ever.
+func (s *sweep) idempotencyRecord(instant int64, digest []byte) error {
+	target := idempotencyKey(digest)
+	raw := s.ns.Get(target)
 	if raw == nil {
-		return nil, nil
+		return nil
 	}
 	m, err := decodeMark(digest, raw)
 	if err == nil && m.ExpiresAt != instant {
-		return nil, nil
+		return nil
 	}
-	return target, err
+	s.toDo.delete(target)
+	return err
 }

@@ -13,7 +13,7 @@ const visitFrom = 1 << 30
 // a large file, a page that was not read lately is a page fault, or a disk access, and those of all callers would
 // otherwise come one after another while everybody waits. In a small one it would be work done twice. It returns how
 // many keys were looked up.
-func (e *engine) visit(units []statestore.Unit) (visited int) {
+func (e *engine) visit(transactions []statestore.Transaction) (visited int) {
 	if e.fileSize.Load() < e.visitFrom {
 		return 0
 	}
@@ -24,9 +24,9 @@ func (e *engine) visit(units []statestore.Unit) (visited int) {
 			return err
 		}
 		var buf [128]byte
-		for i := range units {
-			for j := range units[i].Changes {
-				ns.Get(valueKey(buf[:0], units[i].Changes[j].Key))
+		for i := range transactions {
+			for j := range transactions[i].Writes {
+				ns.Get(valueKey(buf[:0], transactions[i].Writes[j].Key))
 				visited++
 			}
 		}

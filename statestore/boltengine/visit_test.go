@@ -13,13 +13,13 @@ func TestKeysOfLargeFilesAreVisitedBeforeTheyAreWritten(t *testing.T) {
 	e, err := New(r.db, "visits")
 	require.NoError(t, err)
 	visitor := e.(*engine)
-	units := []statestore.Unit{{Changes: []statestore.Change{{Key: "a"}, {Key: "b"}}}, {Changes: []statestore.Change{{Key: "c"}}}}
+	transactions := []statestore.Transaction{{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "a"}, {Op: statestore.OpSet, Key: "b"}}}, {Writes: []statestore.Write{{Op: statestore.OpSet, Key: "c"}}}}
 
-	_, err = visitor.Apply(ctx, units, epoch)
+	_, err = visitor.Apply(ctx, transactions, r.clock.Now)
 	require.NoError(t, err)
-	require.Zero(t, visitor.visit(units))
+	require.Zero(t, visitor.visit(transactions))
 
 	visitor.visitFrom = visitor.fileSize.Load()
 	require.Positive(t, visitor.visitFrom)
-	require.Equal(t, 3, visitor.visit(units))
+	require.Equal(t, 3, visitor.visit(transactions))
 }
