@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
-	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 )
 
 const (
@@ -81,7 +80,7 @@ func (c *cli) printReport(r checkReport) error {
 }
 
 // checkerName is the hidden command that checks in a process of its own: reading a damaged file can end the process
-// that does it (see databases.Check).
+// that does it (see boltdb.Check).
 const checkerName = "check-pages"
 
 // checkerLine is what that process writes, one JSON object a line.
@@ -101,7 +100,7 @@ func (c *cli) checkerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			enc := json.NewEncoder(c.out)
 			var writeErr error
-			err := databases.Check(cmd.Context(), args[0], func(problem error) {
+			err := boltdb.Check(cmd.Context(), args[0], func(problem error) {
 				if writeErr == nil {
 					writeErr = enc.Encode(checkerLine{Problem: problem.Error()})
 				}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -217,7 +216,7 @@ func (f folders) spoil(t *testing.T, id uint64) {
 	db, err := boltdb.Open(t.Context(), databases.FilePath(f.data, databases.DefaultDatabase), boltdb.Options{})
 	require.NoError(t, err)
 	namespace := boltdb.NewNamespace(boltdb.KindPubSub, databases.DefaultPubSubBucket)
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *boltdb.Tx) error {
 		dead := namespace.In(tx).Bucket([]byte("dead"))
 		key := binary.BigEndian.AppendUint64(nil, id)
 		return boltdb.Dirty(dead.Put(key, append([]byte{99}, dead.Get(key)[1:]...)))

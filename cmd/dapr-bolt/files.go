@@ -68,7 +68,7 @@ so that writes to it cost as little as to a new one.`,
 		Args: atMostOneArg("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := c.file(args)
-			before, after, err := databases.Compact(cmd.Context(), path)
+			before, after, err := boltdb.Compact(cmd.Context(), path)
 			switch {
 			case errors.Is(err, boltdb.ErrLocked):
 				return fmt.Errorf("%w: stop it first", err)

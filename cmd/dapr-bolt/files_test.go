@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
@@ -21,7 +20,7 @@ func atRest(t *testing.T, f folders) string {
 	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
 	require.NoError(t, err)
 	for round := range 2 {
-		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(t.Context(), func(tx *boltdb.Tx) error {
 			b, err := tx.CreateBucketIfNotExists([]byte("values"))
 			require.NoError(t, err)
 			for i := range 2000 {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-
-	"go.etcd.io/bbolt"
 )
 
 // What carries a request to the writer is used again for the next one. Each caller must get its own answer, also beside
@@ -21,9 +19,9 @@ func TestEachCallerGetsItsOwnAnswer(t *testing.T) {
 		fn, want := write, error(nil)
 		switch kind {
 		case 0:
-			fn, want = func(*bbolt.Tx) error { return refused }, refused
+			fn, want = func(*Tx) error { return refused }, refused
 		case 1:
-			fn, want = func(tx *bbolt.Tx) error { return Dirty(errors.Join(write(tx), refused)) }, refused
+			fn, want = func(tx *Tx) error { return Dirty(errors.Join(write(tx), refused)) }, refused
 		case 2:
 			go cancel()
 		}
@@ -32,7 +30,7 @@ func TestEachCallerGetsItsOwnAnswer(t *testing.T) {
 			t.Errorf("%s was answered %v, want %v", key, err, want)
 		}
 		stored := false
-		viewed := db.View(func(tx *bbolt.Tx) error {
+		viewed := db.View(func(tx *Tx) error {
 			b := tx.Bucket(testBucket)
 			stored = b != nil && b.Get([]byte(key)) != nil
 			return nil

@@ -4,6 +4,7 @@ package boltdb
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,6 +53,8 @@ type DB struct {
 	bolt *bbolt.DB
 	// file is bolt's own handle.
 	file *os.File
+	// incarnation stays as it is as long as the file is open.
+	incarnation []byte
 	// openErr says why there is no open file; nil: there is one.
 	openErr error
 
@@ -108,7 +111,7 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		stopped:   make(chan struct{}),
 		watched:   make(chan struct{}),
 	}
-	if err := db.open(ctx); err != nil {
+	if err := db.openPath(ctx); err != nil {
 		return nil, err
 	}
 	go db.write()
@@ -119,11 +122,16 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 // Path returns the file's path as it was given to Open.
 func (db *DB) Path() string { return db.path }
 
+// Incarnation names this file among all files with the same history, in 16 hexadecimal digits: it is drawn when the file
+// is made, and drawn anew in a copy by Backup. What is named by it and a number that the file counts is named once and for
+// all, also after a backup was put back.
+func (db *DB) Incarnation() string { return hex.EncodeToString(db.incarnation) }
+
 // View runs fn on a consistent snapshot. Bytes that fn sees are valid only until it returns. A long fn keeps the space
 // of what is deleted meanwhile from being used again. fn must not call View.
 //
 // A damaged page, of which bbolt and the system know no better than to panic, is ErrDamaged.
-func (db *DB) View(fn func(tx *bbolt.Tx) error) (err error) {
+func (db *DB) View(fn func(tx *Tx) error) (err error) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.openErr != nil {
@@ -136,7 +144,7 @@ func (db *DB) View(fn func(tx *bbolt.Tx) error) (err error) {
 			err = fmt.Errorf("%w: panic while reading: %v", ErrDamaged, p)
 		}
 	}()
-	err = db.bolt.View(fn)
+	err = db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
@@ -167,7 +175,10 @@ func (db *DB) Backup(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	err = db.View(func(tx *bbolt.Tx) error { _, err := tx.WriteTo(f); return err })
+	err = db.View(func(tx *Tx) error { _, err := tx.tx.WriteTo(f); return err })
+	if err == nil {
+		err = renewIncarnation(f.Name())
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -180,6 +191,15 @@ func (db *DB) Backup(path string) (err error) {
 		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
 	}
 	return err
+}
+
+// renewIncarnation makes a copy's history its own. Who goes on with it may count what the original counts otherwise.
+func renewIncarnation(path string) error {
+	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	return errors.Join(bolt.Update(newIncarnation), bolt.Close())
 }
 
 // Close waits for the writes that were already taken, then closes the file. Later calls return the same.

@@ -47,8 +47,8 @@ func open(t testing.TB) *DB {
 	return db
 }
 
-func put(key, value string) func(tx *bbolt.Tx) error {
-	return func(tx *bbolt.Tx) error {
+func put(key, value string) func(tx *Tx) error {
+	return func(tx *Tx) error {
 		b, err := tx.CreateBucketIfNotExists(testBucket)
 		if err != nil {
 			return Dirty(err)
@@ -59,7 +59,7 @@ func put(key, value string) func(tx *bbolt.Tx) error {
 
 func get(t *testing.T, db *DB, key string) (value string) {
 	t.Helper()
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, db.View(func(tx *Tx) error {
 		if b := tx.Bucket(testBucket); b != nil {
 			value = string(b.Get([]byte(key)))
 		}
@@ -86,7 +86,7 @@ func TestUpdateSurvivesReopening(t *testing.T) {
 	require.Equal(t, "w", get(t, db, "lazy"))
 	require.NoError(t, db.Close())
 	require.ErrorIs(t, db.Update(t.Context(), put("k", "v")), ErrClosed)
-	require.ErrorIs(t, db.View(func(*bbolt.Tx) error { return nil }), ErrClosed)
+	require.ErrorIs(t, db.View(func(*Tx) error { return nil }), ErrClosed)
 }
 
 // blockWriter occupies the writer until release is called, so that what is submitted meanwhile forms one batch.
@@ -97,7 +97,7 @@ func blockWriter(t *testing.T, db *DB) (release func()) {
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
-		_ = db.Update(context.Background(), func(*bbolt.Tx) error {
+		_ = db.Update(context.Background(), func(*Tx) error {
 			close(started)
 			<-gate
 			return errors.New("wrote nothing")
@@ -123,8 +123,8 @@ func TestWaitingWritersShareOneTransaction(t *testing.T) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			require.NoError(t, db.Update(context.Background(), func(tx *bbolt.Tx) error {
-				ids.Store(tx.ID(), true)
+			require.NoError(t, db.Update(context.Background(), func(tx *Tx) error {
+				ids.Store(tx.tx.ID(), true)
 				return put(strconv.Itoa(i), "v")(tx)
 			}))
 		}()
@@ -140,12 +140,12 @@ func TestWaitingWritersShareOneTransaction(t *testing.T) {
 
 func TestOneWritersFailureLeavesItsNeighboursAlone(t *testing.T) {
 	spoilers := map[string]struct {
-		fn   func(tx *bbolt.Tx) error
+		fn   func(tx *Tx) error
 		want string
 	}{
-		"panic after writing":  {func(tx *bbolt.Tx) error { _ = put("spoilt", "x")(tx); panic("boom") }, "boom"},
-		"error after writing":  {func(tx *bbolt.Tx) error { _ = put("spoilt", "x")(tx); return Dirty(errors.New("late")) }, "late"},
-		"error before writing": {func(*bbolt.Tx) error { return errors.New("refused") }, "refused"},
+		"panic after writing":  {func(tx *Tx) error { _ = put("spoilt", "x")(tx); panic("boom") }, "boom"},
+		"error after writing":  {func(tx *Tx) error { _ = put("spoilt", "x")(tx); return Dirty(errors.New("late")) }, "late"},
+		"error before writing": {func(*Tx) error { return errors.New("refused") }, "refused"},
 	}
 	for name, spoiler := range spoilers {
 		t.Run(name, func(t *testing.T) {
@@ -153,14 +153,14 @@ func TestOneWritersFailureLeavesItsNeighboursAlone(t *testing.T) {
 			release := blockWriter(t, db)
 			var wg sync.WaitGroup
 			var commits atomic.Int32
-			submit := func(fn func(tx *bbolt.Tx) error, check func(error)) {
+			submit := func(fn func(tx *Tx) error, check func(error)) {
 				wg.Add(1)
 				before := len(db.urgent)
 				go func() { defer wg.Done(); check(db.Update(context.Background(), fn)) }()
 				waitQueued(t, db, before+1)
 			}
-			neighbour := func(key string) func(tx *bbolt.Tx) error {
-				return func(tx *bbolt.Tx) error {
+			neighbour := func(key string) func(tx *Tx) error {
+				return func(tx *Tx) error {
 					tx.OnCommit(func() { commits.Add(1) })
 					return put(key, "v")(tx)
 				}
@@ -218,13 +218,13 @@ func TestOpenRefuses(t *testing.T) {
 	foreign := func(path string) {
 		b, err := bbolt.Open(path, 0o600, nil)
 		require.NoError(t, err)
-		require.NoError(t, b.Update(put("k", "v")))
+		require.NoError(t, b.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket(testBucket); return err }))
 		require.NoError(t, b.Close())
 	}
 	newer := func(path string) {
 		db, err := Open(context.Background(), path, Options{})
 		require.NoError(t, err)
-		require.NoError(t, db.Update(context.Background(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(context.Background(), func(tx *Tx) error {
 			return tx.Bucket(bucketFormat).Put(keyVersion, binary.BigEndian.AppendUint64(nil, 99))
 		}))
 		require.NoError(t, db.Close())
@@ -291,6 +291,30 @@ func TestBackupIsAConsistentFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "v", get(t, copied, "k"))
 	require.NoError(t, copied.Close())
+}
+
+// What a version of a key is called must not be true of another one after a backup was put back.
+func TestABackupHasAnIncarnationOfItsOwn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	original := db.Incarnation()
+	require.Len(t, original, 16)
+	copied := filepath.Join(t.TempDir(), "copy.db")
+	require.NoError(t, db.Backup(copied))
+	require.NoError(t, db.Close())
+	incarnation := func(path string) string {
+		db, err := Open(t.Context(), path, Options{})
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+		return db.Incarnation()
+	}
+	require.Equal(t, original, incarnation(path), "opening a file does not change it")
+	require.NotEqual(t, original, incarnation(copied))
+	require.NotEqual(t, original, incarnation(filepath.Join(t.TempDir(), "new.db")))
+	_, _, err = Compact(t.Context(), path)
+	require.NoError(t, err)
+	require.Equal(t, original, incarnation(path))
 }
 
 func BenchmarkUpdateParallel(b *testing.B) {

@@ -26,16 +26,16 @@ const maxProbe = 4 << 20
 func (db *DB) Ready(ctx context.Context) error {
 	last := db.failure.Load()
 	if last == nil {
-		return db.View(func(*bbolt.Tx) error { return nil })
+		return db.View(func(*Tx) error { return nil })
 	}
 	probe := make([]byte, min(last.size, maxProbe))
-	if err := db.Update(ctx, func(tx *bbolt.Tx) error {
+	if err := db.Update(ctx, func(tx *Tx) error {
 		return Dirty(tx.Bucket(bucketFormat).Put(keyWriteProbe, probe))
 	}); err != nil {
 		return err
 	}
 	db.failure.CompareAndSwap(last, nil)
-	return db.Update(ctx, func(tx *bbolt.Tx) error {
+	return db.Update(ctx, func(tx *Tx) error {
 		return Dirty(tx.Bucket(bucketFormat).Delete(keyWriteProbe))
 	})
 }
@@ -97,8 +97,8 @@ func withCause(err error) error {
 // nobody knows whether it is on disk. Its functions are told that it failed, and so it must not count.
 func (db *DB) distrust(transaction uint64, err error) {
 	db.suspect = errors.Is(err, ErrDamaged)
-	err = db.View(func(tx *bbolt.Tx) error {
-		if uint64(tx.ID()) == transaction {
+	err = db.View(func(tx *Tx) error {
+		if uint64(tx.tx.ID()) == transaction {
 			db.suspect, db.doubtful = true, transaction
 		}
 		return nil

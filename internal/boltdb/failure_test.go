@@ -12,7 +12,6 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,8 +29,8 @@ func isMeta(off int64) bool { return off < 2*int64(syscall.Getpagesize()) }
 
 func checkPages(t *testing.T, db *DB) {
 	t.Helper()
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		for problem := range tx.Check() {
+	require.NoError(t, db.View(func(tx *Tx) error {
+		for problem := range tx.tx.Check() {
 			t.Error(problem)
 		}
 		return nil
@@ -68,7 +67,7 @@ func TestAFailedCommitLeavesNothing(t *testing.T) {
 			})
 			broken = true
 			committed := false
-			err := db.Update(t.Context(), func(tx *bbolt.Tx) error {
+			err := db.Update(t.Context(), func(tx *Tx) error {
 				tx.OnCommit(func() { committed = true })
 				return errors.Join(put("k", "failed")(tx), put("more", "failed")(tx))
 			})
@@ -119,7 +118,7 @@ func TestReadyKnowsWhyUntilThereIsRoomAgain(t *testing.T) {
 	room = true
 	require.NoError(t, db.Ready(t.Context()))
 	require.Nil(t, db.failure.Load())
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, db.View(func(tx *Tx) error {
 		require.Nil(t, tx.Bucket(bucketFormat).Get(keyWriteProbe), "what Ready wrote is gone again")
 		return nil
 	}))
@@ -172,14 +171,14 @@ func TestBboltsErrorsHaveTheirCause(t *testing.T) {
 func TestAPanicWhileReadingIsAnError(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))
-	err := db.View(func(*bbolt.Tx) error { panic("page 7 already freed") })
+	err := db.View(func(*Tx) error { panic("page 7 already freed") })
 	require.ErrorIs(t, err, ErrDamaged)
 	require.ErrorContains(t, err, "page 7 already freed")
 	// As a page number does that a flipped bit has sent far out of the file.
 	far, err := unix.Mmap(int(db.file.Fd()), 0, 1<<30, unix.PROT_READ, unix.MAP_SHARED)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, unix.Munmap(far)) }()
-	err = db.View(func(*bbolt.Tx) error { return fmt.Errorf("it could be read: %d", far[len(far)-1]) })
+	err = db.View(func(*Tx) error { return fmt.Errorf("it could be read: %d", far[len(far)-1]) })
 	require.ErrorIs(t, err, ErrDamaged, "a fault, which would end the process")
 	require.Equal(t, "v", get(t, db, "k"))
 	require.NoError(t, db.Update(t.Context(), put("k", "w")))

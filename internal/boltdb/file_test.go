@@ -34,7 +34,7 @@ func filledTwice(t testing.TB) (crashed, atRest []byte) {
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{})
 	require.NoError(t, err)
 	for batch := range 10 {
-		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 			for i := range 30 {
 				if err := put(fmt.Sprint(30*batch+i), strings.Repeat("v", 500))(tx); err != nil {
 					return err
@@ -193,7 +193,7 @@ func useDamaged(t *testing.T, path string, raw []byte) {
 		require.ErrorIs(t, err, ErrFormat)
 		return
 	}
-	_ = db.View(func(tx *bbolt.Tx) error {
+	_ = db.View(func(tx *Tx) error {
 		b := tx.Bucket(testBucket)
 		for i := 0; b != nil && i < 300; i++ {
 			_ = len(b.Get([]byte(fmt.Sprint(i))))

@@ -1,6 +1,8 @@
 package boltdb
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 
@@ -17,32 +19,53 @@ const FormatVersion = 2
 
 // migrations brings a file of the version that is its key to the next one. All steps that a file needs, and its new
 // version, are one transaction: a file is never half migrated, and a failed step leaves it as it was.
-var migrations = map[uint64]func(tx *bbolt.Tx) error{
-	// Where new namespaces lie; the old ones stay where they are.
-	1: func(*bbolt.Tx) error { return nil },
-}
+var migrations = map[uint64]func(tx *bbolt.Tx) error{}
 
 var (
-	bucketFormat  = []byte("format")
-	keyVersion    = []byte("version")
-	keyWriteProbe = []byte("probe")
+	bucketFormat   = []byte("format")
+	keyVersion     = []byte("version")
+	keyIncarnation = []byte("incarnation")
+	keyWriteProbe  = []byte("probe")
 )
 
+// incarnationSize is in bytes.
+const incarnationSize = 8
+
+// newIncarnation gives the file in tx an incarnation of its own.
+func newIncarnation(tx *bbolt.Tx) error {
+	id := make([]byte, incarnationSize)
+	if _, err := rand.Read(id); err != nil {
+		return err
+	}
+	return tx.Bucket(bucketFormat).Put(keyIncarnation, id)
+}
+
+// readIncarnation returns the file's incarnation, or nil if it has none.
+func readIncarnation(tx *bbolt.Tx) ([]byte, error) {
+	id := tx.Bucket(bucketFormat).Get(keyIncarnation)
+	if id != nil && len(id) != incarnationSize {
+		return nil, fmt.Errorf("%w: its incarnation takes %d bytes, want %d", ErrFormat, len(id), incarnationSize)
+	}
+	return bytes.Clone(id), nil
+}
+
 // ensureFormat makes sure that a file is of the wanted version: it writes that into a new one, and takes the steps from
-// an older one.
-func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt.Tx) error) error {
+// an older one. It returns the file's incarnation.
+func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt.Tx) error) (incarnation []byte, err error) {
 	var found uint64 // 0: the file is new
-	err := bolt.View(func(tx *bbolt.Tx) (err error) {
-		found, err = readVersion(tx)
+	err = bolt.View(func(tx *bbolt.Tx) (err error) {
+		if found, err = readVersion(tx); err == nil && found != 0 {
+			incarnation, err = readIncarnation(tx)
+		}
 		return err
 	})
-	if err != nil || found == wanted {
-		return err
+	if err != nil || found == wanted && incarnation != nil {
+		return incarnation, err
 	}
 	if found > wanted {
-		return fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, found, wanted)
+		return nil, fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, found, wanted)
 	}
-	return bolt.Update(func(tx *bbolt.Tx) error {
+	err = bolt.Update(func(tx *bbolt.Tx) error {
 		for v := found; v > 0 && v < wanted; v++ {
 			step := steps[v]
 			if step == nil {
@@ -56,8 +79,15 @@ func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt
 		if err != nil {
 			return err
 		}
+		if incarnation == nil {
+			if err := newIncarnation(tx); err != nil {
+				return err
+			}
+			incarnation, _ = readIncarnation(tx)
+		}
 		return b.Put(keyVersion, binary.BigEndian.AppendUint64(nil, wanted))
 	})
+	return incarnation, err
 }
 
 // readVersion returns the file's version, or 0 if nothing was ever stored in it.

@@ -9,13 +9,22 @@ import (
 	"go.etcd.io/bbolt"
 )
 
+func ensure(t *testing.T, db *bbolt.DB, version uint64, steps map[uint64]func(*bbolt.Tx) error) {
+	t.Helper()
+	_, err := ensureFormat(db, version, steps)
+	require.NoError(t, err)
+}
+
+// oldestFormat is that of the oldest files that can be opened.
+const oldestFormat = 2
+
 // The first step of a migration must find the path paved.
 func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 	fresh := func(t *testing.T) *bbolt.DB {
 		db, err := bbolt.Open(filepath.Join(t.TempDir(), "test.db"), 0o600, nil)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		require.NoError(t, ensureFormat(db, 1, nil))
+		ensure(t, db, 1, nil)
 		return db
 	}
 	version := func(db *bbolt.DB) (v uint64) {
@@ -32,17 +41,17 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 
 	t.Run("in steps", func(t *testing.T) {
 		db := fresh(t)
-		require.NoError(t, ensureFormat(db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: mark("two")}))
+		ensure(t, db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: mark("two")})
 		require.EqualValues(t, 3, version(db))
 		require.True(t, has(db, "one") && has(db, "two"))
-		err := ensureFormat(db, 2, nil)
+		_, err := ensureFormat(db, 2, nil)
 		require.ErrorIs(t, err, ErrFormat)
 		require.ErrorContains(t, err, "written by a newer dapr-bolt: it has format 3, this build reads up to format 2")
 	})
 	t.Run("or not at all", func(t *testing.T) {
 		db := fresh(t)
 		failed := errors.New("no")
-		err := ensureFormat(db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: func(*bbolt.Tx) error { return failed }})
+		_, err := ensureFormat(db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: func(*bbolt.Tx) error { return failed }})
 		require.ErrorIs(t, err, failed)
 		require.ErrorContains(t, err, "bring it from format 2 to 3")
 		require.EqualValues(t, 1, version(db))
@@ -50,9 +59,10 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 	})
 	t.Run("a step that is missing", func(t *testing.T) {
 		db := fresh(t)
-		require.ErrorContains(t, ensureFormat(db, 2, nil), "it has format 1, which this build cannot bring to format 2")
+		_, err := ensureFormat(db, 2, nil)
+		require.ErrorContains(t, err, "it has format 1, which this build cannot bring to format 2")
 	})
-	for v := uint64(1); v < FormatVersion; v++ {
+	for v := uint64(oldestFormat); v < FormatVersion; v++ {
 		require.NotNil(t, migrations[v], "format %d", v)
 	}
 }

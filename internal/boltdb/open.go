@@ -17,6 +17,27 @@ import (
 // lockPoll is how often a file that another process holds is tried again.
 const lockPoll = 10 * time.Millisecond
 
+// openPath opens the file and makes sure that it is still the one that the path names. A lock belongs to a file, not to
+// its name: whoever waited for the lock while Compact put a new file in its place would get the lock on the old one, and
+// all that it then wrote would be gone.
+func (db *DB) openPath(ctx context.Context) error {
+	for {
+		if err := db.open(ctx); err != nil {
+			return err
+		}
+		opened, err := db.file.Stat()
+		if err == nil {
+			var named os.FileInfo
+			if named, err = os.Stat(db.path); err == nil && os.SameFile(opened, named) {
+				return nil
+			}
+		}
+		if err := errors.Join(err, db.bolt.Close()); err != nil {
+			return fmt.Errorf("open database %s: %w", db.path, err)
+		}
+	}
+}
+
 // open opens the file and makes sure that it can be used.
 func (db *DB) open(ctx context.Context) error {
 	bolt, file, err := db.openBolt(ctx)
@@ -68,7 +89,7 @@ func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err 
 		return nil, nil, err
 	}
 	bolt.NoFreelistSync = false
-	if err := ensureFormat(bolt, FormatVersion, migrations); err != nil {
+	if db.incarnation, err = ensureFormat(bolt, FormatVersion, migrations); err != nil {
 		return bolt, file, err
 	}
 	return bolt, file, db.spare.find(bolt)

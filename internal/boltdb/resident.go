@@ -3,8 +3,6 @@ package boltdb
 import (
 	"errors"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 const (
@@ -45,7 +43,7 @@ func (db *DB) BoundResident() {
 
 // releaseResident gives back all mapped pages. The transaction keeps the mapping where it is.
 func (db *DB) releaseResident() error {
-	err := db.View(func(tx *bbolt.Tx) error { return releasePages(db.bolt.Info().Data, tx.Size()) })
+	err := db.View(func(tx *Tx) error { return releasePages(db.bolt.Info().Data, tx.Size()) })
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}

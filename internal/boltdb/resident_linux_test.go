@@ -5,14 +5,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 )
 
 func TestMappedPagesAreGivenBack(t *testing.T) {
 	db := open(t)
 	const total = 48 << 20
 	value := string(make([]byte, 64<<10))
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 		for i := range total / len(value) {
 			if err := put(fmt.Sprint(i), value)(tx); err != nil {
 				return err
@@ -22,7 +21,7 @@ func TestMappedPagesAreGivenBack(t *testing.T) {
 	}))
 	readAll := func() {
 		sum := 0
-		require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+		require.NoError(t, db.View(func(tx *Tx) error {
 			return tx.Bucket(testBucket).ForEach(func(_, v []byte) error {
 				for i := 0; i < len(v); i += 4096 {
 					sum += int(v[i]) + 1

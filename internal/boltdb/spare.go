@@ -19,8 +19,8 @@ import (
 // bucket that nobody asks for, so the format's version stays.
 var bucketSpare = []byte("spare")
 
-// IsSpare says whether a top-level bucket holds free space instead of data.
-func IsSpare(name []byte) bool { return bytes.Equal(name, bucketSpare) }
+// isSpare says whether a top-level bucket holds free space instead of data.
+func isSpare(name []byte) bool { return bytes.Equal(name, bucketSpare) }
 
 const (
 	// parkBytes is how much is parked after one commit, and the most that is in one piece: room for a value of 4 MiB, the

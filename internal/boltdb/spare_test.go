@@ -31,7 +31,7 @@ func look(t *testing.T, db *DB) (s space) {
 	t.Helper()
 	nothing := errors.New("wrote nothing")
 	var problem error
-	require.ErrorIs(t, db.Update(t.Context(), func(*bbolt.Tx) error {
+	require.ErrorIs(t, db.Update(t.Context(), func(*Tx) error {
 		last, _, _ := lastMetas(db.file, db.spare.pageSize)
 		s = space{all: int(last.highWater), held: db.spare.held, unlisted: last.freelist == noFreelist}
 		if !s.unlisted {
@@ -49,7 +49,7 @@ func look(t *testing.T, db *DB) (s space) {
 func crash(t *testing.T, db *DB) {
 	t.Helper()
 	nothing := errors.New("wrote nothing")
-	require.ErrorIs(t, db.Update(t.Context(), func(*bbolt.Tx) error {
+	require.ErrorIs(t, db.Update(t.Context(), func(*Tx) error {
 		db.suspect = true // the writer writes no more
 		return nothing
 	}), nothing)
@@ -76,10 +76,10 @@ func number(i int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(i))
 // fillRange and dropRange work on entries of which three take a page.
 func fillRange(t testing.TB, db *DB, from, to int) {
 	t.Helper()
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 		b, err := tx.CreateBucketIfNotExists(testBucket)
 		require.NoError(t, err)
-		b.FillPercent = 1
+		b.SetFillPercent(1)
 		for i := from; i < to; i++ {
 			require.NoError(t, b.Put(number(i), zeros[:1300]))
 		}
@@ -89,7 +89,7 @@ func fillRange(t testing.TB, db *DB, from, to int) {
 
 func dropRange(t testing.TB, db *DB, from, to int) {
 	t.Helper()
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 		for i := from; i < to; i++ {
 			require.NoError(t, tx.Bucket(testBucket).Delete(number(i)))
 		}
@@ -171,7 +171,7 @@ func TestScatteredFreePagesAreParked(t *testing.T) {
 	full := look(t, db).all
 	order := rand.New(rand.NewPCG(1, 2)).Perm(pages)
 	for i := 0; i < len(order)*3/4; i += 80 {
-		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 			for _, page := range order[i : i+80] {
 				for entry := range 3 {
 					require.NoError(t, tx.Bucket(testBucket).Delete(number(3*page+entry)))
@@ -199,7 +199,7 @@ func TestParkingBesideReaders(t *testing.T) {
 	var reader *bbolt.Tx
 	defer func() { _ = reader.Rollback() }() // or else the file could not be closed
 	for i := 0; i < 3*pages; i += 600 {
-		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 			for entry := i; entry < i+600; entry++ {
 				if err := tx.Bucket(testBucket).Delete(number(entry)); err != nil {
 					return Dirty(err)
@@ -354,7 +354,7 @@ func TestSpareModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"put": func(rt *rapid.T) {
 				values := batch.Draw(rt, "values")
-				require.NoError(rt, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+				require.NoError(rt, db.Update(t.Context(), func(tx *Tx) error {
 					b, err := tx.CreateBucketIfNotExists(testBucket)
 					require.NoError(rt, err)
 					for _, v := range values {
@@ -371,7 +371,7 @@ func TestSpareModel(t *testing.T) {
 			"delete": func(rt *rapid.T) {
 				from := rapid.IntRange(0, 40).Draw(rt, "from")
 				to := rapid.IntRange(from, 41).Draw(rt, "to")
-				require.NoError(rt, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+				require.NoError(rt, db.Update(t.Context(), func(tx *Tx) error {
 					b, err := tx.CreateBucketIfNotExists(testBucket)
 					require.NoError(rt, err)
 					for i := from; i < to; i++ {
@@ -401,7 +401,7 @@ func TestSpareModel(t *testing.T) {
 					parked++
 				}
 				require.LessOrEqual(rt, s.all*db.spare.pageSize, 2*most+32<<20)
-				require.NoError(rt, db.View(func(tx *bbolt.Tx) error {
+				require.NoError(rt, db.View(func(tx *Tx) error {
 					b := tx.Bucket(testBucket)
 					if b == nil {
 						return nil
@@ -420,7 +420,7 @@ func TestSpareModel(t *testing.T) {
 			},
 		})
 		for range look(t, db).list/16 + 10 {
-			require.NoError(rt, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+			require.NoError(rt, db.Update(t.Context(), func(tx *Tx) error {
 				_, err := tx.CreateBucketIfNotExists([]byte("small"))
 				return err
 			}))

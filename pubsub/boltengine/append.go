@@ -7,8 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -29,7 +28,7 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 	}
 
 	results := make([]pubsub.AppendResult, len(entries))
-	err := e.update(ctx, false, func(tx *bbolt.Tx, b *buckets) error {
+	err := e.update(ctx, false, func(tx *boltdb.Tx, b *buckets) error {
 		clear(results)
 		e.seen.join(tx)
 		return e.append(b, topic, entries, encoded, keys, results, opts, now)
@@ -145,7 +144,7 @@ func (b *buckets) appendLog(t *topicRecord, event []byte) error {
 	t.Last++
 	t.Bytes += int64(len(event))
 	key := sequenceKey(t.ID, t.Last)
-	b.log().FillPercent = sequentialFill
+	b.log().SetFillPercent(sequentialFill)
 	return b.log().Put(key, event)
 }
 
@@ -162,7 +161,7 @@ func (b *buckets) delay(topic uint32, event []byte, due time.Time) error {
 
 // Promote implements pubsub.Engine.
 func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error) {
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
+	err = e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
 		topics = nil
 		var due [][]byte
 		var err error

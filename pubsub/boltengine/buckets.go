@@ -5,40 +5,39 @@ import (
 	"fmt"
 	"math"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // buckets are the namespace's, in one transaction. Each is opened when it is first asked for: opening the few that a
 // publish does not need would cost it as much as writing to those that it does.
 type buckets struct {
-	namespace *bbolt.Bucket
-	opened    struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids *bbolt.Bucket }
+	namespace *boltdb.Bucket
+	opened    struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids *boltdb.Bucket }
 	// known are topics as the write transaction has left them so far; nil in one that only reads.
 	known map[string]topicRecord
 }
 
-func (e *Engine) in(tx *bbolt.Tx) *buckets {
+func (e *Engine) in(tx *boltdb.Tx) *buckets {
 	return &buckets{namespace: e.bucket.In(tx)}
 }
 
-func (b *buckets) open(opened **bbolt.Bucket, name []byte) *bbolt.Bucket {
+func (b *buckets) open(opened **boltdb.Bucket, name []byte) *boltdb.Bucket {
 	if *opened == nil {
 		*opened = b.namespace.Bucket(name)
 	}
 	return *opened
 }
 
-func (b *buckets) topics() *bbolt.Bucket   { return b.open(&b.opened.topics, bucketTopics) }
-func (b *buckets) patterns() *bbolt.Bucket { return b.open(&b.opened.patterns, bucketPatterns) }
-func (b *buckets) groups() *bbolt.Bucket   { return b.open(&b.opened.groups, bucketGroups) }
-func (b *buckets) log() *bbolt.Bucket      { return b.open(&b.opened.log, bucketLog) }
-func (b *buckets) delayed() *bbolt.Bucket  { return b.open(&b.opened.delayed, bucketDelayed) }
-func (b *buckets) done() *bbolt.Bucket     { return b.open(&b.opened.done, bucketDone) }
-func (b *buckets) retry() *bbolt.Bucket    { return b.open(&b.opened.retry, bucketRetry) }
-func (b *buckets) dead() *bbolt.Bucket     { return b.open(&b.opened.dead, bucketDead) }
-func (b *buckets) ids() *bbolt.Bucket      { return b.open(&b.opened.ids, bucketIDs) }
+func (b *buckets) topics() *boltdb.Bucket   { return b.open(&b.opened.topics, bucketTopics) }
+func (b *buckets) patterns() *boltdb.Bucket { return b.open(&b.opened.patterns, bucketPatterns) }
+func (b *buckets) groups() *boltdb.Bucket   { return b.open(&b.opened.groups, bucketGroups) }
+func (b *buckets) log() *boltdb.Bucket      { return b.open(&b.opened.log, bucketLog) }
+func (b *buckets) delayed() *boltdb.Bucket  { return b.open(&b.opened.delayed, bucketDelayed) }
+func (b *buckets) done() *boltdb.Bucket     { return b.open(&b.opened.done, bucketDone) }
+func (b *buckets) retry() *boltdb.Bucket    { return b.open(&b.opened.retry, bucketRetry) }
+func (b *buckets) dead() *boltdb.Bucket     { return b.open(&b.opened.dead, bucketDead) }
+func (b *buckets) ids() *boltdb.Bucket      { return b.open(&b.opened.ids, bucketIDs) }
 
 func (b *buckets) topic(name string) (topicRecord, bool, error) {
 	if t, ok := b.known[name]; ok {
@@ -81,7 +80,7 @@ func (b *buckets) putGroup(topic uint32, name string, g groupRecord) error {
 	return put(b.groups(), groupKey(topic, name), g)
 }
 
-func put(b *bbolt.Bucket, key []byte, record any) error {
+func put(b *boltdb.Bucket, key []byte, record any) error {
 	raw, err := encode(record, 0)
 	if err != nil {
 		return err
@@ -153,7 +152,7 @@ func (b *buckets) ensureGroup(t topicRecord, name string, policy pubsub.DeliverP
 // countTopics goes by their numbers: no topic is ever removed.
 func (b *buckets) countTopics() uint64 { return b.topics().Sequence() }
 
-func nextID(b *bbolt.Bucket) (uint32, error) {
+func nextID(b *boltdb.Bucket) (uint32, error) {
 	n, err := b.NextSequence()
 	if err != nil {
 		return 0, err

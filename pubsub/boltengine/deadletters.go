@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -112,7 +111,7 @@ func (e *Engine) DeadLetter(_ context.Context, id uint64) (d pubsub.DeadLetter, 
 
 // Redrive implements pubsub.Engine.
 func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.DeadLetter, err error) {
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
+	err = e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
 		moved = nil
 		for _, id := range ids {
 			r, ok := b.deadRecord(id)
@@ -154,7 +153,7 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 
 // Purge implements pubsub.Engine.
 func (e *Engine) Purge(ctx context.Context, ids []uint64) (purged int, err error) {
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
+	err = e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
 		purged = 0
 		for _, id := range ids {
 			if b.dead().Get(deadKey(id)) == nil {

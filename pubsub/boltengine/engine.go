@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -31,7 +29,7 @@ type Engine struct {
 
 	// tx is the write transaction that runs, or the last one if it was rolled back, and writing its buckets. They are the
 	// writer's alone.
-	tx      *bbolt.Tx
+	tx      *boltdb.Tx
 	writing *buckets
 }
 
@@ -41,7 +39,7 @@ var _ pubsub.Engine = (*Engine)(nil)
 // engine is to be used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
-	err := db.Update(ctx, func(tx *bbolt.Tx) error {
+	err := db.Update(ctx, func(tx *boltdb.Tx) error {
 		namespace, err := e.bucket.Create(tx)
 		if err != nil {
 			return boltdb.Dirty(err)
@@ -64,17 +62,17 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 
 // read runs fn on a snapshot.
 func (e *Engine) read(fn func(b *buckets) error) error {
-	return e.db.View(func(tx *bbolt.Tx) error { return fn(e.in(tx)) })
+	return e.db.View(func(tx *boltdb.Tx) error { return fn(e.in(tx)) })
 }
 
 // update runs fn in a shared write transaction. fn may return errUnchanged or a refusal as long as it has written
 // nothing; any other error is taken to have come after a write.
-func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, b *buckets) error) error {
+func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *boltdb.Tx, b *buckets) error) error {
 	run := e.db.Update
 	if lazily {
 		run = e.db.UpdateLazily
 	}
-	err := run(ctx, func(tx *bbolt.Tx) error {
+	err := run(ctx, func(tx *boltdb.Tx) error {
 		err := fn(tx, e.join(tx))
 		if refused, ok := err.(refusal); ok {
 			return refused.error
@@ -91,7 +89,7 @@ func (e *Engine) update(ctx context.Context, lazily bool, fn func(tx *bbolt.Tx, 
 }
 
 // join returns the buckets that all functions of a write transaction share.
-func (e *Engine) join(tx *bbolt.Tx) *buckets {
+func (e *Engine) join(tx *boltdb.Tx) *buckets {
 	if e.tx != tx {
 		e.tx, e.writing = tx, e.in(tx)
 		e.writing.known = map[string]topicRecord{}
@@ -105,7 +103,7 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 	if pubsub.IsPattern(topic) {
 		return 0, e.openPattern(ctx, topic, group, policy, limits)
 	}
-	err = e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
+	err = e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
 		t, ok, err := b.topic(topic)
 		if err != nil {
 			return err
@@ -136,7 +134,7 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 }
 
 func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy pubsub.DeliverPolicy, limits pubsub.NameLimits) error {
-	return e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
+	return e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
 		key := patternKey(group, pattern)
 		if b.patterns().Get(key) != nil {
 			return errUnchanged
@@ -182,7 +180,7 @@ func (e *Engine) Topics(context.Context) (names []string, err error) {
 // topics that match is removed topic by topic.
 func (e *Engine) RemoveGroup(ctx context.Context, topic, group string) error {
 	found := false
-	err := e.update(ctx, false, func(_ *bbolt.Tx, b *buckets) error {
+	err := e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
 		found = false
 		if pubsub.IsPattern(topic) {
 			key := patternKey(group, topic)
@@ -204,7 +202,7 @@ func (e *Engine) RemoveGroup(ctx context.Context, topic, group string) error {
 		if err := b.groups().Delete(groupKey(t.ID, group)); err != nil {
 			return err
 		}
-		for _, sub := range []*bbolt.Bucket{b.done(), b.retry()} {
+		for _, sub := range []*boltdb.Bucket{b.done(), b.retry()} {
 			if err := deletePrefix(sub, idKey(g.ID)); err != nil {
 				return err
 			}
@@ -228,7 +226,7 @@ func orUnchanged(err error) error {
 	return err
 }
 
-func deletePrefix(b *bbolt.Bucket, prefix []byte) error {
+func deletePrefix(b *boltdb.Bucket, prefix []byte) error {
 	var keys [][]byte
 	c := b.Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {

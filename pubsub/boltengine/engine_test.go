@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -69,7 +68,7 @@ func unclaimed(string, string) bool { return false }
 func counts(t *testing.T, e *Engine, db *boltdb.DB) map[string]int {
 	t.Helper()
 	n := map[string]int{}
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, db.View(func(tx *boltdb.Tx) error {
 		for _, name := range allBuckets {
 			require.NoError(t, e.bucket.In(tx).Bucket(name).ForEach(func(_, _ []byte) error { n[string(name)]++; return nil }))
 		}
@@ -106,7 +105,7 @@ func TestATransactionThatWasRolledBackLeavesNothingInMemory(t *testing.T) {
 	var wg sync.WaitGroup
 	run := func(fn func()) { wg.Add(1); go func() { defer wg.Done(); fn() }() }
 	run(func() {
-		_ = db.Update(context.Background(), func(*bbolt.Tx) error { close(started); <-gate; return nil })
+		_ = db.Update(context.Background(), func(*boltdb.Tx) error { close(started); <-gate; return nil })
 	})
 	<-started
 	// The writer takes these up in one transaction, in whichever order; the last one spoils it at first.
@@ -122,7 +121,7 @@ func TestATransactionThatWasRolledBackLeavesNothingInMemory(t *testing.T) {
 	run(func() {
 		joined <- struct{}{}
 		ran := false
-		_ = db.UpdateLazily(context.Background(), func(*bbolt.Tx) error {
+		_ = db.UpdateLazily(context.Background(), func(*boltdb.Tx) error {
 			if ran {
 				return nil
 			}
@@ -205,7 +204,7 @@ func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
 	require.NoError(t, err)
 	settle(t, e, "g", []pubsub.Settlement{{Outcome: pubsub.Retried, Sequence: 1, Due: noon, History: pubsub.History{Deliveries: 1}}})
 	for _, bucket := range []string{"log", "retry"} {
-		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(t.Context(), func(tx *boltdb.Tx) error {
 			b := e.bucket.In(tx).Bucket([]byte(bucket))
 			k, v := b.Cursor().First()
 			return boltdb.Dirty(b.Put(k, append([]byte{99}, v[1:]...)))

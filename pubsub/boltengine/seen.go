@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
 
 // dedupKey is a topic and what identifies an event in it, hashed: with 128 bits, two events of a billion share one with
@@ -31,7 +31,7 @@ func newDedupKey(topic string, key []byte) dedupKey {
 type seenIDs struct {
 	places places
 	staged map[dedupKey]stagedID
-	tx     *bbolt.Tx
+	tx     *boltdb.Tx
 }
 
 type stagedID struct{ number, until uint64 }
@@ -99,7 +99,7 @@ func (e *Engine) fetchIDs(first uint64) error {
 }
 
 // join starts staging for tx, and forgets what a transaction staged that never committed.
-func (s *seenIDs) join(tx *bbolt.Tx) {
+func (s *seenIDs) join(tx *boltdb.Tx) {
 	if s.tx == tx {
 		return
 	}
@@ -115,7 +115,7 @@ func (s *seenIDs) join(tx *bbolt.Tx) {
 }
 
 // open says whether the id's window is still open. stored is false if that rests on the running transaction.
-func (s *seenIDs) open(ids *bbolt.Bucket, k dedupKey, now time.Time) (seen, stored bool) {
+func (s *seenIDs) open(ids *boltdb.Bucket, k dedupKey, now time.Time) (seen, stored bool) {
 	if staged, ok := s.staged[k]; ok && uint64(now.UnixNano()) < staged.until {
 		return true, false
 	}
@@ -125,20 +125,20 @@ func (s *seenIDs) open(ids *bbolt.Bucket, k dedupKey, now time.Time) (seen, stor
 	}), true
 }
 
-func (s *seenIDs) add(ids *bbolt.Bucket, k dedupKey, until time.Time) error {
+func (s *seenIDs) add(ids *boltdb.Bucket, k dedupKey, until time.Time) error {
 	n, err := ids.NextSequence()
 	if err != nil {
 		return err
 	}
 	s.staged[k] = stagedID{n, uint64(until.UnixNano())}
 	v := binary.BigEndian.AppendUint64(make([]byte, 0, seenValueLen), uint64(until.UnixNano()))
-	ids.FillPercent = sequentialFill
+	ids.SetFillPercent(sequentialFill)
 	return ids.Put(idNumberKey(n), append(v, k[:]...))
 }
 
 // sweep forgets at most limit ids from the oldest on, up to one whose window is still open. Where publishers use
 // windows of different lengths, a short one takes its place until the longer ones before it have ended.
-func (s *seenIDs) sweep(tx *bbolt.Tx, ids *bbolt.Bucket, now time.Time, limit int) (removed int, err error) {
+func (s *seenIDs) sweep(tx *boltdb.Tx, ids *boltdb.Bucket, now time.Time, limit int) (removed int, err error) {
 	var ended [][]byte
 	c := ids.Cursor()
 	for k, v := c.First(); k != nil && len(ended) < limit; k, v = c.Next() {

@@ -6,8 +6,7 @@ import (
 	"math"
 	"slices"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -17,7 +16,7 @@ const maxTrim = 4096
 // Settle implements pubsub.Engine.
 func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) (gone []int, err error) {
 	var expired uint64
-	err = e.update(ctx, true, func(_ *bbolt.Tx, b *buckets) error {
+	err = e.update(ctx, true, func(_ *boltdb.Tx, b *buckets) error {
 		gone, expired = nil, 0
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {

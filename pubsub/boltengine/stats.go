@@ -6,8 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -120,7 +119,7 @@ func (b *buckets) countDead() map[groupName]uint64 {
 	return counts
 }
 
-func countPrefix(b *bbolt.Bucket, prefix []byte) (n uint64) {
+func countPrefix(b *boltdb.Bucket, prefix []byte) (n uint64) {
 	c := b.Cursor()
 	for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		n++

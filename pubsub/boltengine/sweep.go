@@ -5,8 +5,7 @@ import (
 	"context"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -16,7 +15,7 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 	if err != nil {
 		return false, err
 	}
-	err = e.update(ctx, true, func(tx *bbolt.Tx, b *buckets) error {
+	err = e.update(ctx, true, func(tx *boltdb.Tx, b *buckets) error {
 		left := limit
 		n, err := e.seen.sweep(tx, b.ids(), now, left)
 		if err != nil {

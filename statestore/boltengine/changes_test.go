@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -25,7 +24,7 @@ func TestACommitWritesItsKeysInOrder(t *testing.T) {
 		w.TTL = time.Duration(1+rand.IntN(1000)) * time.Second
 		tx.Writes = append(tx.Writes, w)
 	}
-	require.NoError(t, r.db.Update(ctx, func(btx *bbolt.Tx) error {
+	require.NoError(t, r.db.Update(ctx, func(btx *boltdb.Tx) error {
 		ns := btx.Bucket([]byte("state/state"))
 		p := newPlan(ns, epoch)
 		require.NoError(t, p.take(&tx))

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -33,13 +31,13 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 	}
 	e := &engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindState, bucket), visitFrom: visitFrom}
 	missing := false
-	err := db.View(func(tx *bbolt.Tx) error {
+	err := db.View(func(tx *boltdb.Tx) error {
 		_, err := e.namespace(tx)
 		missing = err != nil
 		return nil
 	})
 	if err == nil && missing {
-		err = db.Update(context.Background(), func(tx *bbolt.Tx) error {
+		err = db.Update(context.Background(), func(tx *boltdb.Tx) error {
 			_, err := e.bucket.Create(tx)
 			return boltdb.Dirty(err)
 		})
@@ -50,7 +48,7 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 	return e, nil
 }
 
-func (e *engine) namespace(tx *bbolt.Tx) (*bbolt.Bucket, error) {
+func (e *engine) namespace(tx *boltdb.Tx) (*boltdb.Bucket, error) {
 	if ns := e.bucket.In(tx); ns != nil {
 		return ns, nil
 	}
@@ -63,7 +61,7 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 		return nil, err
 	}
 	items := make([]statestore.Item, len(keys))
-	err := e.db.View(func(tx *bbolt.Tx) error {
+	err := e.db.View(func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
@@ -80,7 +78,7 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	return items, nil
 }
 
-func get(ns *bbolt.Bucket, key string, room int, now time.Time) statestore.Item {
+func get(ns *boltdb.Bucket, key string, room int, now time.Time) statestore.Item {
 	var buf [128]byte
 	raw := ns.Get(valueKey(buf[:0], key))
 	if raw == nil {
@@ -104,7 +102,7 @@ var errNothing = errors.New("nothing to write")
 func (e *engine) Apply(ctx context.Context, transactions []statestore.Transaction, now func() time.Time) ([]error, error) {
 	var outcomes []error
 	e.visit(transactions)
-	err := e.db.Update(ctx, func(tx *bbolt.Tx) error {
+	err := e.db.Update(ctx, func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err

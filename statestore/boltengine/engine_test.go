@@ -8,7 +8,6 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -57,7 +56,7 @@ func (r *rig) close(t require.TestingT) {
 // count returns how many keys of each kind are on disk.
 func (r *rig) count(t require.TestingT) map[byte]int {
 	n := make(map[byte]int)
-	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, r.db.View(func(tx *boltdb.Tx) error {
 		return tx.Bucket([]byte("state/state")).ForEach(func(k, _ []byte) error {
 			n[k[0]]++
 			return nil
@@ -68,7 +67,7 @@ func (r *rig) count(t require.TestingT) map[byte]int {
 
 // put writes raw bytes under a raw key.
 func (r *rig) put(t require.TestingT, k, v []byte) {
-	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
+	require.NoError(t, r.db.Update(ctx, func(tx *boltdb.Tx) error {
 		return boltdb.Dirty(tx.Bucket([]byte("state/state")).Put(k, v))
 	}))
 }
@@ -197,7 +196,7 @@ func TestSweepPassesDamage(t *testing.T) {
 	r.put(t, valueKey(nil, "bad"), []byte{1, 0xff})
 	r.put(t, timeKey(prefixExpiry, epoch.UnixNano(), "bad"), nil)
 	r.put(t, []byte{prefixExpiry, 1, 2}, nil)
-	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
+	require.NoError(t, r.db.Update(ctx, func(tx *boltdb.Tx) error {
 		ns := tx.Bucket([]byte("state/state"))
 		k, _ := ns.Cursor().Seek([]byte{prefixIdempotency})
 		return boltdb.Dirty(ns.Put(append([]byte(nil), k...), []byte{1, 0xff}))
@@ -245,7 +244,7 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 
 // holds says whether a raw key is on disk.
 func (r *rig) holds(t require.TestingT, k []byte) (found bool) {
-	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, r.db.View(func(tx *boltdb.Tx) error {
 		found = tx.Bucket([]byte("state/state")).Get(k) != nil
 		return nil
 	}))
@@ -286,6 +285,6 @@ func TestAFailedCallSpendsNoCommit(t *testing.T) {
 }
 
 func (r *rig) txid(t require.TestingT) (id int) {
-	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }))
+	require.NoError(t, r.db.View(func(tx *boltdb.Tx) error { id = tx.ID(); return nil }))
 	return id
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -27,7 +28,7 @@ func TestAnImportPacksItsPages(t *testing.T) {
 			}
 		}
 		var s bbolt.BucketStats
-		require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
+		require.NoError(t, r.db.View(func(tx *boltdb.Tx) error {
 			s = tx.Bucket([]byte("state/state")).Stats()
 			return nil
 		}))

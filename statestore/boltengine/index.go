@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -26,7 +24,7 @@ type index struct {
 }
 
 // loadIndexes returns the indexes of a cursor's namespace, by id. One that cannot be read is no use to anyone: it is there to be removed.
-func loadIndexes(c *bbolt.Cursor) []*index {
+func loadIndexes(c boltdb.Cursor) []*index {
 	var all []*index
 	for k, v := c.Seek([]byte{prefixIndex}); len(k) > 0 && k[0] == prefixIndex; k, v = c.Next() {
 		if len(k) != 1+indexIDSize {
@@ -46,7 +44,7 @@ func loadIndexes(c *bbolt.Cursor) []*index {
 }
 
 // keptIndexes returns those that writes must keep right.
-func keptIndexes(c *bbolt.Cursor) []*index {
+func keptIndexes(c boltdb.Cursor) []*index {
 	return slices.DeleteFunc(loadIndexes(c), func(x *index) bool { return x.State == indexRemoving })
 }
 
@@ -106,7 +104,7 @@ func storedValue(raw []byte) []byte {
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
 	idle := false
-	err := e.db.View(func(tx *bbolt.Tx) error {
+	err := e.db.View(func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
@@ -121,7 +119,7 @@ func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Ti
 		return statestore.IndexProgress{}, err
 	}
 	var progress statestore.IndexProgress
-	err = e.db.UpdateLazily(ctx, func(tx *bbolt.Tx) error {
+	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
@@ -148,7 +146,7 @@ func sortOut(all []*index, paths []string) (missing []string, begun []*index) {
 	return missing, begun
 }
 
-func buildStep(ns *bbolt.Bucket, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
+func buildStep(ns *boltdb.Bucket, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
 	all := loadIndexes(ns.Cursor())
 	missing, begun := sortOut(all, paths)
 	id := uint32(1)
@@ -183,7 +181,7 @@ func buildStep(ns *bbolt.Bucket, paths []string, until time.Time, limit int) (st
 }
 
 // build moves the cursor on and lists the entries for the values that it passed. Values that cannot be read have none.
-func (x *index) build(ns *bbolt.Bucket, limit int, to *changes) {
+func (x *index) build(ns *boltdb.Bucket, limit int, to *changes) {
 	x.unsaved = true
 	size := 0
 	c := ns.Cursor()
@@ -204,7 +202,7 @@ func (x *index) build(ns *bbolt.Bucket, limit int, to *changes) {
 }
 
 // seekAfter finds the first key after k.
-func seekAfter(c *bbolt.Cursor, k []byte) ([]byte, []byte) {
+func seekAfter(c boltdb.Cursor, k []byte) ([]byte, []byte) {
 	found, v := c.Seek(k)
 	if bytes.Equal(found, k) {
 		return c.Next()
@@ -213,7 +211,7 @@ func seekAfter(c *bbolt.Cursor, k []byte) ([]byte, []byte) {
 }
 
 // expiredIndexes returns those that are to be removed by now.
-func expiredIndexes(ns *bbolt.Bucket, now time.Time) []*index {
+func expiredIndexes(ns *boltdb.Bucket, now time.Time) []*index {
 	return slices.DeleteFunc(loadIndexes(ns.Cursor()), func(x *index) bool {
 		return x.State != indexRemoving && !expired(x.ExpiresAt, now)
 	})
@@ -221,7 +219,7 @@ func expiredIndexes(ns *bbolt.Bucket, now time.Time) []*index {
 
 // remove lists up to limit entries of an index that has expired, and the index itself once none is left. It returns how
 // many that is, and whether there are more.
-func (x *index) remove(ns *bbolt.Bucket, limit int, to *changes) (removed int, more bool) {
+func (x *index) remove(ns *boltdb.Bucket, limit int, to *changes) (removed int, more bool) {
 	prefix := indexEntryPrefix(x.id)
 	c := ns.Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {

@@ -7,15 +7,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // requireIndexesRight compares each complete index with what it must hold, and sees that no entry is left of indexes
 // that are gone.
 func requireIndexesRight(t require.TestingT, r *rig) {
-	require.NoError(t, r.db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, r.db.View(func(tx *boltdb.Tx) error {
 		ns := tx.Bucket([]byte("state/state"))
 		known := map[string]bool{}
 		for _, x := range loadIndexes(ns.Cursor()) {
@@ -155,7 +155,7 @@ func TestAnIndexAnswersAsAScanDoes(t *testing.T) {
 
 // forget takes a key's entries out of all indexes.
 func (r *rig) forget(t require.TestingT, key string) {
-	require.NoError(t, r.db.Update(ctx, func(tx *bbolt.Tx) error {
+	require.NoError(t, r.db.Update(ctx, func(tx *boltdb.Tx) error {
 		ns := tx.Bucket([]byte("state/state"))
 		var doomed [][]byte
 		c := ns.Cursor()

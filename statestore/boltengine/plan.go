@@ -4,15 +4,14 @@ import (
 	"crypto/sha256"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // plan decides the outcomes of transactions in memory, over what is on disk. That keeps all checks before the first write,
 // which a shared commit asks for, and writes a key once however often it is changed.
 type plan struct {
-	ns      *bbolt.Bucket
+	ns      *boltdb.Bucket
 	now     time.Time
 	version uint64 // the newest that was given out
 	keys    map[string]*plannedKey
@@ -34,7 +33,7 @@ type plannedKey struct {
 // plannedID is an idempotency key: until when it is remembered on disk and after the transactions so far; 0: it is not.
 type plannedID struct{ disk, until int64 }
 
-func newPlan(ns *bbolt.Bucket, now time.Time) *plan {
+func newPlan(ns *boltdb.Bucket, now time.Time) *plan {
 	return &plan{ns: ns, now: now, version: ns.Sequence(), keys: make(map[string]*plannedKey, 1)}
 }
 
@@ -174,7 +173,7 @@ func (p *plan) changes() (changes, error) {
 // write makes the changes that the plan has listed.
 func (p *plan) write(c changes) error {
 	if p.dense() {
-		p.ns.FillPercent = denseFill
+		p.ns.SetFillPercent(denseFill)
 	}
 	if err := c.write(p.ns); err != nil || p.version == p.ns.Sequence() {
 		return err

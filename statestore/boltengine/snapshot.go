@@ -7,8 +7,7 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -24,7 +23,7 @@ func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Sna
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return e.db.View(func(tx *bbolt.Tx) error {
+	return e.db.View(func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
@@ -36,7 +35,7 @@ func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Sna
 // snapshot is a read transaction.
 type snapshot struct {
 	ctx    context.Context
-	ns     *bbolt.Bucket
+	ns     *boltdb.Bucket
 	now    time.Time
 	passed int // since the context was last looked at, in bytes
 	// indexes are loaded by the first who asks.

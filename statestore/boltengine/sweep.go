@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -20,7 +18,7 @@ const sweepBytes = 4 << 20
 // Sweep implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
 	idle := false
-	err = e.db.View(func(tx *bbolt.Tx) error {
+	err = e.db.View(func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
@@ -34,7 +32,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 		return 0, false, err
 	}
 	var s sweep
-	err = e.db.UpdateLazily(ctx, func(tx *bbolt.Tx) error {
+	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err
@@ -54,7 +52,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 
 // sweep lists what one commit removes.
 type sweep struct {
-	ns      *bbolt.Bucket
+	ns      *boltdb.Bucket
 	now     time.Time
 	limit   int
 	indexes []*index // that are kept

@@ -1,8 +1,7 @@
 package boltengine
 
 import (
-	"go.etcd.io/bbolt"
-
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -18,7 +17,7 @@ func (e *engine) visit(transactions []statestore.Transaction) (visited int) {
 		return 0
 	}
 	// What is wrong here is wrong for the writer too, who reports it.
-	_ = e.db.View(func(tx *bbolt.Tx) error {
+	_ = e.db.View(func(tx *boltdb.Tx) error {
 		ns, err := e.namespace(tx)
 		if err != nil {
 			return err

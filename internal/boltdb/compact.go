@@ -1,4 +1,4 @@
-package databases
+package boltdb
 
 import (
 	"context"
@@ -9,15 +9,13 @@ import (
 	"path/filepath"
 
 	"go.etcd.io/bbolt"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
 
 // Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
 // puts that in its place in one step, with the same permissions. An interrupted Compact leaves the file as it was. It
 // returns the sizes in bytes.
 //
-// Errors: fs.ErrNotExist, boltdb.ErrLocked (which names the process that has the file open), boltdb.ErrFormat, and the
+// Errors: fs.ErrNotExist, ErrLocked (which names the process that has the file open), ErrFormat, and the
 // system's.
 func Compact(ctx context.Context, path string) (before, after int64, err error) {
 	defer func() {
@@ -37,7 +35,7 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	if !info.Mode().IsRegular() {
 		return 0, 0, fmt.Errorf("%s: %w: it is not a file", path, fs.ErrInvalid)
 	}
-	db, err := openFile(ctx, path, boltdb.Options{LockTimeout: lockPatience})
+	db, err := Open(ctx, path, Options{LockTimeout: lockPatience})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -67,14 +65,14 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 }
 
 // copyInto fills the empty file at path with what db holds and syncs it.
-func copyInto(ctx context.Context, path string, db *boltdb.DB) (err error) {
-	return db.View(func(tx *bbolt.Tx) (err error) {
-		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: tx.DB().Info().PageSize})
+func copyInto(ctx context.Context, path string, db *DB) (err error) {
+	return db.View(func(tx *Tx) (err error) {
+		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: db.bolt.Info().PageSize})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, dst.Close()) }()
-		if err := copyData(ctx, dst, tx); err != nil {
+		if err := copyData(ctx, dst, tx.tx); err != nil {
 			return err
 		}
 		return dst.Sync()

@@ -1,4 +1,4 @@
-package databases
+package boltdb
 
 import (
 	"context"
@@ -9,15 +9,13 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
 
 // lockPatience is how long Check and Compact wait for a process that is just letting go of the file.
 const lockPatience = time.Second
 
 // Check reads every page of the database file at path, which no process may have open, changes nothing, and calls
-// problem for everything that is damaged. The error is for when the file could not be read, such as boltdb.ErrLocked.
+// problem for everything that is damaged. The error is for when the file could not be read, such as ErrLocked.
 //
 // bbolt trusts what it reads. A damaged file can make this call report the consequences of one bad number by the
 // billion, or end the process with a fault that no code can recover: whoever must survive that runs Check in a process
@@ -31,11 +29,11 @@ func Check(ctx context.Context, path string, problem func(error)) error {
 		return fmt.Errorf("check database: %s is not a file", path)
 	}
 	if info.Size() == 0 {
-		problem(fmt.Errorf("%w: the file is empty", boltdb.ErrFormat))
+		problem(fmt.Errorf("%w: the file is empty", ErrFormat))
 		return nil
 	}
 	db, err := openReadOnly(ctx, path)
-	if errors.Is(err, boltdb.ErrFormat) {
+	if errors.Is(err, ErrFormat) {
 		problem(err)
 		return nil
 	}
@@ -63,7 +61,7 @@ func Check(ctx context.Context, path string, problem func(error)) error {
 func openReadOnly(ctx context.Context, path string) (db *bbolt.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("%w: %v", boltdb.ErrFormat, p)
+			db, err = nil, fmt.Errorf("%w: %v", ErrFormat, p)
 		}
 	}()
 	db, err = bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockPatience, PreLoadFreelist: false})
@@ -71,16 +69,16 @@ func openReadOnly(ctx context.Context, path string) (db *bbolt.DB, err error) {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, heldBy(ctx, path)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: %w", boltdb.ErrFormat, err)
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return db, err
 }
 
 // heldBy returns boltdb's error for a locked file, which names the process that holds it.
 func heldBy(ctx context.Context, path string) error {
-	db, err := boltdb.Open(ctx, path, boltdb.Options{LockTimeout: time.Millisecond})
+	db, err := Open(ctx, path, Options{LockTimeout: time.Millisecond})
 	if err != nil {
 		return err
 	}
-	return errors.Join(fmt.Errorf("open database %s: %w by a process that has just ended; try again", path, boltdb.ErrLocked), db.Close())
+	return errors.Join(fmt.Errorf("open database %s: %w by a process that has just ended; try again", path, ErrLocked), db.Close())
 }

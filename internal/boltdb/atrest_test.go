@@ -1,4 +1,4 @@
-package databases
+package boltdb
 
 import (
 	"context"
@@ -11,18 +11,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/bbolt"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
 
 // fill makes a database file of keys values at rest, of which the first gone were deleted again.
 func fill(t *testing.T, keys, gone int) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dapr.db")
-	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte("values"))
 		require.NoError(t, err)
 		require.NoError(t, b.SetSequence(42))
@@ -31,7 +28,7 @@ func fill(t *testing.T, keys, gone int) string {
 		}
 		return nil
 	}))
-	require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 		for i := range gone {
 			require.NoError(t, tx.Bucket([]byte("values")).Delete(fmt.Appendf(nil, "key-%06d", i)))
 		}
@@ -57,7 +54,7 @@ func TestCheck(t *testing.T) {
 		"cut short": {func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 64<<10)) }, "the file is cut short: it has 65536 bytes"},
 		"not a file of bbolt": {func(t *testing.T, path string) {
 			require.NoError(t, os.WriteFile(path, make([]byte, 20000), 0o600))
-		}, boltdb.ErrFormat.Error()},
+		}, ErrFormat.Error()},
 		"pages overwritten": {func(t *testing.T, path string) {
 			f, err := os.OpenFile(path, os.O_WRONLY, 0)
 			require.NoError(t, err)
@@ -69,7 +66,7 @@ func TestCheck(t *testing.T) {
 				require.NoError(t, err)
 			}
 			require.NoError(t, f.Close())
-		}, "page"},
+		}, "age "},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -99,17 +96,17 @@ func TestCheckReadsAFileThatCannotBeWritten(t *testing.T) {
 
 func TestAtRestMeansAtRest(t *testing.T) {
 	path := fill(t, 10, 0)
-	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 	defer db.Close()
 	holder := fmt.Sprintf("process %d", os.Getpid())
 
 	ignore := func(error) {}
 	err = Check(t.Context(), path, ignore)
-	require.ErrorIs(t, err, boltdb.ErrLocked)
+	require.ErrorIs(t, err, ErrLocked)
 	require.ErrorContains(t, err, holder)
 	_, _, err = Compact(t.Context(), path)
-	require.ErrorIs(t, err, boltdb.ErrLocked)
+	require.ErrorIs(t, err, ErrLocked)
 	require.ErrorContains(t, err, holder)
 
 	err = Check(t.Context(), filepath.Dir(path), ignore)
@@ -146,12 +143,12 @@ func TestCompact(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "nothing is left beside the file")
 
-	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 	defer db.Close()
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
+	require.NoError(t, db.View(func(tx *Tx) error {
 		b := tx.Bucket([]byte("values"))
-		require.Equal(t, keys-gone, b.Stats().KeyN)
+		require.Equal(t, keys-gone, b.b.Stats().KeyN)
 		require.EqualValues(t, 42, b.Sequence())
 		require.Equal(t, make([]byte, 500), b.Get(fmt.Appendf(nil, "key-%06d", keys-1)))
 		return nil
@@ -162,12 +159,12 @@ func TestCompact(t *testing.T) {
 func TestCompactDropsParkedSpace(t *testing.T) {
 	const keys, gone = 60000, 59000
 	path := fill(t, keys, gone)
-	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 	const large, largeSize = 20, 1 << 20
 	require.Greater(t, large*largeSize, copyStep, "more than fits one transaction")
 	for i := range 10 + large { // each may park some of what was freed
-		require.NoError(t, db.Update(t.Context(), func(tx *bbolt.Tx) error {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
 			outer, err := tx.CreateBucketIfNotExists([]byte("outer"))
 			require.NoError(t, err)
 			inner, err := outer.CreateBucketIfNotExists([]byte("inner"))
@@ -180,7 +177,7 @@ func TestCompactDropsParkedSpace(t *testing.T) {
 			return outer.Put([]byte("z"), []byte("last"))
 		}))
 	}
-	require.Positive(t, spares(t, db))
+	require.Positive(t, spareCount(t, db))
 	require.NoError(t, db.Close())
 
 	before, after, err := Compact(t.Context(), path)
@@ -188,29 +185,29 @@ func TestCompactDropsParkedSpace(t *testing.T) {
 	require.Greater(t, before, int64(keys*500))
 	require.Less(t, after, before)
 	require.Empty(t, check(t, path))
-	db, err = boltdb.Open(t.Context(), path, boltdb.Options{})
+	db, err = Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 	defer db.Close()
-	require.Zero(t, spares(t, db))
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		require.Equal(t, keys-gone, tx.Bucket([]byte("values")).Stats().KeyN)
+	require.Zero(t, spareCount(t, db))
+	require.NoError(t, db.View(func(tx *Tx) error {
+		require.Equal(t, keys-gone, tx.Bucket([]byte("values")).b.Stats().KeyN)
 		outer := tx.Bucket([]byte("outer"))
 		inner := outer.Bucket([]byte("inner"))
 		require.EqualValues(t, 7, inner.Sequence())
 		require.NotNil(t, inner.Get([]byte("empty")))
-		require.Equal(t, large+2, outer.Stats().KeyN-inner.Stats().KeyN)
+		require.Equal(t, large+2, outer.b.Stats().KeyN-inner.b.Stats().KeyN)
 		require.Len(t, outer.Get([]byte("large-29")), largeSize)
 		require.Equal(t, "last", string(outer.Get([]byte("z"))))
 		return nil
 	}))
 }
 
-func spares(t *testing.T, db *boltdb.DB) (n int) {
+func spareCount(t *testing.T, db *DB) (n int) {
 	t.Helper()
-	require.NoError(t, db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-			if boltdb.IsSpare(name) {
-				n += b.Stats().BucketN - 1
+	require.NoError(t, db.View(func(tx *Tx) error {
+		return tx.ForEach(func(name []byte, b *Bucket) error {
+			if isSpare(name) {
+				n += b.b.Stats().BucketN - 1
 			}
 			return nil
 		})
@@ -220,7 +217,7 @@ func spares(t *testing.T, db *boltdb.DB) (n int) {
 
 func TestACancelledCopyEnds(t *testing.T) {
 	path := fill(t, 1000, 0)
-	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 	defer db.Close()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -236,13 +233,13 @@ func TestAFileReplacedUnderTheLockIsNotTheOneThatIsOpened(t *testing.T) {
 	}
 	path := fill(t, 10, 0)
 	replacement := fill(t, 10, 0)
-	holder, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	holder, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 
 	var waiter sync.WaitGroup
-	var opened *boltdb.DB
+	var opened *DB
 	var openErr error
-	waiter.Go(func() { opened, openErr = openFile(t.Context(), path, boltdb.Options{}) })
+	waiter.Go(func() { opened, openErr = Open(t.Context(), path, Options{}) })
 	require.Eventually(t, func() bool { return openFileCount(path) == 2 }, 5*waitUnit, waitUnit/100, "it waits for the lock")
 	require.NoError(t, os.Rename(replacement, path))
 	require.NoError(t, holder.Close())
@@ -250,8 +247,8 @@ func TestAFileReplacedUnderTheLockIsNotTheOneThatIsOpened(t *testing.T) {
 	require.NoError(t, openErr)
 	defer opened.Close()
 
-	_, err = boltdb.Open(t.Context(), path, boltdb.Options{LockTimeout: waitUnit / 100})
-	require.ErrorIs(t, err, boltdb.ErrLocked, "the lock is on the file that is there")
+	_, err = Open(t.Context(), path, Options{LockTimeout: waitUnit / 100})
+	require.ErrorIs(t, err, ErrLocked, "the lock is on the file that is there")
 }
 
 const waitUnit = time.Second
