@@ -144,11 +144,15 @@ func (db *DB) View(fn func(tx *Tx) error) (err error) {
 			err = fmt.Errorf("%w: panic while reading: %v", ErrDamaged, p)
 		}
 	}()
-	err = db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
+	tx, err := db.bolt.Begin(false)
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tx.Rollback()) }()
+	return fn(&Tx{tx: tx})
 }
 
 // Size returns the length of the file in bytes.

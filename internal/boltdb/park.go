@@ -134,7 +134,7 @@ func (db *DB) updateSpares(maxGrowth int, fn func(tx *bbolt.Tx) error) error {
 		db.suspect = errors.Is(err, bolterrors.ErrInvalidMapping)
 		return err
 	}
-	if err := db.call(func(tx *Tx) error { return fn(tx.tx) }, &Tx{tx}); err != nil {
+	if err := db.call(func(tx *Tx) error { return fn(tx.tx) }, &Tx{tx: tx}); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
 	id := uint64(tx.ID())

@@ -8,10 +8,19 @@ import (
 // that it was given to returns. Its methods, and those of Bucket, do what bbolt's of the same names do.
 type Tx struct {
 	tx *bbolt.Tx
+	// first is the first bucket that is asked for, which most calls do with.
+	first Bucket
 }
 
 // Bucket returns the bucket of that name at the top of the file, or nil if there is none.
-func (tx *Tx) Bucket(name []byte) *Bucket { return wrap(tx.tx.Bucket(name)) }
+func (tx *Tx) Bucket(name []byte) *Bucket {
+	b := tx.tx.Bucket(name)
+	if b != nil && tx.first.b == nil {
+		tx.first.b = b
+		return &tx.first
+	}
+	return wrap(b)
+}
 
 // CreateBucket makes a bucket at the top of the file. Its name must not be taken.
 func (tx *Tx) CreateBucket(name []byte) (*Bucket, error) { return wrapNew(tx.tx.CreateBucket(name)) }

@@ -229,7 +229,7 @@ func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
 		db.suspect = errors.Is(err, bolterrors.ErrInvalidMapping)
 		return -1, db.failed(fmt.Errorf("begin transaction: %w", err), 0)
 	}
-	shared := &Tx{tx}
+	shared := &Tx{tx: tx}
 	wrote := false
 	for i, r := range batch {
 		if r.err = db.call(r.fn, shared); r.err == nil {
