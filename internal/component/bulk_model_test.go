@@ -207,20 +207,30 @@ func TestBulkCallsAreAsTheModelSays(t *testing.T) {
 				var ops []modelOp
 				req := &proto.TransactionalStateRequest{}
 				id := rapid.SampledFrom([]string{"", "e1", "e2"}).Draw(t, "id of all")
-				for i := range rapid.IntRange(1, 4).Draw(t, "operations") {
-					ops = append(ops, op(t, app, rapid.Bool().Draw(t, "delete")))
-					ops[i].id = id // an operation's own means nothing
-					if ops[i].remove {
+				owned, mayOwn := false, rapid.IntRange(0, 9).Draw(t, "ids of operations") == 0
+				for range rapid.IntRange(1, 4).Draw(t, "operations") {
+					op := op(t, app, rapid.Bool().Draw(t, "delete"))
+					if !mayOwn {
+						op.id = ""
+					}
+					owned = owned || op.id != ""
+					if op.remove {
 						req.Operations = append(req.Operations, &proto.TransactionalStateOperation{
-							Request: &proto.TransactionalStateOperation_Delete{Delete: ops[i].delete()},
+							Request: &proto.TransactionalStateOperation_Delete{Delete: op.delete()},
 						})
 					} else {
-						req.Operations = append(req.Operations, setOp(ops[i].set()))
+						req.Operations = append(req.Operations, setOp(op.set()))
 					}
+					op.id = id
+					ops = append(ops, op)
+				}
+				want := codes.InvalidArgument
+				if !owned {
+					want = m.transaction(clock.Now(), ops...)
 				}
 				req.Metadata = map[string]string{"idempotencyKey": id}
 				_, err := apps[app].Transact(apps[app].ctx, req)
-				require(t, m.transaction(clock.Now(), ops...), err)
+				require(t, want, err)
 			},
 			"too much under a key": func(t *rapid.T) {
 				if rapid.IntRange(0, 20).Draw(t, "rarely") > 0 {

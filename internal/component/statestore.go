@@ -280,6 +280,10 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 		if err != nil {
 			return fmt.Errorf("operations[%d]: %w", i, err)
 		}
+		if id := property(op.GetMetadata(), keyIdempotencyKey); id != "" {
+			return &ValueError{Field: fmt.Sprintf("operations[%d].%s", i, keyIdempotencyKey), Value: id,
+				Allowed: "empty: an idempotency key is for a transaction as a whole"}
+		}
 	}
 	if len(writes) == 0 {
 		return nil
