@@ -3,9 +3,9 @@ package pubsub_test
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,28 +20,61 @@ import (
 // tried, and when it may come again. The broker is free in what the promises leave open, such as which of two streams
 // gets an event.
 type modelEvent struct {
-	data       string
-	key        string
-	deliveries int
-	notBefore  time.Time // no delivery before it
-	surely     time.Time // due without doubt: notBefore and all jitter
-	inHand     *modelStream
-	redriven   bool
+	data          string
+	key           string
+	deliveries    int
+	interruptions int       // since the last delivery that failed
+	notBefore     time.Time // no delivery before it
+	surely        time.Time // due without doubt: notBefore and all jitter
+	expires       time.Time // zero: never
+	inHand        *modelStream
+	redriven      bool
+	reason        pubsub.Reason // of a dead letter
+}
+
+// fresh says that e waits for its first delivery, or its first since it was redriven.
+func (e *modelEvent) fresh() bool { return e.deliveries+e.interruptions == 0 }
+
+// expired says that e's time to live has ended: it goes as soon as the broker looks at it.
+func (e *modelEvent) expired(now time.Time) bool {
+	return e.inHand == nil && !e.expires.IsZero() && !now.Before(e.expires)
+}
+
+func (e *modelEvent) due(surely bool) time.Time {
+	if surely {
+		return e.surely
+	}
+	return e.notBefore
+}
+
+// fails is a delivery or an interruption too much, or one after which e waits.
+func (e *modelEvent) fails(g *modelGroup, now time.Time, count *int, reason pubsub.Reason) {
+	e.inHand = nil
+	if *count++; *count == modelMaxDeliver {
+		g.dies(e, reason)
+		return
+	}
+	e.notBefore, e.surely = now.Add(modelBackOff), now.Add(modelBackOff+modelBackOff/10)
 }
 
 type modelGroup struct {
 	name    string
 	ordered bool
+	keeps   bool          // what has expired, as dead letters
 	owed    []*modelEvent // in publish order
 	dead    map[string]*modelEvent
 	streams []*modelStream
 }
 
 type modelStream struct {
-	group *modelGroup
-	sub   *pubsub.Subscription
-	hand  []*pubsub.Delivery
+	group  *modelGroup
+	opened time.Time
+	sub    *pubsub.Subscription
+	hand   []*pubsub.Delivery
 }
+
+// tooMuchMetadata is more than an event may have.
+var tooMuchMetadata = strings.Repeat("x", 64<<10+1)
 
 const (
 	modelTopic      = "t"
@@ -64,30 +97,26 @@ type machine struct {
 func (g *modelGroup) options() pubsub.SubscribeOptions {
 	return pubsub.SubscribeOptions{
 		Group: g.name, Topic: modelTopic, Ordered: g.ordered, MaxDeliver: modelMaxDeliver,
-		BackOff: pubsub.BackOff{modelBackOff}, MaxAckPending: modelPrefetch,
+		BackOff: pubsub.BackOff{modelBackOff}, MaxAckPending: modelPrefetch, DeadLetterExpired: g.keeps,
 	}
 }
 
 // free says whether the promises let e go out now; surely whether they demand it.
 func (g *modelGroup) free(e *modelEvent, now time.Time, surely bool) bool {
-	due := e.notBefore
-	if surely {
-		due = e.surely
-	}
-	if e.inHand != nil || now.Before(due) {
+	if e.inHand != nil || now.Before(e.due(surely)) || surely && e.expired(now) {
 		return false
 	}
-	fresh := e.deliveries == 0
+	fresh := e.fresh()
 	for _, other := range g.owed {
-		if other == e {
+		if other == e || other.expired(now) && !now.Before(other.due(surely)) {
 			continue
 		}
 		before := slices.Index(g.owed, other) < slices.Index(g.owed, e)
 		switch {
 		case g.ordered && other.inHand != nil,
-			g.ordered && fresh && other.deliveries > 0,
+			g.ordered && fresh && !other.fresh(),
 			g.ordered && surely && before,
-			e.key != "" && e.key == other.key && (other.inHand != nil || fresh && other.deliveries > 0 || fresh && before && !other.redriven),
+			e.key != "" && e.key == other.key && (other.inHand != nil || fresh && !other.fresh() || fresh && before && !other.redriven),
 			surely && e.redriven && before:
 			return false
 		}
@@ -98,23 +127,35 @@ func (g *modelGroup) free(e *modelEvent, now time.Time, surely bool) bool {
 func (m *machine) publish() {
 	n := rapid.IntRange(1, 3).Draw(m.t, "n")
 	var messages []pubsub.Message
+	var refused []bool
 	now := m.b.clock.Now()
 	for range n {
 		m.count++
 		id := fmt.Sprint("id", rapid.IntRange(0, 5).Draw(m.t, "id"))
 		key := rapid.SampledFrom([]string{"", "", "k", "l"}).Draw(m.t, "key")
 		data := fmt.Sprint("event", m.count)
-		messages = append(messages, pubsub.Message{Data: []byte(data), EventID: id, PartitionKey: key})
+		ttl := time.Duration(max(rapid.IntRange(-60, 60).Draw(m.t, "ttl"), 0)) * time.Second
+		message := pubsub.Message{Data: []byte(data), EventID: id, PartitionKey: key, TTL: ttl}
+		if rapid.IntRange(0, 9).Draw(m.t, "out of bounds") == 0 {
+			message.Metadata = map[string]string{"x": tooMuchMetadata}
+			messages, refused = append(messages, message), append(refused, true)
+			continue
+		}
+		messages, refused = append(messages, message), append(refused, false)
 		if until, ok := m.seen[id]; ok && now.Before(until) {
 			continue
 		}
 		m.seen[id] = now.Add(modelWindow)
 		for _, g := range m.groups {
-			g.owed = append(g.owed, &modelEvent{data: data, key: key})
+			e := &modelEvent{data: data, key: key}
+			if ttl > 0 {
+				e.expires = now.Add(ttl)
+			}
+			g.owed = append(g.owed, e)
 		}
 	}
-	for _, err := range m.b.broker.Publish(context.Background(), modelTopic, messages, pubsub.PublishOptions{DedupWindow: modelWindow}) {
-		require.NoError(m.t, err)
+	for i, err := range m.b.broker.Publish(context.Background(), modelTopic, messages, pubsub.PublishOptions{DedupWindow: modelWindow}) {
+		require.Equal(m.t, refused[i], err != nil, "%v", err)
 	}
 }
 
@@ -123,9 +164,13 @@ func (m *machine) subscribe() {
 	if len(g.streams) == 2 {
 		return
 	}
+	m.open(g)
+}
+
+func (m *machine) open(g *modelGroup) {
 	sub, err := m.b.broker.Subscribe(context.Background(), g.options())
 	require.NoError(m.t, err)
-	g.streams = append(g.streams, &modelStream{group: g, sub: sub})
+	g.streams = append(g.streams, &modelStream{group: g, sub: sub, opened: m.b.clock.Now()})
 }
 
 // take receives an event where the promises demand that there is one.
@@ -160,8 +205,11 @@ func (m *machine) took(s *modelStream, d *pubsub.Delivery) {
 	e := g.owed[at]
 	require.Nil(m.t, e.inHand, "%s is in two hands", e.data)
 	require.Equal(m.t, e.deliveries+1, d.Count, "count of %s", e.data)
-	require.False(m.t, m.b.clock.Now().Before(e.notBefore), "%s came before its wait was over", e.data)
-	require.True(m.t, g.free(e, m.b.clock.Now(), false), "%s overtook an event in group %s", e.data, g.name)
+	now := m.b.clock.Now()
+	require.False(m.t, now.Before(e.notBefore), "%s came before its wait was over", e.data)
+	// The stream may have had it since before its end.
+	require.False(m.t, e.expired(now) && !s.opened.Before(e.expires), "%s has expired", e.data)
+	require.True(m.t, g.free(e, now, false), "%s overtook an event in group %s", e.data, g.name)
 	e.inHand = s
 	s.hand = append(s.hand, d)
 }
@@ -182,12 +230,17 @@ func (m *machine) pick() (*modelStream, *pubsub.Delivery, *modelEvent) {
 	i := rapid.IntRange(0, len(s.hand)-1).Draw(m.t, "delivery")
 	d := s.hand[i]
 	s.hand = slices.Delete(s.hand, i, i+1)
-	at := slices.IndexFunc(s.group.owed, func(e *modelEvent) bool { return e.data == string(d.Event.Data) })
-	return s, d, s.group.owed[at]
+	return s, d, s.group.find(d)
 }
 
 func (g *modelGroup) forget(e *modelEvent) {
 	g.owed = slices.DeleteFunc(g.owed, func(o *modelEvent) bool { return o == e })
+}
+
+func (g *modelGroup) dies(e *modelEvent, reason pubsub.Reason) {
+	g.forget(e)
+	e.redriven, e.reason = false, reason
+	g.dead[e.data] = e
 }
 
 func (m *machine) ack() {
@@ -206,16 +259,48 @@ func (m *machine) nack() {
 		return
 	}
 	d.Nack("refused")
-	e.inHand = nil
-	e.deliveries++
-	if e.deliveries == modelMaxDeliver {
-		s.group.forget(e)
-		e.redriven = false
-		s.group.dead[e.data] = e
+	e.interruptions = 0
+	e.fails(s.group, m.b.clock.Now(), &e.deliveries, pubsub.ReasonMaxDeliver)
+}
+
+func (m *machine) interrupt() {
+	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
+	m.interruptIn(g)
+}
+
+// interruptInARow is an event, most likely the same one, that ends stream after stream.
+func (m *machine) interruptInARow() {
+	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
+	for range modelMaxDeliver {
+		if len(g.streams) == 0 {
+			m.open(g)
+		}
+		m.takeFrom(g)
+		m.interruptIn(g)
+		m.b.clock.Advance(modelBackOff + modelBackOff/10)
+	}
+}
+
+// interruptIn ends a stream over the oldest event that it was handed.
+func (m *machine) interruptIn(g *modelGroup) {
+	if len(g.streams) == 0 {
 		return
 	}
-	e.notBefore = m.b.clock.Now().Add(modelBackOff)
-	e.surely = m.b.clock.Now().Add(modelBackOff + modelBackOff/10)
+	i := rapid.IntRange(0, len(g.streams)-1).Draw(m.t, "stream")
+	s := g.streams[i]
+	g.streams = slices.Delete(g.streams, i, i+1)
+	s.sub.Interrupt()
+	if len(s.hand) > 0 {
+		e := g.find(s.hand[0])
+		e.fails(g, m.b.clock.Now(), &e.interruptions, pubsub.ReasonInterrupted)
+	}
+	s.putBack()
+}
+
+// find returns the event that a stream has in hand.
+func (g *modelGroup) find(d *pubsub.Delivery) *modelEvent {
+	at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == string(d.Event.Data) })
+	return g.owed[at]
 }
 
 func (m *machine) endStream() {
@@ -251,28 +336,38 @@ func (m *machine) step() {
 	m.b.clock.Advance(time.Duration(rapid.IntRange(1, 40).Draw(m.t, "seconds")) * time.Second)
 }
 
-// deadLetters waits until the dead letters that the promises demand are there, and are the only ones.
+// deadLetters waits until the dead letters that the promises demand are there. There are no others but of what has
+// expired.
 func (m *machine) deadLetters() []pubsub.DeadLetter {
-	var want, got []string
-	for _, g := range m.groups {
-		for data := range maps.Keys(g.dead) {
-			want = append(want, g.name+" "+data)
-		}
-	}
-	slices.Sort(want)
-	var dead []pubsub.DeadLetter
-	require.Eventually(m.t, func() bool {
-		var err error
-		dead, err = m.b.broker.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: 1000})
+	deadline := time.Now().Add(waitLong)
+	for {
+		dead, err := m.b.broker.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: 1000})
 		require.NoError(m.t, err)
-		got = nil
-		for _, d := range dead {
-			got = append(got, d.Group+" "+string(d.Event.Data))
+		want := 0
+		for _, g := range m.groups {
+			for _, d := range dead {
+				if g.name == d.Group {
+					g.hasDied(m.t, d, m.b.clock.Now())
+				}
+			}
+			want += len(g.dead)
 		}
-		slices.Sort(got)
-		return slices.Equal(want, got)
-	}, waitLong, time.Millisecond, "dead letters")
-	return dead
+		if len(dead) == want {
+			return dead
+		}
+		require.True(m.t, time.Now().Before(deadline), "%d dead letters, want %d", len(dead), want)
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// hasDied checks a dead letter. Whether the broker has looked at an event that expired shows here first.
+func (g *modelGroup) hasDied(t *rapid.T, d pubsub.DeadLetter, now time.Time) {
+	data := string(d.Event.Data)
+	if at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == data }); at >= 0 && g.keeps && g.owed[at].expired(now) {
+		g.dies(g.owed[at], pubsub.ReasonExpired)
+	}
+	require.Contains(t, g.dead, data, "a dead letter of group %s", g.name)
+	require.Equal(t, g.dead[data].reason, d.Reason, "reason of %s", data)
 }
 
 func (m *machine) redrive() {
@@ -290,7 +385,7 @@ func (m *machine) redrive() {
 		}
 		e := g.dead[string(d.Event.Data)]
 		delete(g.dead, e.data)
-		e.deliveries, e.notBefore, e.surely, e.redriven = 0, time.Time{}, time.Time{}, true
+		*e = modelEvent{data: e.data, key: e.key, redriven: true}
 		g.owed = append(g.owed, e)
 	}
 }
@@ -302,19 +397,26 @@ func (m *machine) drain() {
 			s.sub.Close()
 			s.putBack()
 		}
-		sub, err := m.b.broker.Subscribe(context.Background(), g.options())
-		require.NoError(m.t, err)
-		g.streams = []*modelStream{{group: g, sub: sub}}
+		g.streams = nil
 	}
 	m.b.clock.Advance(time.Hour)
 	for _, g := range m.groups {
+		for _, e := range slices.Clone(g.owed) {
+			switch {
+			case !e.expired(m.b.clock.Now()):
+			case g.keeps:
+				g.dies(e, pubsub.ReasonExpired)
+			default:
+				g.forget(e)
+			}
+		}
+		m.open(g)
 		for len(g.owed) > 0 {
 			s := m.takeFrom(g)
 			require.NotNil(m.t, s, "group %s is owed %d events and none is free", g.name, len(g.owed))
-			data := string(s.hand[0].Event.Data)
+			g.forget(g.find(s.hand[0]))
 			s.hand[0].Ack()
 			s.hand = nil
-			g.owed = slices.DeleteFunc(g.owed, func(e *modelEvent) bool { return e.data == data })
 		}
 	}
 	m.deadLetters()
@@ -350,20 +452,18 @@ func TestModel(t *testing.T) {
 		b.open()
 		defer b.close()
 		m := &machine{b: b, t: rt, prefetch: prefetch, seen: map[string]time.Time{}, groups: []*modelGroup{
-			{name: "plain", dead: map[string]*modelEvent{}},
-			{name: "ordered", ordered: true, dead: map[string]*modelEvent{}},
+			{name: "plain", keeps: rapid.Bool().Draw(rt, "plain keeps expired"), dead: map[string]*modelEvent{}},
+			{name: "ordered", ordered: true, keeps: rapid.Bool().Draw(rt, "ordered keeps expired"), dead: map[string]*modelEvent{}},
 		}}
 		for range m.groups {
 			m.subscribe()
 		}
 		for _, g := range m.groups {
 			if len(g.streams) == 0 {
-				sub, err := b.broker.Subscribe(context.Background(), g.options())
-				require.NoError(rt, err)
-				g.streams = []*modelStream{{group: g, sub: sub}}
+				m.open(g)
 			}
 		}
-		actions := []func(){m.publish, m.publish, m.subscribe, m.take, m.take, m.take, m.ack, m.ack, m.nack, m.nack, m.endStream, m.restart, m.step, m.redrive}
+		actions := []func(){m.publish, m.publish, m.subscribe, m.take, m.take, m.take, m.ack, m.ack, m.nack, m.nack, m.endStream, m.interrupt, m.interruptInARow, m.restart, m.step, m.redrive}
 		for range rapid.IntRange(5, 60).Draw(rt, "steps") {
 			actions[rapid.IntRange(0, len(actions)-1).Draw(rt, "action")]()
 		}
