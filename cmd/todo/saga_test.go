@@ -1,144 +1,252 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/dapr-bolt/dapr-bolt/cmd/todo/internal/event"
-	"github.com/dapr-bolt/dapr-bolt/cmd/todo/internal/fake"
-	"github.com/dapr-bolt/dapr-bolt/cmd/todo/internal/scheduler"
-	"github.com/dapr-bolt/dapr-bolt/cmd/todo/internal/todo"
+	"google.golang.org/grpc/codes"
 )
 
-// saga is both services on one broker that has no idea of ids: each publish is delivered several times.
-type saga struct {
-	t         *testing.T
-	broker    *fake.Broker
-	api       *todo.Service
-	scheduler *scheduler.Service
-	relay     *todo.Relay
-	delivered int
-}
-
-func newSaga(t *testing.T, slotsPerDay int, faults *scheduler.Faults) *saga {
-	quiet := slog.New(slog.DiscardHandler)
-	s := &saga{t: t, broker: &fake.Broker{}}
-	state := &fake.Store{}
-	s.relay = todo.NewRelay(todo.RelayOptions{Store: state, Publisher: s.broker, Logger: quiet})
-	s.api = todo.NewService(todo.Options{Store: state, Relay: s.relay, Logger: quiet})
-	var err error
-	s.scheduler, err = scheduler.New(scheduler.Options{
-		Store: &fake.Store{}, Publisher: s.broker, SlotsPerDay: slotsPerDay, Faults: faults, Logger: quiet,
-	})
-	require.NoError(t, err)
-	return s
-}
-
-func (s *saga) create(title string, due time.Time) string {
-	v, _, err := s.api.Create(s.t.Context(), todo.Draft{Title: title, Due: due.Format(time.RFC3339)}, "")
-	require.NoError(s.t, err)
-	return v.Todo.ID
-}
-
-// run publishes and delivers, each event three times, until nothing new comes; it returns what handlers refused.
-func (s *saga) run() (refused error) {
-	handlers := map[string]event.Handler{
-		event.TaskCreated:   s.scheduler.TaskCreated,
-		event.TaskCompleted: s.scheduler.TaskCompleted,
-		event.TaskDeleted:   s.scheduler.TaskDeleted,
-		event.TaskScheduled: s.api.TaskScheduled,
-		event.TaskRejected:  s.api.TaskRejected,
-	}
-	ctx, stop := context.WithCancel(s.t.Context())
-	go s.relay.Run(ctx)
-	synctest.Wait()
-	stop()
-	synctest.Wait()
-	// A duplicate delivery makes the scheduler answer again; that answer is delivered like any other.
-	for events := s.broker.Events(); s.delivered < len(events); events = s.broker.Events() {
-		e := events[s.delivered]
-		s.delivered++
-		for range 3 {
-			refused = errors.Join(refused, handlers[e.Topic](s.t.Context(), fake.Deliver(e)))
-		}
-	}
-	return refused
-}
-
-func (s *saga) todo(id string) todo.Todo {
-	v, err := s.api.Get(s.t.Context(), id)
-	require.NoError(s.t, err)
-	return v.Todo
-}
-
-func (s *saga) booked(date time.Time) int {
-	day, err := s.scheduler.Day(s.t.Context(), date)
-	require.NoError(s.t, err)
-	return len(day.Bookings)
-}
+var (
+	tomorrow  = time.Now().UTC().AddDate(0, 0, 1)
+	yesterday = tomorrow.AddDate(0, 0, -2)
+)
 
 func TestSaga(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSaga(t, 2, nil)
-		tomorrow := time.Now().AddDate(0, 0, 1)
-		one, two := s.create("one", tomorrow), s.create("two", tomorrow)
-		late := s.create("late", time.Now().Add(-time.Hour))
-		require.NoError(t, s.run())
-		require.Equal(t, todo.Scheduled, s.todo(one).Status)
-		require.Equal(t, todo.Scheduled, s.todo(two).Status)
-		require.NotEqual(t, s.todo(one).Slot, s.todo(two).Slot)
-		require.Equal(t, todo.Rejected, s.todo(late).Status)
-		require.Contains(t, s.todo(late).Reason, "in the past")
+	e := newEnv(t, 2)
+	one, two := e.post("one", tomorrow, "").todo(t).ID, e.post("two", tomorrow, "").todo(t).ID
+	late := e.post("late", yesterday, "").todo(t).ID
+	require.Empty(t, e.run())
+	require.Equal(t, scheduled, e.todo(one).Status)
+	require.Equal(t, "task-scheduled."+two, e.todo(two).DecidedBy)
+	require.NotEqual(t, e.todo(one).Slot, e.todo(two).Slot)
+	require.Equal(t, rejected, e.todo(late).Status)
+	require.Contains(t, e.todo(late).Reason, "due date in the past")
 
-		three := s.create("three", tomorrow)
-		require.NoError(t, s.run())
-		require.Equal(t, todo.Rejected, s.todo(three).Status)
-		require.Contains(t, s.todo(three).Reason, "no slot left")
-		require.Equal(t, 2, s.booked(tomorrow))
+	three := e.post("three", tomorrow, "").todo(t).ID
+	require.Empty(t, e.run())
+	require.Equal(t, rejected, e.todo(three).Status)
+	require.Equal(t, fmt.Sprintf("no slot left on %s: 2 of 2 booked", dateOf(tomorrow)), e.todo(three).Reason)
+	require.Equal(t, sorted(one, two), e.holders(tomorrow))
 
-		_, err := s.api.Complete(t.Context(), one, "")
-		require.NoError(t, err)
-		require.NoError(t, s.api.Delete(t.Context(), two, ""))
-		require.NoError(t, s.run())
-		require.Equal(t, 0, s.booked(tomorrow))
-		four := s.create("four", tomorrow)
-		require.NoError(t, s.run())
-		require.Equal(t, todo.Scheduled, s.todo(four).Status)
-	})
+	e.call(e.api, "POST", "/todos/"+one+"/complete", "").todo(t)
+	require.Equal(t, http.StatusNoContent, e.call(e.api, "DELETE", "/todos/"+two, "").StatusCode)
+	require.Empty(t, e.run())
+	require.Empty(t, e.holders(tomorrow))
+	four := e.post("four", tomorrow, "").todo(t).ID
+	require.Empty(t, e.run())
+	require.Equal(t, []string{four}, e.holders(tomorrow))
 }
 
-func TestSagaOfATodoCompletedBeforeItIsBooked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSaga(t, 1, nil)
-		tomorrow := time.Now().AddDate(0, 0, 1)
-		id := s.create("quick", tomorrow)
-		_, err := s.api.Complete(t.Context(), id, "")
-		require.NoError(t, err)
-		require.NoError(t, s.run())
-		require.Equal(t, todo.Completed, s.todo(id).Status)
-		require.Equal(t, 0, s.booked(tomorrow))
-	})
+func TestATodoCompletedBeforeItIsBookedTakesNoSlot(t *testing.T) {
+	e := newEnv(t, 1)
+	id := e.post("quick", tomorrow, "").todo(t).ID
+	e.call(e.api, "POST", "/todos/"+id+"/complete", "").todo(t)
+	require.Empty(t, e.run())
+	require.Equal(t, completed, e.todo(id).Status)
+	require.Empty(t, e.holders(tomorrow))
+
+	// The completion overtakes the creation: it is retried, say.
+	id = e.post("quicker", tomorrow, "").todo(t).ID
+	e.call(e.api, "POST", "/todos/"+id+"/complete", "").todo(t)
+	e.dapr.mu.Lock()
+	slices.Reverse(e.dapr.published[e.dapr.delivered:])
+	e.dapr.mu.Unlock()
+	before := len(e.dapr.eventIDs())
+	require.Empty(t, e.run())
+	require.Empty(t, e.holders(tomorrow))
+	require.Len(t, e.dapr.eventIDs(), before, "there is nothing to answer")
 }
 
-func TestSagaGoesOnOnceTheFaultIsMended(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		faults := &scheduler.Faults{}
-		faults.FailTitlesContaining("poison")
-		s := newSaga(t, 1, faults)
-		id := s.create("Poison pill", time.Now().AddDate(0, 0, 1))
-		require.ErrorContains(t, s.run(), fmt.Sprintf("injected fault: title %q", "Poison pill"))
-		require.Equal(t, todo.Pending, s.todo(id).Status)
+func TestARejectionStands(t *testing.T) {
+	e := newEnv(t, 1)
+	one, two := e.post("one", tomorrow, "").todo(t).ID, e.post("two", tomorrow, "").todo(t).ID
+	require.Empty(t, e.run())
+	e.call(e.api, "POST", "/todos/"+one+"/complete", "").todo(t)
+	require.Empty(t, e.run())
+	require.Equal(t, http.StatusOK, e.deliver(e.dapr.published[1]).StatusCode, "a duplicate, now that there is room")
+	require.Empty(t, e.run())
+	require.Equal(t, rejected, e.todo(two).Status)
+	require.Empty(t, e.holders(tomorrow))
+}
 
-		faults.FailTitlesContaining("")
-		s.delivered = 0
-		require.NoError(t, s.run())
-		require.Equal(t, todo.Scheduled, s.todo(id).Status)
-	})
+// The api died between its write and its publish, or the broker was away: the client gets an error, repeats its request,
+// and nothing is missing and nothing is double.
+func TestARequestRepeatedAfterAFailedPublishGoesOn(t *testing.T) {
+	e := newEnv(t, 2)
+	broken, mended := failing("PublishEvent", codes.Unavailable), func(string) error { return nil }
+	repeated := func(request func() answer) answer {
+		e.dapr.fault(broken, nil)
+		failed := request()
+		require.Equal(t, http.StatusServiceUnavailable, failed.StatusCode, failed.body)
+		e.dapr.fault(mended, nil)
+		request()
+		again := request()
+		require.Empty(t, e.run())
+		return again
+	}
+	id := repeated(func() answer { return e.post("one", tomorrow, "key") }).todo(t).ID
+	require.Equal(t, scheduled, e.todo(id).Status)
+	require.Equal(t, []string{id}, e.holders(tomorrow))
+	repeated(func() answer { return e.call(e.api, "POST", "/todos/"+id+"/complete", "") }).todo(t)
+	require.Empty(t, e.holders(tomorrow))
+
+	id = e.post("two", tomorrow, "").todo(t).ID
+	require.Empty(t, e.run())
+	last := repeated(func() answer { return e.call(e.api, "DELETE", "/todos/"+id, "") })
+	require.Equal(t, http.StatusNoContent, last.StatusCode)
+	require.Empty(t, e.holders(tomorrow))
+}
+
+// The scheduler died between its decision and its publish: the event comes again, and is answered as decided.
+func TestAnEventRepeatedAfterAFailedPublishGoesOn(t *testing.T) {
+	e := newEnv(t, 2)
+	id := e.post("one", tomorrow, "").todo(t).ID
+	e.dapr.fault(failing("PublishEvent", codes.Unavailable), nil)
+	require.Contains(t, strings.Join(e.run(), "\n"), "publish task-scheduled."+id)
+	require.Equal(t, pending, e.todo(id).Status)
+	e.dapr.fault(nil, nil)
+	require.Equal(t, http.StatusOK, e.deliver(e.dapr.published[0]).StatusCode)
+	require.Empty(t, e.run())
+	require.Equal(t, scheduled, e.todo(id).Status)
+	require.Equal(t, []string{id}, e.holders(tomorrow))
+}
+
+// A write took place and its answer was lost.
+func TestAWriteWhoseAnswerIsLostIsMadeOnce(t *testing.T) {
+	e := newEnv(t, 2)
+	lost := func(request func() answer, method string) {
+		e.dapr.fault(nil, failing(method, codes.Unavailable))
+		require.GreaterOrEqual(t, request().StatusCode, 500)
+		e.dapr.fault(nil, nil)
+		require.Less(t, request().StatusCode, 300)
+	}
+	lost(func() answer { return e.post("one", tomorrow, "key") }, "SaveState")
+	require.Len(t, e.dapr.keys(), 1)
+	lost(func() answer { return e.deliver(e.dapr.published[0]) }, "ExecuteStateTransaction")
+	require.Len(t, e.holders(tomorrow), 1)
+	lost(func() answer { return e.deliver(e.dapr.published[len(e.dapr.published)-1]) }, "SaveState")
+	require.Equal(t, scheduled, e.todo(e.holders(tomorrow)[0]).Status)
+}
+
+func TestRacingBookingsNeverShareASlot(t *testing.T) {
+	e := newEnv(t, 5)
+	for i := range 8 {
+		e.post(fmt.Sprint("todo ", i), tomorrow, "").todo(t)
+	}
+	second, _ := start(t, "scheduler", "--slots-per-day", "5")
+	var all sync.WaitGroup
+	for i, r := range append(slices.Clone(e.dapr.published), e.dapr.published...) {
+		all.Go(func() {
+			to := *e
+			if i%2 == 0 {
+				to.scheduler = second
+			}
+			// A conflict that outlasts the retries has the event delivered again.
+			for to.deliver(r).StatusCode != http.StatusOK {
+			}
+		})
+	}
+	all.Wait()
+	e.dapr.mu.Lock()
+	e.dapr.delivered = 8
+	e.dapr.mu.Unlock()
+	require.Empty(t, e.run())
+	require.Len(t, e.holders(tomorrow), 5)
+	answers := map[string]int{}
+	for _, r := range e.dapr.published[8:] {
+		answers[r.GetMetadata()["cloudevent.subject"]+" "+r.GetTopic()]++
+	}
+	require.Len(t, answers, 8, "one answer for each todo: %v", answers)
+}
+
+func TestTheSagaGoesOnOnceAFaultIsMended(t *testing.T) {
+	e := newEnv(t, 1)
+	set := func(word string) {
+		require.Equal(t, http.StatusOK, e.call(e.scheduler, "PUT", "/faults", fmt.Sprintf(`{"failTitlesContaining":%q}`, word)).StatusCode)
+	}
+	set("POISON")
+	id := e.post("Poison pill", tomorrow, "").todo(t).ID
+	require.Contains(t, e.run()[0], `injected fault: title "Poison pill" contains "POISON"`)
+	require.Equal(t, pending, e.todo(id).Status)
+	require.JSONEq(t, `{"deliveries":3,"count":0}`, e.call(e.scheduler, "GET", "/handled/task-created."+id, "").body)
+	set("")
+	require.Equal(t, http.StatusOK, e.deliver(e.dapr.published[0]).StatusCode)
+	require.Empty(t, e.run())
+	require.Equal(t, scheduled, e.todo(id).Status)
+	require.JSONEq(t, `{"deliveries":4,"count":1}`, e.call(e.scheduler, "GET", "/handled/task-created."+id, "").body)
+
+	strict, _ := start(t, "scheduler")
+	require.Equal(t, http.StatusNotFound, e.call(strict, "PUT", "/faults", `{"failTitlesContaining":"x"}`).StatusCode)
+}
+
+func TestAMalformedEventFailsWithAText(t *testing.T) {
+	e := newEnv(t, 1)
+	for topic, service := range map[string]string{
+		taskCreated: e.scheduler, taskCompleted: e.scheduler, taskDeleted: e.scheduler, taskScheduled: e.api, taskRejected: e.api,
+	} {
+		for _, body := range []string{`{"id":"x"}`, `{"data":{"todoId":"t"}}`} {
+			a := e.call(service, "POST", "/events/"+topic, body)
+			require.Equal(t, http.StatusInternalServerError, a.StatusCode)
+			require.Contains(t, a.body, "malformed event")
+		}
+		require.Contains(t, e.call(service, "GET", "/dapr/subscribe", "").body,
+			fmt.Sprintf(`{"pubsubname":"todo-pubsub","topic":%q,"route":"/events/%s"`, topic, topic))
+	}
+	require.Equal(t, http.StatusOK, e.call(e.api, "POST", "/events/task-rejected", `{"id":"x","data":{"todoId":"nobody","reason":"r"}}`).StatusCode)
+}
+
+func TestOnlyTheSidecarDeliversEvents(t *testing.T) {
+	t.Setenv("APP_API_TOKEN", "secret")
+	e := newEnv(t, 1)
+	body := `{"id":"x","data":{"todoId":"t"}}`
+	require.Equal(t, http.StatusUnauthorized, e.call(e.scheduler, "POST", "/events/task-deleted", body).StatusCode)
+	require.Equal(t, http.StatusOK, e.call(e.scheduler, "POST", "/events/task-deleted", body, "dapr-api-token", "secret").StatusCode)
+}
+
+func TestDays(t *testing.T) {
+	e := newEnv(t, 4)
+	a := e.call(e.scheduler, "GET", "/days/tomorrow", "")
+	require.Equal(t, http.StatusBadRequest, a.StatusCode)
+	require.Contains(t, a.body, `"field":"date","value":"tomorrow"`)
+	require.JSONEq(t, `{"date":"2030-01-02","slotsPerDay":4,"bookings":[]}`, e.call(e.scheduler, "GET", "/days/2030-01-02", "").body)
+}
+
+func TestBooking(t *testing.T) {
+	at := func(day, hour int) time.Time { return time.Date(2030, 1, day, hour, 0, 0, 0, time.UTC) }
+	book := func(d *day, id string, due time.Time, slotsPerDay int) string {
+		s, ok := d.book(id, due, at(1, 12), slotsPerDay)
+		if !ok {
+			return "none"
+		}
+		return s.Start.Format("02 15:04") + " to " + s.End.Format("15:04")
+	}
+	var d day
+	require.Equal(t, "02 09:00 to 11:00", book(&d, "a", at(2, 23), 4))
+	require.Equal(t, "02 11:00 to 13:00", book(&d, "b", at(2, 23), 4))
+	d.release("a")
+	require.Equal(t, "02 09:00 to 11:00", book(&d, "c", at(2, 23), 4), "a slot that is free again")
+
+	var today day
+	require.Equal(t, "01 13:00 to 17:00", book(&today, "a", at(1, 23), 2), "the slot at 9 has begun")
+	require.Equal(t, "none", book(&today, "b", at(1, 23), 2))
+
+	var changed day
+	require.Equal(t, "02 09:00 to 11:00", book(&changed, "a", at(2, 23), 4))
+	require.Equal(t, "02 11:40 to 14:20", book(&changed, "b", at(2, 23), 3), "after the number of slots changed")
+}
+
+func TestTallyIsBounded(t *testing.T) {
+	var counted tally
+	for i := range maxTallied + 1 {
+		counted.add(fmt.Sprint(i), count{Deliveries: 1})
+	}
+	require.LessOrEqual(t, len(counted.counts), maxTallied)
+	require.Equal(t, 1, counted.of(fmt.Sprint(maxTallied)).Deliveries)
 }

@@ -3,7 +3,6 @@ package kubernetes_test
 import (
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -86,7 +85,6 @@ func onFreePorts(t *testing.T, h *harness.Harness, path string) (copied string, 
 		require.NoError(t, err)
 		ports = append(ports, port)
 		app["appPort"] = port
-		app["env"] = map[string]string{"TODO_PORT": strconv.Itoa(port)}
 	}
 	raw, err = yaml.Marshal(file)
 	require.NoError(t, err)
