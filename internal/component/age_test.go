@@ -1,12 +1,15 @@
 package component
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -90,4 +93,49 @@ func TestTimesBeyondTheLatestAreRefused(t *testing.T) {
 		requireInvalid(t, err, "invalid "+key+` "2500000h"`)
 		require.ErrorContains(t, err, "up to 2147483647 seconds")
 	}
+}
+
+// maxBytes counts what a topic's events take wherever they stand but as dead letters.
+func TestMaxBytesCountsEventsThatAreRetriedRedrivenAndDelayed(t *testing.T) {
+	h, _ := withFakeClock(t)
+	kib := strings.Repeat("x", 1<<10)
+	full := func(c *sidecar, topic string) {
+		t.Helper()
+		err := c.publish(topic, kib)
+		require.Equal(t, codes.ResourceExhausted, status.Code(err), "%v", err)
+		require.ErrorContains(t, err, "the topic is full")
+	}
+	c := h.bus("a", "consumerID", "app", "maxBytes", "10Ki", "backOff", "1h")
+	s := c.pull(t, "retried")
+	for range 9 {
+		require.NoError(t, c.publish("retried", kib))
+		s.nack(s.next().GetId(), "refused")
+	}
+	require.Eventually(t, func() bool {
+		all := topicStats(t, h, "retried")
+		return all.Stored == 0 && all.Groups[0].InHand == 0 && all.Groups[0].Delayed == 9
+	}, 10*time.Second, time.Millisecond)
+	full(c, "retried")
+
+	for range 9 {
+		require.NoError(t, c.publish("delayed", kib, "deliverAfter", "1h"))
+	}
+	full(c, "delayed")
+
+	dying := c.pull(t, "dead", "maxDeliver", "1")
+	for range 9 {
+		require.NoError(t, c.publish("dead", kib))
+		dying.nack(dying.next().GetId(), "refused")
+	}
+	dead := h.dead(t, 9)
+	require.NoError(t, c.publish("dead", kib), "dead letters do not count")
+	m := dying.next()
+	dying.cancel()
+	require.NotEmpty(t, m.GetId())
+	require.Eventually(t, func() bool { return groupStats(t, h, "dead", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+	for _, d := range dead {
+		_, err := h.broker().Redrive(t.Context(), []uint64{d.ID})
+		require.NoError(t, err)
+	}
+	full(c, "dead")
 }

@@ -3,6 +3,7 @@ package component
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,4 +80,19 @@ func TestWhatCountsAsADuplicate(t *testing.T) {
 		deep[i] = '['
 	}
 	requireInvalid(t, bus.publish("t", string(deep)), "allowed: JSON")
+}
+
+// A short window's ids leave the file though a long window's id came before them.
+func TestAnIDThatHasEndedIsForgottenBehindOneThatHasNot(t *testing.T) {
+	h, clock := withFakeClock(t)
+	require.NoError(t, h.bus("long", "dedupWindow", "720h").publish("t", "x", "eventID", "long"))
+	short := h.bus("short", "dedupWindow", "1s")
+	for i := range 100 {
+		require.NoError(t, short.publish("t", "x", "eventID", fmt.Sprint(i)))
+	}
+	clock.Advance(time.Second)
+	sweeps(t, h, clock)
+	require.Equal(t, 1, h.records("ids"), "the long one")
+	require.NoError(t, h.bus("long", "dedupWindow", "720h").publish("t", "x", "eventID", "long"))
+	require.EqualValues(t, 101, topicStats(t, h, "t").Stored, "the long one is remembered")
 }

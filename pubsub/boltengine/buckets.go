@@ -9,22 +9,22 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// buckets are the namespace's, in one transaction. Each is opened when it is first asked for: opening the few that a
+// buckets are those of layout.go in one transaction. Each is opened when it is first asked for: opening the few that a
 // publish does not need would cost it as much as writing to those that it does.
 type buckets struct {
-	namespace *boltdb.Bucket
-	opened    struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids *boltdb.Bucket }
-	// known are topics as the write transaction has left them so far; nil in one that only reads.
+	top    *boltdb.Bucket
+	opened struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids *boltdb.Bucket }
+	// known are topics as the write transaction has left them so far, and dedup what it changes of the ids; empty in one
+	// that only reads.
 	known map[string]topicRecord
+	dedup dedupChanges
 }
 
-func (e *Engine) in(tx *boltdb.Tx) *buckets {
-	return &buckets{namespace: e.bucket.In(tx)}
-}
+func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }
 
 func (b *buckets) open(opened **boltdb.Bucket, name []byte) *boltdb.Bucket {
 	if *opened == nil {
-		*opened = b.namespace.Bucket(name)
+		*opened = b.top.Bucket(name)
 	}
 	return *opened
 }
@@ -39,17 +39,16 @@ func (b *buckets) retry() *boltdb.Bucket    { return b.open(&b.opened.retry, buc
 func (b *buckets) dead() *boltdb.Bucket     { return b.open(&b.opened.dead, bucketDead) }
 func (b *buckets) ids() *boltdb.Bucket      { return b.open(&b.opened.ids, bucketIDs) }
 
-func (b *buckets) topic(name string) (topicRecord, bool, error) {
+func (b *buckets) topic(name string) (t topicRecord, ok bool, err error) {
 	if t, ok := b.known[name]; ok {
 		return t, true, nil
 	}
 	raw := b.topics().Get([]byte(name))
 	if raw == nil {
-		return topicRecord{}, false, nil
+		return t, false, nil
 	}
-	var t topicRecord
 	if err := decode(raw, &t); err != nil {
-		return topicRecord{}, false, fmt.Errorf("topic %q: %w", name, err)
+		return t, false, fmt.Errorf("topic %q: %w", name, err)
 	}
 	return t, true, nil
 }
@@ -64,46 +63,30 @@ func (b *buckets) putTopic(name string, t topicRecord) error {
 	return nil
 }
 
-func (b *buckets) group(topic uint32, name string) (groupRecord, bool, error) {
-	raw := b.groups().Get(groupKey(topic, name))
-	if raw == nil {
-		return groupRecord{}, false, nil
-	}
-	var g groupRecord
-	if err := decode(raw, &g); err != nil {
-		return groupRecord{}, false, fmt.Errorf("group %q: %w", name, err)
-	}
-	return g, true, nil
-}
-
-func (b *buckets) putGroup(topic uint32, name string, g groupRecord) error {
-	return put(b.groups(), groupKey(topic, name), g)
-}
-
-func put(b *boltdb.Bucket, key []byte, record any) error {
-	raw, err := encode(record, 0)
-	if err != nil {
-		return err
-	}
-	return b.Put(key, raw)
-}
-
-// eachGroup calls fn for every group of a topic.
-func (b *buckets) eachGroup(topic uint32, fn func(name string, g groupRecord) error) error {
-	prefix := idKey(topic)
-	c := b.groups().Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		var g groupRecord
-		name := string(k[len(prefix):])
-		if err := decode(v, &g); err != nil {
-			return fmt.Errorf("group %q: %w", name, err)
+// eachTopic calls fn for every topic, by name. fn must not change topics.
+func (b *buckets) eachTopic(fn func(name string, t topicRecord) error) error {
+	c := b.topics().Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		var t topicRecord
+		if err := decode(v, &t); err != nil {
+			return fmt.Errorf("topic %q: %w", k, err)
 		}
-		if err := fn(name, g); err != nil {
+		if err := fn(string(k), t); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// topicNames returns the topics' names by their numbers.
+func (b *buckets) topicNames() (map[uint32]string, error) {
+	names := map[uint32]string{}
+	err := b.eachTopic(func(name string, t topicRecord) error { names[t.ID] = name; return nil })
+	return names, err
+}
+
+// countTopics goes by their numbers: no topic is ever removed.
+func (b *buckets) countTopics() uint64 { return b.topics().Sequence() }
 
 // ensureTopic returns the topic, new if need be. A new topic is owed to every group whose wildcards match it, from its
 // first event on.
@@ -133,6 +116,50 @@ func (b *buckets) ensureTopic(name string) (topicRecord, error) {
 	return t, nil
 }
 
+// find looks a topic and group up; ok is false when either is missing.
+func (b *buckets) find(topic, group string) (t topicRecord, g groupRecord, ok bool, err error) {
+	t, ok, err = b.topic(topic)
+	if err != nil || !ok {
+		return t, g, false, err
+	}
+	g, ok, err = b.group(t.ID, group)
+	return t, g, ok, err
+}
+
+func (b *buckets) group(topic uint32, name string) (g groupRecord, ok bool, err error) {
+	raw := b.groups().Get(groupKey(topic, name))
+	if raw == nil {
+		return g, false, nil
+	}
+	if err := decode(raw, &g); err != nil {
+		return g, false, fmt.Errorf("group %q: %w", name, err)
+	}
+	return g, true, nil
+}
+
+func (b *buckets) putGroup(topic uint32, name string, g groupRecord) error {
+	return put(b.groups(), groupKey(topic, name), g)
+}
+
+type namedGroup struct {
+	name string
+	groupRecord
+}
+
+// groupsOf returns the groups of a topic.
+func (b *buckets) groupsOf(topic uint32) (groups []namedGroup, err error) {
+	prefix := idKey(topic)
+	c := b.groups().Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		g := namedGroup{name: string(k[len(prefix):])}
+		if err := decode(v, &g.groupRecord); err != nil {
+			return nil, fmt.Errorf("group %q: %w", g.name, err)
+		}
+		groups = append(groups, g)
+	}
+	return groups, nil
+}
+
 func (b *buckets) ensureGroup(t topicRecord, name string, policy pubsub.DeliverPolicy) (groupRecord, error) {
 	g, ok, err := b.group(t.ID, name)
 	if ok || err != nil {
@@ -149,9 +176,7 @@ func (b *buckets) ensureGroup(t topicRecord, name string, policy pubsub.DeliverP
 	return g, b.putGroup(t.ID, name, g)
 }
 
-// countTopics goes by their numbers: no topic is ever removed.
-func (b *buckets) countTopics() uint64 { return b.topics().Sequence() }
-
+// nextID returns a number that was never used in the bucket.
 func nextID(b *boltdb.Bucket) (uint32, error) {
 	n, err := b.NextSequence()
 	if err != nil {
@@ -161,4 +186,40 @@ func nextID(b *boltdb.Bucket) (uint32, error) {
 		return 0, fmt.Errorf("more than %d names were used in this bucket", uint32(math.MaxUint32))
 	}
 	return uint32(n), nil
+}
+
+func put(b *boltdb.Bucket, key []byte, record any) error {
+	raw, err := encode(record, 0)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, raw)
+}
+
+func countPrefix(b *boltdb.Bucket, prefix []byte) (n uint64) {
+	c := b.Cursor()
+	for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// deletePrefix deletes the keys that begin with prefix, and returns how many bytes their values took.
+func deletePrefix(b *boltdb.Bucket, prefix []byte) (size int64, err error) {
+	var keys [][]byte
+	c := b.Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+		size += int64(len(v))
+	}
+	return size, deleteAll(b, keys)
+}
+
+func deleteAll(b *boltdb.Bucket, keys [][]byte) error {
+	for _, k := range keys {
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
 }

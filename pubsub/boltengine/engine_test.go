@@ -264,8 +264,10 @@ func FuzzDecode(f *testing.F) {
 		_ = decodeRetry(raw, "t", pubsub.RetryKey{})
 		dead := decodeDeadRecord(raw)
 		_ = dead.deadLetter(1)
-		_, _ = publishTime(raw)
-		_, _ = parseRetryKey(raw)
+		_ = publishTime(raw)
+		_, _, _ = parseRetryKey(raw)
+		_, _ = parseDedupKey(raw)
+		_, _, _ = parseDedupValue(raw)
 		_, _, _ = parseDelayedKey(raw)
 		for _, record := range []any{&topicRecord{}, &groupRecord{}} {
 			_ = decode(raw, record)

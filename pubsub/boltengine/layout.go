@@ -1,32 +1,29 @@
 package boltengine
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
-	"math"
 	"time"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// What a namespace (boltdb.Namespace) holds. Integers in keys are big-endian, so that a cursor walks them in order; a topic and
+// What a bucket that users name holds. Integers in keys are big-endian, so that a cursor walks them in order; a topic and
 // the part that a group has in it go by numbers that are never used again within the bucket.
 //
-//	topics    name                          → topicRecord
-//	patterns  group \x00 pattern            → (nothing): the group wants every topic that matches
-//	groups    topic(4) group name           → groupRecord
-//	log       topic(4) sequence(8)          → eventRecord, contiguous from topicRecord.First to .Last
-//	delayed   due(8) topic(4) number(8)     → eventRecord
-//	done      group(4) sequence(8)          → (nothing): settled, but above groupRecord.Done
-//	retry     group(4) 0 due(8) sequence(8) → retryRecord: failed, waits for its time
+//	topics    name                            → topicRecord
+//	patterns  group \x00 pattern              → (nothing): the group wants every topic that matches
+//	groups    topic(4) group name             → groupRecord
+//	log       topic(4) sequence(8)            → eventRecord, contiguous from topicRecord.First to .Last
+//	delayed   due(8) topic(4) number(8)       → eventRecord
+//	done      group(4) sequence(8)            → (nothing): settled, but above groupRecord.Done
+//	retry     group(4) 0 due(8) sequence(8)   → retryRecord: failed, waits for its time
 //	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
-//	dead      id(8)                         → deadRecord
-//	ids       number(8)                     → until(8) dedupKey(16): an event was seen, and is remembered until then
+//	dead      id(8)                           → deadRecord
+//	ids       window(8) number(8)             → until(8) dedupKey(16): an event was seen, and is remembered until then
 //
-// Records are a version byte and CBOR (RFC 8949). Times are Unix nanoseconds; zero is no time.
+// Records are a version byte and CBOR (RFC 8949); see record.go. Times are Unix nanoseconds; zero is no time. Ids lie by
+// the length of their window, so that those of each leave in the order they came.
 var (
 	bucketTopics   = []byte("topics")
 	bucketPatterns = []byte("patterns")
@@ -44,228 +41,37 @@ var (
 	}
 )
 
-const recordVersion = 1
+// sequentialFill packs pages full where keys only ever grow at the end.
+const sequentialFill = 0.95
 
-type topicRecord struct {
-	ID    uint32 `cbor:"1,keyasint"`
-	First uint64 `cbor:"2,keyasint"`
-	Last  uint64 `cbor:"3,keyasint"`
-	// Bytes is what the events of the log and the delayed ones take.
-	Bytes int64 `cbor:"4,keyasint"`
-	// MaxAge is what the newest publisher asked for; the sweep goes by it.
-	MaxAge time.Duration `cbor:"5,keyasint,omitempty"`
-}
-
-// aged says that an event is older than the topic keeps it. Who redrives an event wants it delivered, whatever its age.
-func (t *topicRecord) aged(since time.Time, redriven int, now time.Time) bool {
-	return t.MaxAge > 0 && redriven == 0 && !now.Before(since.Add(t.MaxAge))
-}
-
-type groupRecord struct {
-	ID uint32 `cbor:"1,keyasint"`
-	// Done is the sequence up to which the log is settled for the group.
-	Done uint64 `cbor:"2,keyasint"`
-}
-
-type eventRecord struct {
-	ID           string            `cbor:"1,keyasint,omitempty"`
-	Data         []byte            `cbor:"2,keyasint"`
-	ContentType  string            `cbor:"3,keyasint,omitempty"`
-	Metadata     map[string]string `cbor:"4,keyasint,omitempty"`
-	PublishTime  int64             `cbor:"5,keyasint"`
-	Expires      int64             `cbor:"6,keyasint,omitempty"`
-	PartitionKey string            `cbor:"7,keyasint,omitempty"`
-	DeliverAt    int64             `cbor:"8,keyasint,omitempty"`
-}
-
-type attemptRecord struct {
-	At    int64  `cbor:"1,keyasint"`
-	Error string `cbor:"2,keyasint"`
-}
-
-type historyRecord struct {
-	Deliveries int             `cbor:"1,keyasint"`
-	Attempts   []attemptRecord `cbor:"2,keyasint,omitempty"`
-	Redriven   int             `cbor:"3,keyasint,omitempty"`
-
-	Interruptions int `cbor:"4,keyasint,omitempty"`
-}
-
-type retryRecord struct {
-	Event   []byte        `cbor:"1,keyasint"` // an encoded eventRecord
-	History historyRecord `cbor:"2,keyasint"`
-	After   uint64        `cbor:"3,keyasint,omitempty"`
-}
-
-type deadRecord struct {
-	Topic    string        `cbor:"1,keyasint"`
-	Group    string        `cbor:"2,keyasint"`
-	Sequence uint64        `cbor:"3,keyasint"`
-	Event    []byte        `cbor:"4,keyasint"` // an encoded eventRecord
-	History  historyRecord `cbor:"5,keyasint"`
-	Reason   string        `cbor:"6,keyasint"`
-	Time     int64         `cbor:"7,keyasint"`
-}
-
-var encoding = func() cbor.UserBufferEncMode {
-	mode, err := cbor.EncOptions{}.UserBufferEncMode()
-	if err != nil {
-		panic(err)
-	}
-	return mode
-}()
-
-var decoding = func() cbor.DecMode {
-	// What the encoder may write can be read: it sets no limit to entries, and an event id is whatever a publisher's
-	// payload holds, UTF-8 or not.
-	mode, err := cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid, MaxArrayElements: math.MaxInt32, MaxMapPairs: math.MaxInt32}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return mode
-}()
-
-// recordOverhead is more than most records take beside their variable part.
-const recordOverhead = 64
-
-// encode returns the bytes of a record whose variable part takes about size bytes.
-func encode(record any, size int) ([]byte, error) {
-	buf := bytes.NewBuffer(make([]byte, 0, size+recordOverhead))
-	buf.WriteByte(recordVersion)
-	if err := encoding.MarshalToBuffer(record, buf); err != nil {
-		return nil, fmt.Errorf("encode %T: %w", record, err)
-	}
-	return buf.Bytes(), nil
-}
-
-func decode(raw []byte, record any) error {
-	if len(raw) == 0 {
-		return fmt.Errorf("decode %T: it is empty", record)
-	}
-	if raw[0] != recordVersion {
-		return fmt.Errorf("decode %T: it has version %d, this build reads version %d", record, raw[0], recordVersion)
-	}
-	if err := decoding.Unmarshal(raw[1:], record); err != nil {
-		return fmt.Errorf("decode %T: %w", record, err)
-	}
-	return nil
-}
-
-func encodeEvent(e *pubsub.Event) ([]byte, error) {
-	size := len(e.ID) + len(e.Data) + len(e.ContentType) + len(e.PartitionKey)
-	for k, v := range e.Metadata {
-		size += len(k) + len(v) + 8
-	}
-	return encode(&eventRecord{
-		ID:           e.ID,
-		Data:         e.Data,
-		ContentType:  e.ContentType,
-		Metadata:     e.Metadata,
-		PublishTime:  e.PublishTime.UnixNano(),
-		DeliverAt:    nanos(e.DeliverAt),
-		Expires:      nanos(e.Expires),
-		PartitionKey: e.PartitionKey,
-	}, size)
-}
-
-// decodeEvent returns the event, or what there is to see of it if it cannot be decoded.
-func decodeEvent(raw []byte, topic string, sequence uint64) pubsub.Event {
-	var r eventRecord
-	if err := decode(raw, &r); err != nil {
-		return pubsub.Event{Sequence: sequence, Topic: topic, Data: bytes.Clone(raw), Unreadable: err.Error()}
-	}
-	return pubsub.Event{
-		Sequence:     sequence,
-		Topic:        topic,
-		ID:           r.ID,
-		Data:         r.Data,
-		ContentType:  r.ContentType,
-		Metadata:     r.Metadata,
-		PublishTime:  time.Unix(0, r.PublishTime),
-		DeliverAt:    fromNanos(r.DeliverAt),
-		Expires:      fromNanos(r.Expires),
-		PartitionKey: r.PartitionKey,
-	}
-}
-
-// decodeRetryRecord returns the record; of one that cannot be decoded, all that is stored stands for its event.
-func decodeRetryRecord(raw []byte) retryRecord {
-	var r retryRecord
-	if decode(raw, &r) != nil {
-		return retryRecord{Event: raw, History: historyRecord{Deliveries: 1}}
-	}
-	return r
-}
-
-// decodeDeadRecord likewise; then it is nobody's.
-func decodeDeadRecord(raw []byte) deadRecord {
-	var r deadRecord
-	if decode(raw, &r) != nil {
-		return deadRecord{Event: raw}
-	}
-	return r
-}
-
-func historyToRecord(h pubsub.History) historyRecord {
-	r := historyRecord{Deliveries: h.Deliveries, Interruptions: h.Interruptions, Redriven: h.Redriven}
-	for _, a := range h.Attempts {
-		r.Attempts = append(r.Attempts, attemptRecord{At: a.At.UnixNano(), Error: a.Error})
-	}
-	return r
-}
-
-func historyFromRecord(r historyRecord) pubsub.History {
-	h := pubsub.History{Deliveries: r.Deliveries, Interruptions: r.Interruptions, Redriven: r.Redriven}
-	for _, a := range r.Attempts {
-		h.Attempts = append(h.Attempts, pubsub.Attempt{At: time.Unix(0, a.At), Error: a.Error})
-	}
-	return h
-}
-
-func nanos(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func fromNanos(n int64) time.Time {
-	if n == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, n)
-}
-
-func pairKey(a, b uint64) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, 16), a), b)
-}
-
-func delayedKey(due time.Time, topic uint32, number uint64) []byte {
-	key := binary.BigEndian.AppendUint64(make([]byte, 0, delayedKeyLen), uint64(due.UnixNano()))
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(key, topic), number)
-}
-
-const delayedKeyLen = 8 + 4 + 8
-
-func parseDelayedKey(key []byte) (due time.Time, topic uint32, err error) {
-	if len(key) != delayedKeyLen {
-		return due, 0, fmt.Errorf("a key in %s takes %d bytes, want %d", bucketDelayed, len(key), delayedKeyLen)
-	}
-	return time.Unix(0, int64(binary.BigEndian.Uint64(key))), binary.BigEndian.Uint32(key[8:]), nil
-}
-
+// idKey begins the keys of what belongs to a topic or to a group.
 func idKey(id uint32) []byte { return binary.BigEndian.AppendUint32(make([]byte, 0, 12), id) }
+
+func patternKey(group, pattern string) []byte { return []byte(group + "\x00" + pattern) }
+
+func groupKey(topic uint32, group string) []byte { return append(idKey(topic), group...) }
 
 // sequenceKey is the key in log (by topic) and in done (by group).
 func sequenceKey(id uint32, sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64(idKey(id), sequence)
 }
 
+// sequenceOf returns the sequence that a key ends with.
 func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
-func groupKey(topic uint32, group string) []byte { return append(idKey(topic), group...) }
+const delayedKeyLen = 8 + 4 + 8
 
-func patternKey(group, pattern string) []byte { return []byte(group + "\x00" + pattern) }
+func delayedKey(due time.Time, topic uint32, number uint64) []byte {
+	key := binary.BigEndian.AppendUint64(make([]byte, 0, delayedKeyLen), uint64(due.UnixNano()))
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(key, topic), number)
+}
+
+func parseDelayedKey(key []byte) (due time.Time, topic uint32, err error) {
+	if len(key) != delayedKeyLen {
+		return due, 0, badKey(bucketDelayed, key, delayedKeyLen)
+	}
+	return time.Unix(0, int64(binary.BigEndian.Uint64(key))), binary.BigEndian.Uint32(key[8:]), nil
+}
 
 const (
 	kindRetry    = 0
@@ -280,19 +86,56 @@ func retryPrefix(group uint32, redriven bool) []byte {
 	return append(idKey(group), kind)
 }
 
-func retryKey(group uint32, k pubsub.RetryKey) []byte {
-	return append(retryPrefix(group, k.Redriven), pairKey(uint64(k.Order), k.Sequence)...)
-}
-
 const retryKeyLen = 4 + 1 + 8 + 8
 
-func parseRetryKey(key []byte) (pubsub.RetryKey, error) {
+func retryKey(group uint32, k pubsub.RetryKey) []byte {
+	key := binary.BigEndian.AppendUint64(retryPrefix(group, k.Redriven), uint64(k.Order))
+	return binary.BigEndian.AppendUint64(key, k.Sequence)
+}
+
+func parseRetryKey(key []byte) (group uint32, k pubsub.RetryKey, err error) {
 	if len(key) != retryKeyLen {
-		return pubsub.RetryKey{}, fmt.Errorf("a key in %s takes %d bytes, want %d", bucketRetry, len(key), retryKeyLen)
+		return 0, k, badKey(bucketRetry, key, retryKeyLen)
 	}
-	return pubsub.RetryKey{
+	return binary.BigEndian.Uint32(key), pubsub.RetryKey{
 		Redriven: key[4] == kindRedriven,
 		Order:    int64(binary.BigEndian.Uint64(key[5:])),
 		Sequence: sequenceOf(key),
 	}, nil
+}
+
+func deadKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+const (
+	dedupKeyLen   = 8 + 8
+	dedupValueLen = 8 + len(dedupHash{})
+)
+
+func dedupKey(id dedupID) []byte {
+	key := binary.BigEndian.AppendUint64(make([]byte, 0, dedupKeyLen), uint64(id.window))
+	return binary.BigEndian.AppendUint64(key, id.number)
+}
+
+func parseDedupKey(key []byte) (dedupID, error) {
+	if len(key) != dedupKeyLen {
+		return dedupID{}, badKey(bucketIDs, key, dedupKeyLen)
+	}
+	return dedupID{time.Duration(binary.BigEndian.Uint64(key)), binary.BigEndian.Uint64(key[8:])}, nil
+}
+
+func dedupValue(until time.Time, hash dedupHash) []byte {
+	value := binary.BigEndian.AppendUint64(make([]byte, 0, dedupValueLen), uint64(until.UnixNano()))
+	return append(value, hash[:]...)
+}
+
+// parseDedupValue returns ok false for what is none: such an id has ended.
+func parseDedupValue(value []byte) (until int64, hash dedupHash, ok bool) {
+	if len(value) != dedupValueLen {
+		return 0, hash, false
+	}
+	return int64(binary.BigEndian.Uint64(value)), dedupHash(value[8:]), true
+}
+
+func badKey(bucket, key []byte, want int) error {
+	return fmt.Errorf("a key in %s takes %d bytes, want %d", bucket, len(key), want)
 }

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -18,32 +17,29 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 			return err
 		}
 		dead := b.countDead()
-		return eachTopic(b, func(name string, t topicRecord) error {
+		return b.eachTopic(func(name string, t topicRecord) error {
 			s := pubsub.TopicStats{
 				Topic:        name,
 				Stored:       t.Last + 1 - t.First,
 				Delayed:      delayed[t.ID],
 				Bytes:        t.Bytes,
 				LastSequence: t.Last,
+				OldestTime:   publishTime(b.first(&t)),
 				Duplicates:   e.duplicates.of(name),
 				Groups:       []pubsub.GroupStats{},
 			}
-			if published, err := publishTime(b.log().Get(sequenceKey(t.ID, t.First))); err == nil {
-				s.OldestTime = &published
-			}
-			err := b.eachGroup(t.ID, func(group string, g groupRecord) error {
+			groups, err := b.groupsOf(t.ID)
+			for _, g := range groups {
 				settled := countPrefix(b.done(), idKey(g.ID))
 				s.Groups = append(s.Groups, pubsub.GroupStats{
-					Group:   group,
-					Waiting: t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
-					Delayed: countPrefix(b.retry(), retryPrefix(g.ID, false)),
-					Dead:    dead[groupName{name, group}],
-					Expired: e.expired.of(groupName{name, group}),
-
-					OldestTime: b.oldestOwed(t, g),
+					Group:      g.name,
+					Waiting:    t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
+					Delayed:    countPrefix(b.retry(), retryPrefix(g.ID, false)),
+					Dead:       dead[groupName{name, g.name}],
+					Expired:    e.expired.of(groupName{name, g.name}),
+					OldestTime: b.oldestOwed(&t, g),
 				})
-				return nil
-			})
+			}
 			stats = append(stats, s)
 			return err
 		})
@@ -53,46 +49,26 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 
 // oldestOwed returns when the oldest event that the group has not settled was published: the first of the log above its
 // mark, or one of its retries. What cannot be read has no time.
-func (b *buckets) oldestOwed(t topicRecord, g groupRecord) (oldest *time.Time) {
-	consider := func(event []byte) {
-		published, err := publishTime(event)
-		if err == nil && (oldest == nil || published.Before(*oldest)) {
-			oldest = &published
-		}
-	}
-	consider(b.log().Get(sequenceKey(t.ID, max(g.Done+1, t.First))))
+func (b *buckets) oldestOwed(t *topicRecord, g namedGroup) *time.Time {
+	oldest := publishTime(b.log().Get(sequenceKey(t.ID, max(g.Done+1, t.First))))
 	prefix := idKey(g.ID)
 	c := b.retry().Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		consider(decodeRetryRecord(v).Event)
+		if at := publishTime(decodeRetryRecord(v).Event); oldest == nil || at != nil && at.Before(*oldest) {
+			oldest = at
+		}
 	}
 	return oldest
 }
 
-type groupName struct{ topic, group string }
-
-// counter counts by K in memory; the zero value is ready. Its methods may be called from any goroutine.
-type counter[K comparable] struct {
-	mu     sync.Mutex
-	counts map[K]uint64
-}
-
-func (c *counter[K]) add(key K, n uint64) {
-	if n == 0 {
-		return
+// publishTime returns nil for what cannot be read, or is not there.
+func publishTime(event []byte) *time.Time {
+	times, err := decodeTimes(event)
+	if err != nil {
+		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.counts == nil {
-		c.counts = map[K]uint64{}
-	}
-	c.counts[key] += n
-}
-
-func (c *counter[K]) of(key K) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.counts[key]
+	at := time.Unix(0, times.PublishTime)
+	return &at
 }
 
 // countDelayed counts by the topic's number.
@@ -119,10 +95,28 @@ func (b *buckets) countDead() map[groupName]uint64 {
 	return counts
 }
 
-func countPrefix(b *boltdb.Bucket, prefix []byte) (n uint64) {
-	c := b.Cursor()
-	for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		n++
+type groupName struct{ topic, group string }
+
+// counter counts by K in memory; the zero value is ready. Its methods may be called from any goroutine.
+type counter[K comparable] struct {
+	mu     sync.Mutex
+	counts map[K]uint64
+}
+
+func (c *counter[K]) add(key K, n uint64) {
+	if n == 0 {
+		return
 	}
-	return n
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts == nil {
+		c.counts = map[K]uint64{}
+	}
+	c.counts[key] += n
+}
+
+func (c *counter[K]) of(key K) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.counts[key]
 }

@@ -3,11 +3,35 @@ package boltengine
 import (
 	"bytes"
 	"context"
+	"sync"
 	"time"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
+
+// maxStepBytes bounds what one step copies.
+const maxStepBytes = 4 << 20
+
+// budget bounds one step: how many entries it may touch, and how many bytes it may copy, but for the first entry.
+type budget struct {
+	entries, bytes int
+	// used says that something was taken, exhausted that something could not be.
+	used, exhausted bool
+}
+
+func newBudget(entries int) *budget { return &budget{entries: entries, bytes: maxStepBytes} }
+
+// take reports whether the step may touch one more entry, and copy so many bytes.
+func (s *budget) take(bytes int) bool {
+	if s.entries <= 0 || s.used && bytes > s.bytes {
+		s.exhausted = true
+		return false
+	}
+	s.entries--
+	s.bytes -= bytes
+	s.used = true
+	return true
+}
 
 // Sweep implements pubsub.Engine.
 func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func(topic, group string) bool) (more bool, err error) {
@@ -15,45 +39,22 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 	if err != nil {
 		return false, err
 	}
-	err = e.update(ctx, true, func(tx *boltdb.Tx, b *buckets) error {
-		left := limit
-		n, err := e.seen.sweep(tx, b.ids(), now, left)
-		if err != nil {
+	err = e.updateDeferred(ctx, func(b *buckets) error {
+		step := newBudget(limit)
+		if err := b.sweepIDs(now, step); err != nil {
 			return err
 		}
-		left -= n
-		names, err := agedTopics(b)
-		if err != nil {
+		if err := b.sweepLogs(now, step); err != nil {
 			return err
-		}
-		for _, name := range names {
-			if left <= 0 {
-				break
-			}
-			aged, err := b.age(name, now, left)
-			if err != nil {
-				return err
-			}
-			trimmed, err := b.trim(name, max(left-aged, 0))
-			if err != nil {
-				return err
-			}
-			left -= aged + trimmed
 		}
 		for _, r := range retries {
-			if left <= 0 {
-				break
+			if !step.exhausted && claim(r.topic, r.group) {
+				if err := b.buryRetry(r, now, step); err != nil {
+					return err
+				}
 			}
-			if !claim(r.topic, r.group) {
-				continue
-			}
-			if err := b.buryRetry(r, now); err != nil {
-				return err
-			}
-			left--
 		}
-		more = left <= 0
-		if left == limit {
+		if more = step.exhausted; !step.used {
 			return errUnchanged
 		}
 		return nil
@@ -61,51 +62,92 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 	return more, err
 }
 
-func agedTopics(b *buckets) (names []string, err error) {
-	err = eachTopic(b, func(name string, t topicRecord) error {
+// sweepLogs takes out of the topics what is too old, and what every group is done with.
+func (b *buckets) sweepLogs(now time.Time, step *budget) error {
+	topics := map[string]topicRecord{}
+	err := b.eachTopic(func(name string, t topicRecord) error {
 		if t.First <= t.Last {
-			names = append(names, name)
+			topics[name] = t
 		}
 		return nil
 	})
-	return names, err
+	if err != nil {
+		return err
+	}
+	for name := range topics {
+		if step.exhausted {
+			return nil
+		}
+		t, _, err := b.topic(name)
+		if err != nil {
+			return err
+		}
+		before := t
+		if err := b.ageLog(name, &t, now, step); err != nil {
+			return err
+		}
+		if err := b.trim(&t, step); err != nil {
+			return err
+		}
+		if t == before {
+			continue
+		}
+		if err := b.putTopic(name, t); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// age takes events that are older than the topic keeps them out of it, at most limit of them. Each goes to the dead
-// letters of the groups that still owe it.
-func (b *buckets) age(topic string, now time.Time, limit int) (int, error) {
-	t, ok, err := b.topic(topic)
-	if err != nil || !ok || t.MaxAge <= 0 {
-		return 0, err
-	}
-	aged := b.countAged(t, now, limit)
+// ageLog takes events that are older than the topic keeps them out of it. Each goes to the dead letters of the groups that
+// still owe it.
+func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budget) error {
+	aged := b.countAged(t, now, step.entries+1)
 	if aged == 0 {
-		return 0, nil
+		return nil
 	}
-	for range aged {
-		if err := b.buryForGroups(topic, t, b.log().Get(sequenceKey(t.ID, t.First)), now); err != nil {
-			return 0, err
+	groups, err := b.groupsOf(t.ID)
+	if err != nil {
+		return err
+	}
+	for ; aged > 0; aged-- {
+		event := bytes.Clone(b.first(t))
+		if !step.take(len(event) * len(groups)) {
+			break
 		}
-		if err := b.dropFirst(&t); err != nil {
-			return 0, err
+		for i := range groups {
+			if err := b.buryForGroup(topic, t, &groups[i], event, now); err != nil {
+				return err
+			}
+		}
+		if err := b.dropFirst(t); err != nil {
+			return err
 		}
 	}
-	return aged, b.putTopic(topic, t)
+	for i := range groups {
+		if err := b.putGroup(t.ID, groups[i].name, groups[i].groupRecord); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // countAged counts the first events of the log that are too old, at most limit of them. One that cannot be read is as old
 // as the next that can.
-func (b *buckets) countAged(t topicRecord, now time.Time, limit int) (aged int) {
+func (b *buckets) countAged(t *topicRecord, now time.Time, limit int) (aged int) {
+	if t.MaxAge <= 0 {
+		return 0
+	}
 	prefix := idKey(t.ID)
 	c := b.log().Cursor()
 	n := 0
 	for k, v := c.Seek(sequenceKey(t.ID, t.First)); bytes.HasPrefix(k, prefix) && n < limit; k, v = c.Next() {
 		n++
-		since, err := ageStart(v)
+		e, err := decodeTimes(v)
 		if err != nil {
 			continue
 		}
-		if !t.aged(since, 0, now) {
+		if !t.aged(e.ageStart(), 0, now) {
 			break
 		}
 		aged = n
@@ -113,37 +155,124 @@ func (b *buckets) countAged(t topicRecord, now time.Time, limit int) (aged int) 
 	return aged
 }
 
-func (b *buckets) buryForGroups(topic string, t topicRecord, event []byte, now time.Time) error {
-	changed := map[string]groupRecord{}
-	err := b.eachGroup(t.ID, func(name string, g groupRecord) error {
-		if g.Done < t.First {
-			changed[name] = g
-		}
+// buryForGroup makes the first event of the log a dead letter of the group, unless it has settled it.
+func (b *buckets) buryForGroup(topic string, t *topicRecord, g *namedGroup, event []byte, now time.Time) error {
+	if g.Done >= t.First {
 		return nil
-	})
-	if err != nil {
-		return err
 	}
-	for name, g := range changed {
-		if b.done().Get(sequenceKey(g.ID, t.First)) == nil {
-			err := b.bury(deadRecord{
-				Topic:    topic,
-				Group:    name,
-				Sequence: t.First,
-				Event:    event,
-				Reason:   string(pubsub.ReasonMaxAge),
-				Time:     now.UnixNano(),
-			})
+	if b.done().Get(sequenceKey(g.ID, t.First)) == nil {
+		err := b.bury(deadRecord{
+			Topic:    topic,
+			Group:    g.name,
+			Sequence: t.First,
+			Event:    event,
+			Reason:   string(pubsub.ReasonMaxAge),
+			Time:     now.UnixNano(),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return b.markDone(&g.groupRecord, []uint64{t.First})
+}
+
+// retryScan remembers where the next sweep goes on to look through the retries; nil: at the first.
+type retryScan struct {
+	mu   sync.Mutex
+	from []byte
+}
+
+// scanned is how many retries one sweep looks at for each that it may bury: retries lie in the order in which they are
+// due, so the aged ones stand anywhere among them.
+const scanned = 16
+
+// agedRetry is a retry that may be too old.
+type agedRetry struct {
+	topic, group string
+	key          []byte
+}
+
+// agedRetries looks through the next part of the retries, without keeping the writer from its work, and returns at
+// most limit of those that are too old, or cannot be read: such a one is not to wait for a group that may never come back.
+func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err error) {
+	e.ageing.mu.Lock()
+	defer e.ageing.mu.Unlock()
+	err = e.read(func(b *buckets) error {
+		c := b.retry().Cursor()
+		k, v := c.Seek(e.ageing.from)
+		if k == nil {
+			k, v = c.First()
+		}
+		e.ageing.from = nil
+		if k == nil {
+			return nil
+		}
+		owners, err := b.owners()
+		if err != nil {
+			return err
+		}
+		for n := 0; k != nil; k, v = c.Next() {
+			if n++; n > scanned*limit || len(aged) == limit {
+				e.ageing.from = bytes.Clone(k)
+				return nil
+			}
+			group, key, err := parseRetryKey(k)
 			if err != nil {
 				return err
 			}
+			owner, ok := owners[group]
+			if !ok || key.Redriven {
+				continue
+			}
+			r := decodeRetryRecord(v)
+			times, err := decodeTimes(r.Event)
+			if err != nil || owner.topicRecord.aged(times.ageStart(), r.History.Redriven, now) {
+				aged = append(aged, agedRetry{owner.topic, owner.group, bytes.Clone(k)})
+			}
 		}
-		if err := b.markDone(&g, []uint64{t.First}); err != nil {
-			return err
+		return nil
+	})
+	return aged, err
+}
+
+// owner is whose retries carry a group's number.
+type owner struct {
+	groupName
+	topicRecord
+}
+
+func (b *buckets) owners() (map[uint32]owner, error) {
+	owners := map[uint32]owner{}
+	err := b.eachTopic(func(topic string, t topicRecord) error {
+		groups, err := b.groupsOf(t.ID)
+		for _, g := range groups {
+			owners[g.ID] = owner{groupName{topic, g.name}, t}
 		}
-		if err := b.putGroup(t.ID, name, g); err != nil {
-			return err
-		}
+		return err
+	})
+	return owners, err
+}
+
+// buryRetry makes a dead letter of a retry, unless it has been settled since it was looked at.
+func (b *buckets) buryRetry(aged agedRetry, now time.Time, step *budget) error {
+	t, ok, err := b.topic(aged.topic)
+	if err != nil || !ok || !step.take(len(b.retry().Get(aged.key))) {
+		return err
 	}
-	return nil
+	r, ok, err := b.takeRetry(&t, aged.key)
+	if err != nil || !ok {
+		return err
+	}
+	if err := b.putTopic(aged.topic, t); err != nil {
+		return err
+	}
+	return b.bury(deadRecord{
+		Topic:    aged.topic,
+		Group:    aged.group,
+		Sequence: sequenceOf(aged.key),
+		Event:    r.Event,
+		History:  r.History,
+		Reason:   string(pubsub.ReasonMaxAge),
+		Time:     now.UnixNano(),
+	})
 }

@@ -1,23 +1,26 @@
 package boltengine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"strings"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-func deadKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
-
+// bury adds a dead letter.
 func (b *buckets) bury(r deadRecord) error {
+	raw, err := encode(&r, len(r.Event))
+	if err != nil {
+		return err
+	}
 	id, err := b.dead().NextSequence()
 	if err != nil {
 		return err
 	}
-	return put(b.dead(), deadKey(id), r)
+	return b.dead().Put(deadKey(id), raw)
 }
 
 func (b *buckets) deadRecord(id uint64) (r deadRecord, ok bool) {
@@ -47,18 +50,13 @@ func (r *deadRecord) deadLetter(id uint64) pubsub.DeadLetter {
 // removeDead forgets a group's dead letters of a topic.
 func (b *buckets) removeDead(topic, group string) error {
 	var keys [][]byte
-	err := b.dead().ForEach(func(k, v []byte) error {
+	c := b.dead().Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
 		if r := decodeDeadRecord(v); r.Topic == topic && r.Group == group {
-			keys = append(keys, append([]byte(nil), k...))
-		}
-		return nil
-	})
-	for _, k := range keys {
-		if err == nil {
-			err = b.dead().Delete(k)
+			keys = append(keys, bytes.Clone(k))
 		}
 	}
-	return err
+	return deleteAll(b.dead(), keys)
 }
 
 // DeadLetters implements pubsub.Engine.
@@ -111,37 +109,16 @@ func (e *Engine) DeadLetter(_ context.Context, id uint64) (d pubsub.DeadLetter, 
 
 // Redrive implements pubsub.Engine.
 func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.DeadLetter, err error) {
-	err = e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
+	err = e.update(ctx, func(b *buckets) error {
 		moved = nil
 		for _, id := range ids {
-			r, ok := b.deadRecord(id)
-			if !ok {
-				continue
-			}
-			d := r.deadLetter(id)
-			if d.Event.Unreadable != "" {
-				continue
-			}
-			t, g, ok, err := b.find(r.Topic, r.Group)
+			d, ok, err := b.redrive(id)
 			if err != nil {
 				return err
 			}
-			if !ok {
-				continue
+			if ok {
+				moved = append(moved, d)
 			}
-			order, err := b.retry().NextSequence()
-			if err != nil {
-				return err
-			}
-			key := pubsub.RetryKey{Redriven: true, Order: int64(order), Sequence: r.Sequence}
-			record := retryRecord{Event: r.Event, History: historyRecord{Redriven: r.History.Redriven + 1}, After: t.Last}
-			if err := put(b.retry(), retryKey(g.ID, key), record); err != nil {
-				return err
-			}
-			if err := b.dead().Delete(deadKey(id)); err != nil {
-				return err
-			}
-			moved = append(moved, d)
 		}
 		if len(moved) == 0 {
 			return errUnchanged
@@ -151,9 +128,36 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 	return moved, err
 }
 
+func (b *buckets) redrive(id uint64) (d pubsub.DeadLetter, ok bool, err error) {
+	r, ok := b.deadRecord(id)
+	if !ok {
+		return d, false, nil
+	}
+	if d = r.deadLetter(id); d.Event.Unreadable != "" {
+		return d, false, nil
+	}
+	t, g, ok, err := b.find(r.Topic, r.Group)
+	if err != nil || !ok {
+		return d, false, err
+	}
+	order, err := b.retry().NextSequence()
+	if err != nil {
+		return d, false, err
+	}
+	key := pubsub.RetryKey{Redriven: true, Order: int64(order), Sequence: r.Sequence}
+	retry := retryRecord{Event: r.Event, History: historyRecord{Redriven: r.History.Redriven + 1}, After: t.Last}
+	if err := b.putRetry(&t, g.ID, key, retry); err != nil {
+		return d, false, err
+	}
+	if err := b.putTopic(r.Topic, t); err != nil {
+		return d, false, err
+	}
+	return d, true, b.dead().Delete(deadKey(id))
+}
+
 // Purge implements pubsub.Engine.
 func (e *Engine) Purge(ctx context.Context, ids []uint64) (purged int, err error) {
-	err = e.update(ctx, false, func(_ *boltdb.Tx, b *buckets) error {
+	err = e.update(ctx, func(b *buckets) error {
 		purged = 0
 		for _, id := range ids {
 			if b.dead().Get(deadKey(id)) == nil {

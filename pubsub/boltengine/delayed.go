@@ -1,0 +1,87 @@
+package boltengine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// delay holds an event back until it is due.
+func (b *buckets) delay(t *topicRecord, event []byte, due time.Time) error {
+	number, err := b.delayed().NextSequence()
+	if err != nil {
+		return err
+	}
+	t.Bytes += int64(len(event))
+	return b.delayed().Put(delayedKey(due, t.ID, number), event)
+}
+
+// Promote implements pubsub.Engine.
+func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error) {
+	err = e.update(ctx, func(b *buckets) error {
+		topics = nil
+		var due [][]byte
+		var err error
+		if due, next, err = b.due(now, limit); err != nil {
+			return err
+		}
+		if len(due) == 0 {
+			return errUnchanged
+		}
+		names, err := b.topicNames()
+		if err != nil {
+			return err
+		}
+		for _, key := range due {
+			_, topic, _ := parseDelayedKey(key)
+			name, ok := names[topic]
+			if !ok {
+				return fmt.Errorf("a delayed event is of topic number %d, which is not there", topic)
+			}
+			if err := b.promote(name, key); err != nil {
+				return err
+			}
+			if !slices.Contains(topics, name) {
+				topics = append(topics, name)
+			}
+		}
+		return nil
+	})
+	return topics, next, err
+}
+
+// due returns the keys of the delayed events that are due, as many as one step may move, and when the next one is.
+func (b *buckets) due(now time.Time, limit int) (keys [][]byte, next time.Time, err error) {
+	step := newBudget(limit)
+	c := b.delayed().Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		at, _, err := parseDelayedKey(k)
+		if err != nil {
+			return nil, next, err
+		}
+		if at.After(now) || !step.take(len(v)) {
+			return keys, at, nil
+		}
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys, time.Time{}, nil
+}
+
+// promote moves a delayed event to the end of its topic.
+func (b *buckets) promote(topic string, key []byte) error {
+	t, _, err := b.topic(topic)
+	if err != nil {
+		return err
+	}
+	event := bytes.Clone(b.delayed().Get(key))
+	if err := b.delayed().Delete(key); err != nil {
+		return err
+	}
+	t.Bytes -= int64(len(event))
+	if err := b.appendLog(&t, event); err != nil {
+		return err
+	}
+	return b.putTopic(topic, t)
+}

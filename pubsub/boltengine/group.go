@@ -1,0 +1,122 @@
+package boltengine
+
+import (
+	"context"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// OpenGroup implements pubsub.Engine.
+func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubsub.DeliverPolicy, limits pubsub.NameLimits) (done uint64, err error) {
+	if pubsub.IsPattern(topic) {
+		return 0, e.openPattern(ctx, topic, group, policy, limits)
+	}
+	err = e.update(ctx, func(b *buckets) error {
+		t, ok, err := b.topic(topic)
+		if err != nil {
+			return err
+		}
+		if ok {
+			g, ok, err := b.group(t.ID, group)
+			if err != nil {
+				return err
+			}
+			if ok {
+				done = g.Done
+				return errUnchanged
+			}
+			if err := limits.AnotherGroup(topic, countPrefix(b.groups(), idKey(t.ID))); err != nil {
+				return refusal{err}
+			}
+		} else if err := limits.AnotherTopic(b.countTopics()); err != nil {
+			return refusal{err}
+		}
+		if t, err = b.ensureTopic(topic); err != nil {
+			return err
+		}
+		g, err := b.ensureGroup(t, group, policy)
+		done = g.Done
+		return err
+	})
+	return done, err
+}
+
+func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy pubsub.DeliverPolicy, limits pubsub.NameLimits) error {
+	return e.update(ctx, func(b *buckets) error {
+		key := patternKey(group, pattern)
+		if b.patterns().Get(key) != nil {
+			return errUnchanged
+		}
+		if err := limits.AnotherGroup(pattern, countPrefix(b.patterns(), nil)); err != nil {
+			return refusal{err}
+		}
+		if err := b.patterns().Put(key, []byte{}); err != nil {
+			return err
+		}
+		return b.eachTopic(func(name string, t topicRecord) error {
+			if !pubsub.Matches(pattern, name) {
+				return nil
+			}
+			_, err := b.ensureGroup(t, group, policy)
+			return err
+		})
+	})
+}
+
+// Topics implements pubsub.Engine.
+func (e *Engine) Topics(context.Context) (names []string, err error) {
+	err = e.read(func(b *buckets) error {
+		c := b.topics().Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			names = append(names, string(k))
+		}
+		return nil
+	})
+	return names, err
+}
+
+// RemoveGroup implements pubsub.Engine. A pattern is removed for the topics to come; what the group already has of
+// topics that match is removed topic by topic.
+func (e *Engine) RemoveGroup(ctx context.Context, topic, group string) error {
+	found := false
+	err := e.update(ctx, func(b *buckets) (err error) {
+		if pubsub.IsPattern(topic) {
+			key := patternKey(group, topic)
+			if found = b.patterns().Get(key) != nil; !found {
+				return errUnchanged
+			}
+			return b.patterns().Delete(key)
+		}
+		var t topicRecord
+		var g groupRecord
+		if t, g, found, err = b.find(topic, group); err != nil || !found {
+			return orUnchanged(err)
+		}
+		return b.removeGroup(topic, group, t, g)
+	})
+	if err == nil && !found {
+		return pubsub.ErrNotFound
+	}
+	return err
+}
+
+func (b *buckets) removeGroup(topic, group string, t topicRecord, g groupRecord) error {
+	if err := b.groups().Delete(groupKey(t.ID, group)); err != nil {
+		return err
+	}
+	if _, err := deletePrefix(b.done(), idKey(g.ID)); err != nil {
+		return err
+	}
+	size, err := deletePrefix(b.retry(), idKey(g.ID))
+	if err != nil {
+		return err
+	}
+	t.Bytes -= size
+	if err := b.removeDead(topic, group); err != nil {
+		return err
+	}
+	if err := b.trim(&t, newBudget(maxTrim)); err != nil {
+		return err
+	}
+	return b.putTopic(topic, t)
+}

@@ -1,0 +1,101 @@
+package boltengine
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// putRetry adds a retry or a redriven event to a group of the topic.
+func (b *buckets) putRetry(t *topicRecord, group uint32, k pubsub.RetryKey, r retryRecord) error {
+	raw, err := encode(&r, len(r.Event))
+	if err != nil {
+		return err
+	}
+	t.Bytes += int64(len(raw))
+	return b.retry().Put(retryKey(group, k), raw)
+}
+
+// takeRetry removes one, and returns ok false if it is not there.
+func (b *buckets) takeRetry(t *topicRecord, key []byte) (r retryRecord, ok bool, err error) {
+	raw := b.retry().Get(key)
+	if raw == nil {
+		return r, false, nil
+	}
+	r = decodeRetryRecord(raw)
+	t.Bytes -= int64(len(raw))
+	return r, true, b.retry().Delete(key)
+}
+
+// ReadRetries implements pubsub.Engine.
+func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Time, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (due []pubsub.Retry, next time.Time, err error) {
+	size := 0
+	err = e.eachRetry(topic, group, false, func(t topicRecord, k pubsub.RetryKey, v []byte) bool {
+		if skip(k) {
+			return true
+		}
+		at := time.Unix(0, k.Order)
+		size += len(v)
+		if at.After(now) || len(due) == limit || len(due) > 0 && size > maxBytes {
+			next = at
+			return false
+		}
+		r := decodeRetry(v, topic, k)
+		times := eventTimes{r.Event.PublishTime.UnixNano(), nanos(r.Event.DeliverAt)}
+		r.Aged = r.Event.Unreadable == "" && t.aged(times.ageStart(), r.History.Redriven, now)
+		due = append(due, r)
+		return true
+	})
+	return due, next, err
+}
+
+// ReadRedriven implements pubsub.Engine.
+func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (redriven []pubsub.Retry, err error) {
+	size := 0
+	err = e.eachRetry(topic, group, true, func(_ topicRecord, k pubsub.RetryKey, v []byte) bool {
+		if skip(k) {
+			return true
+		}
+		size += len(v)
+		if len(redriven) == limit || len(redriven) > 0 && size > maxBytes {
+			return false
+		}
+		redriven = append(redriven, decodeRetry(v, topic, k))
+		return true
+	})
+	return redriven, err
+}
+
+// Retrying implements pubsub.Engine.
+func (e *Engine) Retrying(_ context.Context, topic, group string) (total int, byKey map[string]int, err error) {
+	byKey = map[string]int{}
+	err = e.eachRetry(topic, group, false, func(_ topicRecord, k pubsub.RetryKey, v []byte) bool {
+		total++
+		if key := decodeRetry(v, topic, k).Event.PartitionKey; key != "" {
+			byKey[key]++
+		}
+		return true
+	})
+	return total, byKey, err
+}
+
+// eachRetry walks a group's retries, or its redriven events, in order until fn returns false.
+func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRecord, k pubsub.RetryKey, v []byte) bool) error {
+	return e.read(func(b *buckets) error {
+		t, g, ok, err := b.find(topic, group)
+		if err != nil || !ok {
+			return err
+		}
+		prefix := retryPrefix(g.ID, redriven)
+		c := b.retry().Cursor()
+		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			_, key, err := parseRetryKey(k)
+			if err != nil || !fn(t, key, v) {
+				return err
+			}
+		}
+		return nil
+	})
+}
