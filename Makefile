@@ -62,8 +62,10 @@ test-conformance: notice-race $(STACK)
 	$(STACK) control-plane
 	@echo "== Dapr's official suites and the guarantees $(RACE)"
 	go -C conformance test $(RACE) -p 1 -v -timeout 30m ./suites ./e2e
+	@echo "== power cuts"
+	go -C conformance test -count=1 -v -timeout 15m ./powercut
 	@echo "== all other conformance tests $(RACE)"
-	go -C conformance test $(RACE) -p 1 -timeout 60m $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$)
+	go -C conformance test $(RACE) -p 1 -timeout 60m $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$ -e /powercut$$)
 	@$(if $(RACE),echo "== memory under a backlog",:)
 	$(if $(RACE),go -C conformance test -count=1 -v ./performance -run '^TestBacklog$$',@:)
 
@@ -80,6 +82,10 @@ sweep: ## Measure what sweeping a million keys that end in the same minute costs
 torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks over 10,000 rounds
 	go -C conformance test ./crash -run '^TestTorture$$' -count 1 -v -timeout 4h -kills 1000
 	go -C conformance test ./faults -run '^TestRoundsLeaveNothing$$' -count 1 -v -timeout 4h -rounds 10000
+
+.PHONY: power-cuts
+power-cuts: ## Cut the power of dapr-bolt's disk 1,000 times in the middle of work and of recovery (as root, with FUSE)
+	go -C conformance test ./powercut -run '^TestPowerCuts$$' -count 1 -v -timeout 4h -cuts 1000
 
 # The peers' server is installed where that is possible; a report without it says so.
 .PHONY: bench

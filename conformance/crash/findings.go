@@ -53,3 +53,10 @@ func (f *findings) add(p Promise, format string, args ...any) {
 		f.examples = append(f.examples, string(p)+": "+fmt.Sprintf(format, args...))
 	}
 }
+
+// any says whether a promise was broken.
+func (f *findings) any() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.counts) > 0
+}

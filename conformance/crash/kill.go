@@ -8,8 +8,6 @@ import (
 )
 
 const (
-	// mostAcks bounds how much is acknowledged between two kills.
-	mostAcks = 2000
 	// startKillEvery makes about each so many-th kill hit the process while it starts, at most startKillWithin after it
 	// was started.
 	startKillEvery  = 10
@@ -25,7 +23,7 @@ func (r *run) killOnce(ctx context.Context) error {
 	if rand.IntN(startKillEvery) == 0 && r.report.Kills > 0 {
 		return r.killAtStart(ctx)
 	}
-	if err := r.waitForAcks(ctx, rand.Int64N(mostAcks)); err != nil {
+	if err := r.waitForAcks(ctx, rand.Int64N(int64(r.MostAcks))); err != nil {
 		return err
 	}
 	if err := r.kill(ctx); err != nil {
@@ -40,7 +38,7 @@ func (r *run) killAtStart(ctx context.Context) error {
 		return err
 	}
 	if r.report.Kills < r.Kills {
-		if err := r.Bolt.Start(); err != nil {
+		if err := r.Victim.Start(); err != nil {
 			return err
 		}
 		pause(ctx, time.Duration(rand.Int64N(int64(startKillWithin))))
@@ -53,7 +51,7 @@ func (r *run) killAtStart(ctx context.Context) error {
 }
 
 func (r *run) kill(ctx context.Context) error {
-	r.Bolt.Kill()
+	r.Victim.Kill()
 	r.life.Add(1)
 	r.report.Kills++
 	if r.report.Kills%progressEvery == 0 {
@@ -66,7 +64,7 @@ func (r *run) kill(ctx context.Context) error {
 }
 
 func (r *run) restart(ctx context.Context) error {
-	if err := r.Bolt.Restart(ctx); err != nil {
+	if err := r.Victim.Restart(ctx); err != nil {
 		return fmt.Errorf("after %d kills: %w", r.report.Kills, err)
 	}
 	return nil

@@ -26,10 +26,25 @@ type Options struct {
 	Bolt *harness.Bolt
 	// Kills is how often.
 	Kills int
+	// Victim is what is killed and started, where that is more than the process. Default: Bolt.
+	Victim Victim
+	// MostAcks bounds how much is acknowledged between two kills. Default: 2000.
+	MostAcks int
+	// UntilBroken ends the kills when a promise is seen to be broken.
+	UntilBroken bool
 	// Socket is what the clients call. Default: the process's own.
 	Socket string
 	// Progress hears how far it has come. Default: nobody.
 	Progress io.Writer
+}
+
+// Victim is what can be killed, and started again.
+type Victim interface {
+	// Kill ends it at once.
+	Kill()
+	// Start begins to start it, and Restart waits until it is ready as well.
+	Start() error
+	Restart(ctx context.Context) error
 }
 
 // run is what the clients of one Run share.
@@ -62,6 +77,12 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if r.Progress == nil {
 		r.Progress = io.Discard
 	}
+	if r.Victim == nil {
+		r.Victim = opts.Bolt
+	}
+	if r.MostAcks == 0 {
+		r.MostAcks = 2000
+	}
 	r.keys, r.events = newKeyBook(r.found), newEventBook(r.found)
 	r.life.Store(1)
 	producing, stopProducers := context.WithCancel(ctx)
@@ -79,12 +100,12 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	if err := r.start(ctx, producing, consuming); err != nil {
 		return nil, err
 	}
-	for r.report.Kills < opts.Kills {
+	for r.report.Kills < opts.Kills && !(opts.UntilBroken && r.found.any()) {
 		if err := r.killOnce(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if err := r.waitForAcks(ctx, mostAcks); err != nil {
+	if err := r.waitForAcks(ctx, int64(r.MostAcks)); err != nil {
 		return nil, err
 	}
 	stopProducers()

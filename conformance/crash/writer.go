@@ -29,6 +29,8 @@ type writer struct {
 	name   string
 	// old is an ETag that a key of this writer no longer has.
 	old map[string]string
+	// recent are the keys that it has written since the last kill.
+	recent []string
 }
 
 // work writes until ctx ends. An error is an answer that no call should get.
@@ -52,9 +54,28 @@ func (w *writer) work(ctx context.Context) error {
 		case err == nil:
 		case harness.Unanswered(err):
 			w.unanswered.Add(1)
+			err = w.readRecent(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	return nil
+}
+
+// readRecent reads, after a kill, what was written before it.
+func (w *writer) readRecent(ctx context.Context) error {
+	for len(w.recent) > 0 && ctx.Err() == nil {
+		key := w.recent[len(w.recent)-1]
+		got, err := w.client.State.Get(ctx, &proto.GetRequest{Key: key})
+		switch {
+		case err == nil:
+			w.keys.read(key, absentIfEmpty(got.GetData()))
+			w.recent = w.recent[:len(w.recent)-1]
+		case harness.Unanswered(err):
 			pause(ctx, harness.Redial)
 		default:
-			return fmt.Errorf("%s: %w", w.name, err)
+			return err
 		}
 	}
 	return nil
@@ -67,6 +88,7 @@ func setRequest(key string, value []byte) *proto.SetRequest {
 // write puts the key's next version in place, which may be its absence.
 func (w *writer) write(ctx context.Context, key string) error {
 	version := w.keys.try(key)
+	w.recent = append(w.recent, key)
 	var err error
 	if value := versionOf(key, version); value != nil {
 		_, err = w.client.State.Set(ctx, setRequest(key, value))
@@ -82,6 +104,7 @@ func (w *writer) write(ctx context.Context, key string) error {
 
 func (w *writer) writeTogether(ctx context.Context, keys ...string) error {
 	version := w.keys.try(keys...)
+	w.recent = append(w.recent, keys...)
 	var request proto.TransactionalStateRequest
 	for _, key := range keys {
 		operation := &proto.TransactionalStateOperation{}

@@ -1,0 +1,186 @@
+package powercut
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+)
+
+// mostIdle bounds the wait for a change that the power goes out before.
+const mostIdle = time.Second
+
+// machine is a dapr-bolt process and the disk that it runs on. To kill it is to cut the power.
+type machine struct {
+	*harness.Bolt
+	disk *Disk
+	// folder shows the disk.
+	folder  string
+	unmount func() error
+	random  *rand.Rand
+	copies  copies
+	// cuts counts power cuts, and what they hit.
+	cuts, inRecovery, inCompaction, compactions int
+
+	// beside is what works beside the load until the power goes out.
+	beside     sync.WaitGroup
+	stopBeside context.CancelFunc
+
+	mu     sync.Mutex
+	failed error
+}
+
+// within is before how many changes the power goes out: at times in the middle of one commit, at times much later.
+func (m *machine) within() int { return []int{4, 40, 400}[m.random.IntN(3)] }
+
+// fail keeps the first error, which Start returns.
+func (m *machine) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failed == nil {
+		m.failed = err
+	}
+}
+
+func (m *machine) failure() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failed
+}
+
+// Kill cuts the power.
+func (m *machine) Kill() {
+	m.awaitCut(m.Done())
+	// The process must be unable to tell of the errors that it gets from here on.
+	_ = syscall.Kill(m.PID(), syscall.SIGKILL)
+	m.disk.Release()
+	m.Bolt.Kill()
+	m.restorePower()
+}
+
+// awaitCut lets the power go out at some change, or when there is none for a while, or done is closed.
+func (m *machine) awaitCut(done <-chan struct{}) {
+	idle := time.NewTimer(mostIdle)
+	defer idle.Stop()
+	select {
+	case <-m.disk.CutWithin(m.within()):
+	case <-done:
+	case <-idle.C:
+	}
+	m.disk.CutNow()
+}
+
+// restorePower has the disk come back, with what the cut has left on it. No process may be using it.
+func (m *machine) restorePower() {
+	if m.stopBeside != nil {
+		m.stopBeside()
+	}
+	m.beside.Wait()
+	m.cuts++
+	if err := m.unmount(); err != nil {
+		m.fail(fmt.Errorf("unmount: %w", err))
+		return
+	}
+	m.disk.Cut()
+	var err error
+	if m.unmount, err = m.disk.Mount(m.folder); err != nil {
+		m.unmount = func() error { return nil }
+		m.fail(err)
+	}
+}
+
+// Start looks at what the cut has left, compacts it at times, lets the power go out during recovery at times, and
+// starts the process.
+func (m *machine) Start() error {
+	if err := m.failure(); err != nil {
+		return err
+	}
+	if m.random.IntN(3) == 0 {
+		if err := m.check(); err != nil {
+			return err
+		}
+	}
+	if m.random.IntN(6) == 0 {
+		if err := m.compact(); err != nil {
+			return err
+		}
+	}
+	for m.random.IntN(3) == 0 {
+		if err := m.Bolt.Start(); err != nil {
+			return err
+		}
+		m.inRecovery++
+		m.Kill()
+		if err := m.failure(); err != nil {
+			return err
+		}
+	}
+	if err := m.copies.tidy(m.DataDir); err != nil {
+		return err
+	}
+	return m.Bolt.Start()
+}
+
+// Restart implements crash.Victim.
+func (m *machine) Restart(ctx context.Context) error {
+	if err := m.Start(); err != nil {
+		return err
+	}
+	if err := m.WaitReady(ctx); err != nil {
+		return err
+	}
+	ctx, m.stopBeside = context.WithCancel(ctx)
+	m.beside.Go(func() {
+		if err := m.copies.work(ctx, m.Bolt); err != nil && !m.disk.IsOut() {
+			m.fail(err)
+		}
+	})
+	return nil
+}
+
+// check reads all pages of the files that must be whole.
+func (m *machine) check() error {
+	for _, name := range append(m.copies.whole(), "dapr") {
+		if m.disk.find(filepath.Join("data", name+".db")) == nil {
+			return fmt.Errorf("%s.db is gone after a power cut", name)
+		}
+		var report struct{ Problems []string }
+		if err := m.Command(context.Background(), &report, "check", "--database", name); err != nil {
+			return fmt.Errorf("%s.db is damaged after a power cut: %s: %w", name, strings.Join(report.Problems, "; "), err)
+		}
+	}
+	return nil
+}
+
+// compact compacts the file, and lets the power go out meanwhile.
+func (m *machine) compact() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		err = m.Command(ctx, nil, "compact")
+	}()
+	m.awaitCut(done)
+	select {
+	case <-done:
+		if err != nil {
+			return err
+		}
+		m.compactions++
+	default:
+		m.inCompaction++
+	}
+	cancel()
+	m.disk.Release()
+	<-done
+	m.restorePower()
+	return m.failure()
+}
