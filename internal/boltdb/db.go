@@ -18,6 +18,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 var (
@@ -193,6 +195,9 @@ func (db *DB) Backup(path string) (err error) {
 	err = os.Link(f.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	return err
 }

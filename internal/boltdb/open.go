@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 // lockPoll is how often a file that another process holds is tried again.
@@ -112,16 +115,27 @@ func (db *DB) lockAndInspect(ctx context.Context, name string, flag int, mode os
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// A new file's mode must not depend on the umask.
-	if info, err := f.Stat(); err == nil && info.Size() == 0 && info.Mode().Perm() != mode {
-		if err := f.Chmod(mode); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
+	if err := nameNew(f, mode); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	if warning != nil {
 		db.log.Warn(warning.Error())
 	}
 	return f, nil
+}
+
+// nameNew makes the name of a new file last, and its mode what it should be, whatever the umask.
+func nameNew(f *os.File, mode os.FileMode) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() > 0 {
+		return err
+	}
+	if info.Mode().Perm() != mode {
+		if err := f.Chmod(mode); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(filepath.Dir(f.Name()))
 }
 
 // lock waits until no other process has the file open.

@@ -19,6 +19,7 @@ import (
 	"github.com/jonboulle/clockwork"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	pubsubengine "github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -125,7 +126,7 @@ func makeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return os.Chmod(dir, private)
+	return errors.Join(os.Chmod(dir, private), durable.SyncDir(filepath.Dir(dir)))
 }
 
 // OpenDatabase opens the database's file, or creates it, ahead of its first use.

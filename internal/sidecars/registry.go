@@ -13,10 +13,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/jonboulle/clockwork"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/access"
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 const (
@@ -208,5 +208,5 @@ func (r *Registry) save() error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(r.path, data, 0o600, renameio.IgnoreUmask())
+	return durable.WriteFile(r.path, data, 0o600)
 }
