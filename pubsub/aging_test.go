@@ -46,7 +46,7 @@ func TestRetriesDoNotOutliveMaxAge(t *testing.T) {
 			s := b.subscribe(opts)
 			b.publishKept("t", message("old"))
 			b.next(s).Nack("no")
-			require.Eventually(t, func() bool { return b.stats("t").Groups[0].Delayed == 1 }, waitLong, time.Millisecond)
+			require.Eventually(t, func() bool { return b.stats("t").Groups[0].Retrying == 1 }, waitLong, time.Millisecond)
 			if !consumed {
 				s.Close()
 				b.advance(time.Hour-time.Nanosecond, 1)

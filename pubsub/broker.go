@@ -417,8 +417,8 @@ func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 				continue
 			}
 			inHand, streams := q.load()
-			g.InHand, g.Streams = uint64(inHand), streams
-			g.Waiting -= min(g.Waiting, g.InHand)
+			g.InFlight, g.Streams = uint64(inHand), streams
+			g.Waiting -= min(g.Waiting, g.InFlight)
 		}
 	}
 	slices.SortFunc(stats, func(a, c TopicStats) int { return strings.Compare(a.Topic, c.Topic) })

@@ -163,9 +163,11 @@ type Settlement struct {
 type GroupStats struct {
 	Group   string `json:"group"`
 	Waiting uint64 `json:"waiting"`
-	InHand  uint64 `json:"inHand"`
-	Delayed uint64 `json:"delayed"`
-	Dead    uint64 `json:"dead"`
+	// InFlight counts the events that an app instance has and did not acknowledge yet.
+	InFlight uint64 `json:"inFlight"`
+	// Retrying counts the events that wait for their next delivery.
+	Retrying uint64 `json:"retrying"`
+	Dead     uint64 `json:"dead"`
 	// Expired counts the events that ended by their time to live since the process started, and are no dead letters.
 	Expired uint64 `json:"expired"`
 	// OldestTime is when the oldest event that the group has not settled was published; dead letters are settled.

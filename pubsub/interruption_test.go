@@ -98,7 +98,7 @@ func TestOnlyTheEventThatWasBeingHandledIsInterrupted(t *testing.T) {
 	d.Ack()
 	b.expect(s, "3")
 	b.expectNothing(s, "t")
-	require.EqualValues(t, 1, b.stats("t").Groups[0].Delayed)
+	require.EqualValues(t, 1, b.stats("t").Groups[0].Retrying)
 	b.advance(time.Hour+6*time.Minute, 2)
 	b.expect(s, "1")
 }

@@ -425,7 +425,7 @@ func (m *machine) drain() {
 		require.NoError(m.t, err)
 		for _, t := range all {
 			for _, g := range t.Groups {
-				if g.Waiting+g.InHand+g.Delayed > 0 {
+				if g.Waiting+g.InFlight+g.Retrying > 0 {
 					return false
 				}
 			}

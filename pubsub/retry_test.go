@@ -102,7 +102,7 @@ func TestAckWaitCountsFromBeingTheOldest(t *testing.T) {
 	b.advance(0, 2)
 	two.Ack()
 	b.expectNothing(s, "t")
-	require.Zero(t, b.stats("t").Groups[0].Delayed, "no delivery has failed")
+	require.Zero(t, b.stats("t").Groups[0].Retrying, "no delivery has failed")
 }
 
 func TestAckWaitRunsOut(t *testing.T) {

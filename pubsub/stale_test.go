@@ -177,7 +177,7 @@ func TestEventsThatExpireWhileTheStreamEndsAreDeadLetters(t *testing.T) {
 
 	b.reopen()
 	b.subscribe(opts)
-	require.Eventually(t, func() bool { g := b.stats("t").Groups[0]; return g.Waiting+g.Delayed == 0 }, waitLong, time.Millisecond)
+	require.Eventually(t, func() bool { g := b.stats("t").Groups[0]; return g.Waiting+g.Retrying == 0 }, waitLong, time.Millisecond)
 	dead := b.deadLetters(pubsub.DeadLetterFilter{Limit: events + 1})
 	require.Equal(t, events, len(dead)) // Len would print them all
 	require.Equal(t, pubsub.ReasonExpired, dead[0].Reason)

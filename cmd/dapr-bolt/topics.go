@@ -56,12 +56,12 @@ func (c *cli) printTopics(topics admin.Topics) error {
 		}
 		for _, g := range t.Groups {
 			row := append([]string{}, of...)
-			rows = append(rows, append(row, cell(g.Group, 60), number(g.Waiting), number(g.InHand), number(g.Delayed), when(g.OldestTime), number(g.Dead), number(g.Expired), strconv.Itoa(g.Streams)))
+			rows = append(rows, append(row, cell(g.Group, 60), number(g.Waiting), number(g.InFlight), number(g.Retrying), when(g.OldestTime), number(g.Dead), number(g.Expired), strconv.Itoa(g.Streams)))
 		}
 	}
 	return c.printTable([]string{
 		"TOPIC", "STORED", "DELAYED", "SIZE", "OLDEST", "DUPLICATES",
-		"GROUP", "WAITING", "IN HAND", "RETRYING", "OLDEST OWED", "DEAD", "EXPIRED", "STREAMS",
+		"GROUP", "WAITING", "IN FLIGHT", "RETRYING", "OLDEST OWED", "DEAD", "EXPIRED", "STREAMS",
 	}, rows)
 }
 

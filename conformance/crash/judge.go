@@ -23,7 +23,7 @@ func (r *run) settle(ctx context.Context) error {
 		left = make(map[string]int)
 		for topic, byGroup := range topics {
 			for name, g := range byGroup {
-				if n := g.Waiting + g.InHand + g.Delayed; n > 0 && name != auditor {
+				if n := g.Waiting + g.InFlight + g.Retrying; n > 0 && name != auditor {
 					left[topic+" to "+name] = n
 				}
 			}

@@ -230,9 +230,9 @@ func (r *run) openGroup(ctx context.Context, spec *groupSpec) error {
 
 // owed is what `dapr-bolt topics` says of a group.
 type owed struct {
-	Group                    string
-	Waiting, InHand, Delayed int
-	Dead                     int
+	Group                       string
+	Waiting, InFlight, Retrying int
+	Dead                        int
 }
 
 func (r *run) topics(ctx context.Context) (map[string]map[string]owed, error) {

@@ -154,7 +154,7 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 		require.NoError(t, e.bolt.Restart(t.Context()))
 		e.groupClient("shop", settings...) // opens the database
 		g := e.group("orders", "shop")
-		require.Zero(t, g.InHand+g.Delayed)
+		require.Zero(t, g.InFlight+g.Retrying)
 		require.EqualValues(t, events, g.Waiting+g.Dead, "after kill %d: %+v", kill, g)
 	}
 

@@ -102,7 +102,7 @@ func TestEventsWaitForAnAppThatIsDown(t *testing.T) {
 	publish("app down")
 	// The sidecar has tried, and was told that nobody listens.
 	e.eventually(func(c *assert.CollectT) {
-		require.Positive(c, e.group("orders", "shop").Delayed, "events that wait to be tried again")
+		require.Positive(c, e.group("orders", "shop").Retrying, "events that wait to be tried again")
 	})
 	require.Len(t, a.received(), 1)
 	a.start()

@@ -269,7 +269,7 @@ func (e *env) owes() error {
 }
 
 // owes counts the events that may still be delivered to the group.
-func owes(g pubsub.GroupStats) uint64 { return g.Waiting + g.InHand + g.Delayed }
+func owes(g pubsub.GroupStats) uint64 { return g.Waiting + g.InFlight + g.Retrying }
 
 // deadLetters is what `dapr-bolt dead-letters list` says.
 func (e *env) deadLetters(args ...string) []admin.DeadLetter {

@@ -310,15 +310,15 @@ func (w *world) owed(b *harness.Bolt) map[string]int {
 	w.t.Helper()
 	var topics []struct {
 		Groups []struct {
-			Group                    string
-			Waiting, InHand, Delayed int
+			Group                       string
+			Waiting, InFlight, Retrying int
 		}
 	}
 	require.NoError(w.t, b.Command(w.t.Context(), &topics, "topics"))
 	owed := make(map[string]int)
 	for _, t := range topics {
 		for _, g := range t.Groups {
-			owed[g.Group] += g.Waiting + g.InHand + g.Delayed
+			owed[g.Group] += g.Waiting + g.InFlight + g.Retrying
 		}
 	}
 	return owed

@@ -235,7 +235,7 @@ func (w *world) settled(ctx context.Context, topic string) error {
 				continue
 			}
 			for _, g := range t.Groups {
-				owed += g.Waiting + g.InHand + g.Delayed
+				owed += g.Waiting + g.InFlight + g.Retrying
 			}
 		}
 		if owed == 0 {

@@ -29,7 +29,7 @@ func TestHealth(t *testing.T) {
 	oldest := time.Unix(1700000000, 0)
 	broker := &fakeBroker{stats: []pubsub.TopicStats{{
 		Topic: "orders", Stored: 3, Delayed: 4, Bytes: 512, LastSequence: 9, OldestTime: &oldest, Duplicates: 5,
-		Groups: []pubsub.GroupStats{{Group: "app", Waiting: 1, InHand: 2, Delayed: 6, Dead: 7, OldestTime: &oldest, Streams: 8}},
+		Groups: []pubsub.GroupStats{{Group: "app", Waiting: 1, InFlight: 2, Retrying: 6, Dead: 7, OldestTime: &oldest, Streams: 8}},
 	}}}
 	registry, err := NewRegistry(&fakeBackend{broker: broker}, "v1")
 	require.NoError(t, err)
@@ -73,8 +73,8 @@ func TestHealth(t *testing.T) {
 		`dapr_bolt_topic_published_events_total{bucket="pubsub",database="dapr",topic="orders"} 9`,
 		`dapr_bolt_topic_duplicates_total{bucket="pubsub",database="dapr",topic="orders"} 5`,
 		`dapr_bolt_group_waiting_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 1`,
-		`dapr_bolt_group_in_hand_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 2`,
-		`dapr_bolt_group_delayed_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 6`,
+		`dapr_bolt_group_in_flight_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 2`,
+		`dapr_bolt_group_retrying_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 6`,
 		`dapr_bolt_group_dead_letters{bucket="pubsub",database="dapr",group="app",topic="orders"} 7`,
 		`dapr_bolt_group_oldest_event_timestamp_seconds{bucket="pubsub",database="dapr",group="app",topic="orders"} 1.7e+09`,
 		`dapr_bolt_group_streams{bucket="pubsub",database="dapr",group="app",topic="orders"} 8`,

@@ -28,12 +28,12 @@ var (
 	topicPublished  = describe("topic_published_events_total", "Events that the topic has taken since it came up, duplicates left out.", topicLabels)
 	topicDuplicates = describe("topic_duplicates_total", "Events that were published again and dropped.", topicLabels)
 
-	groupWaiting = describe("group_waiting_events", "Events that the group is owed and that are in nobody's hands.", groupLabels)
-	groupInHand  = describe("group_in_hand_events", "Events that an app instance has not acknowledged yet.", groupLabels)
-	groupDelayed = describe("group_delayed_events", "Events that wait for their next delivery to the group.", groupLabels)
-	groupDead    = describe("group_dead_letters", "Dead letters of the group.", groupLabels)
-	groupOldest  = describe("group_oldest_event_timestamp_seconds", "When the oldest event that the group is owed was published.", groupLabels)
-	groupStreams = describe("group_streams", "App instances that consume now.", groupLabels)
+	groupWaiting  = describe("group_waiting_events", "Events that the group is owed and that are neither in flight nor retrying.", groupLabels)
+	groupInFlight = describe("group_in_flight_events", "Events that an app instance has not acknowledged yet.", groupLabels)
+	groupRetrying = describe("group_retrying_events", "Events that wait for their next delivery to the group.", groupLabels)
+	groupDead     = describe("group_dead_letters", "Dead letters of the group.", groupLabels)
+	groupOldest   = describe("group_oldest_event_timestamp_seconds", "When the oldest event that the group is owed was published.", groupLabels)
+	groupStreams  = describe("group_streams", "App instances that consume now.", groupLabels)
 )
 
 func describe(name, help string, labels []string) *prometheus.Desc {
@@ -70,7 +70,7 @@ func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		databaseBytes,
 		topicEvents, topicDelayed, topicBytes, topicOldest, topicPublished, topicDuplicates,
-		groupWaiting, groupInHand, groupDelayed, groupDead, groupOldest, groupStreams,
+		groupWaiting, groupInFlight, groupRetrying, groupDead, groupOldest, groupStreams,
 	} {
 		out <- d
 	}
@@ -113,8 +113,8 @@ func collectTopic(out chan<- prometheus.Metric, ns Namespace, t *pubsub.TopicSta
 	for _, g := range t.Groups {
 		labels := []string{ns.Database, ns.Bucket, t.Topic, g.Group}
 		out <- gauge(groupWaiting, float64(g.Waiting), labels...)
-		out <- gauge(groupInHand, float64(g.InHand), labels...)
-		out <- gauge(groupDelayed, float64(g.Delayed), labels...)
+		out <- gauge(groupInFlight, float64(g.InFlight), labels...)
+		out <- gauge(groupRetrying, float64(g.Retrying), labels...)
 		out <- gauge(groupDead, float64(g.Dead), labels...)
 		if g.OldestTime != nil {
 			out <- gauge(groupOldest, seconds(*g.OldestTime), labels...)

@@ -51,12 +51,12 @@ func TestTheAgeOfAHeldBackEventCountsFromWhenItWasDue(t *testing.T) {
 	m := s.next()
 	require.Equal(t, "later", string(m.GetData()))
 	s.nack(m.GetId(), "not yet")
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Delayed == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Retrying == 1 }, 10*time.Second, time.Millisecond)
 	clock.Advance(40 * time.Minute)
 	m = s.next()
 	require.Equal(t, "2", m.GetMetadata()["deliveryCount"], "as a retry, too")
 	s.nack(m.GetId(), "not yet")
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InHand == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InFlight == 0 }, 10*time.Second, time.Millisecond)
 	clock.Advance(time.Hour)
 	require.Equal(t, pubsub.ReasonMaxAge, h.dead(t, 1)[0].Reason)
 }
@@ -68,7 +68,7 @@ func TestAnEventThatExpiresWhileItWaitsForItsRetryIsCounted(t *testing.T) {
 		s := c.pull(t, group)
 		require.NoError(t, c.publish(group, "x", "ttlInSeconds", "60"))
 		s.nack(s.next().GetId(), "refused")
-		require.Eventually(t, func() bool { return groupStats(t, h, group, group).Delayed == 1 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return groupStats(t, h, group, group).Retrying == 1 }, 10*time.Second, time.Millisecond)
 	}
 	clock.Advance(2 * time.Hour)
 	dead := h.dead(t, 1)
@@ -76,7 +76,7 @@ func TestAnEventThatExpiresWhileItWaitsForItsRetryIsCounted(t *testing.T) {
 	require.Equal(t, pubsub.ReasonExpired, dead[0].Reason)
 	require.Eventually(t, func() bool { return groupStats(t, h, "drops", "drops").Expired == 1 }, 10*time.Second, time.Millisecond)
 	require.Zero(t, groupStats(t, h, "keeps", "keeps").Expired)
-	require.Zero(t, groupStats(t, h, "drops", "drops").Delayed)
+	require.Zero(t, groupStats(t, h, "drops", "drops").Retrying)
 }
 
 // Times that what is stored cannot hold are refused, with what can be.
@@ -113,7 +113,7 @@ func TestMaxBytesCountsEventsThatAreRetriedRedrivenAndDelayed(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		all := topicStats(t, h, "retried")
-		return all.Stored == 0 && all.Groups[0].InHand == 0 && all.Groups[0].Delayed == 9
+		return all.Stored == 0 && all.Groups[0].InFlight == 0 && all.Groups[0].Retrying == 9
 	}, 10*time.Second, time.Millisecond)
 	full(c, "retried")
 

@@ -56,7 +56,7 @@ func (e *effectTest) becomes(waiting, inHand, delayed, dead uint64) {
 		require.Len(c, groups, 1)
 		g := groups[0]
 		require.Equal(c, e.group, g.Group)
-		require.Equal(c, []uint64{waiting, inHand, delayed, dead}, []uint64{g.Waiting, g.InHand, g.Delayed, g.Dead})
+		require.Equal(c, []uint64{waiting, inHand, delayed, dead}, []uint64{g.Waiting, g.InFlight, g.Retrying, g.Dead})
 	}, 10*time.Second, time.Millisecond)
 }
 

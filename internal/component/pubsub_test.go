@@ -267,9 +267,9 @@ func TestPauseAndResume(t *testing.T) {
 	forA.ack(inHand.GetId())
 	require.Eventually(t, func() bool {
 		g := groupStats(t, h, "t", "a")
-		return g.InHand == 0 && g.Waiting == 1 // the first is done, the second waits
+		return g.InFlight == 0 && g.Waiting == 1 // the first is done, the second waits
 	}, 10*time.Second, time.Millisecond)
-	require.Zero(t, groupStats(t, h, "late", "a").InHand)
+	require.Zero(t, groupStats(t, h, "late", "a").InFlight)
 
 	_, err := a.pubsub.Resume(a.ctx, &proto.ResumeRequest{})
 	require.NoError(t, err)

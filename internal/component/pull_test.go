@@ -102,11 +102,11 @@ func TestPullIgnoresAcknowledgementsOfAnotherStream(t *testing.T) {
 	require.NotEqual(t, old.GetId(), m.GetId())
 	s.ack(old.GetId())
 	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, 10*time.Second, time.Millisecond)
-	require.EqualValues(t, 1, groupStats(t, h, "t", "app").InHand, "the event is still out")
+	require.EqualValues(t, 1, groupStats(t, h, "t", "app").InFlight, "the event is still out")
 	s.ack(m.GetId())
 	require.Eventually(t, func() bool {
 		g := groupStats(t, h, "t", "app")
-		return g.InHand+g.Waiting == 0
+		return g.InFlight+g.Waiting == 0
 	}, 10*time.Second, time.Millisecond)
 }
 

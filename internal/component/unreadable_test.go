@@ -96,7 +96,7 @@ func TestARecordThatCannotBeReadHoldsUpNothing(t *testing.T) {
 		}, []string{"t app", "t other"}},
 		"retry": {"retry", func(t *testing.T, h *house) {
 			h.fail(t, "damaged", "10")
-			require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Delayed == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Retrying == 1 }, 10*time.Second, time.Millisecond)
 		}, []string{"t app"}},
 		"redriven event": {"retry", func(t *testing.T, h *house) {
 			h.fail(t, "damaged", "1")
@@ -168,7 +168,7 @@ func (h *house) fail(t *testing.T, data, maxDeliver string) {
 	s := c.pull(t, "t", "maxDeliver", maxDeliver)
 	require.NoError(t, c.publish("t", data))
 	s.nack(s.next().GetId(), "refused")
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InHand == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InFlight == 0 }, 10*time.Second, time.Millisecond)
 	s.cancel()
 	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
 }

@@ -34,7 +34,7 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 				s.Groups = append(s.Groups, pubsub.GroupStats{
 					Group:      g.name,
 					Waiting:    t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
-					Delayed:    countPrefix(b.retry(), retryPrefix(g.ID, false)),
+					Retrying:   countPrefix(b.retry(), retryPrefix(g.ID, false)),
 					Dead:       dead[groupName{name, g.name}],
 					Expired:    e.expired.of(groupName{name, g.name}),
 					OldestTime: b.oldestOwed(&t, g),
