@@ -87,13 +87,15 @@ torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks
 power-cuts: ## Cut the power of dapr-bolt's disk 1,000 times in the middle of work and of recovery (as root, with FUSE)
 	go -C conformance test ./powercut -run '^TestPowerCuts$$' -count 1 -v -timeout 4h -cuts 1000
 
-# The peers' server is installed where that is possible; a report without it says so.
+# BASE names a commit whose build is measured beside this one. Redis's server is installed where that is possible; a report
+# without it says so.
 .PHONY: bench
-bench: $(STACK) ## Measure dapr-bolt beside its peers and write conformance/performance/RESULTS.md (an hour, 60 GB of disk)
+bench: $(STACK) ## Measure dapr-bolt beside its peers and write RESULTS.md (an hour, 40 GB of disk); BASE=<commit> adds another build
 	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || echo "redis-server could not be installed"
+		echo "installing redis-server, which is measured" && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || \
+		echo "redis-server could not be installed: it is not measured"
 	$(STACK) sidecar
-	go -C conformance run ./cmd/bench
+	go -C conformance run ./cmd/bench $(if $(BASE),--base $(BASE))
 
 .PHONY: test-dapr-run
 test-dapr-run: $(STACK) ## Check `dapr run -f` with the real CLI, whose build takes minutes

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -80,4 +81,32 @@ func TestAFailedBuildSaysWhatTheCompilerSaid(t *testing.T) {
 	require.ErrorContains(t, err, "building broken")
 	require.ErrorContains(t, err, "undefined: undefinedThing")
 	require.NoFileExists(t, out)
+}
+
+// The benchmark measures other builds beside this one.
+func TestCommandAtBuildsAnotherCommit(t *testing.T) {
+	checkout := Checkout{root: t.TempDir()}
+	git := func(args ...string) {
+		out, err := exec.CommandContext(t.Context(), "git", append([]string{"-C", checkout.root, "-c", "user.name=a", "-c", "user.email=a@b"}, args...)...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	commit := func(says string) {
+		require.NoError(t, os.MkdirAll(checkout.Path("cmd", "thing"), 0o755))
+		require.NoError(t, os.WriteFile(checkout.Path("go.mod"), []byte("module thing\n"), 0o644))
+		require.NoError(t, os.WriteFile(checkout.Path("cmd", "thing", "main.go"), []byte("package main\nfunc main() { print(`"+says+"`) }\n"), 0o644))
+		git("add", "go.mod", "cmd")
+		git("commit", "-q", "-m", says)
+	}
+	git("init", "-q")
+	commit("first")
+	commit("second")
+	for commit, says := range map[string]string{"HEAD": "second", "HEAD~1": "first"} {
+		path, err := checkout.CommandAt(t.Context(), "thing", commit, os.Stderr)
+		require.NoError(t, err)
+		out, err := exec.CommandContext(t.Context(), path).CombinedOutput()
+		require.NoError(t, err)
+		require.Equal(t, says, string(out))
+	}
+	_, err := checkout.CommandAt(t.Context(), "thing", "no-such-commit", nil)
+	require.ErrorContains(t, err, "git rev-parse")
 }

@@ -6,130 +6,128 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-// Section is a part of a run.
-type Section string
-
-// The sections, in the order in which they run.
+// The parts of a run, in the order in which they run.
 const (
-	SectionBeside   Section = "beside"
-	SectionLimits   Section = "limits"
-	SectionState    Section = "state"
-	SectionPubSub   Section = "pubsub"
-	SectionSidecars Section = "sidecars"
-	SectionGrowth   Section = "growth"
+	PartCalls    = "calls"    // calls of a component, side by side
+	PartSidecars = "sidecars" // calls of sidecars with the component behind them
+	PartLarge    = "large"    // one large file
 )
 
-// Sections lists them all.
-func Sections() []Section {
-	return []Section{SectionBeside, SectionLimits, SectionState, SectionPubSub, SectionSidecars, SectionGrowth}
-}
-
-// Stage is how much is in the file when growth is measured.
-type Stage struct {
-	Keys   int `json:"keys"`
-	Events int `json:"events"`
-}
+// Parts lists them all.
+func Parts() []string { return []string{PartCalls, PartSidecars, PartLarge} }
 
 // Options say what to measure and for how long. The zero value of a field is its default.
 type Options struct {
+	// Parts are those to run. Default: all.
+	Parts []string
 	// Dir is where databases are kept meanwhile. It must be on the disk that is to be measured, not in memory. Default:
 	// .cache/bench in the checkout.
 	Dir string
-	// Sections are the parts to run. Default: all.
-	Sections []Section
-	// Rounds is how often each cell is measured; the median counts. Default: 3.
+	// Base is the binary of another build of dapr-bolt, to be measured as a peer. Default: none is.
+	Base string
+	// Rounds is how often everything is measured; medians count. Default: 9.
 	Rounds int
-	// Duration is how long one measurement takes, WarmUp what passes before it. Defaults: 1.5 s and 300 ms.
-	Duration, WarmUp time.Duration
-	// Steady is how long events are published at a steady rate. Default: 5 s.
-	Steady time.Duration
-	// Clients and Sizes span the table. Defaults: 1, 16, 64, 256 and 128 B, 1 KiB, 64 KiB.
-	Clients, Sizes []int
-	// Stages are what growth is measured at, each at least as large as the one before. Default: empty, a million keys and
-	// events, and ten million keys with five million events.
-	Stages []Stage
+	// Turn is how long one measurement takes, LongTurn one of a large file. Defaults: 500 ms and 20 s.
+	Turn, LongTurn time.Duration
+	// Calls, unless it is zero, ends a measurement after so many calls instead.
+	Calls int
+	// Keys and Events are what the large file holds. Defaults: ten million and five million.
+	Keys, Events int
 	// Progress is told what is being measured. Default: nobody is.
 	Progress io.Writer
 }
 
 func (o *Options) setDefaults(checkout harness.Checkout) {
+	if len(o.Parts) == 0 {
+		o.Parts = Parts()
+	}
 	if o.Dir == "" {
 		o.Dir = checkout.Path(".cache", "bench")
 	}
-	if len(o.Sections) == 0 {
-		o.Sections = Sections()
-	}
 	if o.Rounds == 0 {
-		o.Rounds = 3
+		o.Rounds = 9
 	}
-	if o.Duration == 0 {
-		o.Duration = 1500 * time.Millisecond
+	if o.Turn == 0 {
+		o.Turn = 500 * time.Millisecond
 	}
-	if o.WarmUp == 0 {
-		o.WarmUp = 300 * time.Millisecond
+	if o.LongTurn == 0 {
+		o.LongTurn = 20 * time.Second
 	}
-	if o.Steady == 0 {
-		o.Steady = 5 * time.Second
+	if o.Keys == 0 {
+		o.Keys = 10_000_000
 	}
-	if len(o.Clients) == 0 {
-		o.Clients = []int{1, 16, headlineClients, 256}
-	}
-	if len(o.Sizes) == 0 {
-		o.Sizes = []int{128, headlineSize, 64 << 10}
-	}
-	if len(o.Stages) == 0 {
-		o.Stages = []Stage{{}, {1_000_000, 1_000_000}, {10_000_000, 5_000_000}}
+	if o.Events == 0 {
+		o.Events = 5_000_000
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
 }
 
-// The promises are about this many clients and values of this size, unless they say otherwise.
-const (
-	headlineClients = 64
-	headlineSize    = 1 << 10
-)
+// Cell names one thing that is measured: what clients do at the same time, each again as soon as its last call returned.
+type Cell struct {
+	Work    string `json:"work"`
+	Clients int    `json:"clients"`
+	Peer    string `json:"peer"`
+}
 
-// clientGCPercent is how far, in percent, the benchmark's own process lets its heap grow before it is collected. It
-// keeps a few megabytes, which Go's default would look through dozens of times a second, on the cores that everybody who
-// is measured needs. What peers keep in this process is collected as rarely.
-const clientGCPercent = 400
+func (c Cell) String() string { return fmt.Sprintf("%s, %d clients, %s", c.Work, c.Clients, c.Peer) }
+
+// Sample is one measurement of a Cell.
+type Sample struct {
+	Cell  Cell `json:"cell"`
+	Round int  `json:"round"`
+	// Done counts the calls that succeeded, PerSecond how many of them in a second. P50, P99 and P999 are latencies of single calls.
+	Done      int           `json:"done"`
+	PerSecond float64       `json:"perSecond"`
+	P50       time.Duration `json:"p50"`
+	P99       time.Duration `json:"p99"`
+	P999      time.Duration `json:"p999"`
+	// CPU is the time of a processor that the peer's own process took for a call, and Written the bytes that it had written
+	// to the disk for it. Both are zero where they are not known.
+	CPU     time.Duration `json:"cpu,omitempty"`
+	Written float64       `json:"written,omitempty"`
+	// Growth is by how many bytes the file grew for each byte of the values that were set meanwhile.
+	Growth float64 `json:"growth,omitempty"`
+	// Errors counts the calls that failed; they are in no other number. Error is the first one's text.
+	Errors int    `json:"errors,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
 
 // Results are what a run measured.
 type Results struct {
-	Machine Machine   `json:"machine"`
-	Rounds  int       `json:"rounds"`
-	Each    string    `json:"each"`
-	Samples []Sample  `json:"samples"`
-	Growth  []Growth  `json:"growth,omitempty"`
-	Missing []Missing `json:"missing,omitempty"`
+	Date    string `json:"date"`
+	Machine string `json:"machine"`
+	Rounds  int    `json:"rounds"`
+	// Peers has the settings of who was measured, and Missing why others were not.
+	Peers   map[string]string `json:"peers"`
+	Missing map[string]string `json:"missing,omitempty"`
+	Samples []Sample          `json:"samples"`
 }
 
-// Missing is a peer that was not measured.
-type Missing struct {
-	Section Section `json:"section"`
-	Peer    string  `json:"peer"`
-	Why     string  `json:"why"`
-}
-
-// Bench is one run.
-type Bench struct {
+// bench is one run.
+type bench struct {
 	opts     Options
 	checkout harness.Checkout
-	bolt     string // the binary
+	bolt     string // the binary of this tree
 	results  Results
 }
 
-// Run measures what opts ask for. A peer that cannot be measured is in Results.Missing; the error is for what ended the
-// run, and the results so far are returned with it.
+// clientGCPercent is how far, in percent, the benchmark's own process lets its heap grow before it is collected. Go's default
+// would look through it dozens of times a second, on the cores that everybody who is measured needs.
+const clientGCPercent = 400
+
+// Run measures what opts ask for. The error is for what ended the run, and the results so far are returned with it.
 func Run(ctx context.Context, opts Options) (*Results, error) {
 	checkout, err := harness.FindCheckout()
 	if err != nil {
@@ -140,76 +138,145 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	b := &Bench{opts: opts, checkout: checkout}
+	b := &bench{opts: opts, checkout: checkout}
 	if b.bolt, err = checkout.Command(ctx, "dapr-bolt", opts.Progress); err != nil {
 		return nil, err
 	}
-	b.results = Results{Machine: describeMachine(ctx), Rounds: opts.Rounds, Each: opts.Duration.String()}
-	for round := range opts.Rounds {
-		for _, part := range []struct {
-			section Section
-			run     func(context.Context, int) error
-		}{
-			{SectionBeside, b.beside},
-			{SectionLimits, b.limits},
-			{SectionState, b.state},
-			{SectionPubSub, b.pubsub},
-			{SectionSidecars, b.sidecars},
-		} {
-			if !slices.Contains(opts.Sections, part.section) {
-				continue
-			}
-			if err := part.run(ctx, round); err != nil {
-				return &b.results, fmt.Errorf("%s: %w", part.section, err)
-			}
-		}
+	b.results = Results{
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: describeMachine(ctx), Rounds: opts.Rounds,
+		Peers: map[string]string{}, Missing: map[string]string{},
 	}
-	if slices.Contains(opts.Sections, SectionGrowth) {
-		for _, run := range []func(context.Context) error{b.growth, b.bareGrowth} {
+	for i, run := range []func(context.Context) error{b.calls, b.sidecars, b.large} {
+		if part := Parts()[i]; slices.Contains(opts.Parts, part) {
 			if err := run(ctx); err != nil {
-				return &b.results, fmt.Errorf("%s: %w", SectionGrowth, err)
+				return &b.results, fmt.Errorf("%s: %w", part, err)
 			}
 		}
 	}
 	return &b.results, nil
 }
 
-func (b *Bench) record(s Sample) {
-	b.results.Samples = append(b.results.Samples, s)
-	line := fmt.Sprintf("round %d  %-66s %10.0f/s  p50 %-9s p99 %-9s", s.Round+1, s.Cell, s.PerSecond, short(s.P50), short(s.P99))
-	if s.Error != "" {
-		line += fmt.Sprintf("  %d errors: %s", s.Errors, s.Error)
-	}
-	b.progress(line)
-}
-
-func (b *Bench) miss(section Section, name string, why error) {
-	m := Missing{section, name, why.Error()}
-	if !slices.Contains(b.results.Missing, m) {
-		b.results.Missing = append(b.results.Missing, m)
-		b.progress(fmt.Sprintf("%s: %s is not measured: %s", section, name, why))
-	}
-}
-
-// present notes a peer that is missing.
-func (b *Bench) present(section Section, name string, missing func() error) bool {
-	if missing == nil {
-		return true
-	}
-	err := missing()
-	if err != nil {
-		b.miss(section, name, err)
-	}
-	return err == nil
-}
-
-func (b *Bench) progress(line string) { _, _ = fmt.Fprintln(b.opts.Progress, line) }
-
-// inWorld runs measure in a world of its own.
-func (b *Bench) inWorld(measure func(w *world) error) error {
-	w, err := b.newWorld()
+// calls opens all peers at once and measures them side by side.
+func (b *bench) calls(ctx context.Context) (err error) {
+	peers, closePeers, err := b.openPeers(ctx)
+	defer func() { err = errors.Join(err, closePeers()) }()
 	if err != nil {
 		return err
 	}
-	return errors.Join(measure(w), w.Close())
+	for _, p := range peers {
+		if p.set != nil {
+			if err := b.fill(ctx, p, b.fewKeys()); err != nil {
+				return fmt.Errorf("fill %s: %w", p.name, err)
+			}
+		}
+	}
+	var turns []turn
+	for _, of := range []struct {
+		work    string
+		clients []int
+	}{
+		{workSet, []int{1, 16, 64, 256}},
+		{workGet, []int{1, 64}},
+		{workPing, []int{1}},
+		{workTwoSyncs, []int{1}},
+		{workPublish, []int{1, 64, 256}},
+		{workDeliver, []int{64}},
+	} {
+		for _, clients := range of.clients {
+			for _, p := range peers {
+				if p.can(of.work) {
+					turns = append(turns, turn{Cell{of.work, clients, p.name}, p})
+				}
+			}
+		}
+	}
+	return b.rounds(ctx, turns, b.fewKeys())
+}
+
+// turn is a cell with who is measured in it.
+type turn struct {
+	cell Cell
+	peer *peer
+}
+
+// rounds measures the turns one after the other, again and again, every other time backwards: what changes steadily favours
+// nobody.
+func (b *bench) rounds(ctx context.Context, turns []turn, keys int) error {
+	for round := range b.opts.Rounds {
+		for _, t := range turns {
+			if err := b.measure(ctx, t.cell, round, t.peer, keys, b.opts.Turn); err != nil {
+				return err
+			}
+		}
+		slices.Reverse(turns)
+	}
+	return nil
+}
+
+// measure makes one sample and keeps it.
+func (b *bench) measure(ctx context.Context, cell Cell, round int, p *peer, keys int, long time.Duration) error {
+	call, finish, err := p.work(ctx, cell.Work, keys, cell.Clients)
+	if err != nil {
+		return fmt.Errorf("%s: %w", cell, err)
+	}
+	before, beforeErr := usageOf(p.process)
+	o := loop(ctx, cell.Clients, limit{b.opts.Calls, long}, call)
+	if finish != nil {
+		done, err := finish(o.done)
+		if err != nil {
+			o.fail(err)
+		}
+		o.elapsed = done.Sub(o.began)
+	}
+	s := o.sample(cell, round)
+	after, afterErr := usageOf(p.process)
+	if calls := o.done + o.errors; calls > 0 && beforeErr == nil && afterErr == nil {
+		s.CPU = (after.cpu - before.cpu) / time.Duration(calls)
+		s.Written = float64(after.written-before.written) / float64(calls)
+	}
+	b.keep(s)
+	return ctx.Err()
+}
+
+func (b *bench) keep(s Sample) {
+	b.results.Samples = append(b.results.Samples, s)
+	b.progress("round %d  %-60s %10.0f/s  p50 %-9s p99 %-9s %s", s.Round+1, s.Cell, s.PerSecond, short(s.P50), short(s.P99), s.Error)
+}
+
+func (b *bench) progress(format string, args ...any) {
+	_, _ = fmt.Fprintf(b.opts.Progress, format+"\n", args...)
+}
+
+func (b *bench) fewKeys() int { return min(10_000, b.opts.Keys) }
+
+// fill sets every key once, one client after the other: some peers refuse sets while others are under way.
+func (b *bench) fill(ctx context.Context, p *peer, keys int) error {
+	for n := range keys {
+		if err := p.set(ctx, keyName(n), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describeMachine names the processor, the system and the versions of what is measured beside dapr-bolt.
+func describeMachine(ctx context.Context) string {
+	machine := []string{fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())}
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	if _, model, ok := strings.Cut(string(info), "model name\t: "); ok {
+		machine = append(machine, strings.SplitN(model, "\n", 2)[0])
+	}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range build.Deps {
+			switch dep.Path {
+			case "github.com/dapr/components-contrib", "github.com/dapr/dapr", "github.com/nats-io/nats-server/v2",
+				"go.etcd.io/bbolt", "google.golang.org/grpc", "modernc.org/sqlite":
+				machine = append(machine, dep.Path+" "+dep.Version)
+			}
+		}
+	}
+	if out, err := exec.CommandContext(ctx, redisServer, "--version").Output(); err == nil {
+		machine = append(machine, strings.TrimSpace(string(out)))
+	}
+	return strings.Join(machine, "\n- ")
 }

@@ -9,4 +9,4 @@ import (
 
 func dataSync(f *os.File) error { return f.Sync() }
 
-func forget(*os.File) error { return errors.ErrUnsupported }
+func forget(string) error { return errors.ErrUnsupported }
