@@ -8,8 +8,23 @@ import (
 	"github.com/jonboulle/clockwork"
 )
 
-// keeperStep bounds one step of cleaning or of moving delayed events, so that publishers never wait long behind it.
-const keeperStep = 512
+// stepSize bounds one step of the engine, so that publishers never wait long behind it. It adapts to what steps take.
+type stepSize int
+
+const (
+	minStep, firstStep, maxStep stepSize = 16, 512, 8192
+	// stepTarget is what a step should take.
+	stepTarget = 20 * time.Millisecond
+)
+
+func (s *stepSize) adapt(took time.Duration) {
+	switch {
+	case took > 2*stepTarget:
+		*s = max(*s/2, minStep)
+	case took < stepTarget/2:
+		*s = min(*s*2, maxStep)
+	}
+}
 
 // keeper does a broker's work that nobody asks for: it moves delayed events into their topics when they are due, and
 // cleans away what has ended.
@@ -19,6 +34,8 @@ type keeper struct {
 	wake   chan struct{}
 	cancel context.CancelFunc
 	done   chan struct{}
+	// Both belong to run.
+	promoteStep, sweepStep stepSize
 
 	mu  sync.Mutex
 	due time.Time // of the earliest delayed event; zero: none is known
@@ -26,7 +43,7 @@ type keeper struct {
 
 func startKeeper(b *Broker, sweep time.Duration) *keeper {
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &keeper{broker: b, sweep: sweep, wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	k := &keeper{broker: b, sweep: sweep, wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}), promoteStep: firstStep, sweepStep: firstStep}
 	k.due = b.clock.Now()
 	go k.run(ctx)
 	return k
@@ -55,10 +72,10 @@ func (k *keeper) run(ctx context.Context) {
 	clock := k.broker.clock
 	nextSweep := clock.Now().Add(k.sweep)
 	for {
+		k.promote(ctx)
 		now := clock.Now()
-		k.promote(ctx, now)
 		if !now.Before(nextSweep) {
-			k.clean(ctx, now)
+			k.clean(ctx)
 			nextSweep = now.Add(k.sweep)
 		}
 
@@ -77,8 +94,10 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-func (k *keeper) promote(ctx context.Context, now time.Time) {
+func (k *keeper) promote(ctx context.Context) {
+	clock := k.broker.clock
 	for ctx.Err() == nil {
+		now := clock.Now()
 		k.mu.Lock()
 		due := k.due
 		if due.IsZero() || due.After(now) {
@@ -88,7 +107,8 @@ func (k *keeper) promote(ctx context.Context, now time.Time) {
 		k.due = time.Time{}
 		k.mu.Unlock()
 
-		topics, next, err := k.broker.engine.Promote(ctx, now, keeperStep)
+		topics, next, err := k.broker.engine.Promote(ctx, now, int(k.promoteStep))
+		k.promoteStep.adapt(clock.Since(now))
 		if err != nil {
 			if ctx.Err() == nil {
 				k.broker.log.Error("delayed events could not be moved into their topics", "error", err)
@@ -104,17 +124,22 @@ func (k *keeper) promote(ctx context.Context, now time.Time) {
 	}
 }
 
-func (k *keeper) clean(ctx context.Context, now time.Time) {
+// clean sweeps in steps. Delayed events that fall due meanwhile do not wait for the last of them.
+func (k *keeper) clean(ctx context.Context) {
+	clock := k.broker.clock
 	for ctx.Err() == nil {
+		now := clock.Now()
 		claimed := claims{broker: k.broker}
-		more, err := k.broker.engine.Sweep(ctx, now, keeperStep, claimed.claim)
+		more, err := k.broker.engine.Sweep(ctx, now, int(k.sweepStep), claimed.claim)
 		claimed.release()
+		k.sweepStep.adapt(clock.Since(now))
 		if err != nil && ctx.Err() == nil {
 			k.broker.log.Error("what has ended could not be cleaned away", "error", err)
 		}
 		if err != nil || !more {
 			return
 		}
+		k.promote(ctx)
 	}
 }
 
