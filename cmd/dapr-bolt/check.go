@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
 )
 
 const (
@@ -104,7 +105,7 @@ func (c *cli) checkerCommand() *cobra.Command {
 				if writeErr == nil {
 					writeErr = enc.Encode(checkerLine{Problem: problem.Error()})
 				}
-			})
+			}, stateengine.Check)
 			switch {
 			case errors.Is(err, boltdb.ErrLocked):
 				err = fmt.Errorf("%w: check a copy instead: dapr-bolt backup FILE, then dapr-bolt check FILE", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
 )
 
 // atRest makes a database file in which little is left of what was once stored.
@@ -145,6 +148,33 @@ func TestCheck(t *testing.T) {
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, missing)
 	require.Contains(t, got.stderr, "no such file or directory: name the file, or its --data-dir and --database")
+}
+
+func TestCheckFindsAFlippedBitOfAValue(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dapr.db")
+	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})
+	require.NoError(t, err)
+	engine, err := stateengine.New(db, "orders")
+	require.NoError(t, err)
+	store, err := statestore.New(engine, statestore.Options{})
+	require.NoError(t, err)
+	for _, key := range []string{"sound", "damaged"} {
+		w := statestore.Write{Op: statestore.OpSet, Key: key, Value: []byte("the value of " + key)}
+		require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{w}}))
+	}
+	require.NoError(t, store.Close(t.Context()))
+	require.NoError(t, db.Close())
+	require.Equal(t, exitOK, world{}.run(t, "check", path, "--data-dir", t.TempDir()).code)
+
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	damaged := bytes.ReplaceAll(raw, []byte("the value of damaged"), []byte("the value of damagee"))
+	require.NotEqual(t, raw, damaged)
+	require.NoError(t, os.WriteFile(path, damaged, 0o600))
+	got := world{}.run(t, "check", path, "--data-dir", t.TempDir())
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stdout+got.stderr, `bucket state/orders: value of key "damaged"`)
+	require.NotContains(t, got.stdout+got.stderr, `"sound"`)
 }
 
 // A damaged page can make bbolt read outside the file, which ends the process that does it.

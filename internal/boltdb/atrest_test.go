@@ -40,7 +40,7 @@ func fill(t *testing.T, keys, gone int) string {
 
 func check(t *testing.T, path string) (problems []error) {
 	t.Helper()
-	require.NoError(t, Check(t.Context(), path, func(problem error) { problems = append(problems, problem) }))
+	require.NoError(t, Check(t.Context(), path, func(problem error) { problems = append(problems, problem) }, nil))
 	return problems
 }
 
@@ -102,19 +102,19 @@ func TestAtRestMeansAtRest(t *testing.T) {
 	holder := fmt.Sprintf("process %d", os.Getpid())
 
 	ignore := func(error) {}
-	err = Check(t.Context(), path, ignore)
+	err = Check(t.Context(), path, ignore, nil)
 	require.ErrorIs(t, err, ErrLocked)
 	require.ErrorContains(t, err, holder)
 	_, _, err = Compact(t.Context(), path)
 	require.ErrorIs(t, err, ErrLocked)
 	require.ErrorContains(t, err, holder)
 
-	err = Check(t.Context(), filepath.Dir(path), ignore)
+	err = Check(t.Context(), filepath.Dir(path), ignore, nil)
 	require.ErrorContains(t, err, "is not a file")
 	_, _, err = Compact(t.Context(), filepath.Dir(path))
 	require.ErrorContains(t, err, "is not a file")
 	missing := filepath.Join(t.TempDir(), "none.db")
-	err = Check(t.Context(), missing, ignore)
+	err = Check(t.Context(), missing, ignore, nil)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, _, err = Compact(t.Context(), missing)
 	require.ErrorIs(t, err, fs.ErrNotExist)

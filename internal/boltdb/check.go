@@ -15,12 +15,13 @@ import (
 const lockPatience = time.Second
 
 // Check reads every page of the database file at path, which no process may have open, changes nothing, and calls
-// problem for everything that is damaged. The error is for when the file could not be read, such as ErrLocked.
+// problem for everything that is damaged: pages first, and if all of them are sound, what records finds, which is to look
+// at what the buckets hold (nil: nobody does). The error is for when the file could not be read, such as ErrLocked.
 //
 // bbolt trusts what it reads. A damaged file can make this call report the consequences of one bad number by the
 // billion, or end the process with a fault that no code can recover: whoever must survive that runs Check in a process
 // of its own.
-func Check(ctx context.Context, path string, problem func(error)) error {
+func Check(ctx context.Context, path string, problem func(error), records func(tx *Tx, problem func(error)) error) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("check database: %w", err)
@@ -46,10 +47,15 @@ func Check(ctx context.Context, path string, problem func(error)) error {
 			problem(fmt.Errorf("the file is cut short: it has %d bytes, its pages take %d", info.Size(), tx.Size()))
 			return nil
 		}
+		sound := true
 		for found := range tx.Check() {
+			sound = false
 			problem(found)
 		}
-		return nil
+		if !sound || records == nil {
+			return nil
+		}
+		return records(&Tx{tx: tx}, problem)
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("check database %s: %w", path, err)

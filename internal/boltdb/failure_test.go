@@ -97,6 +97,50 @@ func TestAFailedCommitLeavesNothing(t *testing.T) {
 	}
 }
 
+// What a function refuses may be what its neighbour wrote in the same transaction, such as an ETag. When the commit fails,
+// that never existed, and nobody may be told of it.
+func TestWhoSharesAFailedCommitFailsWithIt(t *testing.T) {
+	db := open(t)
+	require.NoError(t, db.Update(t.Context(), put("k", "before")))
+	broken := false
+	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+		if broken {
+			return 0, syscall.EIO
+		}
+		return write(b, off)
+	})
+	var callers sync.WaitGroup
+	errs := make([]error, 3)
+	call := func(i int, fn func(tx *Tx) error) {
+		callers.Go(func() { errs[i] = db.Update(context.Background(), fn) })
+	}
+	entered, release := make(chan struct{}), make(chan struct{})
+	call(0, func(tx *Tx) error {
+		close(entered)
+		<-release
+		return put("k", "first")(tx)
+	})
+	<-entered
+	queued := func(n int) {
+		require.Eventually(t, func() bool { return len(db.urgent) == n }, time.Minute, time.Millisecond)
+	}
+	call(1, func(tx *Tx) error {
+		broken = true
+		return put("k", "never")(tx)
+	})
+	queued(1)
+	call(2, func(tx *Tx) error { return fmt.Errorf("k is %s", tx.Bucket(testBucket).Get([]byte("k"))) })
+	queued(2)
+	close(release)
+	callers.Wait()
+	require.NoError(t, errs[0])
+	require.ErrorIs(t, errs[1], syscall.EIO)
+	require.ErrorIs(t, errs[2], syscall.EIO)
+	broken = false
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	require.Equal(t, "first", get(t, db, "k"))
+}
+
 func TestReadyKnowsWhyUntilThereIsRoomAgain(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Ready(t.Context()))

@@ -206,7 +206,8 @@ func (db *DB) commit(batch []*request) {
 		spoiler, err := db.tryCommit(live)
 		if spoiler < 0 {
 			for _, r := range live {
-				if r.err == nil {
+				// Who refused may have seen what its neighbours wrote, which is not to be.
+				if err != nil {
 					r.err = err
 				}
 				r.done <- struct{}{}

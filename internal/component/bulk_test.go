@@ -12,6 +12,7 @@ import (
 	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -126,12 +127,16 @@ func (b *tappedBackend) Broker(context.Context, string, string) (*pubsub.Broker,
 
 // newTappedHouse serves a store on the engine that tap makes of one on bbolt.
 func newTappedHouse(t *testing.T, tap func(statestore.Engine) statestore.Engine) *house {
+	return newTappedHouseAt(t, clockwork.NewRealClock(), tap)
+}
+
+func newTappedHouseAt(t *testing.T, clock clockwork.Clock, tap func(statestore.Engine) statestore.Engine) *house {
 	db, err := boltdb.Open(t.Context(), filepath.Join(t.TempDir(), "tapped.db"), boltdb.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	engine, err := boltengine.New(db, "state")
 	require.NoError(t, err)
-	store, err := statestore.New(tap(engine), statestore.Options{})
+	store, err := statestore.New(tap(engine), statestore.Options{Clock: clock})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close(context.Background())) })
 	return newHouse(t, func(h *house) { h.backend = &tappedBackend{store: store} })

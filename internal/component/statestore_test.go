@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -230,6 +232,83 @@ func TestTTL(t *testing.T) {
 	set("-1")
 	clock.Advance(time.Hour)
 	require.Equal(t, "v", c.get(t, "k"))
+}
+
+// Between a write's arrival and its turn, keys expire.
+func TestAConditionalWriteTakesItsTimeWhenItIsDecided(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	var engine *tappedEngine
+	c := newTappedHouseAt(t, clock, func(e statestore.Engine) statestore.Engine {
+		engine = &tappedEngine{Engine: e}
+		return engine
+	}).store("a")
+	_, err := c.Set(c.ctx, &proto.SetRequest{Key: "k", Value: []byte("v"), Metadata: map[string]string{"ttlInSeconds": "60"}})
+	require.NoError(t, err)
+	got, err := c.Get(c.ctx, &proto.GetRequest{Key: "k"})
+	require.NoError(t, err)
+	engine.apply = func(_ int, run func() ([]error, error)) ([]error, error) {
+		clock.Advance(time.Minute)
+		return run()
+	}
+	_, err = c.Set(c.ctx, &proto.SetRequest{Key: "k", Value: []byte("w"), Etag: got.GetEtag()})
+	require.Equal(t, codes.FailedPrecondition, status.Code(err), err)
+	first := &proto.StateOptions{Concurrency: proto.StateOptions_CONCURRENCY_FIRST_WRITE}
+	_, err = c.Set(c.ctx, &proto.SetRequest{Key: "k", Value: []byte("x"), Options: first, Metadata: map[string]string{"ttlInSeconds": "60"}})
+	require.NoError(t, err)
+	_, err = c.Set(c.ctx, &proto.SetRequest{Key: "k", Value: []byte("y"), Options: first})
+	require.NoError(t, err)
+	require.Equal(t, "y", c.get(t, "k"))
+}
+
+func TestAFlippedBitOfAValueIsNoticed(t *testing.T) {
+	h := newHouse(t)
+	c := h.store("a")
+	require.NoError(t, c.set("damaged", "precious"))
+	require.NoError(t, c.set("sound", "value"))
+	h.stop()
+	path := filepath.Join(h.dir, "data", "dapr.db")
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	damaged := bytes.ReplaceAll(raw, []byte("precious"), []byte("preciour"))
+	require.NotEqual(t, raw, damaged)
+	require.NoError(t, os.WriteFile(path, damaged, 0o600))
+	h.start()
+	c = h.store("a")
+	_, err = c.Get(c.ctx, &proto.GetRequest{Key: "damaged"})
+	require.Equal(t, codes.DataLoss, status.Code(err), err)
+	require.ErrorContains(t, err, `value of key "damaged"`)
+	require.Equal(t, "value", c.get(t, "sound"))
+	require.NoError(t, c.set("damaged", "new"))
+	require.Equal(t, "new", c.get(t, "damaged"))
+}
+
+// Who goes on with a backup gives out versions that the original has given out, too.
+func TestETagsOfADiscardedHistoryAreInvalid(t *testing.T) {
+	h := newHouse(t)
+	c := h.store("a")
+	require.NoError(t, c.set("k", "1"))
+	etag := func() *proto.Etag {
+		r, err := c.Get(c.ctx, &proto.GetRequest{Key: "k"})
+		require.NoError(t, err)
+		return r.GetEtag()
+	}
+	old := etag()
+	backup := filepath.Join(h.dir, "backup.db")
+	require.NoError(t, h.manager.Backup(t.Context(), testDefaults.Database, backup))
+	require.Equal(t, old.GetValue(), etag().GetValue(), "the original goes on as it is")
+	require.NoError(t, c.set("k", "2"))
+	discarded := etag()
+	h.stop()
+	require.NoError(t, os.Rename(backup, filepath.Join(h.dir, "data", "dapr.db")))
+	h.start()
+	c = h.store("a")
+	require.NotEqual(t, old.GetValue(), etag().GetValue())
+	require.NoError(t, c.set("k", "3"))
+	require.NotEqual(t, discarded.GetValue(), etag().GetValue())
+	_, err := c.Set(c.ctx, &proto.SetRequest{Key: "k", Value: []byte("4"), Etag: discarded})
+	require.Equal(t, codes.FailedPrecondition, status.Code(err), err)
+	_, err = c.Set(c.ctx, &proto.SetRequest{Key: "k", Value: []byte("4"), Etag: etag()})
+	require.NoError(t, err)
 }
 
 func TestIdempotencyKeys(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
 )
 
 // What older builds have stored must be there for this one, and nothing of it may be damaged by opening or compacting.
@@ -48,7 +49,7 @@ func TestFilesOfEveryFormat(t *testing.T) {
 
 func check(t *testing.T, path string) (problems []error) {
 	t.Helper()
-	require.NoError(t, boltdb.Check(t.Context(), path, func(problem error) { problems = append(problems, problem) }))
+	require.NoError(t, boltdb.Check(t.Context(), path, func(problem error) { problems = append(problems, problem) }, stateengine.Check))
 	return problems
 }
 

@@ -3,8 +3,6 @@ package boltengine
 import (
 	"bytes"
 	"slices"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 )
 
 // changes are keys of a bucket to put and to delete. They are listed first and written last: what bbolt returned does not
@@ -25,7 +23,7 @@ func (c *changes) put(k, v []byte) {
 func (c *changes) delete(k []byte) { *c = append(*c, change{k: k}) }
 
 // write sorts the changes and makes them.
-func (c changes) write(b *boltdb.Bucket) error {
+func (c changes) write(b bucket) error {
 	slices.SortFunc(c, func(a, b change) int { return bytes.Compare(a.k, b.k) })
 	for i := range c {
 		var err error

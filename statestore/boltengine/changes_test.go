@@ -25,8 +25,9 @@ func TestACommitWritesItsKeysInOrder(t *testing.T) {
 		tx.Writes = append(tx.Writes, w)
 	}
 	require.NoError(t, r.db.Update(ctx, func(btx *boltdb.Tx) error {
-		ns := btx.Bucket([]byte("state/state"))
-		p := newPlan(ns, epoch)
+		b, err := r.engine.(*engine).in(btx)
+		require.NoError(t, err)
+		p := newPlan(b, epoch)
 		require.NoError(t, p.take(&tx))
 		c, err := p.changes()
 		require.NoError(t, err)

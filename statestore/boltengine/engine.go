@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"strconv"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -13,11 +13,9 @@ import (
 )
 
 type engine struct {
-	db     *boltdb.DB
-	bucket boltdb.Namespace
-	// fileSize is how large the file was at the last write, in bytes; see visit.
-	fileSize  atomic.Int64
-	visitFrom int64
+	db          *boltdb.DB
+	name        boltdb.Namespace
+	incarnation string
 }
 
 var _ statestore.Engine = (*engine)(nil)
@@ -29,16 +27,16 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(bucket)),
 			Allowed: fmt.Sprintf("1 to %d bytes long", boltdb.MaxNamespaceName)}
 	}
-	e := &engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindState, bucket), visitFrom: visitFrom}
+	e := &engine{db: db, name: boltdb.NewNamespace(boltdb.KindState, bucket), incarnation: db.Incarnation()}
 	missing := false
 	err := db.View(func(tx *boltdb.Tx) error {
-		_, err := e.namespace(tx)
+		_, err := e.in(tx)
 		missing = err != nil
 		return nil
 	})
 	if err == nil && missing {
 		err = db.Update(context.Background(), func(tx *boltdb.Tx) error {
-			_, err := e.bucket.Create(tx)
+			_, err := e.name.Create(tx)
 			return boltdb.Dirty(err)
 		})
 	}
@@ -48,11 +46,23 @@ func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 	return e, nil
 }
 
-func (e *engine) namespace(tx *boltdb.Tx) (*boltdb.Bucket, error) {
-	if ns := e.bucket.In(tx); ns != nil {
-		return ns, nil
+// bucket is the engine's bucket in a transaction.
+type bucket struct {
+	*boltdb.Bucket
+	incarnation string // of the file
+}
+
+func (e *engine) in(tx *boltdb.Tx) (bucket, error) {
+	if b := e.name.In(tx); b != nil {
+		return bucket{b, e.incarnation}, nil
 	}
-	return nil, fmt.Errorf("the file has no state bucket %q", e.bucket.Name())
+	return bucket{}, fmt.Errorf("the file has no state bucket %q", e.name.Name())
+}
+
+// etag names a version. Versions go on from where they were when a backup is put back; the incarnation does not.
+func (b bucket) etag(version uint64) string {
+	var buf [64]byte
+	return string(strconv.AppendUint(append(append(buf[:0], b.incarnation...), '-'), version, 10))
 }
 
 // Get implements statestore.Engine.
@@ -62,12 +72,12 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	}
 	items := make([]statestore.Item, len(keys))
 	err := e.db.View(func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
 		for i, key := range keys {
-			items[i] = get(ns, key, room, now)
+			items[i] = b.item(key, room, now)
 			room -= items[i].Size()
 		}
 		return nil
@@ -78,20 +88,20 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	return items, nil
 }
 
-func get(ns *boltdb.Bucket, key string, room int, now time.Time) statestore.Item {
-	var buf [128]byte
-	raw := ns.Get(valueKey(buf[:0], key))
+func (b bucket) item(key string, room int, now time.Time) statestore.Item {
+	k := valueKey(key)
+	raw := b.Get(k)
 	if raw == nil {
 		return statestore.Item{Key: key}
 	}
-	r, err := decodeRecord(key, raw)
+	r, err := decodeRecord(k, raw)
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	if expired(r.ExpiresAt, now) {
+	if expired(r.expires, now) {
 		return statestore.Item{Key: key}
 	}
-	return r.item(key, room)
+	return r.item(key, b.etag(r.version), room)
 }
 
 // errNothing ends a write function that wrote nothing and has no success to report either, so that no commit is spent
@@ -101,14 +111,12 @@ var errNothing = errors.New("nothing to write")
 // Apply implements statestore.Engine.
 func (e *engine) Apply(ctx context.Context, transactions []statestore.Transaction, now func() time.Time) ([]error, error) {
 	var outcomes []error
-	e.visit(transactions)
 	err := e.db.Update(ctx, func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
-		e.fileSize.Store(tx.Size())
-		p := newPlan(ns, now())
+		p := newPlan(b, now())
 		outcomes = make([]error, len(transactions))
 		failed := 0
 		for i := range transactions {

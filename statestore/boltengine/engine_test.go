@@ -2,7 +2,9 @@ package boltengine
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,17 +153,20 @@ func TestAnIdempotencyKeyUsedAgainHasOneEnd(t *testing.T) {
 
 func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
 	r := newRig(t)
+	k := valueKey("bad")
+	good := string(encodeRecord(k, 7, 0, &statestore.Write{Value: []byte("value")}))
 	for name, raw := range map[string]string{
 		"no bytes":           "",
-		"newer format":       "\x02\xa1\x01\x01",
-		"not CBOR":           "\x01\xff\xff",
-		"cut":                "\x01\xa2\x01\x01\x04\x45ab",
-		"no version":         "\x01\xa0",
-		"bytes at its end":   "\x01\xa1\x01\x01\x00",
-		"end before the 70s": "\x01\xa2\x01\x01\x02\x20",
+		"older format":       "\x01\xa1\x01\x01",
+		"newer format":       "\x03" + good[1:],
+		"cut":                good[:len(good)-1],
+		"a flipped bit":      good[:len(good)-1] + "d",
+		"another key's":      string(encodeRecord(valueKey("worse"), 7, 0, &statestore.Write{})),
+		"no version":         string(encodeRecord(k, 0, 0, &statestore.Write{})),
+		"end before the 70s": string(encodeRecord(k, 7, -1, &statestore.Write{})),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.put(t, valueKey(nil, "bad"), []byte(raw))
+			r.put(t, k, []byte(raw))
 			_, err := r.store.Get(ctx, "bad")
 			require.ErrorIs(t, err, statestore.ErrDamaged)
 			require.ErrorContains(t, err, `value of key "bad"`)
@@ -178,7 +183,7 @@ func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
 
 			r.apply(t, set("bad", "new"))
 			require.Equal(t, "new", string(r.get(t, "bad").Value))
-			r.put(t, valueKey(nil, "bad"), []byte(raw))
+			r.put(t, k, []byte(raw))
 			r.apply(t, del("bad"))
 			require.False(t, r.get(t, "bad").Found)
 		})
@@ -193,7 +198,7 @@ func TestSweepPassesDamage(t *testing.T) {
 	once := statestore.Transaction{Writes: []statestore.Write{set("once", "v")}, IdempotencyKey: "id", IdempotencyWindow: 2 * time.Second}
 	require.NoError(t, r.store.Apply(ctx, once))
 
-	r.put(t, valueKey(nil, "bad"), []byte{1, 0xff})
+	r.put(t, valueKey("bad"), []byte{1, 0xff})
 	r.put(t, timeKey(prefixExpiry, epoch.UnixNano(), "bad"), nil)
 	r.put(t, []byte{prefixExpiry, 1, 2}, nil)
 	require.NoError(t, r.db.Update(ctx, func(tx *boltdb.Tx) error {
@@ -236,10 +241,40 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 		require.Equal(t, want == 8, more)
 		total += swept
 		for i := range n {
-			require.Equal(t, i >= total, r.holds(t, valueKey(nil, writes[i].Key)), "key %d after %d", i, total)
+			require.Equal(t, i >= total, r.holds(t, valueKey(writes[i].Key)), "key %d after %d", i, total)
 		}
 	}
 	require.Equal(t, map[byte]int{prefixValue: 5, prefixExpiry: 5}, r.count(t))
+}
+
+// A commit that removes large values, each of which all indexes must look at, holds up whoever comes meanwhile.
+func TestASweepIsBoundedInBytes(t *testing.T) {
+	r := newRig(t)
+	paths := []string{"a", "b", "c"}
+	r.build(t, epoch.Add(time.Hour), paths...)
+	const n, size = 10, 3 << 20
+	for i := range n {
+		w := set(fmt.Sprint("k", i), `{"a":`+fmt.Sprint(i)+`,"pad":"`+strings.Repeat("x", size)+`"}`)
+		w.TTL = time.Second
+		r.apply(t, w)
+	}
+	small := set("small", `{"a":"small"}`)
+	small.TTL = time.Second
+	r.apply(t, small)
+	r.clock.Advance(time.Second)
+	total := 0
+	for more := true; more; {
+		before := r.count(t)[prefixValue]
+		var swept int
+		var err error
+		swept, more, err = r.engine.Sweep(ctx, r.clock.Now(), 32)
+		require.NoError(t, err)
+		require.Equal(t, before-swept, r.count(t)[prefixValue])
+		require.LessOrEqual(t, swept, 2, "values of 3 MiB in one commit, that four look at")
+		total += swept
+	}
+	require.Equal(t, n+1, total)
+	require.Equal(t, map[byte]int{prefixIndex: len(paths)}, r.count(t))
 }
 
 // holds says whether a raw key is on disk.

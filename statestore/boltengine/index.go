@@ -8,12 +8,54 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // buildBytes bounds the values that one step of building an index reads, beside the last of them, in bytes.
 const buildBytes = 4 << 20
+
+// indexRecord is an index.
+type indexRecord struct {
+	Path    string     `cbor:"1,keyasint"`
+	State   indexState `cbor:"2,keyasint"`
+	Expires int64      `cbor:"3,keyasint"`           // nanoseconds since 1970
+	Many    bool       `cbor:"4,keyasint,omitempty"` // it has held a value with many keys
+	Keys    uint64     `cbor:"5,keyasint,omitempty"` // that building it has dealt with
+	Cursor  []byte     `cbor:"6,keyasint,omitempty"` // the last of them
+}
+
+type indexState uint8
+
+const (
+	indexBuilding indexState = iota + 1 // it lacks keys after the cursor
+	indexComplete
+	indexRemoving // only its entries are left
+)
+
+func (x *indexRecord) encode(k []byte) ([]byte, error) {
+	body, err := cbor.Marshal(x)
+	if err != nil {
+		return nil, fmt.Errorf("encode index: %w", err)
+	}
+	return seal(k, append(make([]byte, sealSize), body...)), nil
+}
+
+func (x *indexRecord) decode(k, raw []byte) error {
+	body, err := unseal(k, raw)
+	if err == nil {
+		err = cbor.Unmarshal(body, x)
+	}
+	if err == nil && x.State != indexBuilding && x.State != indexComplete && x.State != indexRemoving {
+		err = fmt.Errorf("state %d cannot be", x.State)
+	}
+	if err != nil {
+		return &statestore.DamagedError{Record: fmt.Sprintf("index %x", k[1:]), Err: err}
+	}
+	return nil
+}
 
 // index is one index as a transaction finds and leaves it.
 type index struct {
@@ -31,11 +73,11 @@ func loadIndexes(c boltdb.Cursor) []*index {
 			continue
 		}
 		x := &index{id: binary.BigEndian.Uint32(k[1:])}
-		err := decode(v, &x.indexRecord)
+		err := x.decode(k, v)
 		if err == nil {
 			x.field, err = statestore.ParseFieldPath(x.Path)
 		}
-		if err != nil || x.State != indexBuilding && x.State != indexComplete {
+		if err != nil {
 			x.State = indexRemoving
 		}
 		all = append(all, x)
@@ -75,11 +117,12 @@ func (c *changes) save(indexes []*index) error {
 		if !x.unsaved {
 			continue
 		}
-		raw, err := encode(&x.indexRecord, len(x.Path)+len(x.Cursor))
+		k := indexRecordKey(x.id)
+		raw, err := x.encode(k)
 		if err != nil {
 			return err
 		}
-		c.put(indexRecordKey(x.id), raw)
+		c.put(k, raw)
 	}
 	return nil
 }
@@ -89,29 +132,17 @@ func holdsKey(sorted [][]byte, key []byte) bool {
 	return found
 }
 
-// storedValue returns a record's value where it lies; nil if there is no record, or none that can be read.
-func storedValue(raw []byte) []byte {
-	if raw == nil {
-		return nil
-	}
-	s, err := decodeRecord("", raw)
-	if err != nil {
-		return nil
-	}
-	return s.value
-}
-
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
 	idle := false
 	err := e.db.View(func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
-		missing, begun := sortOut(loadIndexes(ns.Cursor()), paths)
+		missing, begun := sortOut(loadIndexes(b.Cursor()), paths)
 		idle = len(missing) == 0 && !slices.ContainsFunc(begun, func(x *index) bool {
-			return x.State == indexBuilding || x.ExpiresAt < instantOf(until)
+			return x.State == indexBuilding || x.Expires < instantOf(until)
 		})
 		return nil
 	})
@@ -120,11 +151,11 @@ func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Ti
 	}
 	var progress statestore.IndexProgress
 	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
-		progress, err = buildStep(ns, paths, until, limit)
+		progress, err = buildStep(b, paths, until, limit)
 		return err
 	})
 	if err != nil {
@@ -146,8 +177,8 @@ func sortOut(all []*index, paths []string) (missing []string, begun []*index) {
 	return missing, begun
 }
 
-func buildStep(ns *boltdb.Bucket, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
-	all := loadIndexes(ns.Cursor())
+func buildStep(b bucket, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
+	all := loadIndexes(b.Cursor())
 	missing, begun := sortOut(all, paths)
 	id := uint32(1)
 	if n := len(all); n > 0 {
@@ -163,32 +194,34 @@ func buildStep(ns *boltdb.Bucket, paths []string, until time.Time, limit int) (s
 		id++
 	}
 	for _, x := range begun {
-		if x.ExpiresAt < instantOf(until) {
-			x.ExpiresAt, x.unsaved = instantOf(until), true
+		if x.Expires < instantOf(until) {
+			x.Expires, x.unsaved = instantOf(until), true
 		}
 	}
 	var c changes
 	var progress statestore.IndexProgress
 	if i := slices.IndexFunc(begun, func(x *index) bool { return x.State == indexBuilding }); i >= 0 {
 		x := begun[i]
-		x.build(ns, limit, &c)
+		x.build(b, limit, &c)
 		progress = statestore.IndexProgress{Path: x.Path, Keys: x.Keys, Complete: x.State == indexComplete}
 	}
 	if err := c.save(begun); err != nil {
 		return statestore.IndexProgress{}, err
 	}
-	return progress, boltdb.Dirty(c.write(ns))
+	return progress, boltdb.Dirty(c.write(b))
 }
 
 // build moves the cursor on and lists the entries for the values that it passed. Values that cannot be read have none.
-func (x *index) build(ns *boltdb.Bucket, limit int, to *changes) {
+func (x *index) build(b bucket, limit int, to *changes) {
 	x.unsaved = true
 	size := 0
-	c := ns.Cursor()
-	k, v := seekAfter(c, valueKey(nil, x.Cursor))
+	c := b.Cursor()
+	k, v := seekAfter(c, valueKey(x.Cursor))
 	var last []byte
 	for ; limit > 0 && size < buildBytes && len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
-		to.reindex([]*index{x}, k[1:], nil, storedValue(v))
+		if r, err := decodeRecord(k, v); err == nil {
+			to.reindex([]*index{x}, k[1:], nil, r.value)
+		}
 		last = k[1:]
 		x.Keys++
 		limit--
@@ -211,17 +244,17 @@ func seekAfter(c boltdb.Cursor, k []byte) ([]byte, []byte) {
 }
 
 // expiredIndexes returns those that are to be removed by now.
-func expiredIndexes(ns *boltdb.Bucket, now time.Time) []*index {
-	return slices.DeleteFunc(loadIndexes(ns.Cursor()), func(x *index) bool {
-		return x.State != indexRemoving && !expired(x.ExpiresAt, now)
+func expiredIndexes(b bucket, now time.Time) []*index {
+	return slices.DeleteFunc(loadIndexes(b.Cursor()), func(x *index) bool {
+		return x.State != indexRemoving && !expired(x.Expires, now)
 	})
 }
 
 // remove lists up to limit entries of an index that has expired, and the index itself once none is left. It returns how
 // many that is, and whether there are more.
-func (x *index) remove(ns *boltdb.Bucket, limit int, to *changes) (removed int, more bool) {
+func (x *index) remove(b bucket, limit int, to *changes) (removed int, more bool) {
 	prefix := indexEntryPrefix(x.id)
-	c := ns.Cursor()
+	c := b.Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		if removed == limit {
 			x.State, x.unsaved = indexRemoving, true

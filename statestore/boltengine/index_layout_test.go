@@ -19,12 +19,12 @@ func TestIndexLayoutStays(t *testing.T) {
 	require.Equal(t, "indexkey", string(indexKey))
 	require.Equal(t, "key", string(key))
 
-	want := indexRecord{Path: "a.b", State: indexBuilding, ExpiresAt: 7, Many: true, Keys: 3, Cursor: []byte("k")}
-	raw, err := encode(want, 0)
+	want := indexRecord{Path: "a.b", State: indexBuilding, Expires: 7, Many: true, Keys: 3, Cursor: []byte("k")}
+	raw, err := want.encode([]byte("nk"))
 	require.NoError(t, err)
-	require.Equal(t, "\x01\xa6\x01\x63a.b\x02\x01\x03\x07\x04\xf5\x05\x03\x06\x41k", string(raw))
+	require.Equal(t, "\x02\x18g`\x80\xa6\x01\x63a.b\x02\x01\x03\x07\x04\xf5\x05\x03\x06\x41k", string(raw))
 	var got indexRecord
-	require.NoError(t, decode(raw, &got))
+	require.NoError(t, got.decode([]byte("nk"), raw))
 	require.Equal(t, want, got)
 
 	path, err := statestore.ParseFieldPath("v")

@@ -26,7 +26,7 @@ func requireIndexesRight(t require.TestingT, r *rig) {
 			want, got := map[string]string{}, map[string]string{}
 			c := ns.Cursor()
 			for k, v := c.Seek([]byte{prefixValue}); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
-				rec, err := decodeRecord("", v)
+				rec, err := decodeRecord(k, v)
 				require.NoError(t, err)
 				for _, indexKey := range statestore.IndexKeys(&x.field, rec.value) {
 					ek, ev := indexEntry(x.id, indexKey, k[1:])
@@ -189,7 +189,7 @@ func TestEntriesThatMeanNothingDoNoHarm(t *testing.T) {
 func TestDamageFailsAQueryThatMightLackTheValue(t *testing.T) {
 	r := newRig(t)
 	r.apply(t, set("a", `{"n":1}`), set("bad", `{"n":1}`))
-	r.put(t, valueKey(nil, "bad"), []byte{1, 0xff})
+	r.put(t, valueKey("bad"), []byte{1, 0xff})
 	q := statestore.Query{Filter: equal("n", 1.0)}
 	_, err := r.store.Query(ctx, q)
 	require.ErrorIs(t, err, statestore.ErrDamaged)

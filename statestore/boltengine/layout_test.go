@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,63 +10,87 @@ import (
 
 // TestLayoutStays pins the bytes: files that earlier builds wrote must stay readable.
 func TestLayoutStays(t *testing.T) {
-	want := record{Version: 300, ExpiresAt: 7, ContentType: "t", Value: []byte{0, 255}}
-	raw, err := encode(want, 3)
+	raw := encodeRecord([]byte("vk"), 300, 7, &statestore.Write{ContentType: "t", Value: []byte{0, 255}})
+	require.Equal(t, "\x02I\xb6N\x1b\x00\x00\x00\x00\x00\x00\x01\x2c\x00\x00\x00\x00\x00\x00\x00\x07\x00\x01t\x00\xff", string(raw))
+	got, err := decodeRecord([]byte("vk"), raw)
 	require.NoError(t, err)
-	require.Equal(t, "\x01\xa4\x01\x19\x01\x2c\x02\x07\x03\x61t\x04\x42\x00\xff", string(raw))
-	got, err := decodeRecord("k", raw)
-	require.NoError(t, err)
-	require.Equal(t, stored{header{300, 7}, []byte("t"), []byte{0, 255}}, got)
-	_, ok := scan(raw[1:])
-	require.True(t, ok)
+	require.Equal(t, record{300, 7, []byte("t"), []byte{0, 255}}, got)
 
-	raw, err = encode(mark{ExpiresAt: 7}, 0)
-	require.NoError(t, err)
-	require.Equal(t, "\x01\xa1\x01\x07", string(raw))
+	raw = encodeIdempotency([]byte("ik"), 7)
+	require.Equal(t, "\x02\x03\x1a\x8b\xfd\x00\x00\x00\x00\x00\x00\x00\x07", string(raw))
 	require.Equal(t, "e\x00\x00\x00\x00\x00\x00\x01\x00key", string(timeKey(prefixExpiry, 256, "key")))
-	require.Equal(t, "vkey", string(valueKey(nil, "key")))
+	require.Equal(t, "vkey", string(valueKey("key")))
 }
 
-func TestRecordOverheadCoversTheLargestRecord(t *testing.T) {
-	r := record{Version: math.MaxUint64, ExpiresAt: math.MaxInt64, ContentType: string(make([]byte, statestore.MaxContentTypeSize)),
-		Value: make([]byte, statestore.MaxValueSize)}
-	raw, err := encode(r, len(r.ContentType)+len(r.Value))
+// A record of which any bit is wrong, or that lies under another key, is damaged.
+func TestAFlippedBitIsNoticed(t *testing.T) {
+	k := []byte("vkey")
+	value := encodeRecord(k, 300, 7, &statestore.Write{ContentType: "text/plain", Value: []byte("value")})
+	once := encodeIdempotency(k, 7)
+	index, err := (&indexRecord{Path: "a.b", State: indexBuilding, Expires: 7}).encode(k)
 	require.NoError(t, err)
-	require.LessOrEqual(t, len(raw), len(r.ContentType)+len(r.Value)+recordOverhead)
+	for name, c := range map[string]struct {
+		raw    []byte
+		decode func(k, raw []byte) error
+	}{
+		"value":           {value, func(k, raw []byte) error { _, err := decodeRecord(k, raw); return err }},
+		"idempotency key": {once, func(k, raw []byte) error { _, err := decodeIdempotency(k, raw); return err }},
+		"index":           {index, func(k, raw []byte) error { return new(indexRecord).decode(k, raw) }},
+	} {
+		require.NoError(t, c.decode(k, c.raw), name)
+		require.ErrorIs(t, c.decode([]byte("vkex"), c.raw), statestore.ErrDamaged, name)
+		for bit := range 8 * len(c.raw) {
+			c.raw[bit/8] ^= 1 << (bit % 8)
+			require.ErrorIs(t, c.decode(k, c.raw), statestore.ErrDamaged, "%s, bit %d", name, bit)
+			c.raw[bit/8] ^= 1 << (bit % 8)
+		}
+		for n := range c.raw {
+			require.ErrorIs(t, c.decode(k, c.raw[:n]), statestore.ErrDamaged, "%s, %d bytes", name, n)
+		}
+	}
 }
 
 func FuzzDecodeRecord(f *testing.F) {
-	raw, err := encode(record{Version: 1, ExpiresAt: 2, ContentType: "text/plain", Value: []byte("v")}, 0)
-	require.NoError(f, err)
-	f.Add(raw)
-	f.Add([]byte{recordFormat, 0xa1, 1, 1})
-	f.Add([]byte{recordFormat, 0x9f, 0xff})
-	f.Add([]byte{recordFormat, 0xa1, 4, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
-	f.Add([]byte{recordFormat, 0xa2, 1, 1, 4, 0xf6})
-	f.Add([]byte{recordFormat, 0xa2, 1, 1, 3, 0x61, 0xff})
-	for _, size := range []int{0, 1, 23, 24, 255, 256, 65535, 65536} {
-		raw, err := encode(record{Version: 1 << (size % 64), Value: make([]byte, size)}, size)
-		require.NoError(f, err)
-		f.Add(raw)
-	}
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		got, err := decodeRecord("k", raw)
-		_, _ = decodeMark([]byte("digest"), raw)
-		if err != nil {
+	k := []byte("vk")
+	f.Add(uint64(1), int64(2), "text/plain", []byte("v"))
+	f.Add(uint64(1<<63), int64(0), "", []byte{})
+	f.Fuzz(func(t *testing.T, version uint64, expires int64, contentType string, value []byte) {
+		if len(contentType) > statestore.MaxContentTypeSize {
+			t.Skip()
+		}
+		raw := encodeRecord(k, version, expires, &statestore.Write{ContentType: contentType, Value: value})
+		got, err := decodeRecord(k, raw)
+		if version == 0 || expires < 0 {
 			require.ErrorIs(t, err, statestore.ErrDamaged)
 			return
 		}
-		// The library sees what scan sees.
-		var r record
-		require.NoError(t, decode(raw, &r))
-		require.Equal(t, r, record{got.Version, got.ExpiresAt, string(got.contentType), got.value})
-		again, err := encode(r, len(raw))
 		require.NoError(t, err)
-		back, ok := scan(again[1:])
-		require.True(t, ok)
-		require.Equal(t, got.header, back.header)
-		require.Equal(t, string(got.contentType), string(back.contentType))
-		require.Equal(t, string(got.value), string(back.value))
+		require.Equal(t, version, got.version)
+		require.Equal(t, expires, got.expires)
+		require.Equal(t, contentType, string(got.contentType))
+		require.Equal(t, string(value), string(got.value))
+	})
+}
+
+// What lies in a damaged file may have any form, with a checksum that is right.
+func FuzzDecodeAnything(f *testing.F) {
+	f.Add([]byte("vk"), []byte{})
+	f.Add([]byte("vk"), encodeRecord([]byte("vk"), 1, 0, &statestore.Write{})[sealSize:])
+	f.Fuzz(func(t *testing.T, k, body []byte) {
+		if len(k) == 0 {
+			t.Skip()
+		}
+		for _, raw := range [][]byte{body, seal(k, append(make([]byte, sealSize), body...))} {
+			for _, err := range []error{
+				func() error { _, err := decodeRecord(k, raw); return err }(),
+				func() error { _, err := decodeIdempotency(k, raw); return err }(),
+				new(indexRecord).decode(k, raw),
+			} {
+				if err != nil {
+					require.ErrorIs(t, err, statestore.ErrDamaged)
+				}
+			}
+		}
 	})
 }
 

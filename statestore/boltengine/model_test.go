@@ -145,7 +145,6 @@ func TestModel(t *testing.T) {
 			"reopen": func(t *rapid.T) {
 				r.close(t)
 				r.open(t)
-				r.engine.(*engine).visitFrom = rapid.SampledFrom([]int64{0, visitFrom}).Draw(t, "visitFrom")
 			},
 			"": func(t *rapid.T) {
 				items, err := r.store.GetMany(ctx, keys, 1<<20)

@@ -4,14 +4,13 @@ import (
 	"crypto/sha256"
 	"time"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // plan decides the outcomes of transactions in memory, over what is on disk. That keeps all checks before the first write,
 // which a shared commit asks for, and writes a key once however often it is changed.
 type plan struct {
-	ns      *boltdb.Bucket
+	b       bucket
 	now     time.Time
 	version uint64 // the newest that was given out
 	keys    map[string]*plannedKey
@@ -20,8 +19,9 @@ type plan struct {
 
 // plannedKey is a key: how it is on disk, and how it is after the transactions so far.
 type plannedKey struct {
+	k      []byte // on disk
 	onDisk bool   // there is a record
-	disk   stored // zero if it is damaged
+	disk   record // zero if it is damaged
 	damage error
 
 	changed bool
@@ -33,8 +33,8 @@ type plannedKey struct {
 // plannedID is an idempotency key: until when it is remembered on disk and after the transactions so far; 0: it is not.
 type plannedID struct{ disk, until int64 }
 
-func newPlan(ns *boltdb.Bucket, now time.Time) *plan {
-	return &plan{ns: ns, now: now, version: ns.Sequence(), keys: make(map[string]*plannedKey, 1)}
+func newPlan(b bucket, now time.Time) *plan {
+	return &plan{b: b, now: now, version: b.Sequence(), keys: make(map[string]*plannedKey, 1)}
 }
 
 // take decides a transaction's outcome. If that is an error, the transaction has left no trace.
@@ -58,7 +58,7 @@ func (p *plan) take(t *statestore.Transaction) error {
 		if k.damage != nil {
 			return k.damage
 		}
-		if err := w.CheckETag(k.etag(p.now)); err != nil {
+		if err := w.CheckETag(p.etag(k)); err != nil {
 			return err
 		}
 	}
@@ -72,11 +72,11 @@ func (p *plan) take(t *statestore.Transaction) error {
 }
 
 // etag returns the key's ETag, or nothing if the key does not exist.
-func (k *plannedKey) etag(now time.Time) string {
-	if k.version == 0 || expired(k.expires, now) {
+func (p *plan) etag(k *plannedKey) string {
+	if k.version == 0 || expired(k.expires, p.now) {
 		return ""
 	}
-	return etag(k.version)
+	return p.b.etag(k.version)
 }
 
 // apply makes a write whose conditions hold. Whatever it is repairs a damaged record.
@@ -95,11 +95,11 @@ func (p *plan) key(key string) *plannedKey {
 	if k := p.keys[key]; k != nil {
 		return k
 	}
-	k := &plannedKey{}
-	if raw := p.ns.Get(valueKey(nil, key)); raw != nil {
+	k := &plannedKey{k: valueKey(key)}
+	if raw := p.b.Get(k.k); raw != nil {
 		k.onDisk = true
-		k.disk, k.damage = decodeRecord(key, raw)
-		k.version, k.expires = k.disk.Version, k.disk.ExpiresAt
+		k.disk, k.damage = decodeRecord(k.k, raw)
+		k.version, k.expires = k.disk.version, k.disk.expires
 	}
 	p.keys[key] = k
 	return k
@@ -111,12 +111,13 @@ func (p *plan) id(key string) (*plannedID, error) {
 		return id, nil
 	}
 	id := &plannedID{}
-	if raw := p.ns.Get(idempotencyKey(digest[:])); raw != nil {
-		stored, err := decodeMark(digest[:], raw)
-		if err != nil {
+	at := idempotencyKey(digest[:])
+	if raw := p.b.Get(at); raw != nil {
+		var err error
+		if id.disk, err = decodeIdempotency(at, raw); err != nil {
 			return nil, err
 		}
-		id.disk, id.until = stored.ExpiresAt, stored.ExpiresAt
+		id.until = id.disk
 	}
 	if p.ids == nil {
 		p.ids = make(map[[sha256.Size]byte]*plannedID, 1)
@@ -128,30 +129,26 @@ func (p *plan) id(key string) (*plannedID, error) {
 // changes lists what brings the bucket to where the plan is.
 func (p *plan) changes() (changes, error) {
 	c := make(changes, 0, len(p.keys))
-	indexes := keptIndexes(p.ns.Cursor())
+	indexes := keptIndexes(p.b.Cursor())
 	for key, k := range p.keys {
 		if !k.changed {
 			continue
 		}
-		if k.disk.ExpiresAt != 0 && k.disk.ExpiresAt != k.expires {
-			c.delete(timeKey(prefixExpiry, k.disk.ExpiresAt, key))
+		if k.disk.expires != 0 && k.disk.expires != k.expires {
+			c.delete(timeKey(prefixExpiry, k.disk.expires, key))
 		}
 		if k.set == nil {
 			if k.onDisk {
-				c.delete(valueKey(nil, key))
+				c.delete(k.k)
 			}
-			c.reindex(indexes, []byte(key), k.disk.value, nil)
+			c.reindex(indexes, k.k[1:], k.disk.value, nil)
 			continue
 		}
-		raw, err := encode(&record{k.version, k.expires, k.set.ContentType, k.set.Value}, len(k.set.ContentType)+len(k.set.Value))
-		if err != nil {
-			return nil, err
-		}
-		c.put(valueKey(nil, key), raw)
-		if k.expires != 0 && k.expires != k.disk.ExpiresAt {
+		c.put(k.k, encodeRecord(k.k, k.version, k.expires, k.set))
+		if k.expires != 0 && k.expires != k.disk.expires {
 			c.put(timeKey(prefixExpiry, k.expires, key), nil)
 		}
-		c.reindex(indexes, []byte(key), k.disk.value, k.set.Value)
+		c.reindex(indexes, k.k[1:], k.disk.value, k.set.Value)
 	}
 	for digest, id := range p.ids {
 		if id.until == id.disk {
@@ -160,11 +157,8 @@ func (p *plan) changes() (changes, error) {
 		if id.disk != 0 {
 			c.delete(timeKey(prefixIdempotencyTime, id.disk, digest[:]))
 		}
-		raw, err := encode(&mark{ExpiresAt: id.until}, 0)
-		if err != nil {
-			return nil, err
-		}
-		c.put(idempotencyKey(digest[:]), raw)
+		at := idempotencyKey(digest[:])
+		c.put(at, encodeIdempotency(at, id.until))
 		c.put(timeKey(prefixIdempotencyTime, id.until, digest[:]), nil)
 	}
 	return c, c.save(indexes)
@@ -173,12 +167,12 @@ func (p *plan) changes() (changes, error) {
 // write makes the changes that the plan has listed.
 func (p *plan) write(c changes) error {
 	if p.dense() {
-		p.ns.SetFillPercent(denseFill)
+		p.b.SetFillPercent(denseFill)
 	}
-	if err := c.write(p.ns); err != nil || p.version == p.ns.Sequence() {
+	if err := c.write(p.b); err != nil || p.version == p.b.Sequence() {
 		return err
 	}
-	return p.ns.SetSequence(p.version)
+	return p.b.SetSequence(p.version)
 }
 
 const (
@@ -204,6 +198,6 @@ func (p *plan) dense() bool {
 		}
 		last = max(last, key)
 	}
-	next, _ := p.ns.Cursor().Seek(valueKey(nil, first))
-	return string(next) > string(valueKey(nil, last)) || next == nil
+	next, _ := p.b.Cursor().Seek(valueKey(first))
+	return string(next) > string(valueKey(last)) || next == nil
 }

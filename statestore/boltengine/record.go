@@ -2,135 +2,128 @@ package boltengine
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"math"
-	"unicode/utf8"
+	"hash/crc32"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// record is what is written for a key.
-type record struct {
-	Version     uint64 `cbor:"1,keyasint"`
-	ExpiresAt   int64  `cbor:"2,keyasint,omitempty"` // nanoseconds since 1970; 0: never
-	ContentType string `cbor:"3,keyasint,omitempty"`
-	Value       []byte `cbor:"4,keyasint,omitempty"`
+const (
+	recordFormat = 2
+	// sealSize is what every record begins with, in bytes: format and checksum.
+	sealSize = 1 + crc32.Size
+	// valueHead is what a value's record has before the content type, in bytes: version, instant, length.
+	valueHead = sealSize + 8 + instantSize + lengthSize
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum includes the key: a record that came to lie under another one is damaged, too.
+func checksum(k, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, body)
 }
 
-// recordOverhead is more than a record takes beside its value and content type.
-const recordOverhead = 48
+// seal completes the record under k, whose body stands in raw after sealSize bytes.
+func seal(k, raw []byte) []byte {
+	raw[0] = recordFormat
+	binary.BigEndian.PutUint32(raw[1:], checksum(k, raw[sealSize:]))
+	return raw
+}
 
-// stored is a record where it lies in the file: it must not outlive the bytes that it was read from.
-type stored struct {
-	header
+// unseal verifies the record under k and returns its body.
+func unseal(k, raw []byte) ([]byte, error) {
+	switch {
+	case len(raw) == 0:
+		return nil, errors.New("it is empty")
+	case raw[0] != recordFormat:
+		return nil, fmt.Errorf("its format is %d, this build reads format %d", raw[0], recordFormat)
+	case len(raw) < sealSize:
+		return nil, fmt.Errorf("it has %d bytes, want at least %d", len(raw), sealSize)
+	}
+	body := raw[sealSize:]
+	if want, got := binary.BigEndian.Uint32(raw[1:]), checksum(k, body); got != want {
+		return nil, fmt.Errorf("its checksum is %08x, its bytes have %08x", want, got)
+	}
+	return body, nil
+}
+
+// record is a key's present version.
+type record struct {
+	version uint64 // 0: there is no record
+	expires int64  // nanoseconds since 1970; 0: never
+	// contentType and value lie in the file: they are valid as long as the bytes that they were decoded from.
 	contentType, value []byte
 }
 
-// header is what writes need of a record.
-type header struct {
-	Version   uint64
-	ExpiresAt int64 // nanoseconds since 1970; 0: never
+// encodeRecord returns the record of a set that takes effect.
+func encodeRecord(k []byte, version uint64, expires int64, set *statestore.Write) []byte {
+	raw := make([]byte, sealSize, valueHead+len(set.ContentType)+len(set.Value))
+	raw = binary.BigEndian.AppendUint64(raw, version)
+	raw = binary.BigEndian.AppendUint64(raw, uint64(expires))
+	raw = binary.BigEndian.AppendUint16(raw, uint16(len(set.ContentType)))
+	raw = append(append(raw, set.ContentType...), set.Value...)
+	return seal(k, raw)
 }
 
-// decodeRecord takes a key's record apart.
-func decodeRecord[K ~string | ~[]byte](key K, raw []byte) (stored, error) {
-	var s stored
-	ok := false
-	if len(raw) > 0 && raw[0] == recordFormat {
-		s, ok = scan(raw[1:])
+func decodeRecord(k, raw []byte) (record, error) {
+	body, err := unseal(k, raw)
+	if err != nil {
+		return record{}, damagedKey(k, err)
 	}
-	if !ok {
-		var r record
-		if err := decode(raw, &r); err != nil {
-			return stored{}, damagedKey(string(key), err)
-		}
-		s = stored{header{r.Version, r.ExpiresAt}, []byte(r.ContentType), r.Value}
+	const head = valueHead - sealSize
+	if len(body) < head {
+		return record{}, damagedKey(k, fmt.Errorf("it has %d bytes, want at least %d", len(raw), valueHead))
 	}
-	if s.Version == 0 || s.ExpiresAt < 0 {
-		return stored{}, damagedKey(string(key), fmt.Errorf("version %d, end %d: neither can be", s.Version, s.ExpiresAt))
+	r := record{version: binary.BigEndian.Uint64(body), expires: int64(binary.BigEndian.Uint64(body[8:]))}
+	n := int(binary.BigEndian.Uint16(body[8+instantSize:]))
+	if r.version == 0 || r.expires < 0 || n > len(body)-head {
+		return record{}, damagedKey(k, fmt.Errorf("version %d, expiry %d, content type of %d bytes: that cannot be", r.version, r.expires, n))
 	}
-	return s, nil
+	r.contentType, r.value = body[head:head+n], body[head+n:]
+	return r, nil
 }
 
-// The major types of CBOR (RFC 8949, section 3.1) that records are made of.
-const (
-	cborUint  = 0
-	cborBytes = 2
-	cborText  = 3
-	cborMap   = 5
-)
-
-// scan reads a record as encode writes it, which is how all builds so far have written it. What it does not know is left to
-// the library, which copies values and takes longer than the search for the record.
-func scan(data []byte) (s stored, ok bool) {
-	major, fields, data, ok := head(data)
-	if !ok || major != cborMap {
-		return stored{}, false
-	}
-	for last := uint64(0); fields > 0; fields-- {
-		major, key, rest, ok := head(data)
-		if !ok || major != cborUint || key <= last {
-			return stored{}, false
-		}
-		last = key
-		major, argument, rest, ok := head(rest)
-		switch inside := argument <= uint64(len(rest)); {
-		case !ok:
-			return stored{}, false
-		case key == 1 && major == cborUint:
-			s.Version = argument
-		case key == 2 && major == cborUint && argument <= math.MaxInt64:
-			s.ExpiresAt = int64(argument)
-		case key == 3 && major == cborText && inside && utf8.Valid(rest[:argument]):
-			s.contentType, rest = rest[:argument], rest[argument:]
-		case key == 4 && major == cborBytes && inside:
-			s.value, rest = rest[:argument], rest[argument:]
-		default:
-			return stored{}, false
-		}
-		data = rest
-	}
-	return s, len(data) == 0
-}
-
-// head takes the head of a data item off data: its major type and its argument. ok is false where there is none.
-func head(data []byte) (major byte, argument uint64, rest []byte, ok bool) {
-	const inOne, inEight = 24, 27 // bytes behind the first
-	if len(data) == 0 {
-		return 0, 0, nil, false
-	}
-	major, argument, rest = data[0]>>5, uint64(data[0]&31), data[1:]
-	if argument < inOne {
-		return major, argument, rest, true
-	}
-	if argument > inEight || len(rest) < 1<<(argument-inOne) {
-		return 0, 0, nil, false
-	}
-	size := 1 << (argument - inOne)
-	argument = 0
-	for _, b := range rest[:size] {
-		argument = argument<<8 | uint64(b)
-	}
-	return major, argument, rest[size:], true
-}
-
-func damagedKey(key string, err error) error {
-	return &statestore.DamagedError{Record: fmt.Sprintf("value of key %q", key), Err: err}
+func damagedKey(k []byte, err error) error {
+	return &statestore.DamagedError{Record: fmt.Sprintf("value of key %q", string(k[1:])), Err: err}
 }
 
 // item copies the record, or returns an item with ErrNoRoom if that takes more than room.
-func (s *stored) item(key string, room int) statestore.Item {
+func (r *record) item(key, etag string, room int) statestore.Item {
 	item := statestore.Item{
 		Key:         key,
 		Found:       true,
-		Value:       s.value,
-		ETag:        etag(s.Version),
-		ContentType: string(s.contentType),
-		Expires:     instantTime(s.ExpiresAt),
+		Value:       r.value,
+		ETag:        etag,
+		ContentType: string(r.contentType),
+		Expires:     instantTime(r.expires),
 	}
 	if item.Size() > room {
 		return statestore.Item{Key: key, Err: statestore.ErrNoRoom}
 	}
-	item.Value = bytes.Clone(s.value)
+	item.Value = bytes.Clone(r.value)
 	return item
+}
+
+// encodeIdempotency returns the record of an idempotency key.
+func encodeIdempotency(k []byte, expires int64) []byte {
+	return seal(k, binary.BigEndian.AppendUint64(make([]byte, sealSize, sealSize+instantSize), uint64(expires)))
+}
+
+func decodeIdempotency(k, raw []byte) (expires int64, err error) {
+	body, err := unseal(k, raw)
+	if err == nil && len(body) != instantSize {
+		err = fmt.Errorf("it has %d bytes, want %d", len(raw), sealSize+instantSize)
+	}
+	if err == nil {
+		expires = int64(binary.BigEndian.Uint64(body))
+	}
+	if err == nil && expires <= 0 {
+		err = fmt.Errorf("expiry %d cannot be", expires)
+	}
+	if err != nil {
+		return 0, &statestore.DamagedError{Record: fmt.Sprintf("idempotency key with SHA-256 %x", k[1:]), Err: err}
+	}
+	return expires, nil
 }

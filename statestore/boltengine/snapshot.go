@@ -24,18 +24,18 @@ func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Sna
 		return err
 	}
 	return e.db.View(func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
-		return fn(&snapshot{ctx: ctx, ns: ns, now: now})
+		return fn(&snapshot{ctx: ctx, b: b, now: now})
 	})
 }
 
 // snapshot is a read transaction.
 type snapshot struct {
 	ctx    context.Context
-	ns     *boltdb.Bucket
+	b      bucket
 	now    time.Time
 	passed int // since the context was last looked at, in bytes
 	// indexes are loaded by the first who asks.
@@ -45,35 +45,35 @@ type snapshot struct {
 
 // Get implements statestore.Snapshot.
 func (s *snapshot) Get(key string, room int) statestore.Item {
-	return get(s.ns, key, room, s.now)
+	return s.b.item(key, room, s.now)
 }
 
 // Scan implements statestore.Snapshot.
 func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
-	c := s.ns.Cursor()
-	for k, v := seekAfter(c, valueKey(nil, after)); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
-		found, err := s.pass(k[1:], v)
+	c := s.b.Cursor()
+	for k, v := seekAfter(c, valueKey(after)); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
+		found, err := s.pass(k, v)
 		if err != nil {
 			return err
 		}
-		if found.Version != 0 && !visit(k[1:], found.value) {
+		if found.version != 0 && !visit(k[1:], found.value) {
 			return nil
 		}
 	}
 	return nil
 }
 
-// pass reads a record; its Version is 0 if it has expired.
-func (s *snapshot) pass(key, raw []byte) (stored, error) {
+// pass reads a record; its version is 0 if it has expired.
+func (s *snapshot) pass(k, raw []byte) (record, error) {
 	if s.passed += len(raw) + passCost; s.passed >= checkEvery {
 		s.passed = 0
 		if err := s.ctx.Err(); err != nil {
-			return stored{}, err
+			return record{}, err
 		}
 	}
-	found, err := decodeRecord(key, raw)
-	if err != nil || expired(found.ExpiresAt, s.now) {
-		return stored{}, err
+	found, err := decodeRecord(k, raw)
+	if err != nil || expired(found.expires, s.now) {
+		return record{}, err
 	}
 	return found, nil
 }
@@ -97,7 +97,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 	}
 	prefix := indexEntryPrefix(x.id)
 	from, _ := indexEntry(x.id, r.From, nil)
-	c := s.ns.Cursor()
+	c := s.b.Cursor()
 	var k, v []byte
 	if r.Single() {
 		from = append(from, after...)
@@ -116,15 +116,16 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		if string(key) <= after {
 			continue
 		}
-		raw := s.ns.Get(valueKey(nil, key))
+		valueKey := valueKey(key)
+		raw := s.b.Get(valueKey)
 		if raw == nil {
 			continue
 		}
-		found, err := s.pass(key, raw)
+		found, err := s.pass(valueKey, raw)
 		if err != nil {
 			return err
 		}
-		if found.Version != 0 && !visit(indexKey, key, found.value) {
+		if found.version != 0 && !visit(indexKey, key, found.value) {
 			return nil
 		}
 	}
@@ -133,7 +134,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 
 func (s *snapshot) loadIndexes() []*index {
 	if !s.loaded {
-		s.indexes, s.loaded = loadIndexes(s.ns.Cursor()), true
+		s.indexes, s.loaded = loadIndexes(s.b.Cursor()), true
 	}
 	return s.indexes
 }

@@ -19,11 +19,11 @@ const sweepBytes = 4 << 20
 func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
 	idle := false
 	err = e.db.View(func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
-		one := sweep{ns: ns, now: now, limit: 0}
+		one := sweep{b: b, now: now, limit: 0}
 		one.all()
 		idle = !one.more
 		return nil
@@ -33,16 +33,16 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 	}
 	var s sweep
 	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
-		ns, err := e.namespace(tx)
+		b, err := e.in(tx)
 		if err != nil {
 			return err
 		}
-		s = sweep{ns: ns, now: now, limit: limit, indexes: keptIndexes(ns.Cursor())}
+		s = sweep{b: b, now: now, limit: limit, indexes: keptIndexes(b.Cursor())}
 		s.all()
 		if err := s.toDo.save(s.removing); err != nil {
 			return err
 		}
-		return boltdb.Dirty(s.toDo.write(ns))
+		return boltdb.Dirty(s.toDo.write(b))
 	})
 	if err != nil {
 		return 0, false, fmt.Errorf("sweep state: %w", err)
@@ -52,7 +52,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 
 // sweep lists what one commit removes.
 type sweep struct {
-	ns      *boltdb.Bucket
+	b       bucket
 	now     time.Time
 	limit   int
 	indexes []*index // that are kept
@@ -68,12 +68,12 @@ type sweep struct {
 func (s *sweep) all() {
 	s.expired(prefixExpiry, s.value)
 	s.expired(prefixIdempotencyTime, s.idempotencyRecord)
-	for _, x := range expiredIndexes(s.ns, s.now) {
+	for _, x := range expiredIndexes(s.b, s.now) {
 		if s.more = s.more || s.swept >= s.limit; s.more {
 			return
 		}
 		var removed int
-		removed, s.more = x.remove(s.ns, s.limit-s.swept, &s.toDo)
+		removed, s.more = x.remove(s.b, s.limit-s.swept, &s.toDo)
 		s.swept += max(removed, 1)
 		s.removing = append(s.removing, x)
 	}
@@ -81,7 +81,7 @@ func (s *sweep) all() {
 
 // expired removes the entries in time order that are over, with what remove makes of them.
 func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error) {
-	c := s.ns.Cursor()
+	c := s.b.Cursor()
 	for k, _ := c.Seek([]byte{prefix}); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
 		instant, of, err := parseTimeKey(k)
 		if err == nil && !expired(instant, s.now) {
@@ -104,13 +104,13 @@ func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error
 
 // value removes the key that expires at instant, unless it was set anew or deleted since.
 func (s *sweep) value(instant int64, key []byte) error {
-	target := valueKey(nil, key)
-	raw := s.ns.Get(target)
+	target := valueKey(key)
+	raw := s.b.Get(target)
 	if raw == nil {
 		return nil
 	}
-	r, err := decodeRecord(key, raw)
-	if err != nil || r.ExpiresAt != instant {
+	r, err := decodeRecord(target, raw)
+	if err != nil || r.expires != instant {
 		return err
 	}
 	s.bytes += len(raw) * (1 + len(s.indexes))
@@ -123,12 +123,12 @@ func (s *sweep) value(instant int64, key []byte) error {
 // that it is over, and would otherwise stand in the way of its key for ever.
 func (s *sweep) idempotencyRecord(instant int64, digest []byte) error {
 	target := idempotencyKey(digest)
-	raw := s.ns.Get(target)
+	raw := s.b.Get(target)
 	if raw == nil {
 		return nil
 	}
-	m, err := decodeMark(digest, raw)
-	if err == nil && m.ExpiresAt != instant {
+	expires, err := decodeIdempotency(target, raw)
+	if err == nil && expires != instant {
 		return nil
 	}
 	s.toDo.delete(target)
