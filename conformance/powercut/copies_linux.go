@@ -2,6 +2,7 @@ package powercut
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,17 +10,20 @@ import (
 	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 // copies are databases that begin as backups of the one that the load works on. Each takes some lives of the process:
-// it is made; a component is initialized with it, and writes to it; and after another cut, the component must be
-// remembered and find what it wrote.
+// it is made, in a folder that nobody else syncs; after a cut it is put beside the other databases; a component is
+// initialized with it, and writes to it; and after another cut, the component must be remembered and find what it wrote.
 type copies [3]dbCopy
 
 type dbCopy struct {
 	state copyState
 	// value is what it must hold.
 	value int
+	// answered counts backups.
+	answered int
 }
 
 type copyState int
@@ -28,41 +32,56 @@ const (
 	absent copyState = iota
 	making
 	made
+	placed
 	written
 	useless
 )
 
 func copyName(i int) string { return fmt.Sprintf("copy-%d", i) }
 
-// whole names the databases that are backups which were answered, and not used since.
-func (c *copies) whole() []string {
-	var names []string
+// backups counts those that were answered.
+func (c *copies) backups() (n int) {
 	for i := range c {
-		if c[i].state == made {
+		n += c[i].answered
+	}
+	return n
+}
+
+// whole names the databases that must be there.
+func (c *copies) whole() []string {
+	names := []string{"dapr"}
+	for i := range c {
+		if c[i].state == placed || c[i].state == written {
 			names = append(names, copyName(i))
 		}
 	}
 	return names
 }
 
-// backups counts those that were answered.
-func (c *copies) backups() (n int) {
+// place puts backups to the databases, and removes what nobody needs, while no process runs.
+func (c *copies) place(dataDir, backupDir string) error {
 	for i := range c {
-		n += c[i].value
+		switch c[i].state {
+		case making, useless:
+			c[i].state = absent
+		case made:
+			file := copyName(i) + ".db"
+			if err := os.Rename(filepath.Join(backupDir, file), filepath.Join(dataDir, file)); err != nil {
+				return fmt.Errorf("a backup is gone after a power cut: %w", err)
+			}
+			c[i].state = placed
+		}
 	}
-	return n
-}
-
-// tidy removes what nobody needs, while no process runs.
-func (c *copies) tidy(dataDir string) error {
-	entries, err := os.ReadDir(dataDir)
-	if err != nil {
+	if err := errors.Join(c.tidy(dataDir), c.tidy(backupDir)); err != nil {
 		return err
 	}
-	for i := range c {
-		if c[i].state == making || c[i].state == useless {
-			c[i].state = absent
-		}
+	return errors.Join(durable.SyncDir(dataDir), durable.SyncDir(backupDir))
+}
+
+func (c *copies) tidy(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
 	}
 	for _, entry := range entries {
 		name := entry.Name()
@@ -71,7 +90,7 @@ func (c *copies) tidy(dataDir string) error {
 			needless = needless || c[i].state == absent && strings.HasPrefix(name, copyName(i)+".")
 		}
 		if needless {
-			if err := os.Remove(filepath.Join(dataDir, name)); err != nil {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				return err
 			}
 		}
@@ -80,14 +99,14 @@ func (c *copies) tidy(dataDir string) error {
 }
 
 // work takes each copy one step further.
-func (c *copies) work(ctx context.Context, bolt *harness.Bolt) error {
+func (c *copies) work(ctx context.Context, bolt *harness.Bolt, backupDir string) error {
 	socket := filepath.Join(bolt.SocketDir, "bolt.sock")
 	for i := range c {
 		var err error
 		switch c[i].state {
 		case absent:
-			err = c[i].make(ctx, i, bolt, socket)
-		case made:
+			err = c[i].make(ctx, i, bolt, socket, filepath.Join(backupDir, copyName(i)+".db"))
+		case placed:
 			err = c[i].write(ctx, i, socket)
 		case written:
 			err = c[i].read(ctx, i, socket)
@@ -101,7 +120,7 @@ func (c *copies) work(ctx context.Context, bolt *harness.Bolt) error {
 
 const copiedKey, ownKey = "copied", "own"
 
-func (c *dbCopy) make(ctx context.Context, i int, bolt *harness.Bolt, socket string) error {
+func (c *dbCopy) make(ctx context.Context, i int, bolt *harness.Bolt, socket, file string) error {
 	store, err := harness.Dial(socket, "copied")
 	if err != nil {
 		return err
@@ -115,10 +134,11 @@ func (c *dbCopy) make(ctx context.Context, i int, bolt *harness.Bolt, socket str
 	if err := store.Set(ctx, copiedKey+strconv.Itoa(i), []byte(strconv.Itoa(c.value))); err != nil {
 		return err
 	}
-	if err := bolt.Command(ctx, nil, "backup", filepath.Join(bolt.DataDir, copyName(i)+".db")); err != nil {
+	if err := bolt.Command(ctx, nil, "backup", file); err != nil {
 		return err
 	}
 	c.state = made
+	c.answered++
 	return nil
 }
 

@@ -36,6 +36,8 @@ type machine struct {
 	failed error
 }
 
+func (m *machine) backupDir() string { return filepath.Join(m.folder, "backups") }
+
 // within is before how many changes the power goes out: at times in the middle of one commit, at times much later.
 func (m *machine) within() int { return []int{4, 40, 400}[m.random.IntN(3)] }
 
@@ -54,9 +56,18 @@ func (m *machine) failure() error {
 	return m.failed
 }
 
-// Kill cuts the power.
+// Kill lets the power go out soon; half of the time, after what works beside the load has come to its end.
 func (m *machine) Kill() {
-	m.awaitCut(m.Done())
+	if m.random.IntN(2) == 0 {
+		m.beside.Wait()
+	}
+	m.awaitCut(m.disk.CutWithin(m.within()), m.Done())
+	m.cut()
+}
+
+// cut cuts the power.
+func (m *machine) cut() {
+	m.disk.CutNow()
 	// The process must be unable to tell of the errors that it gets from here on.
 	_ = syscall.Kill(m.PID(), syscall.SIGKILL)
 	m.disk.Release()
@@ -64,12 +75,12 @@ func (m *machine) Kill() {
 	m.restorePower()
 }
 
-// awaitCut lets the power go out at some change, or when there is none for a while, or done is closed.
-func (m *machine) awaitCut(done <-chan struct{}) {
+// awaitCut waits until the power goes out, and cuts it when done is closed or nothing is left that changes the disk.
+func (m *machine) awaitCut(out, done <-chan struct{}) {
 	idle := time.NewTimer(mostIdle)
 	defer idle.Stop()
 	select {
-	case <-m.disk.CutWithin(m.within()):
+	case <-out:
 	case <-done:
 	case <-idle.C:
 	}
@@ -101,12 +112,15 @@ func (m *machine) Start() error {
 	if err := m.failure(); err != nil {
 		return err
 	}
+	if err := m.copies.place(m.DataDir, m.backupDir()); err != nil {
+		return err
+	}
 	if m.random.IntN(3) == 0 {
 		if err := m.check(); err != nil {
 			return err
 		}
 	}
-	if m.random.IntN(6) == 0 {
+	if m.random.IntN(4) == 0 {
 		if err := m.compact(); err != nil {
 			return err
 		}
@@ -121,9 +135,6 @@ func (m *machine) Start() error {
 			return err
 		}
 	}
-	if err := m.copies.tidy(m.DataDir); err != nil {
-		return err
-	}
 	return m.Bolt.Start()
 }
 
@@ -137,7 +148,7 @@ func (m *machine) Restart(ctx context.Context) error {
 	}
 	ctx, m.stopBeside = context.WithCancel(ctx)
 	m.beside.Go(func() {
-		if err := m.copies.work(ctx, m.Bolt); err != nil && !m.disk.IsOut() {
+		if err := m.copies.work(ctx, m.Bolt, m.backupDir()); err != nil && !m.disk.IsOut() {
 			m.fail(err)
 		}
 	})
@@ -146,7 +157,7 @@ func (m *machine) Restart(ctx context.Context) error {
 
 // check reads all pages of the files that must be whole.
 func (m *machine) check() error {
-	for _, name := range append(m.copies.whole(), "dapr") {
+	for _, name := range m.copies.whole() {
 		if m.disk.find(filepath.Join("data", name+".db")) == nil {
 			return fmt.Errorf("%s.db is gone after a power cut", name)
 		}
@@ -158,17 +169,21 @@ func (m *machine) check() error {
 	return nil
 }
 
-// compact compacts the file, and lets the power go out meanwhile.
+// compact compacts the file, and lets the power go out meanwhile, or right after it.
 func (m *machine) compact() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	var out <-chan struct{}
+	if m.random.IntN(2) == 0 {
+		out = m.disk.CutWithin(m.within())
+	}
 	done := make(chan struct{})
 	var err error
 	go func() {
 		defer close(done)
 		err = m.Command(ctx, nil, "compact")
 	}()
-	m.awaitCut(done)
+	m.awaitCut(out, done)
 	select {
 	case <-done:
 		if err != nil {
