@@ -59,7 +59,7 @@ func (b *bench) close() {
 func (b *bench) reopen() { b.close(); b.open() }
 
 // waitLong is how long a test waits for what must come before it gives up.
-const waitLong = 20 * time.Second
+const waitLong = 5 * time.Minute
 
 var byID = pubsub.PublishOptions{DedupWindow: 10 * time.Minute}
 

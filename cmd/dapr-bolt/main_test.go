@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a process may take for what takes it milliseconds.
-const patience = 30 * time.Second
+const patience = 5 * time.Minute
 
 // shortDir is for sockets, whose paths have a limit that test directories come close to.
 func shortDir(t *testing.T) string {

@@ -13,7 +13,7 @@ import (
 )
 
 // settlePatience bounds the wait for the last event to be delivered.
-const settlePatience = 5 * time.Minute
+const settlePatience = 10 * time.Minute
 
 // settle waits until every group has got all that it is owed.
 func (r *run) settle(ctx context.Context) error {

@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds each wait for something that must happen. It is generous: a wait that reaches it is a failure.
-const patience = 120 * time.Second
+const patience = 10 * time.Minute
 
 const (
 	callers = 16

@@ -15,7 +15,7 @@ import (
 
 const (
 	// patience bounds each wait for something that must happen.
-	patience = 2 * time.Minute
+	patience = 10 * time.Minute
 	poll     = 2 * time.Millisecond
 	slowPoll = 50 * time.Millisecond
 )

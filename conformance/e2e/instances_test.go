@@ -2,8 +2,8 @@ package e2e_test
 
 import (
 	"net/http"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/assert"
@@ -40,33 +40,50 @@ func TestAStuckInstanceDoesNotHoldTheOtherBack(t *testing.T) {
 // maxDeliver 1, that would be a dead letter.
 func TestARolledOverInstance(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(t *testing.T, d *harness.Daprd){
-		"that was stopped": func(t *testing.T, d *harness.Daprd) { require.NoError(t, d.Stop()) },
-		"that was killed":  func(_ *testing.T, d *harness.Daprd) { d.Kill() },
+	// release lets the app answer, for which a sidecar that is stopped waits.
+	for name, end := range map[string]func(e *env, d *harness.Daprd, release func()){
+		"that was stopped": func(e *env, d *harness.Daprd, release func()) {
+			stopped := make(chan error, 1)
+			go func() { stopped <- d.Stop() }()
+			e.eventually(func(c *assert.CollectT) { require.Contains(c, e.log(d), "Shutting down component pubsub") })
+			release()
+			require.NoError(e.t, <-stopped)
+		},
+		"that was killed": func(_ *env, d *harness.Daprd, release func()) {
+			d.Kill()
+			release()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const events = 40
+			const events, handled = 40, 3
 			e := newEnv(t)
-			slow := func(delivery) (int, string) { time.Sleep(20 * time.Millisecond); return http.StatusOK, "" }
-			first, second := e.app(slow, subscribe("orders")), e.app(slow, subscribe("orders"))
+			free := make(chan struct{})
+			var came atomic.Int64
+			first := e.app(func(delivery) (int, string) {
+				if came.Add(1) >= handled {
+					<-free // while its sidecar is at its end
+				}
+				return http.StatusOK, ""
+			}, subscribe("orders"))
+			second := e.app(nil, subscribe("orders"))
 			settings := []string{"maxDeliver", "1", "ackWait", "1h"}
 			old := e.sidecar("old", "shop", first, settings...)
 			e.ready(old)
 			e.bulk(old, "orders", eventIDs(events))
-			first.wait(3)
+			first.wait(handled)
 			require.Greater(t, e.group("orders", "shop").InFlight, uint64(1))
-			end(t, old)
+			end(e, old, func() { close(free) })
 			e.ready(e.sidecar("new", "shop", second, settings...))
 			e.settled()
 			require.Empty(t, e.deadLetters())
 			require.NotEmpty(t, second.received())
-			handled := make(map[string]bool)
+			ids := make(map[string]bool)
 			for _, d := range append(first.received(), second.received()...) {
 				require.Equal(t, 1, d.count(), "deliveryCount of %s", d.ID)
-				handled[d.ID] = true
+				ids[d.ID] = true
 			}
-			require.Len(t, handled, events)
+			require.Len(t, ids, events)
 			require.LessOrEqual(t, len(first.received())+len(second.received()), events+1, "only what the app worked on can come twice")
 		})
 	}

@@ -106,5 +106,5 @@ func TestPartitionKeysKeepTheirOrder(t *testing.T) {
 	require.Empty(t, e.deadLetters())
 	fmt.Printf("%d events published in %s and handled by two apps in %s: shop failed %d deliveries and billing %d; the shop's instances received %d and %d\n",
 		events, published.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), shop.nacked, billing.nacked, one, two)
-	require.InDelta(t, one, two, float64(one+two)/5, "the instances' shares")
+	require.Greater(t, min(one, two), (one+two)/10, "the smaller of the instances' shares")
 }

@@ -18,7 +18,7 @@ const (
 )
 
 // seeTimeout is how long a step waits for what it expects.
-const seeTimeout = 30 * time.Second
+const seeTimeout = 2 * time.Minute
 
 // Step is one part of the story. Later steps build on what earlier ones left.
 type Step struct {

@@ -14,10 +14,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-// backWithin is how soon after its start dapr-bolt has brought events back to the apps that were subscribed. A machine
-// that is busy with other tests may take longer; not every time.
-const backWithin = 10 * time.Second
-
 // app is a service that is subscribed to one topic. Its channel has the ids of the events that it got.
 func app(t *testing.T, port int) <-chan string {
 	t.Helper()
@@ -103,7 +99,6 @@ func TestRestartSidecarBringsSubscriptionsBack(t *testing.T) {
 	publish("before")
 	receives(t, got, "before", patience)
 
-	fastest := patience
 	for life := range 3 {
 		firstSidecar := sidecar.PID()
 		bolt.Kill()
@@ -120,10 +115,8 @@ func TestRestartSidecarBringsSubscriptionsBack(t *testing.T) {
 		require.NoError(t, sidecar.Start(), "what the kubelet does")
 		receives(t, got, id, patience)
 		took := time.Since(began)
-		fastest = min(fastest, took)
 		fmt.Printf("sidecar %d ended %s after dapr-bolt was started again, and the app had its event after %s\n",
 			firstSidecar, ended.Round(time.Millisecond), took.Round(time.Millisecond))
 		require.NoError(t, sidecar.WaitReady(t.Context()))
 	}
-	require.Less(t, fastest, backWithin)
 }

@@ -20,7 +20,7 @@ import (
 
 const (
 	// patience bounds each wait for something that must happen.
-	patience = 60 * time.Second
+	patience = 5 * time.Minute
 	poll     = 10 * time.Millisecond
 )
 

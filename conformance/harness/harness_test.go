@@ -116,7 +116,7 @@ func TestCloseStopsSidecarsThenAppsThenComponents(t *testing.T) {
 	_, err = h.StartBolt(ctx, harness.BoltOptions{Path: script, Env: env("component")})
 	require.ErrorIs(t, err, context.Canceled)
 	for _, who := range []string{"app", "sidecar", "component"} {
-		require.Eventually(t, func() bool { _, err := os.Stat(h.Dir(who)); return err == nil }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { _, err := os.Stat(h.Dir(who)); return err == nil }, 5*time.Minute, 10*time.Millisecond)
 	}
 	h.Keep()
 	require.NoError(t, h.Close())

@@ -14,7 +14,7 @@ import (
 // connection of its last life.
 var client = &http.Client{
 	Transport: &http.Transport{DisableKeepAlives: true},
-	Timeout:   30 * time.Second,
+	Timeout:   5 * time.Minute,
 }
 
 // Response is an HTTP response that was read to its end.
@@ -82,7 +82,7 @@ func Call(ctx context.Context, method, url string, body any, headers ...string) 
 // answers is the Ready of a process that is ready when url answers with 2xx.
 func answers(url string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		response, err := Call(ctx, http.MethodGet, url, nil)
 		if err != nil {

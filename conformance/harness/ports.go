@@ -65,7 +65,7 @@ func (p *portPool) release() {
 }
 
 // listenPatience is for how long Listen takes a port for one that is about to be free.
-const listenPatience = 5 * time.Second
+const listenPatience = time.Minute
 
 // Listen listens on a port of 127.0.0.1. A listener that was closed lives on for
 // an instant in a process that this one is just starting, between its fork and its

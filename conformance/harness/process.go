@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	readyTimeout = 90 * time.Second // of a process that starts on a busy machine
+	readyTimeout = 5 * time.Minute // of a process that starts on a busy machine
 	readyPoll    = 25 * time.Millisecond
-	stopTimeout  = 30 * time.Second // between SIGTERM and SIGKILL
+	stopTimeout  = 2 * time.Minute // between SIGTERM and SIGKILL
 	tailBytes    = 4 << 10
 )
 
@@ -178,7 +178,7 @@ func inheritedEnvironment() []string {
 
 // WaitReady waits until the process does its work, polling the real thing. It
 // fails, with the end of the log, when the process ends, when ctx ends, and after
-// a minute and a half.
+// five minutes.
 func (p *Process) WaitReady(ctx context.Context) error { return p.wait(ctx, p.spec.Ready) }
 
 func (p *Process) wait(ctx context.Context, probe func(context.Context) error) error {
@@ -202,7 +202,7 @@ func (p *Process) wait(ctx context.Context, probe func(context.Context) error) e
 	}
 }
 
-// Stop asks the process to end (SIGTERM), kills it after half a minute, and waits
+// Stop asks the process to end (SIGTERM), kills it after two minutes, and waits
 // until it is gone. The error says how it ended, unless that was with status 0, by
 // Kill, or returned before. It may be called again.
 func (p *Process) Stop() error {

@@ -31,7 +31,7 @@ func TestChildrenDieWithTheirParent(t *testing.T) {
 	parent := exec.Command(os.Args[0], "-test.run=^TestChildrenDieWithTheirParent$")
 	parent.Env = append(os.Environ(), "HARNESS_TEST_PID_FILE="+pidFile)
 	require.NoError(t, parent.Start())
-	require.Eventually(t, func() bool { _, err := os.Stat(pidFile); return err == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(pidFile); return err == nil }, 5*time.Minute, 10*time.Millisecond)
 	raw, err := os.ReadFile(pidFile)
 	require.NoError(t, err)
 	dir, number, _ := strings.Cut(string(raw), " ")
@@ -42,7 +42,7 @@ func TestChildrenDieWithTheirParent(t *testing.T) {
 
 	require.NoError(t, parent.Process.Kill())
 	_ = parent.Wait()
-	require.Eventually(t, func() bool { return gone(pid) }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Minute, 10*time.Millisecond)
 }
 
 // gone is true for a process that is dead, also if nobody has collected it yet.

@@ -225,7 +225,7 @@ func TestImage(t *testing.T) {
 	require.Eventually(t, func() bool {
 		response, err := harness.Call(t.Context(), "GET", "http://"+address+"/readyz", nil)
 		return err == nil && response.Status == 200
-	}, 30*time.Second, 20*time.Millisecond)
+	}, seen, 20*time.Millisecond)
 
 	healthcheck := i.Config.Healthcheck.Test[1:]
 	out, err := i.in(t, exec.Command(healthcheck[0], healthcheck[1:]...)).CombinedOutput()

@@ -274,7 +274,7 @@ func (p *localPod) waitReady() {
 			ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
 			defer cancel()
 			return process.WaitReady(ctx) == nil
-		}, 90*time.Second, 50*time.Millisecond, "%s: %s", process.Name(), process.LogTail())
+		}, seen, 50*time.Millisecond, "%s: %s", process.Name(), process.LogTail())
 	}
 }
 
@@ -286,7 +286,8 @@ type end struct {
 }
 
 // stop deletes the Pod: containers are told to end at once, or after their preStop sleep; then the native sidecars, in
-// the reverse of their order. A sleep ends here as soon as the others have ended, and must have been long enough.
+// the reverse of their order. A sleep ends here as soon as the others have ended; that it is long enough, TestGracefulTimesFit
+// holds.
 func (p *localPod) stop() []end {
 	p.t.Helper()
 	p.leave()
@@ -321,20 +322,11 @@ func (p *localPod) stop() []end {
 		}
 		group.Wait()
 	}
-	for _, c := range later {
-		sleep := time.Duration(c.Lifecycle.PreStop.Sleep.Seconds) * time.Second
-		for _, e := range ends {
-			if e.name != c.Name {
-				require.Less(p.t, e.to, sleep, "%s outlasts the wait of %s", e.name, c.Name)
-			}
-		}
-	}
 	for _, c := range slices.Backward(p.pod.Spec.InitContainers) {
 		if isNative(c) {
 			terminate(c)
 		}
 	}
-	require.Less(p.t, time.Since(began), time.Duration(*p.pod.Spec.TerminationGracePeriodSeconds)*time.Second)
 	return ends
 }
 

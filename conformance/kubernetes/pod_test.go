@@ -15,7 +15,7 @@ import (
 )
 
 // seen is how long a step of the todo app may take to be seen, after whatever was done to its Pod.
-const seen = 60 * time.Second
+const seen = 5 * time.Minute
 
 // addTodo makes a todo at the api and returns its id.
 func addTodo(t *testing.T, api, title, due string) string {

@@ -61,7 +61,7 @@ func TestDaprRun(t *testing.T) {
 	// Ctrl-C, or SIGTERM, ends both apps and both sidecars.
 	require.NoError(t, app.Stop())
 	for _, port := range ports {
-		require.Eventually(t, func() bool { return harness.CheckPort(port) == nil }, 20*time.Second, 50*time.Millisecond, "an app outlived the CLI")
+		require.Eventually(t, func() bool { return harness.CheckPort(port) == nil }, seen, 50*time.Millisecond, "an app outlived the CLI")
 	}
 }
 

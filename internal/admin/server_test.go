@@ -325,7 +325,7 @@ func TestStopLetsRunningCallsEnd(t *testing.T) {
 	<-entered
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Stop(context.Background()) }()
-	require.Eventually(t, func() bool { _, err := os.Lstat(path); return errors.Is(err, os.ErrNotExist) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Lstat(path); return errors.Is(err, os.ErrNotExist) }, 5*time.Minute, time.Millisecond)
 	close(release)
 	require.NoError(t, <-answered)
 	require.NoError(t, <-stopped)

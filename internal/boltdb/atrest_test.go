@@ -240,18 +240,16 @@ func TestAFileReplacedUnderTheLockIsNotTheOneThatIsOpened(t *testing.T) {
 	var opened *DB
 	var openErr error
 	waiter.Go(func() { opened, openErr = Open(t.Context(), path, Options{}) })
-	require.Eventually(t, func() bool { return openFileCount(path) == 2 }, 5*waitUnit, waitUnit/100, "it waits for the lock")
+	require.Eventually(t, func() bool { return openFileCount(path) == 2 }, 5*time.Minute, 10*time.Millisecond, "it waits for the lock")
 	require.NoError(t, os.Rename(replacement, path))
 	require.NoError(t, holder.Close())
 	waiter.Wait()
 	require.NoError(t, openErr)
 	defer opened.Close()
 
-	_, err = Open(t.Context(), path, Options{LockTimeout: waitUnit / 100})
+	_, err = Open(t.Context(), path, Options{LockTimeout: 10 * time.Millisecond})
 	require.ErrorIs(t, err, ErrLocked, "the lock is on the file that is there")
 }
-
-const waitUnit = time.Second
 
 // openFileCount counts this process's open handles of the file at path.
 func openFileCount(path string) int {

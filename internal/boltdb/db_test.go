@@ -109,7 +109,7 @@ func blockWriter(t *testing.T, db *DB) (release func()) {
 
 func waitQueued(t *testing.T, db *DB, n int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(db.urgent) == n }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(db.urgent) == n }, 5*time.Minute, time.Millisecond)
 }
 
 func TestWaitingWritersShareOneTransaction(t *testing.T) {

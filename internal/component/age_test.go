@@ -28,7 +28,7 @@ func sweeps(t *testing.T, h *house, clock *clockwork.FakeClock) {
 	require.Eventually(t, func() bool {
 		clock.Advance(time.Second)
 		return topicStats(t, h, "marker").Stored == 0
-	}, 20*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 func TestMaxAgeZeroTakesEffectOnATopicThatHadAnother(t *testing.T) {
@@ -51,12 +51,12 @@ func TestTheAgeOfAHeldBackEventCountsFromWhenItWasDue(t *testing.T) {
 	m := s.next()
 	require.Equal(t, "later", string(m.GetData()))
 	s.nack(m.GetId(), "not yet")
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Retrying == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Retrying == 1 }, patience, time.Millisecond)
 	clock.Advance(40 * time.Minute)
 	m = s.next()
 	require.Equal(t, "2", m.GetMetadata()["deliveryCount"], "as a retry, too")
 	s.nack(m.GetId(), "not yet")
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InFlight == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InFlight == 0 }, patience, time.Millisecond)
 	clock.Advance(time.Hour)
 	require.Equal(t, pubsub.ReasonMaxAge, h.dead(t, 1)[0].Reason)
 }
@@ -68,13 +68,13 @@ func TestAnEventThatExpiresWhileItWaitsForItsRetryIsCounted(t *testing.T) {
 		s := c.pull(t, group)
 		require.NoError(t, c.publish(group, "x", "ttlInSeconds", "60"))
 		s.nack(s.next().GetId(), "refused")
-		require.Eventually(t, func() bool { return groupStats(t, h, group, group).Retrying == 1 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return groupStats(t, h, group, group).Retrying == 1 }, patience, time.Millisecond)
 	}
 	clock.Advance(2 * time.Hour)
 	dead := h.dead(t, 1)
 	require.Equal(t, "keeps", dead[0].Group)
 	require.Equal(t, pubsub.ReasonExpired, dead[0].Reason)
-	require.Eventually(t, func() bool { return groupStats(t, h, "drops", "drops").Expired == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "drops", "drops").Expired == 1 }, patience, time.Millisecond)
 	require.Zero(t, groupStats(t, h, "keeps", "keeps").Expired)
 	require.Zero(t, groupStats(t, h, "drops", "drops").Retrying)
 }
@@ -114,7 +114,7 @@ func TestMaxBytesCountsEventsThatAreRetriedRedrivenAndDelayed(t *testing.T) {
 	require.Eventually(t, func() bool {
 		all := topicStats(t, h, "retried")
 		return all.Stored == 0 && all.Groups[0].InFlight == 0 && all.Groups[0].Retrying == 9
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	full(c, "retried")
 
 	for range 9 {
@@ -132,7 +132,7 @@ func TestMaxBytesCountsEventsThatAreRetriedRedrivenAndDelayed(t *testing.T) {
 	m := dying.next()
 	dying.cancel()
 	require.NotEmpty(t, m.GetId())
-	require.Eventually(t, func() bool { return groupStats(t, h, "dead", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "dead", "app").Streams == 0 }, patience, time.Millisecond)
 	for _, d := range dead {
 		_, err := h.broker().Redrive(t.Context(), []uint64{d.ID})
 		require.NoError(t, err)

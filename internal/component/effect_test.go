@@ -57,7 +57,7 @@ func (e *effectTest) becomes(waiting, inHand, delayed, dead uint64) {
 		g := groups[0]
 		require.Equal(c, e.group, g.Group)
 		require.Equal(c, []uint64{waiting, inHand, delayed, dead}, []uint64{g.Waiting, g.InFlight, g.Retrying, g.Dead})
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 var effects = map[string]effect{
@@ -197,7 +197,7 @@ func TestAnEventThatBecameTooLargeIsADeadLetter(t *testing.T) {
 	require.Eventually(t, func() bool {
 		dead, err = broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
 		return err == nil && len(dead) == 1
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.Equal(t, pubsub.ReasonTooLarge, dead[0].Reason)
 	require.Contains(t, dead[0].LastError(), "too large")
 	require.Equal(t, "huge", dead[0].Event.ID)

@@ -27,6 +27,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience bounds each wait for something that must happen. It is generous: a wait that reaches it is a failure.
+const patience = 5 * time.Minute
+
 var testDefaults = Defaults{
 	Database:     databases.DefaultDatabase,
 	StateBucket:  databases.DefaultStateBucket,
@@ -94,7 +97,7 @@ func (h *house) start() {
 	require.NoError(h.t, err)
 	h.served = make(chan error, 1)
 	go func(s *Server) { h.served <- s.Serve() }(h.server)
-	require.Eventually(h.t, func() bool { return h.server.Ready() == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(h.t, func() bool { return h.server.Ready() == nil }, patience, time.Millisecond)
 }
 
 // stop ends what is running at once.
@@ -125,7 +128,7 @@ func (h *house) dial(component string) *sidecar {
 	conn, err := grpc.NewClient("unix://"+h.server.SocketPath(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(h.t, err)
 	h.t.Cleanup(func() { _ = conn.Close() })
-	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	h.t.Cleanup(cancel)
 	return &sidecar{
 		proto.NewStateStoreClient(conn), proto.NewTransactionalStateStoreClient(conn),

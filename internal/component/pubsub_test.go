@@ -78,7 +78,7 @@ func TestTheAppsErrorTextIsKept(t *testing.T) {
 		dead, err := h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
 		require.NoError(t, err)
 		return len(dead) == 1 && dead[0].LastError() == "status code returned: 500"
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 func TestSubscriptionMetadata(t *testing.T) {
@@ -260,7 +260,7 @@ func TestPauseAndResume(t *testing.T) {
 		require.NoError(t, err)
 	}
 	late := a.pull(t, "late") // a new subscription is paused too
-	require.Eventually(t, func() bool { return groupStats(t, h, "late", "a").Streams == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "late", "a").Streams == 1 }, patience, time.Millisecond)
 	require.NoError(t, a.publish("t", "2"))
 	require.NoError(t, a.publish("late", "3"))
 	require.Equal(t, "2", string(forB.next().GetData()))
@@ -268,7 +268,7 @@ func TestPauseAndResume(t *testing.T) {
 	require.Eventually(t, func() bool {
 		g := groupStats(t, h, "t", "a")
 		return g.InFlight == 0 && g.Waiting == 1 // the first is done, the second waits
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.Zero(t, groupStats(t, h, "late", "a").InFlight)
 
 	_, err := a.pubsub.Resume(a.ctx, &proto.ResumeRequest{})
@@ -359,7 +359,7 @@ func TestPubSubInProcess(t *testing.T) {
 	}))
 	require.Equal(t, "stays 1", <-got)
 	cancel()
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, patience, time.Millisecond)
 	require.NoError(t, p.Close())
 	require.Equal(t, 5, handled)
 }

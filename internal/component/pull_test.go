@@ -82,7 +82,7 @@ func TestPullIgnoresStrayAcknowledgements(t *testing.T) {
 	require.NoError(t, s.CloseSend())
 	_, err := s.Recv()
 	require.ErrorIs(t, err, io.EOF)
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Waiting == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Waiting == 0 }, patience, time.Millisecond)
 	log := h.log.String()
 	require.Equal(t, 1, strings.Count(log, "ignored an acknowledgement"), "no flood")
 	require.Contains(t, log, "count=151")
@@ -101,13 +101,13 @@ func TestPullIgnoresAcknowledgementsOfAnotherStream(t *testing.T) {
 	m := s.next()
 	require.NotEqual(t, old.GetId(), m.GetId())
 	s.ack(old.GetId())
-	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, patience, time.Millisecond)
 	require.EqualValues(t, 1, groupStats(t, h, "t", "app").InFlight, "the event is still out")
 	s.ack(m.GetId())
 	require.Eventually(t, func() bool {
 		g := groupStats(t, h, "t", "app")
 		return g.InFlight+g.Waiting == 0
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 func TestAStreamThatEndsPutsBackUncounted(t *testing.T) {
@@ -130,7 +130,7 @@ func TestAStreamThatEndsPutsBackUncounted(t *testing.T) {
 			}
 		}
 	}
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, patience, time.Millisecond)
 }
 
 // A consumer that ends its stream over an event, again and again, does not hold its group up for ever.
@@ -143,7 +143,7 @@ func TestAnEventOverWhichTheClientEndsItsStreamsBecomesADeadLetter(t *testing.T)
 		s := c.pull(t, "t")
 		require.Equal(t, "poison", string(s.next().GetData()))
 		leave(s)
-		require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, patience, time.Millisecond)
 	}
 	s := c.pull(t, "t")
 	m := s.next()
@@ -188,13 +188,13 @@ func TestAStreamEndsWhileAnEventIsStuck(t *testing.T) {
 			return sending
 		}
 		return false
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.NoError(t, s.CloseSend())
 	require.Eventually(t, func() bool {
 		h.server.mu.Lock()
 		defer h.server.mu.Unlock()
 		return len(h.server.pulls) == 0
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 // The ack of an event whose ackWait ran out is too late: the event is delivered again, counted.
@@ -210,9 +210,9 @@ func TestAckWait(t *testing.T) {
 	require.Equal(t, "2", second.GetMetadata()["deliveryCount"])
 	require.NotEqual(t, first.GetId(), second.GetId())
 	s.ack(first.GetId())
-	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(h.log.String(), "ignored an acknowledgement") }, patience, time.Millisecond)
 	s.ack(second.GetId())
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Waiting == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Waiting == 0 }, patience, time.Millisecond)
 	require.Zero(t, groupStats(t, h, "t", "app").Dead)
 	require.NotContains(t, h.log.String(), "panic")
 }
@@ -222,15 +222,15 @@ func TestSubscriptionsThatEndWithTheServerAreMissing(t *testing.T) {
 	c := h.bus("todo-pubsub", "consumerID", "app")
 	left := c.pull(t, "t")
 	c.pull(t, "u")
-	require.Eventually(t, func() bool { return h.noted(`"streams": 2`) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.noted(`"streams": 2`) }, patience, time.Millisecond)
 	left.cancel()
-	require.Eventually(t, func() bool { return h.noted(`"streams": 1`) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.noted(`"streams": 1`) }, patience, time.Millisecond)
 	require.Empty(t, h.sidecars.Missing())
 	h.restart()
 	require.Equal(t, []string{"todo-pubsub"}, h.sidecars.Missing())
 	h.bus("another", "consumerID", "app").pull(t, "t")
 	h.dial("todo-pubsub").pull(t, "u")
-	require.Eventually(t, func() bool { return len(h.sidecars.Missing()) == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(h.sidecars.Missing()) == 0 }, patience, time.Millisecond)
 }
 
 // noted reports whether a text stands in the record of sidecars.
@@ -248,7 +248,7 @@ func TestStopWaitsForWhatIsInHand(t *testing.T) {
 
 	stopped := make(chan error, 1)
 	go func() { stopped <- h.server.Stop(context.Background()) }()
-	require.Eventually(t, func() bool { return !h.server.socket.ours() }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return !h.server.socket.ours() }, patience, time.Millisecond)
 	require.ErrorIs(t, h.server.Ready(), ErrStopping)
 	_, err := c.pull(t, "t").Recv()
 	require.Equal(t, codes.Unavailable, status.Code(err), err)

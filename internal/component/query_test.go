@@ -138,7 +138,7 @@ func TestQueryIndexesAreBuilt(t *testing.T) {
 	for _, path := range []string{"a.b", "c", "d"} {
 		require.Eventually(t, func() bool {
 			return strings.Contains(h.log.String(), fmt.Sprintf(`msg="query index is complete" database=dapr bucket=state path=%s`, path))
-		}, 10*time.Second, time.Millisecond)
+		}, patience, time.Millisecond)
 	}
 	require.NoError(t, c.set("k", `{"c":1}`))
 	r, err := c.query(&proto.Query{Filter: filter("EQ", `{"c":1}`)})

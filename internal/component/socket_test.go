@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -136,7 +135,7 @@ func TestStopBeforeServe(t *testing.T) {
 
 // Fault: importing the SDK's root package sets the umask of the process to 0.
 func TestTheSDKsRootPackageIsNotImported(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	deps, err := exec.CommandContext(ctx, "go", "list", "-deps", ".").Output()
 	require.NoError(t, err)

@@ -96,7 +96,7 @@ func TestARecordThatCannotBeReadHoldsUpNothing(t *testing.T) {
 		}, []string{"t app", "t other"}},
 		"retry": {"retry", func(t *testing.T, h *house) {
 			h.fail(t, "damaged", "10")
-			require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Retrying == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Retrying == 1 }, patience, time.Millisecond)
 		}, []string{"t app"}},
 		"redriven event": {"retry", func(t *testing.T, h *house) {
 			h.fail(t, "damaged", "1")
@@ -114,7 +114,7 @@ func TestARecordThatCannotBeReadHoldsUpNothing(t *testing.T) {
 			h := newHouse(t, func(h *house) { h.clock = clock })
 			for _, group := range []string{"app", "other"} {
 				s := h.bus("c", "consumerID", group).pull(t, "t", "ordered", "true")
-				require.Eventually(t, func() bool { return groupStats(t, h, "t", group).Streams == 1 }, 10*time.Second, time.Millisecond)
+				require.Eventually(t, func() bool { return groupStats(t, h, "t", group).Streams == 1 }, patience, time.Millisecond)
 				s.cancel()
 			}
 			c.prepare(t, h)
@@ -148,7 +148,7 @@ func TestARecordThatCannotBeReadHoldsUpNothing(t *testing.T) {
 				stats, err := h.broker().Stats(t.Context())
 				require.NoError(t, err)
 				return stats[0].Stored == 0 && stats[0].Delayed == 0 && stats[0].Bytes == 0
-			}, 10*time.Second, time.Millisecond)
+			}, patience, time.Millisecond)
 			require.NotContains(t, h.log.String(), "level=ERROR")
 
 			moved, err := h.broker().Redrive(t.Context(), []uint64{dead[0].ID})
@@ -168,9 +168,9 @@ func (h *house) fail(t *testing.T, data, maxDeliver string) {
 	s := c.pull(t, "t", "maxDeliver", maxDeliver)
 	require.NoError(t, c.publish("t", data))
 	s.nack(s.next().GetId(), "refused")
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InFlight == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").InFlight == 0 }, patience, time.Millisecond)
 	s.cancel()
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, patience, time.Millisecond)
 }
 
 // dead waits for so many dead letters.
@@ -181,6 +181,6 @@ func (h *house) dead(t *testing.T, n int) (dead []pubsub.DeadLetter) {
 		dead, err = h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
 		require.NoError(t, err)
 		return len(dead) == n
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	return dead
 }

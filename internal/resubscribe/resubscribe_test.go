@@ -155,7 +155,7 @@ func restart(t *testing.T, dir string, o Options) *run {
 func (c *run) comesBack() { c.sidecars.Connect(sidecar).StreamOpened("bus") }
 
 func (c *run) advance(t *testing.T, d time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	require.NoError(t, c.clock.BlockUntilContext(ctx, 1))
 	c.clock.Advance(d)
