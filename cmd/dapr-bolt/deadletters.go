@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -23,26 +24,13 @@ func (c *cli) deadLettersCommand() *cobra.Command {
 		Use:     "dead-letters",
 		Aliases: []string{"dead-letter"},
 		Short:   "Look into the events that could not be delivered, send them again, or remove them",
-		Args:    noArgs,
+		Args:    subcommandArgs,
 		RunE:    needsSubcommand,
 	}
-	shared := cmd.PersistentFlags()
-	c.outputFlag(shared)
-	c.databaseFlag(shared)
-	c.bucketFlag(shared)
+	c.outputFlag(cmd, cmd.PersistentFlags())
+	c.scopeFlags(cmd, "list")
 	cmd.AddCommand(c.listCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand())
 	return cmd
-}
-
-// needsSubcommand answers a command that does nothing by itself.
-func needsSubcommand(cmd *cobra.Command, _ []string) error {
-	var names []string
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() {
-			names = append(names, sub.Name())
-		}
-	}
-	return usagef("%s needs a subcommand: allowed: %s", cmd.CommandPath(), strings.Join(names, ", "))
 }
 
 // selection is which dead letters a command works on.
@@ -52,13 +40,16 @@ type selection struct {
 	all                bool
 }
 
-func (c *cli) selectionFlags(flags *pflag.FlagSet, s *selection, all string) {
+func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
+	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&s.topic, "topic", "", "only those of this topic")
 	flags.StringVar(&s.group, "group", "", "only those of this consumer group")
 	addFlag(flags, &s.since, "since", "", "time", "only those that died since then: a duration such as 24h, or an RFC 3339 time", parseSince(c.clock))
 	flags.StringVar(&s.text, "text", "", "only those whose payload, event id or errors hold this text")
 	flags.BoolVar(&s.all, "all", false, all)
+	completeFlag(cmd, "topic", c.eachTopic(topicOf))
+	completeFlag(cmd, "group", c.eachTopic(groupsOf))
 }
 
 func (s *selection) filtered() bool {
@@ -66,7 +57,7 @@ func (s *selection) filtered() bool {
 }
 
 func (c *cli) listOptions(s *selection) admin.ListOptions {
-	return admin.ListOptions{Scope: c.scope(), Topic: s.topic, Group: s.group, Since: s.since, Text: s.text}
+	return admin.ListOptions{Scope: c.scope, Topic: s.topic, Group: s.group, Since: s.since, Text: s.text}
 }
 
 func (c *cli) listCommand() *cobra.Command {
@@ -77,75 +68,123 @@ func (c *cli) listCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List dead letters, the oldest first",
-		Long: `List dead letters, the oldest first. With --output json it prints one array of dead letters with their
-payloads; an array shorter than --limit is the last page.`,
+		Short: "List dead letters of all buckets, the oldest of each bucket first",
+		Long: `List dead letters of all buckets, the oldest of each bucket first. The last error is what Dapr was told; show prints
+all of it. With --output json it prints one array of dead letters with their payloads; an array shorter than --limit is the
+last page.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if sel.all && cmd.Flags().Changed("limit") {
 				return usagef("there are --all and --limit: allowed: one of the two")
 			}
 			return c.withClient(func(client *admin.Client) error {
+				scopes, err := c.scopes(cmd.Context(), client)
+				if err != nil {
+					return err
+				}
+				if after > 0 && len(scopes) > 1 {
+					return usagef("--after goes with --bucket, as ids are a bucket's own: allowed: %s", scopeNames(scopes))
+				}
 				opts := c.listOptions(&sel)
 				opts.After, opts.Limit, opts.Data = after, limit, c.output == outputJSON
 				if sel.all {
 					opts.Limit = 0
 				}
 				if c.output == outputJSON {
-					return c.listJSON(cmd.Context(), client, opts)
+					return c.listJSON(cmd.Context(), client, scopes, opts)
 				}
-				return c.listTable(cmd.Context(), client, opts)
+				return c.listTable(cmd.Context(), client, scopes, opts)
 			})
 		},
 	}
-	c.selectionFlags(cmd.Flags(), &sel, "list all pages, not only the first")
+	c.selectionFlags(cmd, &sel, "list all pages, not only the first")
 	addFlag(cmd.Flags(), &after, "after", "", "id", "continue after this id", parseID)
 	addFlag(cmd.Flags(), &limit, "limit", strconv.Itoa(limit), "count", "how many to list at most", parseLimit)
 	return cmd
 }
 
-// eachPage calls fn with page after page until opts.Limit dead letters were seen (0: all of them), and returns what to
-// continue after, or 0 when none are left.
-func eachPage(ctx context.Context, client *admin.Client, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (next uint64, err error) {
-	left := opts.Limit
-	for {
-		opts.Limit = admin.MaxPageSize
-		if left > 0 {
-			opts.Limit = left
-		}
-		page, err := client.DeadLetters(ctx, opts)
-		if err != nil {
-			return 0, err
-		}
-		if err := fn(page.DeadLetters); err != nil {
-			return 0, err
-		}
-		if left > 0 {
-			if left -= len(page.DeadLetters); left == 0 {
-				return page.Next, nil
-			}
-		}
-		if page.Next == 0 {
-			return 0, nil
-		}
-		opts.After = page.Next
+// scopes returns the bucket that the flags name, or all of them if they name none.
+func (c *cli) scopes(ctx context.Context, client *admin.Client) ([]admin.Scope, error) {
+	if c.scope != (admin.Scope{}) {
+		return []admin.Scope{c.scope}, nil
+	}
+	buckets, err := client.Buckets(ctx)
+	c.sayMissing(buckets.Missing)
+	return buckets.Buckets, err
+}
+
+func (c *cli) sayMissing(missing string) {
+	if missing != "" {
+		fmt.Fprintln(c.errOut, "left out:", missing)
 	}
 }
 
-func (c *cli) listTable(ctx context.Context, client *admin.Client, opts admin.ListOptions) error {
-	var rows [][]string
-	next, err := eachPage(ctx, client, opts, func(letters []admin.DeadLetter) error {
+func scopeNames(scopes []admin.Scope) string {
+	names := make([]string, len(scopes))
+	for i, scope := range scopes {
+		names[i] = scope.String()
+	}
+	return strings.Join(names, ", ")
+}
+
+// eachPage calls fn with page after page, bucket after bucket, until opts.Limit dead letters were seen (0: all of them).
+// It returns whether there are more, and what to continue after in the last bucket, or 0 when that has no more.
+func eachPage(ctx context.Context, client *admin.Client, scopes []admin.Scope, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (more bool, next uint64, err error) {
+	left, after := opts.Limit, opts.After
+	for i, scope := range scopes {
+		for opts.Scope, opts.After = scope, after; ; {
+			opts.Limit = admin.MaxPageSize
+			if left > 0 {
+				opts.Limit = left
+			}
+			page, err := client.DeadLetters(ctx, opts)
+			if err != nil {
+				return false, 0, err
+			}
+			if err := fn(page.DeadLetters); err != nil {
+				return false, 0, err
+			}
+			if left > 0 {
+				if left -= len(page.DeadLetters); left == 0 {
+					if page.Next == 0 && i+1 < len(scopes) {
+						_, _, err = eachPage(ctx, client, scopes[i+1:], first(opts), func(rest []admin.DeadLetter) error {
+							more = more || len(rest) > 0
+							return nil
+						})
+					}
+					return more || page.Next != 0, page.Next, err
+				}
+			}
+			if page.Next == 0 {
+				break
+			}
+			opts.After = page.Next
+		}
+	}
+	return false, 0, nil
+}
+
+// first selects the first one alone.
+func first(opts admin.ListOptions) admin.ListOptions {
+	opts.After, opts.Limit, opts.Data = 0, 1, false
+	return opts
+}
+
+func (c *cli) listTable(ctx context.Context, client *admin.Client, scopes []admin.Scope, opts admin.ListOptions) error {
+	var rows [][]cell
+	more, next, err := eachPage(ctx, client, scopes, opts, func(letters []admin.DeadLetter) error {
 		for i := range letters {
 			d := &letters[i]
-			rows = append(rows, []string{
-				strconv.FormatUint(d.ID, 10),
-				cell(d.Topic, 40),
-				cell(d.Group, 40),
-				cell(timestamp(d.Time), 40),
-				string(d.Reason),
-				strconv.Itoa(d.Deliveries),
-				cell(d.Event.ID, 40),
-				cell(d.LastError, 60),
+			rows = append(rows, []cell{
+				numberCell(d.ID),
+				textCell(d.Scope.String()),
+				textCell(d.Topic),
+				textCell(d.Group),
+				c.timeCell(d.Time),
+				textCell(string(d.Reason)),
+				numberCell(d.Deliveries),
+				textCell(d.Event.ID),
+				textCell(cause(d.LastError)),
 			})
 		}
 		return nil
@@ -157,19 +196,22 @@ func (c *cli) listTable(ctx context.Context, client *admin.Client, opts admin.Li
 		_, err := fmt.Fprintln(c.errOut, "no dead letters")
 		return err
 	}
-	if err := c.printTable([]string{"ID", "TOPIC", "GROUP", "TIME", "REASON", "DELIVERIES", "EVENT ID", "LAST ERROR"}, rows); err != nil {
+	if err := c.printTable([]string{"ID", "BUCKET", "TOPIC", "GROUP", "TIME", "REASON", "DELIVERIES", "EVENT ID", "LAST ERROR"}, rows); err != nil {
 		return err
 	}
-	if next != 0 {
+	switch {
+	case next != 0 && len(scopes) == 1:
 		fmt.Fprintf(c.errOut, "there are more: --after %d lists the next page, --all all of them\n", next)
+	case more:
+		fmt.Fprintln(c.errOut, "there are more: --all lists all of them, --bucket and --after page through one bucket")
 	}
 	return nil
 }
 
 // listJSON writes while it reads: all the payloads together may be larger than memory.
-func (c *cli) listJSON(ctx context.Context, client *admin.Client, opts admin.ListOptions) error {
+func (c *cli) listJSON(ctx context.Context, client *admin.Client, scopes []admin.Scope, opts admin.ListOptions) error {
 	separator := "["
-	_, err := eachPage(ctx, client, opts, func(letters []admin.DeadLetter) error {
+	_, _, err := eachPage(ctx, client, scopes, opts, func(letters []admin.DeadLetter) error {
 		for i := range letters {
 			if _, err := io.WriteString(c.out, separator+"\n"); err != nil {
 				return err
@@ -197,13 +239,19 @@ func (c *cli) showCommand() *cobra.Command {
 		Use:   "show ID",
 		Short: "Show one dead letter: the event, its payload, and every failed delivery",
 		Args:  exactArgs("ID"),
+
+		ValidArgsFunction: c.completeIDs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids, err := parseIDs(args)
 			if err != nil {
 				return err
 			}
 			return c.withClient(func(client *admin.Client) error {
-				d, err := client.DeadLetter(cmd.Context(), c.scope(), ids[0])
+				d, err := client.DeadLetter(cmd.Context(), c.scope, ids[0])
+				var refused *admin.Error
+				if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+					return fmt.Errorf("%w%s", err, c.elsewhere(cmd.Context(), client))
+				}
 				if err != nil {
 					return err
 				}
@@ -224,17 +272,18 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 		}
 	}
 	line("id", strconv.FormatUint(d.ID, 10))
+	line("bucket", d.Scope.String())
 	line("topic", d.Topic)
 	line("group", d.Group)
 	line("reason", string(d.Reason))
-	line("time", timestamp(d.Time))
+	line("time", c.when(d.Time))
 	line("deliveries", strconv.Itoa(d.Deliveries))
 	line("redriven", strconv.Itoa(d.Redriven))
 	line("event id", d.Event.ID)
 	line("sequence", strconv.FormatUint(d.Event.Sequence, 10))
-	line("published", timestamp(d.Event.PublishTime))
+	line("published", c.when(d.Event.PublishTime))
 	if d.Event.Expires != nil {
-		line("expires", timestamp(*d.Event.Expires))
+		line("expires", c.when(*d.Event.Expires))
 	}
 	line("partition key", d.Event.PartitionKey)
 	line("unreadable", d.Event.Unreadable)
@@ -250,7 +299,7 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 	// The oldest may be missing. Interruptions are attempts, too, and no deliveries.
 	before := max(d.Deliveries-len(d.Attempts), 0)
 	for i, a := range d.Attempts {
-		line(fmt.Sprintf("attempt %d", before+i+1), timestamp(a.At)+" "+a.Error)
+		line(fmt.Sprintf("attempt %d", before+i+1), c.when(a.At)+" "+a.Error)
 	}
 	line("data", fmt.Sprintf("%s, %s", byteSize(int64(d.Event.Size)), d.Event.DataEncoding))
 	data, err := readable(&d.Event)
@@ -296,7 +345,7 @@ func (c *cli) chosen(ctx context.Context, client *admin.Client, sel *selection, 
 		return nil, usagef("there are IDs and --all: allowed: one of the two")
 	case sel.all:
 		var ids []uint64
-		_, err := eachPage(ctx, client, c.listOptions(sel), func(letters []admin.DeadLetter) error {
+		_, _, err := eachPage(ctx, client, []admin.Scope{c.scope}, c.listOptions(sel), func(letters []admin.DeadLetter) error {
 			for i := range letters {
 				ids = append(ids, letters[i].ID)
 			}
@@ -309,4 +358,169 @@ func (c *cli) chosen(ctx context.Context, client *admin.Client, sel *selection, 
 		return nil, usagef("nothing is named: allowed: one ID or more, or --all")
 	}
 	return parseIDs(args)
+}
+
+func (c *cli) redriveCommand() *cobra.Command {
+	var (
+		sel  selection
+		rate float64
+	)
+	cmd := &cobra.Command{
+		Use:   "redrive [ID...]",
+		Short: "Send dead letters back to their consumer groups",
+		Long: `Send dead letters back to their consumer groups, at the end of the order and with the count of deliveries
+reset. Name them by ID, or take --all and, if need be, filters.`,
+		ValidArgsFunction: c.completeIDs(0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				ids, err := c.chosen(cmd.Context(), client, &sel, args)
+				if err != nil {
+					return err
+				}
+				result, err := c.redrive(cmd.Context(), client, ids, rate)
+				done := count(len(result.Redriven), "dead letter", "dead letters")
+				if err != nil {
+					return fmt.Errorf("%s of %d sent back: %w", done, len(ids), err)
+				}
+				if c.output == outputJSON {
+					err = c.printJSON(result)
+				} else {
+					_, err = fmt.Fprintf(c.out, "%s sent back\n", done)
+				}
+				if err != nil {
+					return err
+				}
+				unreadable := unreadable(result.Unreadable)
+				if sel.all {
+					if unreadable != nil {
+						fmt.Fprintf(c.errOut, "skipped: %s\n", unreadable)
+					}
+					return nil
+				}
+				return errors.Join(unreadable, c.missing(cmd.Context(), client, ids, append(result.Redriven, result.Unreadable...)))
+			})
+		},
+	}
+	c.selectionFlags(cmd, &sel, "all that the filters select")
+	addFlag(cmd.Flags(), &rate, "rate", "", "count/unit", "send that many at most, such as 10/s, 30/m or 100/h", parseRate)
+	return cmd
+}
+
+// redrive sends ids back, at most rate of them in a second (0: as fast as it goes), and returns what became of those that
+// were there.
+func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, rate float64) (admin.RedriveResult, error) {
+	step := admin.MaxIDs
+	if rate > 0 {
+		step = min(step, max(1, int(rate)))
+	}
+	done := admin.RedriveResult{Redriven: []uint64{}}
+	first := true
+	for batch := range slices.Chunk(ids, step) {
+		if rate > 0 && !first {
+			if err := c.wait(ctx, time.Duration(float64(step)/rate*float64(time.Second))); err != nil {
+				return done, err
+			}
+		}
+		first = false
+		result, err := client.Redrive(ctx, c.scope, batch)
+		if err != nil {
+			return done, err
+		}
+		done.Redriven = append(done.Redriven, result.Redriven...)
+		done.Unreadable = append(done.Unreadable, result.Unreadable...)
+	}
+	return done, nil
+}
+
+func (c *cli) wait(ctx context.Context, d time.Duration) error {
+	timer := c.clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.Chan():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// unreadable says that ids cannot be sent back; nil if there are none.
+func unreadable(ids []uint64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	return fmt.Errorf("cannot be redriven, as what is stored of the event cannot be read: %s: allowed: show and purge", list(ids))
+}
+
+func (c *cli) missing(ctx context.Context, client *admin.Client, ids, found []uint64) error {
+	gone := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return slices.Contains(found, id) })
+	if len(gone) == 0 {
+		return nil
+	}
+	return fmt.Errorf("not among the dead letters of bucket %s: %s%s", c.scope, list(gone), c.elsewhere(ctx, client))
+}
+
+// elsewhere says which buckets an id may be of, if the flags named none and there are several.
+func (c *cli) elsewhere(ctx context.Context, client *admin.Client) string {
+	if c.scope != (admin.Scope{}) {
+		return ""
+	}
+	buckets, err := client.Buckets(ctx)
+	if err != nil || len(buckets.Buckets) < 2 {
+		return ""
+	}
+	return ": allowed with --bucket, and --database before a slash: " + scopeNames(buckets.Buckets)
+}
+
+func list(ids []uint64) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = strconv.FormatUint(id, 10)
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (c *cli) purgeCommand() *cobra.Command {
+	var (
+		sel selection
+		yes bool
+	)
+	cmd := &cobra.Command{
+		Use:               "purge [ID...]",
+		Short:             "Remove dead letters for good",
+		Long:              `Remove dead letters for good. Name them by ID, or take --all and, if need be, filters. It asks first.`,
+		ValidArgsFunction: c.completeIDs(0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				ids, err := c.chosen(cmd.Context(), client, &sel, args)
+				if err != nil {
+					return err
+				}
+				if !yes && len(ids) > 0 {
+					if err := c.confirm(fmt.Sprintf("Remove %s for good?", count(len(ids), "dead letter", "dead letters"))); err != nil {
+						return err
+					}
+				}
+				purged := 0
+				for batch := range slices.Chunk(ids, admin.MaxIDs) {
+					result, err := client.Purge(cmd.Context(), c.scope, batch)
+					if err != nil {
+						return fmt.Errorf("%s of %d removed: %w", count(purged, "dead letter", "dead letters"), len(ids), err)
+					}
+					purged += result.Purged
+				}
+				if c.output == outputJSON {
+					err = c.printJSON(admin.PurgeResult{Purged: purged})
+				} else {
+					_, err = fmt.Fprintf(c.out, "%s removed\n", count(purged, "dead letter", "dead letters"))
+				}
+				if err == nil && !sel.all && purged < len(ids) {
+					err = fmt.Errorf("%d of the %d IDs were not among the dead letters", len(ids)-purged, len(ids))
+				}
+				return err
+			})
+		},
+	}
+	c.selectionFlags(cmd, &sel, "all that the filters select")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
 }

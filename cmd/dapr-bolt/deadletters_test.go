@@ -22,9 +22,16 @@ import (
 func withDeadLetters(t *testing.T, payloads ...string) *program {
 	t.Helper()
 	f := newFolders(t)
+	leaveDeadLetters(t, f, databases.DefaultDatabase, databases.DefaultPubSubBucket, "cannot book\norder %d\x1b[31m", payloads...)
+	return start(t, f)
+}
+
+// leaveDeadLetters leaves such dead letters in a bucket. failure may hold %d for the number of the event.
+func leaveDeadLetters(t *testing.T, f folders, database, bucket, failure string, payloads ...string) {
+	t.Helper()
 	m, err := databases.Open(t.Context(), databases.Options{Dir: f.data})
 	require.NoError(t, err)
-	broker, err := m.Broker(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
+	broker, err := m.Broker(t.Context(), database, bucket)
 	require.NoError(t, err)
 	sub, err := broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Group: "app", Topic: "orders", MaxDeliver: 1})
 	require.NoError(t, err)
@@ -36,7 +43,7 @@ func withDeadLetters(t *testing.T, payloads ...string) *program {
 			pubsub.PublishOptions{DedupBy: byID, DedupWindow: time.Minute})[0])
 		delivery, err := sub.Next(t.Context())
 		require.NoError(t, err)
-		delivery.Nack(fmt.Sprintf("cannot book\norder %d\x1b[31m", i+1))
+		delivery.Nack(strings.ReplaceAll(failure, "%d", fmt.Sprint(i+1)))
 	}
 	require.Eventually(t, func() bool {
 		letters, err := broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
@@ -44,7 +51,6 @@ func withDeadLetters(t *testing.T, payloads ...string) *program {
 	}, patience, time.Millisecond)
 	sub.Close()
 	require.NoError(t, m.Close(t.Context()))
-	return start(t, f)
 }
 
 // ok runs a command line that must succeed against the process.
@@ -68,10 +74,10 @@ func TestDeadLettersList(t *testing.T) {
 
 	table := strings.Split(strings.TrimSpace(p.ok(t, "dead-letters", "list")), "\n")
 	require.Len(t, table, 4)
-	require.Equal(t, []string{"ID", "TOPIC", "GROUP", "TIME", "REASON", "DELIVERIES", "EVENT", "ID", "LAST", "ERROR"}, strings.Fields(table[0]))
+	require.Equal(t, []string{"ID", "BUCKET", "TOPIC", "GROUP", "TIME", "REASON", "DELIVERIES", "EVENT", "ID", "LAST", "ERROR"}, strings.Fields(table[0]))
 	row := strings.Fields(table[1])
-	require.Equal(t, []string{"orders", "app"}, row[1:3])
-	require.Equal(t, []string{"max-deliver", "1", "event-1", "cannot", "book", "order", "1�[31m"}, row[4:], "one line, and nothing for the terminal")
+	require.Equal(t, []string{"pubsub", "orders", "app"}, row[1:4])
+	require.Equal(t, []string{"max-deliver", "1", "event-1", "cannot", "book", "order", "1�[31m"}, row[len(row)-7:], "one line, and nothing for the terminal")
 
 	letters := p.list(t)
 	require.Len(t, letters, 3)
@@ -130,7 +136,7 @@ func TestDeadLettersRedrive(t *testing.T) {
 	got := world{}.run(t, "dead-letters", "redrive", id(0), id(1), "--output", "json", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.JSONEq(t, `{"redriven":[`+id(1)+`]}`, got.stdout)
-	require.Contains(t, got.stderr, "not among the dead letters: "+id(0))
+	require.Contains(t, got.stderr, "not among the dead letters of bucket pubsub: "+id(0))
 
 	require.Equal(t, "0 dead letters sent back\n", p.ok(t, "dead-letters", "redrive", "--all", "--topic", "other"))
 	require.Equal(t, "2 dead letters sent back\n", p.ok(t, "dead-letters", "redrive", "--all", "--topic", "orders"))
@@ -188,13 +194,13 @@ func TestDeadLettersPurge(t *testing.T) {
 func TestTopics(t *testing.T) {
 	p := withDeadLetters(t, `1`, `2`)
 	table := strings.Split(strings.TrimSpace(p.ok(t, "topics")), "\n")
-	require.Len(t, table, 2)
-	require.Contains(t, table[0], "GROUP")
-	row := strings.Fields(table[1])
-	require.Equal(t, "orders", row[0])
-	require.Equal(t, []string{"app", "0", "0", "0", "-", "2", "0", "0"}, row[len(row)-8:])
+	require.Len(t, table, 5)
+	require.Equal(t, []string{"TOPIC", "STORED", "DELAYED", "SIZE", "OLDEST", "DUPLICATES"}, strings.Fields(table[0]))
+	require.Equal(t, []string{"orders", "0", "0", "0", "B", "-", "0"}, strings.Fields(table[1]))
+	require.Equal(t, []string{"TOPIC", "GROUP", "WAITING", "IN", "FLIGHT", "RETRYING", "OLDEST", "DEAD", "EXPIRED", "STREAMS"}, strings.Fields(table[3]))
+	require.Equal(t, []string{"orders", "app", "0", "0", "0", "-", "2", "0", "0"}, strings.Fields(table[4]))
 
-	var topics []pubsub.TopicStats
+	var topics []admin.TopicStats
 	require.NoError(t, json.Unmarshal([]byte(p.ok(t, "topics", "--output", "json")), &topics))
 	require.Equal(t, "orders", topics[0].Topic)
 	require.EqualValues(t, 2, topics[0].Groups[0].Dead)
@@ -207,7 +213,7 @@ func TestTopics(t *testing.T) {
 	require.Empty(t, p.list(t))
 	got = world{}.run(t, "topics", "remove-group", "orders", "app", "--yes", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
-	require.Contains(t, got.stderr, "not found")
+	require.Contains(t, got.stderr, `topic "orders" has no group "app": there is none`)
 }
 
 // spoil damages the dead letter of that id in the file of a process that does not run.

@@ -281,3 +281,30 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	}
 	return nil
 }
+
+// subcommandArgs answers a subcommand that there is not, with the nearest or with all that there are.
+func subcommandArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	hint := "allowed: " + strings.Join(subcommands(cmd), ", ")
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usagef("unknown command %q for %q: %s", args[0], cmd.CommandPath(), hint)
+}
+
+// needsSubcommand answers a command that does nothing by itself.
+func needsSubcommand(cmd *cobra.Command, _ []string) error {
+	return usagef("%s needs a subcommand: allowed: %s", cmd.CommandPath(), strings.Join(subcommands(cmd), ", "))
+}
+
+func subcommands(cmd *cobra.Command) (names []string) {
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	return names
+}

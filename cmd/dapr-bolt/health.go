@@ -34,6 +34,6 @@ func (c *cli) healthCommand() *cobra.Command {
 			})
 		},
 	}
-	c.outputFlag(cmd.Flags())
+	c.outputFlag(cmd, cmd.Flags())
 	return cmd
 }

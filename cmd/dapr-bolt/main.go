@@ -32,8 +32,10 @@ type environment struct {
 	out, errOut io.Writer
 	// interactive says that a person sits at in.
 	interactive bool
-	lookupEnv   func(name string) (string, bool)
-	clock       clockwork.Clock
+	// width is how many characters a line of out may have; 0: any number, as it is no terminal.
+	width     func() int
+	lookupEnv func(name string) (string, bool)
+	clock     clockwork.Clock
 }
 
 func main() {
@@ -46,11 +48,20 @@ func main() {
 		out:         os.Stdout,
 		errOut:      os.Stderr,
 		interactive: term.IsTerminal(int(os.Stdin.Fd())),
+		width:       terminalWidth,
 		lookupEnv:   os.LookupEnv,
 		clock:       clockwork.NewRealClock(),
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)
+}
+
+func terminalWidth() int {
+	width, _, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // run executes one command line and returns the exit code. What goes wrong is said here, and nowhere else.

@@ -170,6 +170,10 @@ type world struct {
 	typed string
 	env   map[string]string
 	clock clockwork.Clock
+	// width is the terminal's; 0: the output is none.
+	width int
+	// ctx default: one that never ends.
+	ctx context.Context
 }
 
 func (w world) run(t *testing.T, args ...string) result {
@@ -178,11 +182,15 @@ func (w world) run(t *testing.T, args ...string) result {
 		w.clock = clockwork.NewRealClock()
 	}
 	var stdout, stderr bytes.Buffer
-	code := run(context.Background(), &environment{
+	if w.ctx == nil {
+		w.ctx = context.Background()
+	}
+	code := run(w.ctx, &environment{
 		in:          strings.NewReader(w.typed),
 		out:         &stdout,
 		errOut:      &stderr,
 		interactive: w.typed != "",
+		width:       func() int { return w.width },
 		lookupEnv:   func(name string) (string, bool) { v, ok := w.env[name]; return v, ok },
 		clock:       w.clock,
 	}, args)

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -40,8 +40,9 @@ type settings struct {
 	resubscribe    []string
 	restartSidecar string
 
+	// database is that of a file, scope the bucket of a command on topics and dead letters; zero: see the command.
 	database string
-	bucket   string
+	scope    admin.Scope
 	output   string
 }
 
@@ -67,7 +68,6 @@ func newRoot(env *environment) *cobra.Command {
 		names:           pubsub.NameLimits{MaxTopics: pubsub.DefaultMaxTopics, MaxGroups: pubsub.DefaultMaxGroups},
 
 		database: databases.DefaultDatabase,
-		bucket:   databases.DefaultPubSubBucket,
 		output:   outputText,
 	}}
 	root := &cobra.Command{
@@ -77,42 +77,20 @@ func newRoot(env *environment) *cobra.Command {
 load, and keeps both in one file. Without a subcommand it serves until SIGINT or SIGTERM.
 
 The subcommands look into the process that runs on the same --data-dir.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			hint := "run dapr-bolt --help for the list"
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = "did you mean " + strings.Join(near, " or ") + "?"
-			}
-			return usagef("unknown command %q: %s", args[0], hint)
-		},
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if err := applyEnv(cmd.Flags(), env.lookupEnv); err != nil {
-				return err
-			}
-			if c.dataDir == "" {
-				if c.dataDir, err = defaultDataDir(env.lookupEnv); err != nil {
-					return err
-				}
-			}
-			if c.dataDir, err = filepath.Abs(c.dataDir); err != nil {
-				return fmt.Errorf("data directory: %w", err)
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Version:           version(),
+		Args:              subcommandArgs,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.prepare(cmd) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (run %s --help for the flags)", err, cmd.CommandPath())
 	})
-	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate(newVersion().String() + "\n")
 	root.SetIn(env.in)
 	root.SetOut(env.out)
 	root.SetErr(env.errOut)
-	root.CompletionOptions.HiddenDefaultCmd = true
 
 	shared := root.PersistentFlags()
 	addFlag(shared, &c.dataDir, "data-dir", "", "dir", "where the database files and the admin socket are (default: dapr-bolt/ in $XDG_DATA_HOME or ~/.local/share)", parsePath)
@@ -158,18 +136,63 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	return root
 }
 
-func (c *cli) outputFlag(flags *pflag.FlagSet) {
+func (c *cli) outputFlag(cmd *cobra.Command, flags *pflag.FlagSet) {
 	addFlag(flags, &c.output, "output", c.output, "format", "text for people, json for programs", oneOf(outputText, outputJSON))
+	completeFlag(cmd, "output", cobra.FixedCompletions([]string{outputText, outputJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (c *cli) databaseFlag(flags *pflag.FlagSet) {
 	addFlag(flags, &c.database, "database", c.database, "name", "the database: DATABASE.db in the data directory", parseName)
 }
 
-func (c *cli) bucketFlag(flags *pflag.FlagSet) {
-	addFlag(flags, &c.bucket, "bucket", c.bucket, "name", "the bucket of the database, as in the component's metadata", parseName)
+// scopeFlags are for commands on what is in pub/sub buckets. all says which look into all of them by default.
+func (c *cli) scopeFlags(cmd *cobra.Command, all string) {
+	flags := cmd.PersistentFlags()
+	standard := fmt.Sprintf(" (default: of %s, all; else %%s)", all)
+	addFlag(flags, &c.scope.Database, "database", "", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
+	addFlag(flags, &c.scope.Bucket, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, databases.DefaultPubSubBucket), parseName)
+	completeFlag(cmd, "database", c.completeScope(func(s admin.Scope) string { return s.Database }))
+	completeFlag(cmd, "bucket", c.completeScope(func(s admin.Scope) string { return s.Bucket }))
 }
 
-func (c *cli) scope() admin.Scope { return admin.Scope{Database: c.database, Bucket: c.bucket} }
+// prepare reads the environment and finds the data directory.
+func (c *cli) prepare(cmd *cobra.Command) (err error) {
+	if err := applyEnv(cmd.Flags(), c.lookupEnv); err != nil {
+		return err
+	}
+	if c.dataDir == "" {
+		if c.dataDir, err = defaultDataDir(c.lookupEnv); err != nil {
+			return err
+		}
+	}
+	if c.dataDir, err = filepath.Abs(c.dataDir); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
+}
+
+// defaultDataDir follows the XDG Base Directory Specification, which ignores relative paths.
+func defaultDataDir(lookup func(string) (string, bool)) (string, error) {
+	const name = "dapr-bolt"
+	if dir, _ := lookup("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, name), nil
+	}
+	if home, _ := lookup("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "share", name), nil
+	}
+	return "", usagef("--data-dir has no default: neither XDG_DATA_HOME nor HOME holds an absolute path; name a directory")
+}
+
+// withClient lets fn call the process that runs on the data directory.
+func (c *cli) withClient(fn func(client *admin.Client) error) error {
+	client := admin.NewClient(c.adminSocket())
+	defer client.Close()
+	err := fn(client)
+	var notRunning *admin.NotRunningError
+	if errors.As(err, &notRunning) {
+		return fmt.Errorf("%w: start it with: dapr-bolt --data-dir %s, or name the data directory of the one that runs with --data-dir", err, c.dataDir)
+	}
+	return err
+}
 
 func (c *cli) adminSocket() string { return filepath.Join(c.dataDir, admin.SocketName) }

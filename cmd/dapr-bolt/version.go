@@ -22,11 +22,28 @@ func version() string {
 	return "dev"
 }
 
+// versionInfo says which build this is.
 type versionInfo struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+}
+
+func newVersion() versionInfo {
+	v := versionInfo{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Revision = s.Value
+			}
+		}
+	}
+	return v
+}
+
+func (v versionInfo) String() string {
+	return fmt.Sprintf("dapr-bolt %s (%s, %s)", v.Version, v.Go, v.Platform)
 }
 
 func (c *cli) versionCommand() *cobra.Command {
@@ -35,21 +52,13 @@ func (c *cli) versionCommand() *cobra.Command {
 		Short: "Say which build this is",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := versionInfo{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						v.Revision = s.Value
-					}
-				}
-			}
 			if c.output == outputJSON {
-				return c.printJSON(v)
+				return c.printJSON(newVersion())
 			}
-			_, err := fmt.Fprintf(c.out, "dapr-bolt %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+			_, err := fmt.Fprintln(c.out, newVersion())
 			return err
 		},
 	}
-	c.outputFlag(cmd.Flags())
+	c.outputFlag(cmd, cmd.Flags())
 	return cmd
 }

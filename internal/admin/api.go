@@ -31,12 +31,13 @@ const (
 	pathDeadLetters = "/v1/dead-letters"
 	pathRedrive     = "/v1/dead-letters/redrive"
 	pathPurge       = "/v1/dead-letters/purge"
+	pathBuckets     = "/v1/buckets"
 	pathTopics      = "/v1/topics"
 	pathRemoveGroup = "/v1/topics/remove-group"
 	pathBackup      = "/v1/backup"
 )
 
-// Scope names the topics that a call is about.
+// Scope names the pub/sub bucket that a call is about.
 type Scope struct {
 	// Database default: databases.DefaultDatabase.
 	Database string `json:"database,omitempty"`
@@ -44,7 +45,17 @@ type Scope struct {
 	Bucket string `json:"bucket,omitempty"`
 }
 
-func (s Scope) withDefaults() Scope {
+// String names the bucket, with its database unless that is the default.
+func (s Scope) String() string {
+	s = s.WithDefaults()
+	if s.Database == databases.DefaultDatabase {
+		return s.Bucket
+	}
+	return s.Database + "/" + s.Bucket
+}
+
+// WithDefaults returns the bucket with its defaults filled in.
+func (s Scope) WithDefaults() Scope {
 	if s.Database == "" {
 		s.Database = databases.DefaultDatabase
 	}
@@ -106,9 +117,24 @@ type PurgeResult struct {
 	Purged int `json:"purged"`
 }
 
-// Topics is what a namespace holds.
+// Buckets are the pub/sub buckets of a data directory.
+type Buckets struct {
+	Buckets []Scope `json:"buckets"`
+	// Missing says which are not in the list, and why; empty: none.
+	Missing string `json:"missing,omitempty"`
+}
+
+// Topics is what a bucket holds, or all of them.
 type Topics struct {
-	Topics []pubsub.TopicStats `json:"topics"`
+	Topics []TopicStats `json:"topics"`
+	// Missing says which buckets are left out, and why; empty: none.
+	Missing string `json:"missing,omitempty"`
+}
+
+// TopicStats counts what a topic holds, and says where it is.
+type TopicStats struct {
+	Scope
+	pubsub.TopicStats
 }
 
 type removeGroupRequest struct {

@@ -21,7 +21,7 @@ type Broker interface {
 
 var _ Broker = (*pubsub.Broker)(nil)
 
-// Namespace is a broker in use, and where its topics are.
+// Namespace is a broker, and where its topics are.
 type Namespace struct {
 	Database, Bucket string
 	Broker           Broker
@@ -31,8 +31,8 @@ type Namespace struct {
 type Backend interface {
 	// Broker returns the topics of a namespace that exists. What does not is an error that matches fs.ErrNotExist.
 	Broker(ctx context.Context, database, bucket string) (Broker, error)
-	// Namespaces lists the brokers in use.
-	Namespaces() []Namespace
+	// Namespaces lists what the data directory holds. The error says what is missing from the list.
+	Namespaces(ctx context.Context) ([]Namespace, error)
 	// Databases lists the files that are open.
 	Databases() ([]databases.Database, error)
 	// Backup copies a database to a new file at an absolute path.
@@ -52,11 +52,11 @@ func (m managed) Broker(ctx context.Context, database, bucket string) (Broker, e
 	return b, nil
 }
 
-func (m managed) Namespaces() []Namespace {
-	open := m.Brokers()
+func (m managed) Namespaces(ctx context.Context) ([]Namespace, error) {
+	open, err := m.Brokers(ctx)
 	list := make([]Namespace, len(open))
 	for i, b := range open {
 		list[i] = Namespace{Database: b.Database, Bucket: b.Bucket, Broker: b.Broker}
 	}
-	return list
+	return list, err
 }

@@ -94,7 +94,12 @@ func (c *Client) Purge(ctx context.Context, scope Scope, ids []uint64) (PurgeRes
 	return post[PurgeResult](ctx, c, pathPurge, idsRequest{scope, ids})
 }
 
-// Topics counts what is stored, by topic and group.
+// Buckets lists the pub/sub buckets of the data directory.
+func (c *Client) Buckets(ctx context.Context) (Buckets, error) {
+	return get[Buckets](ctx, c, pathBuckets, nil)
+}
+
+// Topics counts what is stored, by topic and group: in a bucket, or in all of them if scope is the zero value.
 func (c *Client) Topics(ctx context.Context, scope Scope) (Topics, error) {
 	return get[Topics](ctx, c, pathTopics, scope.query())
 }

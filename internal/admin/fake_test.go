@@ -98,8 +98,8 @@ func (b *fakeBackend) Broker(_ context.Context, database, bucket string) (Broker
 	return b.broker, nil
 }
 
-func (b *fakeBackend) Namespaces() []Namespace {
-	return []Namespace{{Database: "dapr", Bucket: "pubsub", Broker: b.broker}}
+func (b *fakeBackend) Namespaces(context.Context) ([]Namespace, error) {
+	return []Namespace{{Database: "dapr", Bucket: "pubsub", Broker: b.broker}}, nil
 }
 
 func (b *fakeBackend) Databases() ([]databases.Database, error) {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -88,7 +90,11 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	for _, f := range files {
 		out <- gauge(databaseBytes, float64(f.Size), f.Name)
 	}
-	for _, ns := range c.backend.Namespaces() {
+	all, err := c.backend.Namespaces(ctx)
+	if err != nil && !errors.Is(err, databases.ErrTooMany) {
+		out <- prometheus.NewInvalidMetric(topicEvents, err)
+	}
+	for _, ns := range all {
 		topics, err := ns.Broker.Stats(ctx)
 		if err != nil {
 			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", ns.Database, ns.Bucket, err))

@@ -70,6 +70,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+pathDeadLetters+"/{id}", s.call(s.show))
 	mux.HandleFunc("POST "+pathRedrive, s.call(s.redrive))
 	mux.HandleFunc("POST "+pathPurge, s.call(s.purge))
+	mux.HandleFunc("GET "+pathBuckets, s.call(s.buckets))
 	mux.HandleFunc("GET "+pathTopics, s.call(s.topics))
 	mux.HandleFunc("POST "+pathRemoveGroup, s.call(s.removeGroup))
 	mux.HandleFunc("POST "+pathBackup, s.call(s.backup))
@@ -174,7 +175,7 @@ func (s *Server) ready(_ http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 func (s *Server) broker(ctx context.Context, scope Scope) (Broker, error) {
-	scope = scope.withDefaults()
+	scope = scope.WithDefaults()
 	return s.opts.Backend.Broker(ctx, scope.Database, scope.Bucket)
 }
 
@@ -207,7 +208,7 @@ func page(ctx context.Context, broker Broker, opts ListOptions) (DeadLetterPage,
 				out.Next = filter.After
 				return out, nil
 			}
-			d, err := newDeadLetter(&letters[i], opts.Data)
+			d, err := newDeadLetter(opts.Scope, &letters[i], opts.Data)
 			if err != nil {
 				return out, fmt.Errorf("dead letter %d: %w", letters[i].ID, err)
 			}
@@ -239,7 +240,7 @@ func (s *Server) show(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newDeadLetter(&d, true)
+	return newDeadLetter(scope, &d, true)
 }
 
 func (s *Server) ids(r *http.Request) (Broker, idsRequest, error) {
@@ -250,7 +251,7 @@ func (s *Server) ids(r *http.Request) (Broker, idsRequest, error) {
 	if len(req.IDs) == 0 || len(req.IDs) > MaxIDs {
 		return nil, req, badRequest("ids: there are %d: allowed: 1 to %d in one call", len(req.IDs), MaxIDs)
 	}
-	req.Scope = req.withDefaults()
+	req.Scope = req.WithDefaults()
 	broker, err := s.broker(r.Context(), req.Scope)
 	return broker, req, err
 }
@@ -306,28 +307,57 @@ func (s *Server) purge(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return PurgeResult{Purged: n}, nil
 }
 
+func (s *Server) buckets(_ http.ResponseWriter, r *http.Request) (any, error) {
+	if err := checkParams(r.URL.Query()); err != nil {
+		return nil, err
+	}
+	all, err := s.opts.Backend.Namespaces(r.Context())
+	answer := Buckets{Buckets: make([]Scope, len(all)), Missing: text(err)}
+	for i, ns := range all {
+		answer.Buckets[i] = Scope{ns.Database, ns.Bucket}
+	}
+	return answer, nil
+}
+
+// topics counts the bucket that is named, or all of them if none is.
 func (s *Server) topics(_ http.ResponseWriter, r *http.Request) (any, error) {
 	scope, err := parseScope(r.URL.Query())
 	if err != nil {
 		return nil, err
 	}
-	broker, err := s.broker(r.Context(), scope)
-	if err != nil {
-		return nil, err
+	answer := Topics{Topics: []TopicStats{}}
+	var counted []Namespace
+	if scope == (Scope{}) {
+		counted, err = s.opts.Backend.Namespaces(r.Context())
+		answer.Missing = text(err)
+	} else {
+		scope = scope.WithDefaults()
+		broker, err := s.broker(r.Context(), scope)
+		if err != nil {
+			return nil, err
+		}
+		counted = []Namespace{{scope.Database, scope.Bucket, broker}}
 	}
-	stats, err := broker.Stats(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	if stats == nil {
-		stats = []pubsub.TopicStats{}
-	}
-	for i := range stats {
-		if stats[i].Groups == nil {
-			stats[i].Groups = []pubsub.GroupStats{}
+	for _, ns := range counted {
+		stats, err := ns.Broker.Stats(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range stats {
+			if t.Groups == nil {
+				t.Groups = []pubsub.GroupStats{}
+			}
+			answer.Topics = append(answer.Topics, TopicStats{Scope{ns.Database, ns.Bucket}, t})
 		}
 	}
-	return Topics{Topics: stats}, nil
+	return answer, nil
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (s *Server) removeGroup(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -335,7 +365,7 @@ func (s *Server) removeGroup(_ http.ResponseWriter, r *http.Request) (any, error
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	req.Scope = req.withDefaults()
+	req.Scope = req.WithDefaults()
 	broker, err := s.broker(r.Context(), req.Scope)
 	if err != nil {
 		return nil, err

@@ -238,22 +238,49 @@ func (m *Manager) Databases() ([]Database, error) {
 	return list, nil
 }
 
-// OpenBroker is a broker in use, and where its topics are.
+// OpenBroker is a broker, and where its topics are.
 type OpenBroker struct {
 	Database, Bucket string
 	Broker           *pubsub.Broker
 }
 
-// Brokers lists the brokers in use, by database and bucket.
-func (m *Manager) Brokers() []OpenBroker {
-	var list []OpenBroker
-	for ns, b := range m.brokers.made() {
-		list = append(list, OpenBroker{Database: ns.database, Bucket: ns.bucket, Broker: b})
+// Brokers returns the brokers of all pub/sub buckets that the directory holds, by database and bucket, and opens those that
+// nobody uses yet. What cannot be opened is left out, and the error says which it is. Whoever only looks leaves half of
+// MaxDatabases to those who work: further files are left out, too.
+func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
+	names, err := m.names()
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(list, func(a, b OpenBroker) int {
-		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket))
-	})
-	return list
+	for _, database := range names {
+		buckets, bucketsErr := m.pubsubBuckets(ctx, database)
+		err = errors.Join(err, bucketsErr)
+		for _, bucket := range buckets {
+			b, brokerErr := m.brokers.get(ctx, namespace{database, bucket})
+			if brokerErr != nil {
+				err = errors.Join(err, brokerErr)
+				continue
+			}
+			list = append(list, OpenBroker{Database: database, Bucket: bucket, Broker: b})
+		}
+	}
+	return list, err
+}
+
+func (m *Manager) pubsubBuckets(ctx context.Context, database string) ([]string, error) {
+	open := m.files.made()
+	if open[database] == nil && len(open) >= m.opts.MaxDatabases/2 {
+		return nil, fmt.Errorf("database %s: %w: %d are open, which leaves none for looking", database, ErrTooMany, len(open))
+	}
+	db, err := m.existingFile(ctx, database)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	buckets, err := db.Namespaces(boltdb.KindPubSub)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", database, err)
+	}
+	return buckets, nil
 }
 
 // Close stops the stores and brokers, waits for them at most until ctx ends, and closes the files, which takes as long

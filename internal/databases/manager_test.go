@@ -161,7 +161,38 @@ func TestExistingBrokerOpensWhatAnEarlierProcessLeft(t *testing.T) {
 	again, err := m.Broker(t.Context(), "dapr", "pubsub")
 	require.NoError(t, err)
 	require.Same(t, b, again)
-	require.Equal(t, []OpenBroker{{Database: "dapr", Bucket: "pubsub", Broker: b}}, m.Brokers())
+	brokers, err := m.Brokers(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []OpenBroker{{Database: "dapr", Bucket: "pubsub", Broker: b}}, brokers)
+}
+
+func TestLookingLeavesRoomForThoseWhoWork(t *testing.T) {
+	dir := t.TempDir()
+	m, err := Open(t.Context(), Options{Dir: dir})
+	require.NoError(t, err)
+	names := []string{"a", "b", "c", "d", "e"}
+	for _, name := range names {
+		_, err = m.Broker(t.Context(), name, "pubsub")
+		require.NoError(t, err)
+	}
+	require.NoError(t, m.Close(t.Context()))
+
+	m, err = Open(t.Context(), Options{Dir: dir, MaxDatabases: 4})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close(context.Background())) })
+	brokers, err := m.Brokers(t.Context())
+	require.Len(t, brokers, 2)
+	for _, left := range names[2:] {
+		require.ErrorContains(t, err, "database "+left+": ")
+	}
+	require.ErrorIs(t, err, ErrTooMany)
+	for _, name := range names[3:] {
+		_, err = m.Broker(t.Context(), name, "pubsub")
+		require.NoError(t, err)
+	}
+	brokers, err = m.Brokers(t.Context())
+	require.Error(t, err)
+	require.Len(t, brokers, 4, "what is in use is always there")
 }
 
 func TestALockedDatabaseIsRefusedAndCanBeTriedAgain(t *testing.T) {

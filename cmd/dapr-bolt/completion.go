@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+)
+
+const (
+	// completeWithin bounds what a person waits for after the Tab key.
+	completeWithin = 2 * time.Second
+	// mostCompletions is how many ids are offered at most.
+	mostCompletions = 100
+)
+
+// completion asks the process what can stand next on a command line. Without a process nothing can.
+func (c *cli) completion(offer func(ctx context.Context, client *admin.Client, args []string) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		// Cobra runs no PersistentPreRunE before a completion.
+		if err := c.prepare(cmd); err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
+		defer cancel()
+		var offers []string
+		err := c.withClient(func(client *admin.Client) (err error) {
+			offers, err = offer(ctx, client, args)
+			return err
+		})
+		if err != nil {
+			cobra.CompDebugln(err.Error(), false)
+		}
+		slices.Sort(offers)
+		return slices.Compact(offers), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// eachTopic returns what pick takes of each topic in the buckets that the flags name.
+func (c *cli) eachTopic(pick func(t *admin.TopicStats, args []string) []string) cobra.CompletionFunc {
+	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
+		topics, err := client.Topics(ctx, c.scope)
+		for i := range topics.Topics {
+			offers = append(offers, pick(&topics.Topics[i], args)...)
+		}
+		return offers, err
+	})
+}
+
+func topicOf(t *admin.TopicStats, _ []string) []string { return []string{t.Topic} }
+
+func groupsOf(t *admin.TopicStats, _ []string) (names []string) {
+	for _, g := range t.Groups {
+		names = append(names, g.Group)
+	}
+	return names
+}
+
+// topicThenGroup completes the arguments TOPIC GROUP.
+func topicThenGroup(t *admin.TopicStats, args []string) []string {
+	switch {
+	case len(args) == 0:
+		return topicOf(t, nil)
+	case len(args) == 1 && t.Topic == args[0]:
+		return groupsOf(t, nil)
+	}
+	return nil
+}
+
+// completeIDs completes the ids of dead letters that are not named yet, at most so many in all.
+func (c *cli) completeIDs(most int) cobra.CompletionFunc {
+	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
+		if most > 0 && len(args) >= most {
+			return nil, nil
+		}
+		page, err := client.DeadLetters(ctx, admin.ListOptions{Scope: c.scope, Limit: mostCompletions})
+		for _, d := range page.DeadLetters {
+			if id := strconv.FormatUint(d.ID, 10); !slices.Contains(args, id) {
+				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, textCell(cause(d.LastError)).text))
+			}
+		}
+		return offers, err
+	})
+}
+
+// completeScope completes --database and --bucket.
+func (c *cli) completeScope(pick func(admin.Scope) string) cobra.CompletionFunc {
+	return c.completion(func(ctx context.Context, client *admin.Client, _ []string) (offers []string, err error) {
+		buckets, err := client.Buckets(ctx)
+		for _, scope := range buckets.Buckets {
+			offers = append(offers, pick(scope))
+		}
+		return offers, err
+	})
+}
+
+// completeFlag says how a flag's value is completed. That the flag is there is the caller's promise.
+func completeFlag(cmd *cobra.Command, name string, with cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(name, with); err != nil {
+		panic(err)
+	}
+}
