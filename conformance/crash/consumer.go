@@ -28,7 +28,7 @@ func (c *consumer) work(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, io.EOF), harness.Unanswered(err):
+		case errors.Is(err, io.EOF), harness.Unanswered(err), c.Excuses(err):
 			pause(ctx, harness.Redial)
 		default:
 			return fmt.Errorf("consume as %s: %w", c.spec.name, err)

@@ -50,7 +50,7 @@ var groups = []groupSpec{
 
 // event is what the clients know of one.
 type event struct {
-	accepted         bool
+	accepted, failed bool
 	topic, publisher string
 	// place is which of its publisher's events on the topic it is.
 	place int
@@ -145,6 +145,15 @@ func (b *eventBook) published(ids ...string) {
 	}
 }
 
+// failed notes events of which the one publish was answered with an error.
+func (b *eventBook) failed(ids ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range ids {
+		b.events[id].failed = true
+	}
+}
+
 // behind returns how many events of a topic the slowest group has not got yet, roughly.
 func (b *eventBook) behind(topic string) int {
 	b.mu.Lock()
@@ -164,6 +173,9 @@ func (b *eventBook) seen(id, sequence, topic string) *event {
 	if e == nil || e.topic != topic {
 		b.found.add(Invented, "event %q on topic %s", id, topic)
 		return nil
+	}
+	if e.failed {
+		b.found.add(Undead, "event %s", id)
 	}
 	if e.sequence == "" {
 		e.sequence = sequence

@@ -18,6 +18,7 @@ const (
 	TwiceInEffect   Promise = "G2 writes that took effect again under their idempotency key"
 	ChangedBytes    Promise = "G3 values that came back changed"
 	Undelivered     Promise = "G4 accepted events, owed to a group, neither delivered nor dead"
+	Undead          Promise = "G1 writes and events that were answered with an error and are there"
 	StillOwed       Promise = "G4 events that a group is still owed at the end"
 	StoredTwice     Promise = "G5 duplicates stored within the window"
 	Overtaken       Promise = "G6 events that were overtaken"
@@ -28,7 +29,7 @@ const (
 
 // promises are the rows in the order of the report.
 var promises = []Promise{
-	LostWrite, LostEvent, LostUpdate, StaleETag, TornTransaction, TwiceInEffect, ChangedBytes,
+	LostWrite, LostEvent, Undead, LostUpdate, StaleETag, TornTransaction, TwiceInEffect, ChangedBytes,
 	Undelivered, StillOwed, StoredTwice, Overtaken, TwoHands, Invented, DamagedFile,
 }
 

@@ -17,7 +17,11 @@ type keyBook struct {
 }
 
 // span are the versions of a key that it may be in: each was tried, and none is older than what somebody was told.
-type span struct{ known, tried int }
+type span struct {
+	known, tried int
+	// failed are versions that were answered with an error.
+	failed map[int]bool
+}
 
 // counter is a key that several clients increment by ETag.
 type counter struct {
@@ -64,6 +68,19 @@ func (b *keyBook) acknowledged(version int, keys ...string) {
 	}
 }
 
+// failedToWrite notes a version that was answered with an error.
+func (b *keyBook) failedToWrite(version int, keys ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range keys {
+		s := b.span(key)
+		if s.failed == nil {
+			s.failed = make(map[int]bool)
+		}
+		s.failed[version] = true
+	}
+}
+
 func (b *keyBook) refusedOne() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -91,6 +108,8 @@ func (b *keyBook) read(key string, value []byte) {
 		b.found.add(ChangedBytes, "%s: %d bytes that say version %d", key, len(value), n)
 	case n > s.tried:
 		b.found.add(Invented, "%s: version %d, while %d was the last that was tried", key, n, s.tried)
+	case s.failed[n]:
+		b.found.add(Undead, "%s: version %d", key, n)
 	case n < s.known:
 		b.found.add(LostWrite, "%s: version %d was acknowledged, %d is stored", key, s.known, n)
 	default:

@@ -174,12 +174,18 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 		"an older value":                 {plant: func(b books) { write(b, "k", 3); read(b, "k", 2) }, want: map[Promise]int{LostWrite: 1}},
 		"a value that is gone":           {plant: func(b books) { write(b, "k", 3); b.keys.read("k", nil) }, want: map[Promise]int{LostWrite: 1}},
 		"an unsure value that went back": {plant: func(b books) { write(b, "k", 1); b.keys.try("k"); read(b, "k", 2); read(b, "k", 1) }, want: map[Promise]int{LostWrite: 1}},
-		"a value that nobody wrote":      {plant: func(b books) { write(b, "k", 1); read(b, "k", 2) }, want: map[Promise]int{Invented: 1}},
-		"a value with a changed byte":    {plant: func(b books) { write(b, "k", 1); b.keys.read("k", append(versionOf("k", 1), 0)) }, want: map[Promise]int{ChangedBytes: 1}},
-		"two increments to the same":     {plant: func(b books) { b.keys.incremented("c", 1); b.keys.incremented("c", 1) }, want: map[Promise]int{LostUpdate: 1}},
-		"a counter that went back":       {plant: func(b books) { b.keys.counting("c"); b.keys.incremented("c", 1); b.keys.counted("c", 0, 1) }, want: map[Promise]int{LostWrite: 1}},
-		"half a transaction":             {plant: func(b books) { b.keys.try("l", "r"); b.keys.final(map[string][]byte{"l": versionOf("l", 1)}) }, want: map[Promise]int{TornTransaction: 1}},
-		"an event that is nowhere":       {plant: func(b books) { accept(b, "e1"); final(b) }, want: map[Promise]int{LostEvent: 1, Undelivered: 3}},
+		"a value that was refused":       {plant: func(b books) { write(b, "k", 1); b.keys.failedToWrite(b.keys.try("k"), "k"); read(b, "k", 2) }, want: map[Promise]int{Undead: 1}},
+		"an event that was refused": {plant: func(b books) {
+			b.events.trying(plainTopic, "p", "e1")
+			b.events.failed("e1")
+			b.events.deliver("shared", a, "e1", "1", 1, 1)
+		}, want: map[Promise]int{Undead: 1}},
+		"a value that nobody wrote":   {plant: func(b books) { write(b, "k", 1); read(b, "k", 2) }, want: map[Promise]int{Invented: 1}},
+		"a value with a changed byte": {plant: func(b books) { write(b, "k", 1); b.keys.read("k", append(versionOf("k", 1), 0)) }, want: map[Promise]int{ChangedBytes: 1}},
+		"two increments to the same":  {plant: func(b books) { b.keys.incremented("c", 1); b.keys.incremented("c", 1) }, want: map[Promise]int{LostUpdate: 1}},
+		"a counter that went back":    {plant: func(b books) { b.keys.counting("c"); b.keys.incremented("c", 1); b.keys.counted("c", 0, 1) }, want: map[Promise]int{LostWrite: 1}},
+		"half a transaction":          {plant: func(b books) { b.keys.try("l", "r"); b.keys.final(map[string][]byte{"l": versionOf("l", 1)}) }, want: map[Promise]int{TornTransaction: 1}},
+		"an event that is nowhere":    {plant: func(b books) { accept(b, "e1"); final(b) }, want: map[Promise]int{LostEvent: 1, Undelivered: 3}},
 		"an event that one group never got": {plant: func(b books) {
 			accept(b, "e1")
 			everyone(b, "e1", "1", 1)

@@ -44,6 +44,11 @@ func (p *publisher) work(ctx context.Context) error {
 		var err error
 		if rand.IntN(5) == 0 {
 			err = p.race(ctx, ids)
+		} else if err = p.publish(ctx, p.client, ids); err == nil {
+			p.published(ids)
+		} else if p.Excuses(err) && rand.IntN(2) == 0 {
+			p.events.failed(ids...)
+			continue
 		} else {
 			err = p.untilAccepted(ctx, p.client, ids)
 		}
@@ -75,16 +80,20 @@ func (p *publisher) untilAccepted(ctx context.Context, over *harness.Client, ids
 		err := p.publish(ctx, over, ids)
 		switch {
 		case err == nil:
-			p.events.published(ids...)
-			p.acked.Add(1)
+			p.published(ids)
 			return nil
-		case !harness.Unanswered(err):
+		case !harness.Unanswered(err) && !p.Excuses(err):
 			return err
 		}
 		p.unanswered.Add(1)
 		// Also when the run ends: what may be stored must be known to be.
 		pause(context.WithoutCancel(ctx), harness.Redial)
 	}
+}
+
+func (p *publisher) published(ids []string) {
+	p.events.published(ids...)
+	p.acked.Add(1)
 }
 
 func (p *publisher) publish(ctx context.Context, over *harness.Client, ids []string) error {

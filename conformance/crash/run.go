@@ -30,6 +30,9 @@ type Options struct {
 	Victim Victim
 	// MostAcks bounds how much is acknowledged between two kills. Default: 2000.
 	MostAcks int
+	// Excuses says whether an error is one that a call may get now, such as that of a disk which is made to fail. What
+	// was asked for must then not have happened. Default: none is.
+	Excuses func(error) bool
 	// UntilBroken ends the kills when a promise is seen to be broken.
 	UntilBroken bool
 	// Socket is what the clients call. Default: the process's own.
@@ -79,6 +82,9 @@ func Run(ctx context.Context, opts Options) (*Report, error) {
 	}
 	if r.Victim == nil {
 		r.Victim = opts.Bolt
+	}
+	if r.Excuses == nil {
+		r.Excuses = func(error) bool { return false }
 	}
 	if r.MostAcks == 0 {
 		r.MostAcks = 2000

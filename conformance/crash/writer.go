@@ -55,6 +55,8 @@ func (w *writer) work(ctx context.Context) error {
 		case harness.Unanswered(err):
 			w.unanswered.Add(1)
 			err = w.readRecent(ctx)
+		case w.Excuses(err):
+			err = nil
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.name, err)
@@ -72,13 +74,24 @@ func (w *writer) readRecent(ctx context.Context) error {
 		case err == nil:
 			w.keys.read(key, absentIfEmpty(got.GetData()))
 			w.recent = w.recent[:len(w.recent)-1]
-		case harness.Unanswered(err):
+		case harness.Unanswered(err), w.Excuses(err):
 			pause(ctx, harness.Redial)
 		default:
 			return err
 		}
 	}
 	return nil
+}
+
+// written notes how a write was answered.
+func (w *writer) written(err error, version int, keys ...string) {
+	switch {
+	case err == nil:
+		w.keys.acknowledged(version, keys...)
+		w.acked.Add(1)
+	case w.Excuses(err):
+		w.keys.failedToWrite(version, keys...)
+	}
 }
 
 func setRequest(key string, value []byte) *proto.SetRequest {
@@ -95,10 +108,7 @@ func (w *writer) write(ctx context.Context, key string) error {
 	} else {
 		_, err = w.client.State.Delete(ctx, &proto.DeleteRequest{Key: key})
 	}
-	if err == nil {
-		w.keys.acknowledged(version, key)
-		w.acked.Add(1)
-	}
+	w.written(err, version, key)
 	return err
 }
 
@@ -116,10 +126,7 @@ func (w *writer) writeTogether(ctx context.Context, keys ...string) error {
 		request.Operations = append(request.Operations, operation)
 	}
 	_, err := w.client.Transaction.Transact(ctx, &request)
-	if err == nil {
-		w.keys.acknowledged(version, keys...)
-		w.acked.Add(1)
-	}
+	w.written(err, version, keys...)
 	return err
 }
 
@@ -165,7 +172,7 @@ func (w *writer) writeAgain(ctx context.Context, key string) error {
 	once := func() error {
 		for {
 			_, err := w.client.State.Set(ctx, first)
-			if !harness.Unanswered(err) {
+			if !harness.Unanswered(err) && !w.Excuses(err) {
 				return err
 			}
 			w.unanswered.Add(1)

@@ -118,7 +118,7 @@ func (d *Disk) IsOut() bool {
 
 func (d *Disk) isOut() bool { return isClosed(d.out) }
 
-func isClosed(c chan struct{}) bool {
+func isClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:
 		return true
@@ -127,20 +127,25 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
-// FailWithin makes the disk fail writes, syncs or both with errno: times of them, beginning with one of the next n.
+// FailWithin makes the disk fail writes and syncs with errno: times of them, beginning with one of the next n.
 func (d *Disk) FailWithin(n, times int, errno syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fault = fault{after: d.random.IntN(n), times: times, errno: errno}
+	d.fault = fault{after: d.random.IntN(n), times: times, errno: errno, failed: d.fault.failed}
 }
 
-// EndFaults makes the disk work again, and returns how many writes and syncs have failed.
-func (d *Disk) EndFaults() int {
+// EndFaults makes the disk work again.
+func (d *Disk) EndFaults() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	failed := d.fault.failed
-	d.fault = fault{}
-	return failed
+	d.fault.times = 0
+}
+
+// Failed returns how many writes and syncs have failed since the power was cut.
+func (d *Disk) Failed() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fault.failed
 }
 
 // Release ends the waiting of those who have called the disk since the power went out, with EIO. They must be unable to

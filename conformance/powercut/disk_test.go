@@ -293,7 +293,7 @@ func TestAFailedSyncIsNotMendedByTheNext(t *testing.T) {
 		require.Zero(t, errno)
 		disk.FailWithin(1, 1, syscall.EIO)
 		require.Equal(t, syscall.EIO, disk.syncNode(file))
-		require.Equal(t, 1, disk.EndFaults())
+		require.Equal(t, 1, disk.Failed())
 		require.Zero(t, disk.syncNode(file))
 		content, _ := disk.Read("file")
 		require.Equal(t, "written", string(content), "it still looks as if it were there")

@@ -25,8 +25,12 @@ type machine struct {
 	unmount func() error
 	random  *rand.Rand
 	copies  copies
+	// faults makes the disk fail at times, too.
+	faults bool
 	// cuts counts power cuts, and what they hit.
 	cuts, inRecovery, inCompaction, compactions int
+	// failures counts writes and syncs that failed.
+	failures int
 
 	// beside is what works beside the load until the power goes out.
 	beside     sync.WaitGroup
@@ -61,8 +65,52 @@ func (m *machine) Kill() {
 	if m.random.IntN(2) == 0 {
 		m.beside.Wait()
 	}
+	if m.faults {
+		m.failDisk()
+	}
 	m.awaitCut(m.disk.CutWithin(m.within()), m.Done())
 	m.cut()
+}
+
+// failDisk makes the disk fail for a while, or until the power goes out. After a while, dapr-bolt must take writes again.
+func (m *machine) failDisk() {
+	errno := []syscall.Errno{syscall.EIO, syscall.ENOSPC}[m.random.IntN(2)]
+	times := []int{1, 5, 1 << 30}[m.random.IntN(3)]
+	m.disk.FailWithin(m.within(), times, errno)
+	for patience := time.Now().Add(mostIdle); m.disk.Failed() == 0 && time.Now().Before(patience); {
+		time.Sleep(time.Millisecond)
+	}
+	if m.random.IntN(3) == 0 {
+		return
+	}
+	time.Sleep(time.Duration(m.random.IntN(50)) * time.Millisecond)
+	m.disk.EndFaults()
+	if err := m.recovers(); err != nil {
+		m.fail(err)
+	}
+}
+
+// recovers waits until a write succeeds.
+func (m *machine) recovers() error {
+	store, err := harness.Dial(filepath.Join(m.SocketDir, "bolt.sock"), "store")
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	for patience := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		err := store.Set(context.Background(), "recovers", []byte("yes"))
+		if err == nil || isClosed(m.Done()) {
+			return nil
+		}
+		if time.Now().After(patience) {
+			return fmt.Errorf("the disk works again, dapr-bolt does not: %w", err)
+		}
+	}
+}
+
+// excuses says whether an answer may be an error because the disk has failed.
+func (m *machine) excuses(err error) bool {
+	return err != nil && !harness.Unanswered(err) && m.disk.Failed() > 0
 }
 
 // cut cuts the power.
@@ -94,6 +142,7 @@ func (m *machine) restorePower() {
 	}
 	m.beside.Wait()
 	m.cuts++
+	m.failures += m.disk.Failed()
 	if err := m.unmount(); err != nil {
 		m.fail(fmt.Errorf("unmount: %w", err))
 		return
@@ -148,7 +197,7 @@ func (m *machine) Restart(ctx context.Context) error {
 	}
 	ctx, m.stopBeside = context.WithCancel(ctx)
 	m.beside.Go(func() {
-		if err := m.copies.work(ctx, m.Bolt, m.backupDir()); err != nil && !m.disk.IsOut() {
+		if err := m.copies.work(ctx, m.Bolt, m.backupDir()); err != nil && !m.disk.IsOut() && !m.excuses(err) {
 			m.fail(err)
 		}
 	})

@@ -26,17 +26,26 @@ var (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // What was acknowledged is on disk when the power goes out, what was not does no harm, and no file is damaged.
-func TestPowerCuts(t *testing.T) {
+func TestPowerCuts(t *testing.T) { cutPower(t, startMachine(t, *seed), *cuts) }
+
+// And what was answered with an error, because the disk failed, does not show up later.
+func TestPowerCutsOfAFailingDisk(t *testing.T) {
 	m := startMachine(t, *seed)
+	m.faults = true
+	cutPower(t, m, *cuts/2)
+	require.Positive(t, m.failures)
+}
+
+func cutPower(t *testing.T, m *machine, kills int) {
 	report, err := crash.Run(t.Context(), crash.Options{
-		Bolt: m.Bolt, Victim: m, Kills: *cuts, MostAcks: 400, UntilBroken: true, Progress: os.Stdout,
+		Bolt: m.Bolt, Victim: m, Kills: kills, MostAcks: 400, UntilBroken: true, Excuses: m.excuses, Progress: os.Stdout,
 	})
-	t.Logf("%d power cuts, %d of them in recovery, %d in a compaction; %d compactions and %d backups in between",
-		m.cuts, m.inRecovery, m.inCompaction, m.compactions, m.copies.backups())
+	t.Logf("%d power cuts, %d of them in recovery, %d in a compaction; %d compactions and %d backups in between; %d failed writes and syncs",
+		m.cuts, m.inRecovery, m.inCompaction, m.compactions, m.copies.backups(), m.failures)
 	require.NoError(t, err)
 	require.NoError(t, report.Print(os.Stdout))
 	require.Empty(t, report.Broken)
-	require.GreaterOrEqual(t, m.cuts, *cuts)
+	require.GreaterOrEqual(t, m.cuts, kills)
 }
 
 // What is written first is as safe as what comes later: to a data directory that dapr-bolt has just made, to a database
