@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -222,55 +221,4 @@ func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
 	for i, want := range []pubsub.Reason{pubsub.ReasonUnreadable, pubsub.ReasonUnreadable, pubsub.ReasonMaxAge, pubsub.ReasonMaxAge} {
 		require.Equal(t, want, dead[i].Reason, "dead letter %d", i)
 	}
-}
-
-func TestWhatTheEncoderWritesCanBeRead(t *testing.T) {
-	event := pubsub.Event{Metadata: map[string]string{}, PublishTime: noon}
-	for i := range 200_000 {
-		event.Metadata[strconv.Itoa(i)] = ""
-	}
-	raw, err := encodeEvent(&event)
-	require.NoError(t, err)
-	require.Empty(t, decodeEvent(raw, "t", 1).Unreadable)
-
-	dead := deadRecord{Event: raw, History: historyRecord{Attempts: make([]attemptRecord, 200_000)}}
-	raw, err = encode(dead, 0)
-	require.NoError(t, err)
-	require.Equal(t, dead, decodeDeadRecord(raw))
-}
-
-func FuzzDecode(f *testing.F) {
-	event, err := encodeEvent(&pubsub.Event{ID: "id", Data: []byte("data"), Metadata: map[string]string{"k": "v"}, PublishTime: noon, Expires: noon})
-	require.NoError(f, err)
-	retry, err := encode(retryRecord{Event: event, History: historyRecord{Deliveries: 1, Attempts: []attemptRecord{{At: 1, Error: "no"}}}}, 0)
-	require.NoError(f, err)
-	for _, seed := range [][]byte{nil, {recordVersion}, {99}, event, retry} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		e := decodeEvent(raw, "t", 1)
-		if e.Unreadable != "" {
-			require.Equal(t, raw, e.Data, "it can be shown as it is")
-		} else {
-			again, err := encodeEvent(&e)
-			require.NoError(t, err)
-			back := decodeEvent(again, "t", 1)
-			require.Empty(t, back.Unreadable)
-			// Compared as they are written: an empty map and none are the same event.
-			once, err := encodeEvent(&back)
-			require.NoError(t, err)
-			require.Equal(t, again, once)
-		}
-		_ = decodeRetry(raw, "t", pubsub.RetryKey{})
-		dead := decodeDeadRecord(raw)
-		_ = dead.deadLetter(1)
-		_ = publishTime(raw)
-		_, _, _ = parseRetryKey(raw)
-		_, _ = parseDedupKey(raw)
-		_, _, _ = parseDedupValue(raw)
-		_, _, _ = parseDelayedKey(raw)
-		for _, record := range []any{&topicRecord{}, &groupRecord{}} {
-			_ = decode(raw, record)
-		}
-	})
 }
