@@ -12,12 +12,17 @@ const jitterShare = 0.1
 // BackOff lists the waits before each redelivery; the last one repeats. Empty: redeliver at once.
 type BackOff []time.Duration
 
-// after returns the wait after that many failed deliveries (at least one), before jitter.
-func (b BackOff) after(failed int) time.Duration {
+// due returns when an event goes out again after the failed deliveries and interruptions of its history.
+func (b BackOff) due(h History, now time.Time) time.Time {
+	return now.Add(jittered(b.after(h.Deliveries + h.Interruptions)))
+}
+
+// after returns the wait after that many attempts (at least one), before jitter.
+func (b BackOff) after(attempts int) time.Duration {
 	if len(b) == 0 {
 		return 0
 	}
-	return b[min(max(failed, 1), len(b))-1]
+	return b[min(max(attempts, 1), len(b))-1]
 }
 
 // jittered never shortens a wait.

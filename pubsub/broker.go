@@ -1,8 +1,10 @@
 // Package pubsub is what Dapr means by publish and subscribe: topics whose events go to every consumer group at least
 // once, in order, deduplicated, retried, and set aside as dead letters when a group cannot handle them.
 //
-// The Broker decides who gets what and when; an Engine keeps it. What is in hand of an app instance is memory, all the
-// rest is the engine's.
+// The Broker decides who gets what and when; an Engine keeps it. What is in flight to an app instance is memory, all the
+// rest is the engine's. A Subscription is one app instance's stream of a group's events, and a Delivery one event in flight
+// on it, which the app acknowledges or fails. A consumer group's share of one topic is a group; it outlives its last stream
+// only until everything is written down.
 package pubsub
 
 import (
@@ -10,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -34,27 +37,28 @@ type Options struct {
 // Broker hands the events of one namespace to the streams of its consumer groups. All methods may be called from any
 // goroutine.
 type Broker struct {
-	engine Engine
-	clock  clockwork.Clock
-	log    *slog.Logger
-	names  NameLimits
-	budget *Budget
-	keeper *keeper
+	engine     Engine
+	clock      clockwork.Clock
+	log        *slog.Logger
+	names      NameLimits
+	budget     *Budget
+	maintainer *maintainer
 
+	// mu guards what follows, the groups and their streams. It is held for no longer than it takes to change memory.
 	mu     sync.Mutex
 	closed bool
-	// queues are those with streams, by topic and group.
-	queues map[string]map[string]*queue
-	// ending holds queues without streams that still write down their last settlements.
-	ending map[queueName]*queue
+	// groups are those with streams, by topic and name; unfinished, those with something to write down, too.
+	groups     map[string]map[string]*group
+	unfinished map[*group]struct{}
+	// locks are held by who alone may work on what a group of a topic has on disk: the group itself from its first stream
+	// until everything is written down, the maintainer, or who removes it. Each is closed when it is released.
+	locks map[groupName]chan struct{}
 	// streams are the open subscriptions, for topics that come up later.
 	streams map[*Subscription]struct{}
 	topics  map[string]struct{}
 	// warned holds the topics whose events came without an id, for one warning each.
 	warned map[string]struct{}
 }
-
-type queueName struct{ topic, group string }
 
 // NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
 func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error) {
@@ -76,51 +80,46 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		return nil, fmt.Errorf("list topics: %w", err)
 	}
 	b := &Broker{
-		engine:  engine,
-		clock:   opts.Clock,
-		log:     opts.Logger,
-		names:   opts.NameLimits,
-		budget:  opts.Budget,
-		queues:  map[string]map[string]*queue{},
-		ending:  map[queueName]*queue{},
-		streams: map[*Subscription]struct{}{},
-		topics:  map[string]struct{}{},
-		warned:  map[string]struct{}{},
+		engine:     engine,
+		clock:      opts.Clock,
+		log:        opts.Logger,
+		names:      opts.NameLimits,
+		budget:     opts.Budget,
+		groups:     map[string]map[string]*group{},
+		unfinished: map[*group]struct{}{},
+		locks:      map[groupName]chan struct{}{},
+		streams:    map[*Subscription]struct{}{},
+		topics:     map[string]struct{}{},
+		warned:     map[string]struct{}{},
 	}
 	for _, name := range names {
 		b.topics[name] = struct{}{}
 	}
-	b.keeper = startKeeper(b, opts.SweepInterval)
+	b.maintainer = startMaintainer(b, opts.SweepInterval)
 	return b, nil
 }
 
-// Close ends every subscription, puts back what is in hand, writes down what was acknowledged, and waits for all of
+// Close ends every subscription, puts back what is in flight, writes down what was acknowledged, and waits for all of
 // it, or for ctx.
 func (b *Broker) Close(ctx context.Context) error {
 	b.mu.Lock()
 	b.closed = true
-	streams := make([]*Subscription, 0, len(b.streams))
-	for s := range b.streams {
-		streams = append(streams, s)
-	}
+	streams := slices.Collect(maps.Keys(b.streams))
 	b.mu.Unlock()
 
 	for _, s := range streams {
 		s.Close()
 	}
-	b.keeper.stop()
+	b.maintainer.stop()
 
 	b.mu.Lock()
-	ending := make([]*queue, 0, len(b.ending))
-	for _, q := range b.ending {
-		ending = append(ending, q)
-	}
+	unfinished := slices.Collect(maps.Keys(b.unfinished))
 	b.mu.Unlock()
-	for _, q := range ending {
+	for _, g := range unfinished {
 		select {
-		case <-q.done:
+		case <-g.done:
 		case <-ctx.Done():
-			return fmt.Errorf("close broker: acknowledgements of %s for group %s are not written yet: %w", q.topic, q.group, ctx.Err())
+			return fmt.Errorf("close broker: acknowledgements of %s for group %s are not written yet: %w", g.topic, g.group, ctx.Err())
 		}
 	}
 	return nil
@@ -184,7 +183,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 			continue
 		}
 		if at := entries[i].Event.DeliverAt; !at.IsZero() {
-			b.keeper.delayedUntil(at)
+			b.maintainer.notifyDelayed(at)
 		}
 		nameless = nameless || entries[i].DedupKey == nil
 		last = max(last, r.Sequence)
@@ -192,7 +191,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if nameless && opts.DedupWindow > 0 && opts.DedupBy.mode == dedupID {
 		b.warnNoID(topic)
 	}
-	b.grown(topic, last)
+	b.notifyAppended(topic, last)
 	return outcomes
 }
 
@@ -239,18 +238,18 @@ func (b *Broker) warnNoID(topic string) {
 	}
 }
 
-// grown tells the queues of a topic that it has new events, up to that sequence; zero: up to any.
-func (b *Broker) grown(topic string, upTo uint64) {
+// notifyAppended tells the groups of a topic that it has new events, up to that sequence.
+func (b *Broker) notifyAppended(topic string, upTo uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.learn(topic)
-	for _, q := range b.queues[topic] {
-		q.logGrew(upTo)
+	b.addTopic(topic)
+	for _, g := range b.groups[topic] {
+		g.notifyAppended(upTo)
 	}
 }
 
-// learn gives a topic that came up just now to the streams whose wildcards match it. It is called with b.mu held.
-func (b *Broker) learn(topic string) {
+// addTopic gives a topic that came up just now to the streams whose wildcards match it. It is called with b.mu held.
+func (b *Broker) addTopic(topic string) {
 	if _, known := b.topics[topic]; known {
 		return
 	}
@@ -271,6 +270,13 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscri
 	if err := checkName("consumerID", opts.Group); err != nil {
 		return nil, err
 	}
+	if IsPattern(opts.Topic) {
+		name := groupName{opts.Topic, opts.Group}
+		if err := b.lockGroup(ctx, name); err != nil {
+			return nil, err
+		}
+		defer b.unlockGroup(name)
+	}
 	// The group is owed events from here on, whatever becomes of this stream.
 	if _, err := b.engine.OpenGroup(ctx, opts.Topic, opts.Group, opts.DeliverPolicy, b.names); err != nil {
 		return nil, fmt.Errorf("subscribe group %q to topic %q: %w", opts.Group, opts.Topic, err)
@@ -283,7 +289,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscri
 		return nil, ErrClosed
 	}
 	if !IsPattern(opts.Topic) {
-		b.learn(opts.Topic)
+		b.addTopic(opts.Topic)
 		b.streams[s] = struct{}{}
 		b.attach(opts.Topic, s, opts.DeliverPolicy)
 		return s, nil
@@ -299,42 +305,71 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscri
 
 // attach gives a stream its share of one topic. It is called with b.mu held.
 func (b *Broker) attach(topic string, s *Subscription, policy DeliverPolicy) {
-	name := queueName{topic, s.opts.Group}
-	q := b.queues[topic][name.group]
-	if q == nil {
-		q = newQueue(b, name, policy)
-		if b.queues[topic] == nil {
-			b.queues[topic] = map[string]*queue{}
+	name := groupName{topic, s.opts.Group}
+	g := b.groups[topic][name.group]
+	if g == nil {
+		g = startGroup(b, name, policy)
+		if b.groups[topic] == nil {
+			b.groups[topic] = map[string]*group{}
 		}
-		b.queues[topic][name.group] = q
-		q.start(b.ending[name])
+		b.groups[topic][name.group] = g
 	}
-	s.join(q)
-	q.add(s)
+	g.add(s)
 }
 
-// detach ends a stream. A queue without streams ends too: what it knew is on disk, or soon will be.
+// detach ends a stream's part in its groups, and groups that have no other stream. It is called with b.mu held.
 func (b *Broker) detach(s *Subscription) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	delete(b.streams, s)
-	for _, q := range s.leave() {
-		if q.remove(s) > 0 {
+	for _, g := range s.groups {
+		g.remove(s)
+		if g.state != groupEnding {
 			continue
 		}
-		name := queueName{q.topic, q.group}
-		if delete(b.queues[q.topic], q.group); len(b.queues[q.topic]) == 0 {
-			delete(b.queues, q.topic)
+		if delete(b.groups[g.topic], g.group); len(b.groups[g.topic]) == 0 {
+			delete(b.groups, g.topic)
 		}
-		b.ending[name] = q
-		q.end(func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			if b.ending[name] == q {
-				delete(b.ending, name)
-			}
-		})
 	}
+}
+
+// lockGroup waits until nobody else holds the group's lock.
+func (b *Broker) lockGroup(ctx context.Context, name groupName) error {
+	for {
+		b.mu.Lock()
+		held := b.lockOrHeld(name)
+		b.mu.Unlock()
+		if held == nil {
+			return nil
+		}
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lockOrHeld takes the group's lock, or returns what is closed when somebody else releases it. It is called with b.mu
+// held.
+func (b *Broker) lockOrHeld(name groupName) chan struct{} {
+	held := b.locks[name]
+	if held == nil {
+		b.locks[name] = make(chan struct{})
+	}
+	return held
+}
+
+// tryLockGroup takes the group's lock if nobody holds it, nor is about to.
+func (b *Broker) tryLockGroup(name groupName) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.groups[name.topic][name.group] == nil && b.lockOrHeld(name) == nil
+}
+
+func (b *Broker) unlockGroup(name groupName) {
+	b.mu.Lock()
+	close(b.locks[name])
+	delete(b.locks, name)
+	b.mu.Unlock()
 }
 
 func (b *Broker) isClosed() bool {
@@ -365,11 +400,10 @@ func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error
 	}
 	for _, d := range moved {
 		b.mu.Lock()
-		q := b.queues[d.Event.Topic][d.Group]
-		b.mu.Unlock()
-		if q != nil {
-			q.redrivenCame()
+		if g := b.groups[d.Event.Topic][d.Group]; g != nil {
+			g.notifyRedriven()
 		}
+		b.mu.Unlock()
 	}
 	return moved, nil
 }
@@ -386,22 +420,44 @@ func (b *Broker) Purge(ctx context.Context, ids []uint64) (int, error) {
 // RemoveGroup ends a group that left for good: what it was owed and its dead letters of the topic are forgotten. A
 // group that still has streams is refused.
 func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
-	b.mu.Lock()
-	inUse := false
-	for s := range b.streams {
-		inUse = inUse || s.opts.Group == group && (s.opts.Topic == topic || IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic))
+	name := groupName{topic, group}
+	for {
+		b.mu.Lock()
+		if b.hasStreams(topic, group) {
+			b.mu.Unlock()
+			return &InvalidError{Field: "group", Value: group, Allowed: "a group that has no live stream on the topic; stop its app first"}
+		}
+		held := b.lockOrHeld(name)
+		b.mu.Unlock()
+		if held == nil {
+			break
+		}
+		// Its last settlements are being written down, or it is being swept.
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	b.mu.Unlock()
-	if inUse {
-		return &InvalidError{Field: "group", Value: group, Allowed: "a group that has no live stream on the topic; stop its app first"}
-	}
+	// A stream that comes now opens the group anew.
+	defer b.unlockGroup(name)
 	if err := b.engine.RemoveGroup(ctx, topic, group); err != nil {
 		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, err)
 	}
 	return nil
 }
 
-// Stats counts what is stored and what is in hand, by topic and group.
+// hasStreams is called with b.mu held.
+func (b *Broker) hasStreams(topic, group string) bool {
+	for s := range b.streams {
+		if s.opts.Group == group && (s.opts.Topic == topic || IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats counts what is stored and what is in flight, by topic and group.
 func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 	stats, err := b.engine.Stats(ctx, b.clock.Now())
 	if err != nil {
@@ -411,13 +467,10 @@ func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 		for j := range stats[i].Groups {
 			g := &stats[i].Groups[j]
 			b.mu.Lock()
-			q := b.queues[stats[i].Topic][g.Group]
-			b.mu.Unlock()
-			if q == nil {
-				continue
+			if live := b.groups[stats[i].Topic][g.Group]; live != nil {
+				g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
 			}
-			inHand, streams := q.load()
-			g.InFlight, g.Streams = uint64(inHand), streams
+			b.mu.Unlock()
 			g.Waiting -= min(g.Waiting, g.InFlight)
 		}
 	}

@@ -320,7 +320,7 @@ func TestPauseStopsNewDeliveriesUntilResume(t *testing.T) {
 	paused.Pause()
 	b.publish("t", message("1"))
 	b.expect(running, "1")
-	require.Zero(t, paused.InHand())
+	require.Zero(t, paused.InFlight())
 	paused.Resume()
 	b.expect(paused, "1")
 }

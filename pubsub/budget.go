@@ -1,6 +1,7 @@
 package pubsub
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -8,10 +9,10 @@ import (
 // DefaultPendingBytes is the limit of a Budget that names none.
 const DefaultPendingBytes = 128 << 20
 
-// Budget bounds the events, in bytes, that all brokers which share it keep in memory: those in hand of the streams and
+// Budget bounds the events, in bytes, that all brokers which share it keep in memory: those in flight and
 // those that were read ahead for them. What does not fit stays on disk until there is room.
 //
-// A stream that has nothing in hand gets one event whatever the others hold, so that nobody starves behind a reader that
+// A stream that has nothing in flight gets one event whatever the others hold, so that nobody starves behind a reader that
 // does not read. So the most that is held is the limit, one event for each stream, and for each group of a topic that
 // has streams at most two more, a retry and a redriven event, whose turn has not come.
 type Budget struct {
@@ -21,8 +22,9 @@ type Budget struct {
 	// refused counts what is in waiting.
 	refused atomic.Int32
 	mu      sync.Mutex
-	// waiting are the queues that had no room to read, in the order they were refused.
-	waiting []*queue
+	// waiting are those who had no room to read, in the order they were refused, each by the channel that wakes it.
+	waiting []chan struct{}
+	waits   map[chan struct{}]bool
 }
 
 // NewBudget returns a Budget of that many bytes; zero: DefaultPendingBytes.
@@ -30,7 +32,7 @@ func NewBudget(limit int64) *Budget {
 	if limit == 0 {
 		limit = DefaultPendingBytes
 	}
-	return &Budget{limit: limit}
+	return &Budget{limit: limit, waits: map[chan struct{}]bool{}}
 }
 
 // Used returns the bytes that are held now.
@@ -48,14 +50,14 @@ func (b *Budget) take(n int) bool {
 // exceed takes n bytes whether or not there is room.
 func (b *Budget) exceed(n int) { b.used.Add(int64(n)) }
 
-// free gives n bytes back, and lets a queue that waits for room have them.
+// free gives n bytes back, and lets who waits for room have them.
 func (b *Budget) free(n int) {
 	b.used.Add(-int64(n))
 	b.passOn()
 }
 
-// passOn wakes the first of the queues that wait, if there is room. Whoever is woken passes on in turn what it leaves
-// over: however many wait, they are not all woken for room that one of them will take.
+// passOn wakes the first of those who wait, if there is room. Who is woken passes on in turn what it leaves over:
+// however many wait, they are not all woken for room that one of them will take.
 func (b *Budget) passOn() {
 	if b.refused.Load() == 0 || b.used.Load()+readAheadBytes > b.limit {
 		return
@@ -63,38 +65,37 @@ func (b *Budget) passOn() {
 	b.mu.Lock()
 	if len(b.waiting) > 0 {
 		first := b.waiting[0]
-		b.waiting = b.waiting[1:]
-		b.refused.Add(-1)
-		first.waits = false
-		signal(first.wake)
+		b.forget(first)
+		signal(first)
 	}
 	b.mu.Unlock()
 }
 
-// wait has q woken once there is room.
-func (b *Budget) wait(q *queue) {
+// wait sends to wake once there is room.
+func (b *Budget) wait(wake chan struct{}) {
 	b.mu.Lock()
-	if !q.waits {
-		q.waits = true
-		b.waiting = append(b.waiting, q)
+	if !b.waits[wake] {
+		b.waits[wake] = true
+		b.waiting = append(b.waiting, wake)
 		b.refused.Add(1)
 	}
 	b.mu.Unlock()
-	// What was freed since q was refused has woken nobody.
+	// What was freed since then has woken nobody.
 	b.passOn()
 }
 
-// leave is for a queue that ends: it waits no more, and what woke it goes to the next.
-func (b *Budget) leave(q *queue) {
+// leave is for who waits no more, and may have been woken: then the next is.
+func (b *Budget) leave(wake chan struct{}) {
 	b.mu.Lock()
-	for i, other := range b.waiting {
-		if other == q {
-			b.waiting = append(b.waiting[:i], b.waiting[i+1:]...)
-			b.refused.Add(-1)
-			q.waits = false
-			break
-		}
-	}
+	b.forget(wake)
 	b.mu.Unlock()
 	b.passOn()
+}
+
+func (b *Budget) forget(wake chan struct{}) {
+	if b.waits[wake] {
+		delete(b.waits, wake)
+		b.waiting = slices.DeleteFunc(b.waiting, func(other chan struct{}) bool { return other == wake })
+		b.refused.Add(-1)
+	}
 }

@@ -50,7 +50,7 @@ func TestSlowStreamsHoldNoMoreThanTheBudget(t *testing.T) {
 		d.Ack()
 	}
 	for _, s := range stuck {
-		require.Eventually(t, func() bool { return s.InHand() > 0 }, waitLong, time.Millisecond, "each has one event")
+		require.Eventually(t, func() bool { return s.InFlight() > 0 }, waitLong, time.Millisecond, "each has one event")
 	}
 	require.LessOrEqual(t, budget.Used(), int64(budgetBytes+(slow+1)*(bigEvent+4<<10)))
 	// All of it comes as soon as it is asked for, one stream after the other and all within the budget.
@@ -71,12 +71,12 @@ func TestRoomThatIsLeftIsUsed(t *testing.T) {
 		b.publish("t", big(i))
 	}
 	hog := b.subscribe(pubsub.SubscribeOptions{Group: "hog", Topic: "t"})
-	require.Eventually(t, func() bool { return hog.InHand() >= 5 }, waitLong, time.Millisecond)
+	require.Eventually(t, func() bool { return hog.InFlight() >= 5 }, waitLong, time.Millisecond)
 	var waiting []*pubsub.Subscription
 	for i := range 4 {
 		s := b.subscribe(pubsub.SubscribeOptions{Group: fmt.Sprint("waiting", i), Topic: "t", MaxAckPending: 2})
 		b.next(s)
-		require.Equal(t, 1, s.InHand(), "there is no room for more")
+		require.Equal(t, 1, s.InFlight(), "there is no room for more")
 		waiting = append(waiting, s)
 	}
 	for _, s := range waiting[:3] {
@@ -101,7 +101,7 @@ func TestAnEmptyStreamOfAGroupIsNotPassedOver(t *testing.T) {
 		b.publish("t", big(i))
 	}
 	hog := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
-	require.Eventually(t, func() bool { return hog.InHand() >= 5 }, waitLong, time.Millisecond)
+	require.Eventually(t, func() bool { return hog.InFlight() >= 5 }, waitLong, time.Millisecond)
 	for range 3 {
 		b.next(b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"}))
 	}

@@ -1,6 +1,10 @@
 package pubsub
 
-import "time"
+import (
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
 
 // Reason says why an event became a dead letter.
 type Reason string
@@ -19,6 +23,52 @@ const (
 	// ReasonUnreadable: what is stored of it cannot be decoded. It cannot be redriven.
 	ReasonUnreadable Reason = "unreadable"
 )
+
+// minInterruptions is how many it takes to make a dead letter: a single one may be a restart of the app.
+const minInterruptions = 2
+
+func death(h History, reason Reason, now time.Time) Settlement {
+	return Settlement{Outcome: Dead, History: h, Reason: reason, At: now}
+}
+
+// failure returns what becomes of an event after a failed delivery, which its history counts.
+func failure(h History, opts SubscribeOptions, now time.Time) Settlement {
+	if opts.MaxDeliver > 0 && h.Deliveries >= opts.MaxDeliver {
+		return death(h, ReasonMaxDeliver, now)
+	}
+	return Settlement{Outcome: Retried, History: h, Due: opts.BackOff.due(h, now)}
+}
+
+// interruption returns what becomes of an event over which its stream has ended.
+func interruption(h History, opts SubscribeOptions, now time.Time) Settlement {
+	h = h.interrupted(now)
+	if opts.MaxDeliver > 0 && h.Interruptions >= max(opts.MaxDeliver, minInterruptions) {
+		return death(h, ReasonInterrupted, now)
+	}
+	return Settlement{Outcome: Retried, History: h, Due: opts.BackOff.due(h, now)}
+}
+
+// endUndelivered returns what becomes of an event that must not be delivered any more; false: it may be. Who redrives an
+// event wants it delivered, whatever its time. Those that grow too old in the log are the engine's to bury: see
+// Engine.Sweep.
+func endUndelivered(d *Delivery, keepExpired bool, clock clockwork.Clock) (Settlement, bool) {
+	expires := !d.Event.Expires.IsZero() && d.history.Redriven == 0
+	if d.Event.Unreadable == "" && !expires && !d.aged {
+		return Settlement{}, false
+	}
+	now := clock.Now()
+	switch expired := expires && d.Event.ExpiredAt(now); {
+	case d.Event.Unreadable != "":
+		return death(d.history, ReasonUnreadable, now), true
+	case expired && keepExpired:
+		return death(d.history, ReasonExpired, now), true
+	case expired:
+		return Settlement{Outcome: Expired}, true
+	case d.aged:
+		return death(d.history, ReasonMaxAge, now), true
+	}
+	return Settlement{}, false
+}
 
 // DeadLetter is an event that a consumer group could not handle, kept until a person redrives or purges it.
 type DeadLetter struct {

@@ -8,11 +8,8 @@ import (
 // maxErrorBytes bounds the error text of an attempt.
 const maxErrorBytes = 4096
 
-// minInterruptions is how many it takes to make a dead letter: a single one may be a restart of the app.
-const minInterruptions = 2
-
-// Delivery is one event in an app instance's hands. Its first Ack or Nack counts; what comes after the delivery has
-// ended changes nothing.
+// Delivery is one event in flight: handed to an app instance that has not answered yet. Its first Ack or Nack counts;
+// what comes after the delivery has ended changes nothing.
 type Delivery struct {
 	Event Event
 	// Count says which delivery of the event to its group this is, from 1.
@@ -20,28 +17,32 @@ type Delivery struct {
 	// Number says which delivery of its stream this is, from 1.
 	Number uint64
 
-	stream  *Subscription
-	queue   *queue
+	// stream is nil until the event goes out.
+	stream *Subscription
+	group  *group
+	// retry is what the engine knows the event by; nil: it comes from the log.
 	retry   *RetryKey
 	history History
+	// after is the end of the log when the event was redriven.
+	after uint64
+	// aged says that the event is older than its topic's MaxAge.
+	aged bool
 	// bytes is what the delivery takes of the budget.
 	bytes int
 
-	// The rest is guarded by the stream's lock. ctx is nil until somebody asks for it.
+	// The broker's lock guards the rest. ctx is nil until somebody asks for it.
+	ended  bool
 	ctx    context.Context
 	cancel context.CancelFunc
-	// inHand, before and behind are the hand's.
-	inHand         bool
-	before, behind *Delivery
 }
 
 // Context ends when the delivery does: it was acked or nacked, its ackWait ran out, or its stream was closed.
 func (d *Delivery) Context() context.Context {
-	d.stream.mu.Lock()
-	defer d.stream.mu.Unlock()
+	d.group.broker.mu.Lock()
+	defer d.group.broker.mu.Unlock()
 	if d.ctx == nil {
 		d.ctx, d.cancel = context.WithCancel(context.Background())
-		if !d.inHand {
+		if d.ended {
 			d.cancel()
 		}
 	}
@@ -50,55 +51,42 @@ func (d *Delivery) Context() context.Context {
 
 // Ack ends the event for the group. It does not wait for the disk: a crash right after it may deliver the event again.
 func (d *Delivery) Ack() {
-	if d.stream.take(d) {
-		d.queue.settle(d, Settlement{Outcome: Acked})
-		d.stream.slotFreed(d.queue)
-	}
+	d.group.broker.mu.Lock()
+	defer d.group.broker.mu.Unlock()
+	d.finish(Settlement{Outcome: Acked})
 }
 
 // Nack counts the delivery as failed for the given reason: the event is delivered again after its wait, or goes to the
 // dead letters when it was delivered as often as allowed.
 func (d *Delivery) Nack(reason string) {
-	if d.stream.take(d) {
-		d.fail(reason)
-	}
+	d.group.broker.mu.Lock()
+	defer d.group.broker.mu.Unlock()
+	d.finish(d.failed(reason))
 }
 
 // Bury ends the event for the group as a dead letter, for a reason that no further delivery would mend.
 func (d *Delivery) Bury(reason Reason, text string) {
-	if d.stream.take(d) {
-		now := d.queue.broker.clock.Now()
-		history := d.history.failed(Attempt{At: now, Error: shortened(text)})
-		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: reason, At: now})
-		d.stream.slotFreed(d.queue)
-	}
+	d.group.broker.mu.Lock()
+	defer d.group.broker.mu.Unlock()
+	now := d.group.broker.clock.Now()
+	d.finish(death(d.history.failed(Attempt{At: now, Error: shortened(text)}), reason, now))
 }
 
-// fail settles a delivery that has left the stream's hands.
-func (d *Delivery) fail(reason string) {
-	opts := d.stream.opts
-	now := d.queue.broker.clock.Now()
-	history := d.history.failed(Attempt{At: now, Error: shortened(reason)})
-	if opts.MaxDeliver > 0 && history.Deliveries >= opts.MaxDeliver {
-		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: ReasonMaxDeliver, At: now})
-	} else {
-		wait := jittered(opts.BackOff.after(history.Deliveries))
-		d.queue.settle(d, Settlement{Outcome: Retried, History: history, Due: now.Add(wait)})
-	}
-	d.stream.slotFreed(d.queue)
+func (d *Delivery) failed(reason string) Settlement {
+	now := d.group.broker.clock.Now()
+	return failure(d.history.failed(Attempt{At: now, Error: shortened(reason)}), d.stream.opts, now)
 }
 
-// interrupt settles a delivery over which its stream has ended.
-func (d *Delivery) interrupt() {
-	opts := d.stream.opts
-	now := d.queue.broker.clock.Now()
-	history := d.history.interrupted(now)
-	if opts.MaxDeliver > 0 && history.Interruptions >= max(opts.MaxDeliver, minInterruptions) {
-		d.queue.settle(d, Settlement{Outcome: Dead, History: history, Reason: ReasonInterrupted, At: now})
-		return
+// finish ends the delivery, unless it has ended, and lets others go out. It is called with the broker's lock held.
+func (d *Delivery) finish(end Settlement) bool {
+	if d.ended {
+		return false
 	}
-	wait := jittered(opts.BackOff.after(history.Deliveries + history.Interruptions))
-	d.queue.settle(d, Settlement{Outcome: Retried, History: history, Due: now.Add(wait)})
+	d.stream.remove(d)
+	d.group.finish(d, end)
+	d.stream.slotFreed()
+	d.group.deliver()
+	return true
 }
 
 func shortened(text string) string {

@@ -84,7 +84,7 @@ func TestOnlyTheEventThatWasBeingHandledIsInterrupted(t *testing.T) {
 	b.publish("t", message("1"), message("2"), message("3"))
 	for range 5 {
 		s := b.subscribe(opts)
-		require.Eventually(t, func() bool { return s.InHand() == 3 }, waitLong, time.Millisecond)
+		require.Eventually(t, func() bool { return s.InFlight() == 3 }, waitLong, time.Millisecond)
 		s.Interrupt() // nobody has taken an event
 	}
 	s := b.subscribe(opts)

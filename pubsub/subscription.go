@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -20,10 +19,10 @@ type SubscribeOptions struct {
 	MaxDeliver int
 	// BackOff is how long to wait before each redelivery.
 	BackOff BackOff
-	// AckWait is how long one event may take, counted from when it is the oldest that the stream has in hand. Zero: no
+	// AckWait is how long one event may take, counted from when it is the oldest that the stream has in flight. Zero: no
 	// bound.
 	AckWait time.Duration
-	// MaxAckPending bounds the events that the stream has in hand. Zero: one.
+	// MaxAckPending bounds the events that the stream has in flight. Zero: one.
 	MaxAckPending int
 	// Ordered holds the group's later events back while one is being retried. It takes effect when any stream of the
 	// group asks for it.
@@ -34,27 +33,27 @@ type SubscribeOptions struct {
 	DeadLetterExpired bool
 }
 
-// Subscription is one stream: what an app instance has in hand of its group's events.
+// Subscription is one stream: the events of a consumer group that one app instance has in flight.
 type Subscription struct {
 	broker *Broker
 	opts   SubscribeOptions
 	// arrived tells Next of an event; ended is closed by Close; emptied is for Emptied.
-	arrived chan struct{}
-	ended   chan struct{}
-	emptied chan struct{}
+	arrived, ended, emptied chan struct{}
 
-	mu     sync.Mutex
-	queues []*queue
-	// reserved counts the slots in use: events in hand and those on their way.
-	reserved int
-	// missed are queues that found a slot reserved for an event that may yet not come.
-	missed []*queue
-	inHand hand
-	// headSince is when the oldest in hand became that.
-	headSince time.Time
-	ackTimer  clockwork.Timer
-	paused    bool
-	closed    bool
+	// The broker's lock guards the rest.
+
+	// groups are the stream's, one for each of its topics; turn is whose turn is next, and waitsFor whose turn it is and who
+	// reads its events first.
+	groups   []*group
+	turn     int
+	waitsFor *group
+	// inFlight are the deliveries that have not ended, the oldest first. Next has returned those up to the number taken.
+	inFlight     []*Delivery
+	given, taken uint64
+	// oldestSince is when the oldest became that.
+	oldestSince    time.Time
+	ackTimer       clockwork.Timer
+	paused, closed bool
 }
 
 func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
@@ -70,7 +69,6 @@ func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
 		arrived: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		emptied: make(chan struct{}, 1),
-		inHand:  hand{byNumber: map[uint64]*Delivery{}},
 	}
 }
 
@@ -78,19 +76,22 @@ func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
 // Ack or Nack, or it ends by itself after AckWait or Close.
 func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 	for {
-		s.mu.Lock()
+		s.broker.mu.Lock()
 		if s.closed {
-			s.mu.Unlock()
+			s.broker.mu.Unlock()
 			return nil, ErrClosed
 		}
-		if d := s.inHand.take(); d != nil {
-			if s.inHand.untaken != nil {
+		at, _ := s.find(s.taken + 1)
+		if at < len(s.inFlight) {
+			d := s.inFlight[at]
+			s.taken = d.Number
+			if at+1 < len(s.inFlight) {
 				signal(s.arrived)
 			}
-			s.mu.Unlock()
+			s.broker.mu.Unlock()
 			return d, nil
 		}
-		s.mu.Unlock()
+		s.broker.mu.Unlock()
 		select {
 		case <-s.arrived:
 		case <-s.ended:
@@ -100,51 +101,70 @@ func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 	}
 }
 
-// Pause stops new deliveries; what is in hand can still be acknowledged.
+// Ack acknowledges the delivery of that number. It reports false if Next has not returned it, or it has ended.
+func (s *Subscription) Ack(number uint64) bool {
+	return s.finish(number, Settlement{Outcome: Acked})
+}
+
+// Nack fails the delivery of that number for the given reason. It reports false if Next has not returned it, or it has
+// ended.
+func (s *Subscription) Nack(number uint64, reason string) bool {
+	s.broker.mu.Lock()
+	defer s.broker.mu.Unlock()
+	at, found := s.find(number)
+	if !found || number > s.taken {
+		return false
+	}
+	d := s.inFlight[at]
+	return d.finish(d.failed(reason))
+}
+
+func (s *Subscription) finish(number uint64, end Settlement) bool {
+	s.broker.mu.Lock()
+	defer s.broker.mu.Unlock()
+	at, found := s.find(number)
+	return found && number <= s.taken && s.inFlight[at].finish(end)
+}
+
+// Pause stops new deliveries; what is in flight can still be acknowledged.
 func (s *Subscription) Pause() {
-	s.mu.Lock()
+	s.broker.mu.Lock()
 	s.paused = true
-	s.mu.Unlock()
+	s.broker.mu.Unlock()
 }
 
 // Resume undoes Pause.
 func (s *Subscription) Resume() {
-	s.mu.Lock()
+	s.broker.mu.Lock()
 	s.paused = false
-	s.mu.Unlock()
-	s.slotFreed(nil)
+	s.slotFreed()
+	s.broker.mu.Unlock()
 }
 
-// InHand counts the events that were handed over and not ended yet.
-func (s *Subscription) InHand() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.inHand.len()
+// InFlight counts the events that were handed over and have not ended yet.
+func (s *Subscription) InFlight() int {
+	s.broker.mu.Lock()
+	defer s.broker.mu.Unlock()
+	return len(s.inFlight)
 }
 
-// Emptied gets a value when the last event in hand has ended.
+// Emptied gets a value when the last event in flight has ended.
 func (s *Subscription) Emptied() <-chan struct{} { return s.emptied }
 
-// Delivery returns the delivery of that number, or nil if Next has not returned it, or it has ended.
-func (s *Subscription) Delivery(number uint64) *Delivery {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.inHand.out(number)
-}
-
-// Close ends the stream of a process that stops, and puts what is in hand back at once, uncounted. It may be called more
-// than once.
+// Close ends the stream of a process that stops, and puts what is in flight back at once, uncounted. It may be called
+// more than once.
 func (s *Subscription) Close() { s.end(false) }
 
-// Interrupt is Close for a stream that its consumer has ended. The oldest event in hand, if Next has returned it, may be
+// Interrupt is Close for a stream that its consumer has ended. The oldest event in flight, if Next has returned it, may be
 // why: for that one it counts as an interruption, after which it waits as it does after a failed delivery, and too many of
 // which in a row make it a dead letter. The events behind it were not being handled yet.
 func (s *Subscription) Interrupt() { s.end(true) }
 
 func (s *Subscription) end(interrupted bool) {
-	s.mu.Lock()
+	b := s.broker
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		return
 	}
 	s.closed = true
@@ -152,158 +172,120 @@ func (s *Subscription) end(interrupted bool) {
 	if s.ackTimer != nil {
 		s.ackTimer.Stop()
 	}
-	var handled *Delivery
-	if oldest := s.inHand.oldest; interrupted && oldest != s.inHand.untaken {
-		handled = oldest
-		s.remove(oldest)
-	}
-	var back []*Delivery
-	for d := s.inHand.oldest; d != nil; d = s.inHand.oldest {
+	for first := true; len(s.inFlight) > 0; first = false {
+		d := s.inFlight[0]
 		s.remove(d)
-		back = append(back, d)
-	}
-	s.mu.Unlock()
-
-	// First, so that nothing overtakes it that must not.
-	if handled != nil {
-		handled.interrupt()
-	}
-	for _, d := range back {
-		d.queue.putBack(d)
-	}
-	s.broker.detach(s)
-}
-
-func (s *Subscription) join(q *queue) {
-	s.mu.Lock()
-	s.queues = append(s.queues, q)
-	s.mu.Unlock()
-}
-
-func (s *Subscription) leave() []*queue {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	queues := s.queues
-	s.queues = nil
-	return queues
-}
-
-// reserve takes a slot for an event of q on its way, and says whether the stream has nothing else; emptyOnly: it takes
-// none unless that is so.
-func (s *Subscription) reserve(q *queue, emptyOnly bool) (ok, empty bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || s.paused {
-		return false, false
-	}
-	empty = s.reserved == 0
-	if s.reserved >= s.opts.MaxAckPending || emptyOnly && !empty {
-		if s.reserved > s.inHand.len() && !slices.Contains(s.missed, q) {
-			s.missed = append(s.missed, q)
+		if interrupted && first && d.Number <= s.taken {
+			d.group.finish(d, interruption(d.history, s.opts, b.clock.Now()))
+		} else {
+			d.group.putBack(d)
 		}
-		return false, false
 	}
-	s.reserved++
-	return true, empty
+	b.detach(s)
 }
 
-// release gives a slot back that was not used, and lets those queues look again that found it reserved.
-func (s *Subscription) release() {
-	s.mu.Lock()
-	s.reserved--
-	missed := s.missed
-	s.missed = nil
-	s.mu.Unlock()
-	for _, q := range missed {
-		signal(q.wake)
+// All functions from here are called with the broker's lock held.
+
+// find returns where the delivery of that number is in flight, or would be.
+func (s *Subscription) find(number uint64) (at int, found bool) {
+	if len(s.inFlight) > 0 && s.inFlight[0].Number == number {
+		return 0, true
+	}
+	return slices.BinarySearchFunc(s.inFlight, number, func(d *Delivery, number uint64) int {
+		return int(int64(d.Number) - int64(number))
+	})
+}
+
+func (s *Subscription) hasRoom() bool {
+	return !s.closed && !s.paused && len(s.inFlight) < s.opts.MaxAckPending
+}
+
+// slotFreed is for whoever gives the stream room for an event. One that has none gets one whatever the budget says.
+func (s *Subscription) slotFreed() {
+	if len(s.inFlight) == 0 {
+		for _, g := range s.groups {
+			g.stalled = false
+		}
+	}
+	s.fill()
+}
+
+// fill offers the stream's room to its topics in turn. Whose turn it is may read its events first.
+func (s *Subscription) fill() {
+	for refused := 0; refused < len(s.groups) && s.waitsFor == nil && s.hasRoom(); {
+		g := s.groups[s.turn%len(s.groups)]
+		s.turn++
+		switch {
+		case g.give(s):
+			refused = 0
+		case g.loads():
+			s.waitsFor = g
+		default:
+			refused++
+		}
 	}
 }
 
-// hand fills a reserved slot. It returns false if the stream was closed meanwhile.
-func (s *Subscription) hand(d *Delivery) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		s.reserved--
-		return false
-	}
-	s.inHand.add(d)
-	if s.inHand.len() == 1 {
-		s.newHead()
+// add hands a delivery over.
+func (s *Subscription) add(d *Delivery) {
+	s.given++
+	d.Number = s.given
+	s.inFlight = append(s.inFlight, d)
+	if len(s.inFlight) == 1 {
+		s.newOldest()
 	}
 	signal(s.arrived)
-	return true
 }
 
-// take takes a delivery out of hand; false means that it has ended before.
-func (s *Subscription) take(d *Delivery) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !d.inHand {
-		return false
-	}
-	s.remove(d)
-	return true
-}
-
-// remove is called with s.mu held.
+// remove takes a delivery out of flight, which has ended.
 func (s *Subscription) remove(d *Delivery) {
-	wasHead := s.inHand.oldest == d
-	s.inHand.remove(d)
+	at, _ := s.find(d.Number)
+	if at == 0 {
+		s.inFlight[0] = nil
+		s.inFlight = s.inFlight[1:]
+	} else {
+		s.inFlight = slices.Delete(s.inFlight, at, at+1)
+	}
+	d.ended = true
 	if d.cancel != nil {
 		d.cancel()
 	}
-	s.reserved--
 	switch {
-	case s.inHand.len() == 0:
+	case len(s.inFlight) == 0:
 		signal(s.emptied)
-	case wasHead && !s.closed:
-		s.newHead()
+	case at == 0 && !s.closed:
+		s.newOldest()
 	}
 }
 
-// newHead starts the ack clock of the oldest event. A timer that is running already finds out about the new head when
-// it fires. It is called with s.mu held.
-func (s *Subscription) newHead() {
-	s.headSince = s.broker.clock.Now()
-	if s.ackTimer == nil && s.opts.AckWait > 0 {
+// newOldest starts the ack clock of the oldest event. A timer that is running already finds out about it when it fires.
+func (s *Subscription) newOldest() {
+	if s.opts.AckWait <= 0 {
+		return
+	}
+	s.oldestSince = s.broker.clock.Now()
+	if s.ackTimer == nil {
 		s.ackTimer = s.broker.clock.AfterFunc(s.opts.AckWait, s.checkAckWait)
 	}
 }
 
-// checkAckWait fails the oldest event if its time ran out, and sets the timer for the next.
+// checkAckWait is the timer's: it fails the oldest event if its time ran out, and sets the timer for the next.
 func (s *Subscription) checkAckWait() {
-	s.mu.Lock()
+	s.broker.mu.Lock()
+	defer s.broker.mu.Unlock()
 	s.ackTimer = nil
-	if s.closed || s.inHand.len() == 0 {
-		s.mu.Unlock()
+	if s.closed || len(s.inFlight) == 0 {
 		return
 	}
-	clock, deadline := s.broker.clock, s.headSince.Add(s.opts.AckWait)
+	clock, deadline := s.broker.clock, s.oldestSince.Add(s.opts.AckWait)
 	if left := deadline.Sub(clock.Now()); left > 0 {
 		s.ackTimer = clock.AfterFunc(left, s.checkAckWait)
 		// As in alarm: a clock that was set forward meanwhile does not make the timer late.
 		if clock.Now().Before(deadline) || !s.ackTimer.Stop() {
-			s.mu.Unlock()
 			return
 		}
 		s.ackTimer = nil
 	}
-	late := s.inHand.oldest
-	s.remove(late)
-	s.mu.Unlock()
-
-	late.fail(fmt.Sprintf("not acknowledged within ackWait %s", s.opts.AckWait))
-}
-
-// slotFreed lets every queue of the stream look for work, but for one that knows.
-func (s *Subscription) slotFreed(knows *queue) {
-	s.mu.Lock()
-	queues := s.queues
-	s.mu.Unlock()
-	for _, q := range queues {
-		if q != knows {
-			q.eventEnded()
-		}
-	}
+	late := s.inFlight[0]
+	late.finish(late.failed(fmt.Sprintf("not acknowledged within ackWait %s", s.opts.AckWait)))
 }

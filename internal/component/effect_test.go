@@ -89,9 +89,11 @@ var effects = map[string]effect{
 	}},
 	"maxAge": {"1h", func(e *effectTest) {
 		s := e.pull()
-		e.publish("1")
-		s.next()
+		e.publish("handled")
+		s.ack(s.next().GetId())
 		s.cancel()
+		e.becomes(0, 0, 0, 0)
+		e.publish("1")
 		e.becomes(1, 0, 0, 0)
 		e.clock.Advance(time.Hour)
 		e.becomes(0, 0, 0, 1)

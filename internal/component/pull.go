@@ -125,24 +125,23 @@ func (p *pull) RecvMsg(into any) error {
 	return nil
 }
 
-// acknowledge ends the event that the client names, if it is out.
+// acknowledge ends the event that the client names, if it is in flight.
 func (p *pull) acknowledge(m *proto.PullMessagesRequest) {
 	p.mu.Lock()
 	sub := p.sub
 	p.mu.Unlock()
-	var d *pubsub.Delivery
+	inFlight := false
 	if place, ok := strings.CutPrefix(m.GetAckMessageId(), p.ids); ok && sub != nil {
 		if number, err := strconv.ParseUint(place, 10, 64); err == nil {
-			d = sub.source.Delivery(number)
+			if failure := m.GetAckError(); failure != nil {
+				inFlight = sub.source.Nack(number, failure.GetMessage())
+			} else {
+				inFlight = sub.source.Ack(number)
+			}
 		}
 	}
-	switch {
-	case d == nil:
+	if !inFlight {
 		p.ignore(m.GetAckMessageId())
-	case m.GetAckError() != nil:
-		d.Nack(m.GetAckError().GetMessage())
-	default:
-		d.Ack()
 	}
 }
 
@@ -221,7 +220,7 @@ func (p *pull) drain(ctx context.Context) {
 	p.mu.Lock()
 	sub := p.sub
 	p.mu.Unlock()
-	for sub != nil && sub.source.InHand() > 0 {
+	for sub != nil && sub.source.InFlight() > 0 {
 		select {
 		case <-sub.source.Emptied():
 		case <-p.done:

@@ -9,30 +9,30 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-func TestADeliveryIsFoundByItsNumberWhileItIsOut(t *testing.T) {
+func TestADeliveryEndsByItsNumberWhileItIsOut(t *testing.T) {
 	b := newBench(t)
 	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
 	b.publish("t", message("1"), message("2"), message("3"))
-	require.Eventually(t, func() bool { return s.InHand() == 3 }, waitLong, time.Millisecond)
-	require.Nil(t, s.Delivery(1), "Next has not returned it")
+	require.Eventually(t, func() bool { return s.InFlight() == 3 }, waitLong, time.Millisecond)
+	require.False(t, s.Ack(1), "Next has not returned it")
 
 	first, second, third := b.next(s), b.next(s), b.next(s)
 	require.Equal(t, []uint64{1, 2, 3}, []uint64{first.Number, second.Number, third.Number})
-	require.Same(t, second, s.Delivery(second.Number))
-	require.Nil(t, s.Delivery(4))
+	require.False(t, s.Ack(4))
 
-	second.Ack()
-	require.Nil(t, s.Delivery(second.Number), "it has ended")
+	require.True(t, s.Ack(second.Number))
+	require.False(t, s.Nack(second.Number, "it has ended"))
 	first.Ack()
-	require.Same(t, third, s.Delivery(third.Number))
 	require.Empty(t, s.Emptied())
-	third.Ack()
+	require.True(t, s.Nack(third.Number, "no"))
 	<-s.Emptied()
-	require.Zero(t, s.InHand())
+	require.Zero(t, s.InFlight())
 
+	b.advance(0, 1)
+	require.Equal(t, "3", string(b.next(s).Event.Data))
 	b.publish("t", message("4"))
 	fourth := b.next(s)
-	require.EqualValues(t, 4, fourth.Number)
+	require.EqualValues(t, 5, fourth.Number)
 	fourth.Ack()
 }
 
@@ -41,9 +41,9 @@ func TestAnEventThatEndsUntakenIsNotTaken(t *testing.T) {
 	b := newBench(t)
 	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", AckWait: waitLong, BackOff: pubsub.BackOff{waitLong}})
 	b.publish("t", message("1"), message("2"))
-	require.Eventually(t, func() bool { return s.InHand() == 2 }, waitLong, time.Millisecond)
+	require.Eventually(t, func() bool { return s.InFlight() == 2 }, waitLong, time.Millisecond)
 	b.advance(waitLong, 2)
-	require.Eventually(t, func() bool { return s.InHand() == 1 }, waitLong, time.Millisecond)
+	require.Eventually(t, func() bool { return s.InFlight() == 1 }, waitLong, time.Millisecond)
 	b.expect(s, "2")
 }
 

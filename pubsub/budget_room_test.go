@@ -7,17 +7,17 @@ import (
 )
 
 // Who waits for room is woken in turn, one for each time that there is some, and not for less than it would read.
-func TestRoomWakesOneQueueAtATime(t *testing.T) {
-	woken := func(q *queue) bool {
+func TestRoomWakesOneAtATime(t *testing.T) {
+	woken := func(wake chan struct{}) bool {
 		select {
-		case <-q.wake:
+		case <-wake:
 			return true
 		default:
 			return false
 		}
 	}
-	newQueue := func() *queue { return &queue{wake: make(chan struct{}, 1)} }
-	first, second, third := newQueue(), newQueue(), newQueue()
+	newWake := func() chan struct{} { return make(chan struct{}, 1) }
+	first, second, third := newWake(), newWake(), newWake()
 	b := NewBudget(2 * readAheadBytes)
 	b.wait(first)
 	require.True(t, woken(first), "room came up before it waited")

@@ -1,0 +1,737 @@
+package pubsub
+
+import (
+	"context"
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// readAhead bounds the events that a group reads from the engine at a time.
+	readAhead = 64
+	// readAheadBytes bounds their size, but for the first.
+	readAheadBytes = 1 << 20
+	// maxUnsettled bounds the settlements that wait for the disk; beyond it, nothing more is delivered.
+	maxUnsettled = 4096
+	// enginePause is the wait after the engine failed, for example on a full disk, before it is asked again.
+	enginePause = time.Second
+	// endUnknown is the end of a log of which nobody knows how far it goes.
+	endUnknown = math.MaxUint64
+)
+
+type groupName struct{ topic, group string }
+
+// group owns the delivery of one topic to one consumer group: which event may go out next, what is in flight, what waits,
+// and what is blocked by which partition key. It lives as long as it has streams.
+//
+// Two goroutines work for it: load alone reads from the engine, settle alone writes to it. The broker's lock guards the
+// rest and is held by neither meanwhile. Whoever changes something under that lock, because events were read, one has
+// ended, or a stream has room, delivers what may go out before the lock is released.
+type group struct {
+	groupName
+	broker *Broker
+	policy DeliverPolicy
+	// ctx ends with the last stream; done is closed when everything is written down.
+	ctx  context.Context
+	stop context.CancelFunc
+	done chan struct{}
+	// mayLoad and maySettle wake the two goroutines.
+	mayLoad, maySettle chan struct{}
+
+	state   groupState
+	streams []*Subscription
+	turn    int
+	// ordered and keepExpired are what a stream asks for, or one of the last streams did.
+	ordered, keepExpired bool
+
+	// What may go out next, in this order of precedence: what streams have put back, by sequence; what failed and is due;
+	// what was redriven; what a partition key had blocked; and the log, from its beginning.
+	returned, retries, redriven, unblocked, fresh []*Delivery
+
+	// inFlight counts the events that streams have; retrying, those that wait for another delivery or are in one.
+	inFlight, retrying int
+	partitions         partitions
+
+	// What the engine may have: the log after cursor, up to end; redriven events; retries, the first of them at nextRetry;
+	// the first blocked event of keys that came free.
+	cursor, end  uint64
+	moreRedriven bool
+	nextRetry    time.Time
+	freed        []string
+	// stalled: load has found no room for what it would read, or the engine failed. It tries again when something changes.
+	stalled bool
+
+	// unsettled waits for settle, which is writing so many.
+	unsettled []Settlement
+	writing   int
+	// held is what the group takes of the budget: all that was read and not settled yet.
+	held int
+
+	// busy are the retries and redriven events that were read: they stay on disk until they are settled. It belongs to load,
+	// which forgets those in idle before it reads again. By then they are gone from the disk, also as the engine sees it.
+	busy map[RetryKey]struct{}
+	idle []RetryKey
+}
+
+type groupState int
+
+const (
+	// groupOpening: the engine has not told yet where the group stands.
+	groupOpening groupState = iota
+	// groupOpen: events are read, delivered and settled.
+	groupOpen
+	// groupEnding: the last stream has left. What was settled is written down, and nothing else happens.
+	groupEnding
+)
+
+// source is what load reads next.
+type source int
+
+const (
+	nothing source = iota
+	dueRetries
+	freedKeys
+	redrivenEvents
+	logEvents
+)
+
+// startGroup returns a group that begins once nobody else holds its lock. It is called with the broker's lock held.
+func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
+	g := &group{
+		groupName:    name,
+		broker:       b,
+		policy:       policy,
+		done:         make(chan struct{}),
+		mayLoad:      make(chan struct{}, 1),
+		maySettle:    make(chan struct{}, 1),
+		partitions:   partitions{},
+		end:          endUnknown,
+		moreRedriven: true,
+		busy:         map[RetryKey]struct{}{},
+	}
+	g.ctx, g.stop = context.WithCancel(context.Background())
+	b.unfinished[g] = struct{}{}
+	go g.run()
+	return g
+}
+
+func (g *group) run() {
+	b := g.broker
+	if b.lockGroup(g.ctx, g.groupName) == nil {
+		var settling sync.WaitGroup
+		settling.Go(g.settle)
+		if g.open() {
+			g.load()
+		}
+		settling.Wait()
+		b.unlockGroup(g.groupName)
+	}
+	b.budget.leave(g.mayLoad)
+	b.mu.Lock()
+	b.budget.free(g.held)
+	delete(b.unfinished, g)
+	b.mu.Unlock()
+	close(g.done)
+}
+
+// open asks the engine where the group stands, and keeps asking while the engine fails.
+func (g *group) open() bool {
+	b := g.broker
+	for {
+		done, err := b.engine.OpenGroup(g.ctx, g.topic, g.group, g.policy, b.names)
+		var total int
+		var byKey map[string]int
+		if err == nil {
+			total, byKey, err = b.engine.Retrying(g.ctx, g.topic, g.group)
+		}
+		if err == nil {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if g.state == groupEnding {
+				return false
+			}
+			g.state, g.cursor, g.retrying, g.nextRetry = groupOpen, done, total, b.clock.Now()
+			for key, n := range byKey {
+				g.partitions.of(key).retrying = n
+			}
+			return true
+		}
+		if g.ctx.Err() == nil {
+			b.log.Error("a consumer group could not be opened", "topic", g.topic, "group", g.group, "error", err)
+		}
+		select {
+		case <-b.clock.After(enginePause):
+		case <-g.ctx.Done():
+			return false
+		}
+	}
+}
+
+// All functions from here to load are called with the broker's lock held.
+
+// add gives the group a stream.
+func (g *group) add(s *Subscription) {
+	g.setStreams(append(slices.Clone(g.streams), s))
+	s.groups = append(s.groups, g)
+	signal(g.mayLoad)
+}
+
+// remove takes a stream away, and ends the group if it was the last.
+func (g *group) remove(s *Subscription) {
+	g.setStreams(slices.DeleteFunc(slices.Clone(g.streams), func(other *Subscription) bool { return other == s }))
+	if len(g.streams) > 0 {
+		g.deliver()
+		return
+	}
+	g.state = groupEnding
+	g.stop()
+}
+
+func (g *group) setStreams(streams []*Subscription) {
+	g.streams = streams
+	if len(streams) > 0 {
+		g.keepExpired = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired })
+		g.ordered = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.Ordered })
+	}
+}
+
+// notifyAppended tells of events that were stored in the log, up to that sequence.
+func (g *group) notifyAppended(upTo uint64) {
+	g.end = max(g.end, upTo)
+	if s, _ := g.slot(); s != nil && len(g.fresh) == 0 {
+		signal(g.mayLoad)
+	}
+}
+
+// notifyRedriven tells of redriven events.
+func (g *group) notifyRedriven() {
+	g.moreRedriven = true
+	signal(g.mayLoad)
+}
+
+// deliver hands out what may go out, to each stream in turn.
+func (g *group) deliver() {
+	for {
+		s, at := g.slot()
+		if s == nil || !g.give(s) {
+			return
+		}
+		g.turn = at + 1
+		if s.waitsFor == g {
+			s.waitsFor = nil
+			s.fill()
+		}
+	}
+}
+
+// slot returns the next stream in turn that takes an event, one that has none before any other; or nil.
+func (g *group) slot() (found *Subscription, at int) {
+	for i := range g.streams {
+		next := (g.turn + i) % len(g.streams)
+		s := g.streams[next]
+		if !s.hasRoom() || s.waitsFor != nil && s.waitsFor != g {
+			continue
+		}
+		if len(s.inFlight) == 0 {
+			return s, next
+		}
+		if found == nil {
+			found, at = s, next
+		}
+	}
+	return found, at
+}
+
+// give hands the stream the next event. If none can go out before more is read, load hears of it.
+func (g *group) give(s *Subscription) bool {
+	d := g.next()
+	if d == nil {
+		if g.loads() {
+			signal(g.mayLoad)
+		}
+		return false
+	}
+	d.stream = s
+	s.add(d)
+	return true
+}
+
+// canDeliver reports whether anything may go out at all.
+func (g *group) canDeliver() bool {
+	return g.state == groupOpen && len(g.unsettled)+g.writing < maxUnsettled && !(g.ordered && g.inFlight > 0)
+}
+
+// next takes the next event that may go out, or returns nil. Events that must not be delivered any more end on the way.
+func (g *group) next() *Delivery {
+	for g.canDeliver() {
+		d := g.take()
+		if d == nil {
+			return nil
+		}
+		g.inFlight++
+		g.partitions.takeOff(d)
+		end, ends := endUndelivered(d, g.keepExpired, g.broker.clock)
+		if !ends {
+			return d
+		}
+		g.finish(d, end)
+	}
+	return nil
+}
+
+// take removes the next event that may go out from those that were read.
+func (g *group) take() *Delivery {
+	if d := takeFirst(&g.returned, g.partitions.canRedeliver); d != nil {
+		g.partitions.retake(d.Event.PartitionKey)
+		return d
+	}
+	if d := takeFirst(&g.retries, g.partitions.canRedeliver); d != nil {
+		return d
+	}
+	if g.ordered && g.retrying > 0 {
+		return nil
+	}
+	for len(g.redriven) > 0 && g.reached(g.redriven[0].after) {
+		d := g.redriven[0]
+		g.redriven = g.redriven[1:]
+		if g.partitions.canDeliverRedriven(d) {
+			return d
+		}
+		// It waits on disk until its key comes free, and does not hold up those behind it.
+		g.drop(d)
+		g.partitions.blockRedriven(d)
+	}
+	if d := takeFirst(&g.unblocked, g.partitions.canDeliverFirst); d != nil {
+		return d
+	}
+	for len(g.fresh) > 0 {
+		d := g.fresh[0]
+		g.fresh = g.fresh[1:]
+		if g.partitions.canDeliver(d) {
+			return d
+		}
+		g.drop(d)
+		g.partitions.block(d)
+	}
+	return nil
+}
+
+func takeFirst(from *[]*Delivery, may func(*Delivery) bool) *Delivery {
+	i := slices.IndexFunc(*from, may)
+	if i < 0 {
+		return nil
+	}
+	d := (*from)[i]
+	if i == 0 {
+		*from = (*from)[1:]
+	} else {
+		*from = slices.Delete(*from, i, i+1)
+	}
+	return d
+}
+
+// reached reports whether the log was handed out up to that sequence.
+func (g *group) reached(sequence uint64) bool {
+	if len(g.fresh) > 0 {
+		return g.fresh[0].Event.Sequence > sequence
+	}
+	return g.cursor >= sequence || g.cursor >= g.end
+}
+
+// putBack takes a delivery back that ended without an answer.
+func (g *group) putBack(d *Delivery) {
+	g.inFlight--
+	g.partitions.putBack(d.Event.PartitionKey)
+	again := &Delivery{Event: d.Event, Count: d.Count, group: g, retry: d.retry, history: d.history, after: d.after, bytes: d.bytes}
+	at, _ := slices.BinarySearchFunc(g.returned, again, func(a, b *Delivery) int {
+		return int(int64(a.Event.Sequence) - int64(b.Event.Sequence))
+	})
+	g.returned = slices.Insert(g.returned, at, again)
+}
+
+// finish records what became of an event that was in flight.
+func (g *group) finish(d *Delivery, s Settlement) {
+	s.Sequence, s.Retry, s.partitionKey = d.Event.Sequence, d.retry, d.Event.PartitionKey
+	g.inFlight--
+	g.stalled = false
+	g.drop(d)
+	wasRetrying, isRetrying := d.retry != nil && !d.retry.Redriven, s.Outcome == Retried
+	g.setRetrying(s.partitionKey, wasRetrying, isRetrying)
+	g.letGo(g.partitions.release(s.partitionKey))
+	g.unsettled = append(g.unsettled, s)
+	signal(g.maySettle)
+}
+
+func (g *group) setRetrying(key string, was, is bool) {
+	change := 0
+	switch {
+	case is && !was:
+		change = 1
+	case was && !is:
+		change = -1
+	}
+	g.retrying += change
+	g.partitions.addRetrying(key, change)
+}
+
+// letGo has what a partition key blocked read again, once that has come free.
+func (g *group) letGo(key string, first bool, redriven []RetryKey) {
+	if first {
+		g.freed = append(g.freed, key)
+	}
+	if len(redriven) > 0 {
+		g.idle = append(g.idle, redriven...)
+		g.moreRedriven = true
+	}
+}
+
+// drop gives back what an event took of the budget.
+func (g *group) drop(d *Delivery) {
+	g.held -= d.bytes
+	g.broker.budget.free(d.bytes)
+}
+
+// loads reports whether load is about to read something.
+func (g *group) loads() bool { return !g.stalled && g.toLoad(readAhead) != nothing }
+
+// toLoad returns what is to be read so that another event can go out. Of the events that were read and whose turn has not
+// come, as many may be there as most says.
+func (g *group) toLoad(most int) source {
+	switch {
+	case !g.canDeliver():
+		return nothing
+	case len(g.retries) < most && !g.nextRetry.IsZero() && !g.nextRetry.After(g.broker.clock.Now()):
+		return dueRetries
+	case g.ordered && g.retrying > 0:
+		return nothing
+	// Before what is blocked: a redriven event of the same key would wait for it without end.
+	case g.moreRedriven && len(g.redriven) < most:
+		return redrivenEvents
+	case len(g.freed) > 0:
+		return freedKeys
+	case len(g.fresh) == 0 && g.cursor < g.end:
+		return logEvents
+	}
+	return nothing
+}
+
+// passTurn lets streams that wait for this group turn to their other ones.
+func (g *group) passTurn() {
+	for _, s := range g.streams {
+		if s.waitsFor == g {
+			s.waitsFor = nil
+			s.fill()
+		}
+	}
+}
+
+// load reads what can go out whenever a stream has room for it, until the group ends.
+func (g *group) load() {
+	b := g.broker
+	for g.ctx.Err() == nil {
+		b.mu.Lock()
+		g.stalled = false
+		g.deliver()
+		s, _ := g.slot()
+		all, one := g.toLoad(readAhead), g.toLoad(1)
+		mayExceed, next := s != nil && len(s.inFlight) == 0, g.nextRetry
+		select {
+		case <-g.mayLoad: // It has been seen to.
+		default:
+		}
+		b.mu.Unlock()
+
+		loaded := false
+		if s != nil && all != nothing {
+			var err error
+			if loaded, err = g.read(all, one, mayExceed); err != nil && g.ctx.Err() == nil {
+				b.log.Error("events could not be read", "topic", g.topic, "group", g.group, "error", err)
+				next = earliest(next, b.clock.Now().Add(enginePause))
+			}
+		}
+		if loaded {
+			continue
+		}
+		b.mu.Lock()
+		g.stalled = s != nil && all != nothing
+		g.passTurn()
+		b.mu.Unlock()
+		b.budget.passOn()
+		if !next.After(b.clock.Now()) {
+			// What is due waits for something in flight.
+			next = time.Time{}
+		}
+		due, cancelTimer := alarm(b.clock, next)
+		select {
+		case <-g.mayLoad:
+		case <-due:
+		case <-g.ctx.Done():
+		}
+		cancelTimer()
+	}
+}
+
+// read brings events from the engine, or returns false: there was no room for them, and the group is woken when there is
+// some. mayExceed allows one event without room.
+func (g *group) read(all, one source, mayExceed bool) (loaded bool, err error) {
+	budget := g.broker.budget
+	from, r := all, room{limit: readAhead, maxBytes: readAheadBytes, reserved: readAheadBytes}
+	if !budget.take(readAheadBytes) {
+		from, r = one, room{limit: 1}
+		if from == nothing || !mayExceed {
+			budget.wait(g.mayLoad)
+			return false, nil
+		}
+	}
+	switch from {
+	case dueRetries:
+		err = g.readRetries(r)
+	case redrivenEvents:
+		err = g.readRedriven(r)
+	case freedKeys:
+		err = g.readFreed(r)
+	case logEvents:
+		err = g.readLog(r)
+	}
+	return err == nil, err
+}
+
+// room is how many events may be read, of how many bytes but for the first, and what is reserved of the budget for them.
+type room struct{ limit, maxBytes, reserved int }
+
+// hold counts what was read, in the place of what was reserved for it. It is called with the broker's lock held.
+func (g *group) hold(read []*Delivery, r room) []*Delivery {
+	bytes := 0
+	for _, d := range read {
+		bytes += d.bytes
+	}
+	g.held += bytes
+	if bytes > r.reserved {
+		g.broker.budget.exceed(bytes - r.reserved)
+	} else {
+		g.broker.budget.free(r.reserved - bytes)
+	}
+	return read
+}
+
+func (g *group) fromLog(events []Event) []*Delivery {
+	all := make([]Delivery, len(events))
+	read := make([]*Delivery, len(events))
+	for i := range events {
+		all[i] = Delivery{Event: events[i], Count: 1, group: g, bytes: events[i].size()}
+		read[i] = &all[i]
+	}
+	return read
+}
+
+func (g *group) fromRetries(retries []Retry) []*Delivery {
+	read := make([]*Delivery, len(retries))
+	for i := range retries {
+		r := &retries[i]
+		read[i] = &Delivery{
+			Event: r.Event, Count: r.History.Deliveries + 1, group: g,
+			retry: &r.Key, history: r.History, aged: r.Aged, after: r.After, bytes: r.Event.size() + r.History.size(),
+		}
+		g.busy[r.Key] = struct{}{}
+	}
+	return read
+}
+
+// isBusy is the engine's to ask while it reads for load.
+func (g *group) isBusy(k RetryKey) bool {
+	_, busy := g.busy[k]
+	return busy
+}
+
+// forgetIdle is called with the broker's lock held.
+func (g *group) forgetIdle() {
+	for _, k := range g.idle {
+		delete(g.busy, k)
+	}
+	g.idle = nil
+}
+
+func (g *group) readRetries(r room) error {
+	b := g.broker
+	b.mu.Lock()
+	g.forgetIdle()
+	// What is settled while the engine reads sets it anew.
+	g.nextRetry = time.Time{}
+	b.mu.Unlock()
+	now := b.clock.Now()
+	retries, next, err := b.engine.ReadRetries(g.ctx, g.topic, g.group, now, g.isBusy, r.limit, r.maxBytes)
+	if err != nil {
+		retries, next = nil, now
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g.retries = append(g.retries, g.hold(g.fromRetries(retries), r)...)
+	g.nextRetry = earliest(g.nextRetry, next)
+	return err
+}
+
+func (g *group) readRedriven(r room) error {
+	b := g.broker
+	b.mu.Lock()
+	g.forgetIdle()
+	g.moreRedriven = false
+	b.mu.Unlock()
+	redriven, err := b.engine.ReadRedriven(g.ctx, g.topic, g.group, g.isBusy, r.limit, r.maxBytes)
+	if err != nil {
+		redriven = nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g.redriven = append(g.redriven, g.hold(g.fromRetries(redriven), r)...)
+	// Those that were blocked come again, and were redriven before those that are here.
+	slices.SortStableFunc(g.redriven, func(a, b *Delivery) int { return int(a.retry.Order - b.retry.Order) })
+	g.moreRedriven = g.moreRedriven || err != nil || len(redriven) > 0
+	return err
+}
+
+// readFreed reads the first event that a key blocked which has come free.
+func (g *group) readFreed(r room) error {
+	b := g.broker
+	b.mu.Lock()
+	key := g.freed[0]
+	after, known := g.partitions.firstBlocked(key)
+	b.mu.Unlock()
+	if known {
+		r.limit = 1
+	}
+	events, err := b.engine.ReadLog(g.ctx, g.topic, g.group, after, r.limit, r.maxBytes)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		g.hold(nil, r)
+		return err
+	}
+	var read []*Delivery
+	p := g.partitions[key]
+	switch {
+	case !known:
+		p.look(key, events)
+	case len(events) > 0 && events[0].Sequence == after+1 && p.free():
+		read = g.fromLog(events)
+		p.unblock(firstRead)
+	case p.free():
+		// It has grown too old meanwhile, or its group was removed.
+		p.unblock(firstOnDisk)
+	}
+	g.unblocked = append(g.unblocked, g.hold(read, r)...)
+	if known || !p.hasBlocked() {
+		g.freed = g.freed[1:]
+		if p.first == firstWanted {
+			p.first = firstOnDisk
+		}
+		g.letGo(g.partitions.whenFree(key))
+	}
+	return nil
+}
+
+func (g *group) readLog(r room) error {
+	b := g.broker
+	b.mu.Lock()
+	before := g.end
+	if before == endUnknown {
+		// What is appended while the engine reads sets it anew.
+		g.end = g.cursor
+	}
+	b.mu.Unlock()
+	events, err := b.engine.ReadLog(g.ctx, g.topic, g.group, g.cursor, r.limit, r.maxBytes)
+	if err != nil {
+		events = nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err != nil || len(events) > 0 && before == endUnknown:
+		g.end = max(g.end, before)
+	case len(events) == 0 && g.end == before:
+		// The events that were known of have left the group meanwhile.
+		g.end = g.cursor
+	}
+	if n := len(events); n > 0 {
+		g.cursor = events[n-1].Sequence
+	}
+	g.fresh = g.hold(g.fromLog(events), r)
+	return err
+}
+
+// settle writes down what has ended, as much at a time as has gathered, until the group ends, and then once more what is
+// left. What cannot be written then is delivered again some day: an ack that is lost never loses an event.
+func (g *group) settle() {
+	for {
+		select {
+		case <-g.maySettle:
+			g.flush()
+			continue
+		default:
+		}
+		select {
+		case <-g.maySettle:
+			g.flush()
+		case <-g.ctx.Done():
+			g.flush()
+			return
+		}
+	}
+}
+
+func (g *group) flush() {
+	b := g.broker
+	for {
+		b.mu.Lock()
+		batch := g.unsettled
+		g.unsettled, g.writing = nil, len(batch)
+		b.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		gone, err := b.engine.Settle(context.Background(), g.topic, g.group, batch)
+		for err != nil {
+			b.log.Error("acknowledgements could not be written", "topic", g.topic, "group", g.group, "count", len(batch), "error", err)
+			select {
+			case <-b.clock.After(enginePause):
+			case <-g.ctx.Done():
+				return
+			}
+			gone, err = b.engine.Settle(context.Background(), g.topic, g.group, batch)
+		}
+		b.mu.Lock()
+		g.settled(batch, gone)
+		b.mu.Unlock()
+	}
+}
+
+// settled takes note of what was written down. It is called with the broker's lock held.
+func (g *group) settled(batch []Settlement, gone []int) {
+	wasFull := len(g.unsettled)+g.writing >= maxUnsettled
+	g.writing = 0
+	// Acks alone bring nothing that could be delivered.
+	changed := wasFull || len(gone) > 0
+	for i := range batch {
+		s := &batch[i]
+		if s.Retry != nil {
+			g.idle = append(g.idle, *s.Retry)
+			changed = true
+		}
+		if s.Outcome == Retried {
+			g.nextRetry = earliest(g.nextRetry, s.Due)
+			changed = true
+		}
+	}
+	for _, i := range gone {
+		// There is no retry that anything could have to wait for.
+		if s := &batch[i]; s.Outcome == Retried {
+			g.setRetrying(s.partitionKey, true, false)
+			g.letGo(g.partitions.whenFree(s.partitionKey))
+		}
+	}
+	if changed {
+		g.deliver()
+		signal(g.mayLoad)
+	}
+}

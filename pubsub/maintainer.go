@@ -1,0 +1,194 @@
+package pubsub
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+)
+
+// stepSize bounds one step of a task, so that publishers never wait long behind it. It adapts to what steps take.
+type stepSize int
+
+const (
+	minStep, firstStep, maxStep stepSize = 16, 512, 8192
+	// stepTarget is what a step should take.
+	stepTarget = 20 * time.Millisecond
+)
+
+func (s *stepSize) adapt(took time.Duration) {
+	switch {
+	case took > 2*stepTarget:
+		*s = max(*s/2, minStep)
+	case took < stepTarget/2:
+		*s = min(*s*2, maxStep)
+	}
+}
+
+// maintainer does a broker's work that nobody asks for: it promotes delayed events into their topics when they are due,
+// and it sweeps: dedup keys whose window has ended, and aged events, which become dead letters. Between two steps of a
+// sweep, what is due is promoted.
+type maintainer struct {
+	broker   *Broker
+	interval time.Duration
+	wake     chan struct{}
+	cancel   context.CancelFunc
+	done     chan struct{}
+	// Both belong to run.
+	promoteStep, sweepStep stepSize
+
+	mu  sync.Mutex
+	due time.Time // of the earliest delayed event; zero: none is known
+}
+
+func startMaintainer(b *Broker, interval time.Duration) *maintainer {
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &maintainer{
+		broker:      b,
+		interval:    interval,
+		wake:        make(chan struct{}, 1),
+		cancel:      cancel,
+		done:        make(chan struct{}),
+		promoteStep: firstStep,
+		sweepStep:   firstStep,
+		due:         b.clock.Now(),
+	}
+	go m.run(ctx)
+	return m
+}
+
+func (m *maintainer) stop() {
+	m.cancel()
+	<-m.done
+}
+
+// notifyDelayed tells of an event that is due at t.
+func (m *maintainer) notifyDelayed(t time.Time) {
+	m.mu.Lock()
+	earlier := m.due.IsZero() || t.Before(m.due)
+	if earlier {
+		m.due = t
+	}
+	m.mu.Unlock()
+	if earlier {
+		signal(m.wake)
+	}
+}
+
+func (m *maintainer) run(ctx context.Context) {
+	defer close(m.done)
+	clock := m.broker.clock
+	nextSweep := clock.Now().Add(m.interval)
+	for {
+		m.promote(ctx)
+		now := clock.Now()
+		if !now.Before(nextSweep) {
+			for m.sweep(ctx) {
+				m.promote(ctx)
+			}
+			nextSweep = now.Add(m.interval)
+		}
+
+		m.mu.Lock()
+		next := earliest(nextSweep, m.due)
+		m.mu.Unlock()
+		due, cancelTimer := alarm(clock, next)
+		select {
+		case <-due:
+		case <-m.wake:
+		case <-ctx.Done():
+			cancelTimer()
+			return
+		}
+		cancelTimer()
+	}
+}
+
+// promote moves delayed events into their topics that are due.
+func (m *maintainer) promote(ctx context.Context) {
+	b := m.broker
+	for ctx.Err() == nil {
+		now := b.clock.Now()
+		m.mu.Lock()
+		due := m.due
+		if due.IsZero() || due.After(now) {
+			m.mu.Unlock()
+			return
+		}
+		m.due = time.Time{}
+		m.mu.Unlock()
+
+		topics, next, err := b.engine.Promote(ctx, now, int(m.promoteStep))
+		m.promoteStep.adapt(b.clock.Since(now))
+		if err != nil {
+			if ctx.Err() == nil {
+				b.log.Error("delayed events could not be moved into their topics", "error", err)
+			}
+			next = now.Add(enginePause)
+		}
+		for _, t := range topics {
+			b.notifyAppended(t, endUnknown)
+		}
+		m.mu.Lock()
+		m.due = earliest(m.due, next)
+		m.mu.Unlock()
+	}
+}
+
+// sweep takes one step, and reports whether there is work for another. Retries are the engine's to change while it holds
+// their group's lock.
+func (m *maintainer) sweep(ctx context.Context) (more bool) {
+	b := m.broker
+	now := b.clock.Now()
+	held := map[groupName]bool{}
+	more, err := b.engine.Sweep(ctx, now, int(m.sweepStep), func(topic, group string) bool {
+		name := groupName{topic, group}
+		if !held[name] {
+			held[name] = b.tryLockGroup(name)
+		}
+		return held[name]
+	})
+	m.sweepStep.adapt(b.clock.Since(now))
+	for name, locked := range held {
+		if locked {
+			b.unlockGroup(name)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		b.log.Error("what has ended could not be cleaned away", "error", err)
+	}
+	return more && err == nil && ctx.Err() == nil
+}
+
+// alarm fires at a time, or never if that is zero. A clock that was set forward while the timer was made does not make
+// it late.
+func alarm(clock clockwork.Clock, at time.Time) (fired <-chan time.Time, cancel func()) {
+	if at.IsZero() {
+		return nil, func() {}
+	}
+	timer := clock.NewTimer(at.Sub(clock.Now()))
+	if clock.Now().Before(at) {
+		return timer.Chan(), func() { timer.Stop() }
+	}
+	timer.Stop()
+	now := make(chan time.Time, 1)
+	now <- at
+	return now, func() {}
+}
+
+// earliest returns the earlier of two times of which zero means never.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// signal wakes whoever listens on a channel of capacity one.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
