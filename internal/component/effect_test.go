@@ -95,7 +95,11 @@ var effects = map[string]effect{
 		e.becomes(0, 0, 0, 0)
 		e.publish("1")
 		e.becomes(1, 0, 0, 0)
-		e.clock.Advance(time.Hour)
+		// A sweep that is under way begins its wait for the next one when it is done.
+		require.Eventually(e.t, func() bool {
+			e.clock.Advance(time.Hour)
+			return groupStats(e.t, e.house, "t", e.group).Dead == 1
+		}, patience, time.Millisecond)
 		e.becomes(0, 0, 0, 1)
 	}},
 	"maxBytes": {"1k", func(e *effectTest) {
