@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Engine stores one namespace of state. Its methods may be called from any goroutine. Everything that an Engine is
+// Engine stores one bucket of state. Its methods may be called from any goroutine. Everything that an Engine is
 // handed was checked by Store.
 type Engine interface {
 	// Get returns one Item per key, in order, all from one consistent snapshot that holds every Apply that has

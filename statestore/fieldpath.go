@@ -31,8 +31,6 @@ type FieldPath struct {
 	names []string
 	// places are the parts as places in an array; -1: it is none.
 	places []int
-	// direct finds the field with one look if no array stands in the way; empty: it cannot be told from the text.
-	direct string
 }
 
 // ParseFieldPath returns an ArgumentError for what cannot be a path.
@@ -43,17 +41,12 @@ func ParseFieldPath(text string) (FieldPath, error) {
 			Allowed: fmt.Sprintf("1 to %d field names with dots between them, at most %d bytes of UTF-8", MaxFieldPathParts, MaxFieldPathSize)}
 	}
 	p := FieldPath{text: text, names: make([]string, len(parts)), places: make([]int, len(parts))}
-	plain := true
 	for i, part := range parts {
 		p.names[i] = gjson.Escape(part)
 		p.places[i] = -1
 		if n, err := strconv.ParseUint(part, 10, 31); err == nil {
 			p.places[i] = int(n)
 		}
-		plain = plain && p.names[i] == part && strings.Trim(part, "0123456789") != "" && !strings.ContainsAny(part, "#:")
-	}
-	if plain {
-		p.direct = text
 	}
 	return p, nil
 }
@@ -83,12 +76,6 @@ func (p *FieldPath) leaves(value []byte, m *meter, visit func(gjson.Result) bool
 	}
 	switch value[0] {
 	case '{':
-		if p.direct != "" {
-			if leaf := gjson.GetBytes(value, p.direct); leaf.Exists() {
-				visit(leaf)
-				return
-			}
-		}
 		if next := gjson.GetBytes(value, p.names[0]); next.Exists() {
 			p.walk(next, 1, m, visit)
 		}

@@ -72,7 +72,7 @@ type filterCompiler struct{ size int }
 
 func compileFilter(f Filter) (matcher, error) {
 	if f == nil {
-		return everything{}, nil
+		return &group{all: true}, nil
 	}
 	return (&filterCompiler{}).filter(f, 1)
 }
@@ -102,10 +102,6 @@ func (c *filterCompiler) operand(v any) (gjson.Result, error) {
 	return operand(v)
 }
 
-type everything struct{}
-
-func (everything) match([]byte, *meter) bool { return true }
-
 func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
 	path, err := ParseFieldPath(f.Path)
 	if err != nil {
@@ -117,20 +113,17 @@ func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
 	}
 	switch f.Op {
 	case OpEqual, OpNotEqual:
-		m := &equals{path: path, want: want}
+		m := &equals{want: want}
 		if want.Type == gjson.JSON {
 			m.bytes = ordered(nil, want, len(want.Raw)*maxOrderedGrowth)
 		}
-		if f.Op == OpNotEqual {
-			return &not{m}, nil
-		}
-		return m, nil
+		return &field{path: path, not: f.Op == OpNotEqual, test: m}, nil
 	case OpGreater, OpGreaterOrEqual, OpLess, OpLessOrEqual:
 		if want.Type != gjson.Number && want.Type != gjson.String {
 			return nil, &ArgumentError{Field: "filter value", Value: excerpt(want.Raw) + " of " + f.Path,
 				Allowed: "a number or a string to be greater or less than"}
 		}
-		return &bound{path: path, op: f.Op, want: want}, nil
+		return &field{path: path, test: &bound{op: f.Op, want: want}}, nil
 	default:
 		return nil, &ArgumentError{Field: "comparison", Value: fmt.Sprint(f.Op), Allowed: "one of those that there are"}
 	}
@@ -139,22 +132,29 @@ func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
 // maxOrderedGrowth is more than the ordered form of a JSON text is longer than the text.
 const maxOrderedGrowth = 10
 
+// field matches values of which the test holds for one of the field's values, or for none.
+type field struct {
+	path FieldPath
+	not  bool
+	test interface{ holds(v gjson.Result) bool }
+}
+
+func (m *field) match(value []byte, by *meter) bool {
+	found := false
+	m.path.values(value, by, func(v gjson.Result) bool {
+		found = m.test.holds(v)
+		return !found
+	})
+	return found != m.not
+}
+
 type equals struct {
-	path  FieldPath
 	want  gjson.Result
 	bytes []byte // of want's order, if it is an array or an object
 	buf   []byte
 }
 
-func (m *equals) match(value []byte, by *meter) (found bool) {
-	m.path.values(value, by, func(v gjson.Result) bool {
-		found = m.equal(v)
-		return !found
-	})
-	return found
-}
-
-func (m *equals) equal(v gjson.Result) bool {
+func (m *equals) holds(v gjson.Result) bool {
 	if v.Type != m.want.Type {
 		return false
 	}
@@ -171,23 +171,10 @@ func (m *equals) equal(v gjson.Result) bool {
 	}
 }
 
-type not struct{ matcher }
-
-func (m *not) match(value []byte, by *meter) bool { return !m.matcher.match(value, by) }
-
 // bound is a comparison with one end of a range.
 type bound struct {
-	path FieldPath
 	op   CompareOp
 	want gjson.Result
-}
-
-func (m *bound) match(value []byte, by *meter) (found bool) {
-	m.path.values(value, by, func(v gjson.Result) bool {
-		found = m.holds(v)
-		return !found
-	})
-	return found
 }
 
 func (m *bound) holds(v gjson.Result) bool {
@@ -219,7 +206,7 @@ func (f *In) compile(c *filterCompiler, _ int) (matcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &oneOf{path: path, wants: make([]gjson.Result, len(f.Values)), set: make(map[string]struct{}, len(f.Values))}
+	m := &oneOf{wants: make([]gjson.Result, len(f.Values)), set: make(map[string]struct{}, len(f.Values))}
 	for i, v := range f.Values {
 		want, err := c.operand(v)
 		if err != nil {
@@ -228,69 +215,52 @@ func (f *In) compile(c *filterCompiler, _ int) (matcher, error) {
 		key := ordered(nil, want, len(want.Raw)*maxOrderedGrowth)
 		m.wants[i], m.set[string(key)], m.longest = want, struct{}{}, max(m.longest, len(key))
 	}
-	return m, nil
+	return &field{path: path, test: m}, nil
 }
 
 // oneOf finds values by their bytes in the order of JSON values.
 type oneOf struct {
-	path    FieldPath
 	wants   []gjson.Result
 	set     map[string]struct{}
 	longest int
 	buf     []byte
 }
 
-func (m *oneOf) match(value []byte, by *meter) (found bool) {
-	m.path.values(value, by, func(v gjson.Result) bool {
-		m.buf = ordered(m.buf[:0], v, m.longest+1)
-		_, found = m.set[string(m.buf)]
-		return !found
-	})
+func (m *oneOf) holds(v gjson.Result) bool {
+	m.buf = ordered(m.buf[:0], v, m.longest+1)
+	_, found := m.set[string(m.buf)]
 	return found
 }
 
-type allOf []matcher
-
-func (f And) compile(c *filterCompiler, depth int) (matcher, error) {
-	all, err := c.group("AND", f, depth)
-	return allOf(all), err
+// group matches what all of its parts match, or any of them.
+type group struct {
+	all   bool
+	parts []matcher
 }
 
-func (m allOf) match(value []byte, by *meter) bool {
-	for _, each := range m {
-		if !each.match(value, by) {
-			return false
+func (m *group) match(value []byte, by *meter) bool {
+	for _, part := range m.parts {
+		if part.match(value, by) != m.all {
+			return !m.all
 		}
 	}
-	return true
+	return m.all
 }
 
-type anyOf []matcher
+func (f And) compile(c *filterCompiler, depth int) (matcher, error) { return c.group("AND", f, depth) }
 
-func (f Or) compile(c *filterCompiler, depth int) (matcher, error) {
-	all, err := c.group("OR", f, depth)
-	return anyOf(all), err
-}
+func (f Or) compile(c *filterCompiler, depth int) (matcher, error) { return c.group("OR", f, depth) }
 
-func (m anyOf) match(value []byte, by *meter) bool {
-	for _, each := range m {
-		if each.match(value, by) {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *filterCompiler) group(name string, filters []Filter, depth int) ([]matcher, error) {
+func (c *filterCompiler) group(name string, filters []Filter, depth int) (matcher, error) {
 	if len(filters) < 2 {
 		return nil, &ArgumentError{Field: name, Value: fmt.Sprintf("of %d filters", len(filters)), Allowed: "of at least two"}
 	}
-	all := make([]matcher, len(filters))
+	m := &group{all: name == "AND", parts: make([]matcher, len(filters))}
 	for i, f := range filters {
 		var err error
-		if all[i], err = c.filter(f, depth+1); err != nil {
+		if m.parts[i], err = c.filter(f, depth+1); err != nil {
 			return nil, err
 		}
 	}
-	return all, nil
+	return m, nil
 }

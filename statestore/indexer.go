@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/jonboulle/clockwork"
 )
 
 const (
@@ -49,32 +47,26 @@ func (s *Store) AddQueryIndexes(paths ...string) error {
 	return nil
 }
 
-// indexer keeps the indexes that were asked for. It has no goroutine before the first of them.
+// indexer keeps the indexes that were asked for.
 type indexer struct {
+	*worker
 	engine Engine
-	clock  clockwork.Clock
 	log    *slog.Logger
 
-	ctx    context.Context
-	cancel context.CancelFunc
-
-	mu      sync.Mutex
-	paths   []string      // sorted
-	stopped chan struct{} // nil: there is no goroutine
-
-	changed chan struct{}
+	mu    sync.Mutex
+	paths []string // sorted
 }
 
 func newIndexer(engine Engine, opts Options) *indexer {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &indexer{
-		engine:  engine,
-		clock:   opts.Clock,
-		log:     opts.Logger,
-		ctx:     ctx,
-		cancel:  cancel,
-		changed: make(chan struct{}, 1),
-	}
+	x := &indexer{engine: engine, log: opts.Logger}
+	x.worker = newWorker(opts.Clock, func(ctx context.Context, _ bool) time.Duration {
+		if err := x.build(ctx); err != nil && ctx.Err() == nil {
+			x.log.Error("could not build the query indexes", "error", err, "next", indexRetry)
+			return indexRetry
+		}
+		return indexRenewal
+	})
+	return x
 }
 
 func (x *indexer) ask(paths []string) error {
@@ -87,17 +79,9 @@ func (x *indexer) ask(paths []string) error {
 		return &ArgumentError{Field: "queryIndexes", Value: fmt.Sprintf("of %d paths, with those that were asked for before,", len(union)),
 			Allowed: fmt.Sprintf("at most %d", MaxQueryIndexes)}
 	}
-	if x.ctx.Err() != nil || len(union) == len(x.paths) {
-		return nil
-	}
-	x.paths = union
-	if x.stopped == nil {
-		x.stopped = make(chan struct{})
-		go x.run()
-	}
-	select {
-	case x.changed <- struct{}{}:
-	default: // the run loop has yet to see an earlier change, and will see this one with it
+	if len(union) > len(x.paths) {
+		x.paths = union
+		x.wake()
 	}
 	return nil
 }
@@ -108,50 +92,13 @@ func (x *indexer) asked() []string {
 	return x.paths
 }
 
-// close stops building and waits, at most until ctx ends.
-func (x *indexer) close(ctx context.Context) error {
-	x.mu.Lock()
-	x.cancel()
-	stopped := x.stopped
-	x.mu.Unlock()
-	if stopped == nil {
-		return nil
-	}
-	select {
-	case <-stopped:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the indexer: %w", ctx.Err())
-	}
-}
-
-func (x *indexer) run() {
-	defer close(x.stopped)
-	for {
-		rest := indexRenewal
-		if err := x.build(); err != nil && x.ctx.Err() == nil {
-			x.log.Error("could not build the query indexes", "error", err, "next", indexRetry)
-			rest = indexRetry
-		}
-		timer := x.clock.NewTimer(rest)
-		select {
-		case <-timer.Chan():
-		case <-x.changed:
-			timer.Stop()
-		case <-x.ctx.Done():
-			timer.Stop()
-			return
-		}
-	}
-}
-
 // build goes on in steps until the indexes on all paths are complete, and so sees to those that are asked for meanwhile.
-func (x *indexer) build() error {
+func (x *indexer) build(ctx context.Context) error {
 	building := ""
 	var reported time.Time
 	until := x.clock.Now().Add(QueryIndexRetention)
 	for {
-		step, err := x.engine.BuildIndexes(x.ctx, x.asked(), until, indexStep)
+		step, err := x.engine.BuildIndexes(ctx, x.asked(), until, indexStep)
 		if err != nil || step.Path == "" {
 			return err
 		}

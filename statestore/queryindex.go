@@ -136,40 +136,52 @@ func smaller(a, b []byte) []byte {
 }
 
 // lookups lists what a filter asks of single fields, each of which everything that it finds complies with.
-func lookups(filter matcher) []*lookup {
+func lookups(filter matcher) (all []*lookup) {
 	switch m := filter.(type) {
-	case *equals:
-		if indexed(m.want) {
-			key := ordered(nil, m.want, MaxIndexKeySize)
-			return []*lookup{{path: m.path, ranges: []IndexRange{{key, key}}, rank: rankEqual}}
+	case *field:
+		if l := m.lookup(); l != nil && !m.not {
+			return []*lookup{l}
 		}
-	case *oneOf:
-		l := &lookup{path: m.path, rank: rankIn}
-		for _, want := range m.wants {
-			if !indexed(want) {
-				return nil
+	case *group:
+		for _, part := range m.parts {
+			if m.all {
+				all = append(all, lookups(part)...)
 			}
-			key := ordered(nil, want, MaxIndexKeySize)
-			l.ranges = append(l.ranges, IndexRange{key, key})
 		}
-		slices.SortFunc(l.ranges, func(a, b IndexRange) int { return bytes.Compare(a.From, b.From) })
-		l.ranges = slices.CompactFunc(l.ranges, func(a, b IndexRange) bool { return bytes.Equal(a.From, b.From) })
-		return []*lookup{l}
+	}
+	return all
+}
+
+func (m *field) lookup() *lookup {
+	switch test := m.test.(type) {
+	case *equals:
+		return exactly(m.path, rankEqual, test.want)
+	case *oneOf:
+		return exactly(m.path, rankIn, test.wants...)
 	case *bound:
-		key := ordered(nil, m.want, MaxIndexKeySize)
+		key := ordered(nil, test.want, MaxIndexKeySize)
 		r := IndexRange{From: key, To: key[:1]} // the largest value of a type begins with the type's tag
-		if m.op == OpLess || m.op == OpLessOrEqual {
+		if test.op == OpLess || test.op == OpLessOrEqual {
 			r = IndexRange{From: key[:1], To: key}
 		}
-		return []*lookup{{path: m.path, ranges: []IndexRange{r}, rank: rankHalfRange}}
-	case allOf:
-		var all []*lookup
-		for _, each := range m {
-			all = append(all, lookups(each)...)
-		}
-		return all
+		return &lookup{path: m.path, ranges: []IndexRange{r}, rank: rankHalfRange}
 	}
 	return nil
+}
+
+// exactly returns nil if an index does not have all of what is wanted.
+func exactly(path FieldPath, rank int, wants ...gjson.Result) *lookup {
+	l := &lookup{path: path, rank: rank}
+	for _, want := range wants {
+		if !indexed(want) {
+			return nil
+		}
+		key := ordered(nil, want, MaxIndexKeySize)
+		l.ranges = append(l.ranges, IndexRange{key, key})
+	}
+	slices.SortFunc(l.ranges, func(a, b IndexRange) int { return bytes.Compare(a.From, b.From) })
+	l.ranges = slices.CompactFunc(l.ranges, func(a, b IndexRange) bool { return bytes.Equal(a.From, b.From) })
+	return l
 }
 
 // run offers the collector each value that the index has in the ranges, once.

@@ -22,7 +22,7 @@ type Options struct {
 	CleanupInterval time.Duration
 }
 
-// Store is one namespace of state. Its methods may be called from any goroutine. Every call is linearizable: it takes
+// Store is one bucket of state. Its methods may be called from any goroutine. Every call is linearizable: it takes
 // effect at one instant between its start and its return, and a write that has returned nil is on disk.
 type Store struct {
 	engine  Engine
@@ -68,7 +68,7 @@ func (s *Store) SetCleanupInterval(interval time.Duration) error {
 // Close stops the sweeper and the building of indexes and waits for them, at most until ctx ends. Later calls wait
 // likewise.
 func (s *Store) Close(ctx context.Context) error {
-	if err := errors.Join(s.sweeper.close(ctx), s.indexer.close(ctx)); err != nil {
+	if err := errors.Join(s.sweeper.close(ctx, "sweeper"), s.indexer.close(ctx, "indexer")); err != nil {
 		return fmt.Errorf("close state store: %w", err)
 	}
 	return nil

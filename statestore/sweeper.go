@@ -1,13 +1,12 @@
 package statestore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/jonboulle/clockwork"
 )
 
 // What one commit removes bounds the time for which a sweep can hold up other writers. Each of its keys may lie on a page
@@ -20,32 +19,25 @@ const (
 	maxSweepStep  = 1024
 )
 
-// sweeper removes what has expired, every interval, until it is closed.
+// sweeper removes what has expired, every interval.
 type sweeper struct {
+	*worker
 	engine Engine
-	clock  clockwork.Clock
 	log    *slog.Logger
 
 	mu       sync.Mutex
 	interval time.Duration // 0: nobody asked
-
-	changed chan struct{}
-	cancel  context.CancelFunc
-	stopped chan struct{}
 }
 
 func startSweeper(engine Engine, opts Options) *sweeper {
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &sweeper{
-		engine:   engine,
-		clock:    opts.Clock,
-		log:      opts.Logger,
-		interval: opts.CleanupInterval,
-		changed:  make(chan struct{}, 1),
-		cancel:   cancel,
-		stopped:  make(chan struct{}),
-	}
-	go s.run(ctx)
+	s := &sweeper{engine: engine, log: opts.Logger, interval: opts.CleanupInterval}
+	s.worker = newWorker(opts.Clock, func(ctx context.Context, due bool) time.Duration {
+		if due {
+			s.sweep(ctx)
+		}
+		return s.asked()
+	})
+	s.wake()
 	return s
 }
 
@@ -65,46 +57,14 @@ func (s *sweeper) ask(interval time.Duration) {
 	}
 	s.mu.Unlock()
 	if shorter {
-		select {
-		case s.changed <- struct{}{}:
-		default: // the run loop has yet to see an earlier change, and will see this one with it
-		}
+		s.wake()
 	}
 }
 
 func (s *sweeper) asked() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.interval == 0 {
-		return DefaultCleanupInterval
-	}
-	return s.interval
-}
-
-func (s *sweeper) close(ctx context.Context) error {
-	s.cancel()
-	select {
-	case <-s.stopped:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the sweeper: %w", ctx.Err())
-	}
-}
-
-func (s *sweeper) run(ctx context.Context) {
-	defer close(s.stopped)
-	for {
-		timer := s.clock.NewTimer(s.asked())
-		select {
-		case <-timer.Chan():
-			s.sweep(ctx)
-		case <-s.changed:
-			timer.Stop()
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
-	}
+	return cmp.Or(s.interval, DefaultCleanupInterval)
 }
 
 // sweep goes on in steps until nothing that has expired is left. A sweep of many steps is told of: it is what writers share

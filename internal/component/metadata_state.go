@@ -35,14 +35,14 @@ func stateFields(d Defaults) []field[stateConfig] {
 			func(c *stateConfig, v string) bool { c.Database = v; return true },
 		},
 		{
-			Field{"bucket", d.StateBucket, nameAllowed, "the namespace in that file; the same database and bucket is the same data, whatever the component is called"},
+			Field{"bucket", d.StateBucket, nameAllowed, "the bucket in that file; the same database and bucket is the same data, whatever the component is called"},
 			func(c *stateConfig, v string) bool { c.Bucket = v; return true },
 		},
 		{
 			Field{
 				"cleanupInterval", shortDuration(statestore.DefaultCleanupInterval),
 				fmt.Sprintf("a duration of at least %s", statestore.MinCleanupInterval),
-				"how often keys whose time to live has ended are removed from the file (they are hidden from the instant it ends); of several components on one bucket, the shortest holds",
+				"how often expired keys are removed from the file (they are hidden from the instant they expire); of several components on one bucket, the shortest holds",
 			},
 			func(c *stateConfig, v string) bool {
 				d, ok := parseDuration(v)

@@ -20,7 +20,7 @@ type engine struct {
 
 var _ statestore.Engine = (*engine)(nil)
 
-// New returns the engine for the namespace bucket of db, which it creates if it is missing. It does not own db. Engines
+// New returns the engine for a bucket of db, which it creates if it is missing. It does not own db. Engines
 // of the same db and bucket share their data.
 func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
 	if bucket == "" || len(bucket) > boltdb.MaxNamespaceName {

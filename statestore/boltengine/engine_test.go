@@ -96,7 +96,7 @@ func TestNewRefusesABucketWithoutAName(t *testing.T) {
 	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 }
 
-func TestNamespacesDoNotSeeEachOther(t *testing.T) {
+func TestBucketsDoNotSeeEachOther(t *testing.T) {
 	r := newRig(t)
 	r.apply(t, set("k", "here"))
 	other, err := New(r.db, "other")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -65,7 +66,7 @@ type index struct {
 	unsaved bool // it differs from what is on disk
 }
 
-// loadIndexes returns the indexes of a cursor's namespace, by id. One that cannot be read is no use to anyone: it is there to be removed.
+// loadIndexes returns a bucket's indexes, by id. One that cannot be read is no use to anyone: it is there to be removed.
 func loadIndexes(c boltdb.Cursor) []*index {
 	var all []*index
 	for k, v := c.Seek([]byte{prefixIndex}); len(k) > 0 && k[0] == prefixIndex; k, v = c.Next() {
@@ -134,23 +135,8 @@ func holdsKey(sorted [][]byte, key []byte) bool {
 
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
-	idle := false
-	err := e.db.View(func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
-		missing, begun := sortOut(loadIndexes(b.Cursor()), paths)
-		idle = len(missing) == 0 && !slices.ContainsFunc(begun, func(x *index) bool {
-			return x.State == indexBuilding || x.Expires < instantOf(until)
-		})
-		return nil
-	})
-	if err != nil || idle {
-		return statestore.IndexProgress{}, err
-	}
 	var progress statestore.IndexProgress
-	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
+	err := e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
 		b, err := e.in(tx)
 		if err != nil {
 			return err
@@ -158,55 +144,47 @@ func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Ti
 		progress, err = buildStep(b, paths, until, limit)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errNothing) {
 		return statestore.IndexProgress{}, fmt.Errorf("build query indexes: %w", err)
 	}
 	return progress, nil
 }
 
-// sortOut returns the paths without an index, and the indexes on the others.
-func sortOut(all []*index, paths []string) (missing []string, begun []*index) {
-	for _, path := range paths {
-		i := slices.IndexFunc(all, func(x *index) bool { return x.State != indexRemoving && x.Path == path })
-		if i < 0 {
-			missing = append(missing, path)
-		} else {
-			begun = append(begun, all[i])
-		}
-	}
-	return missing, begun
-}
-
-func buildStep(b bucket, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
+func buildStep(b bucket, paths []string, until time.Time, limit int) (progress statestore.IndexProgress, err error) {
 	all := loadIndexes(b.Cursor())
-	missing, begun := sortOut(all, paths)
 	id := uint32(1)
 	if n := len(all); n > 0 {
 		id = all[n-1].id + 1
 	}
-	for _, path := range missing {
-		x := &index{indexRecord: indexRecord{Path: path, State: indexBuilding}, id: id, unsaved: true}
-		var err error
-		if x.field, err = statestore.ParseFieldPath(path); err != nil {
-			return statestore.IndexProgress{}, err
+	wanted := make([]*index, 0, len(paths))
+	for _, path := range paths {
+		if i := slices.IndexFunc(all, func(x *index) bool { return x.State != indexRemoving && x.Path == path }); i >= 0 {
+			wanted = append(wanted, all[i])
+			continue
 		}
-		begun = append(begun, x)
+		x := &index{indexRecord: indexRecord{Path: path, State: indexBuilding}, id: id, unsaved: true}
+		if x.field, err = statestore.ParseFieldPath(path); err != nil {
+			return progress, err
+		}
+		wanted = append(wanted, x)
 		id++
 	}
-	for _, x := range begun {
+	for _, x := range wanted {
 		if x.Expires < instantOf(until) {
 			x.Expires, x.unsaved = instantOf(until), true
 		}
 	}
 	var c changes
-	var progress statestore.IndexProgress
-	if i := slices.IndexFunc(begun, func(x *index) bool { return x.State == indexBuilding }); i >= 0 {
-		x := begun[i]
+	if i := slices.IndexFunc(wanted, func(x *index) bool { return x.State == indexBuilding }); i >= 0 {
+		x := wanted[i]
 		x.build(b, limit, &c)
 		progress = statestore.IndexProgress{Path: x.Path, Keys: x.Keys, Complete: x.State == indexComplete}
 	}
-	if err := c.save(begun); err != nil {
-		return statestore.IndexProgress{}, err
+	if err := c.save(wanted); err != nil {
+		return progress, err
+	}
+	if len(c) == 0 {
+		return progress, errNothing
 	}
 	return progress, boltdb.Dirty(c.write(b))
 }

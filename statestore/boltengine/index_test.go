@@ -157,14 +157,14 @@ func TestAnIndexAnswersAsAScanDoes(t *testing.T) {
 func (r *rig) forget(t require.TestingT, key string) {
 	require.NoError(t, r.db.Update(ctx, func(tx *boltdb.Tx) error {
 		ns := tx.Bucket([]byte("state/state"))
-		var doomed [][]byte
+		var toDelete [][]byte
 		c := ns.Cursor()
 		for k, v := c.Seek([]byte{prefixIndexEntry}); len(k) > 0 && k[0] == prefixIndexEntry; k, v = c.Next() {
 			if _, of, ok := parseIndexEntry(k, v); ok && string(of) == key {
-				doomed = append(doomed, append([]byte(nil), k...))
+				toDelete = append(toDelete, append([]byte(nil), k...))
 			}
 		}
-		for _, k := range doomed {
+		for _, k := range toDelete {
 			require.NoError(t, ns.Delete(k))
 		}
 		return nil

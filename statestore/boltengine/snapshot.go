@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -28,19 +29,18 @@ func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Sna
 		if err != nil {
 			return err
 		}
-		return fn(&snapshot{ctx: ctx, b: b, now: now})
+		complete := slices.DeleteFunc(loadIndexes(b.Cursor()), func(x *index) bool { return x.State != indexComplete })
+		return fn(&snapshot{ctx: ctx, b: b, now: now, indexes: complete})
 	})
 }
 
 // snapshot is a read transaction.
 type snapshot struct {
-	ctx    context.Context
-	b      bucket
-	now    time.Time
-	passed int // since the context was last looked at, in bytes
-	// indexes are loaded by the first who asks.
-	indexes []*index
-	loaded  bool
+	ctx     context.Context
+	b       bucket
+	now     time.Time
+	passed  int      // since the context was last looked at, in bytes
+	indexes []*index // that are complete
 }
 
 // Get implements statestore.Snapshot.
@@ -81,20 +81,19 @@ func (s *snapshot) pass(k, raw []byte) (record, error) {
 // Indexes implements statestore.Snapshot.
 func (s *snapshot) Indexes() (map[string]bool, error) {
 	complete := make(map[string]bool)
-	for _, x := range s.loadIndexes() {
-		if x.State == indexComplete {
-			complete[x.Path] = x.Many
-		}
+	for _, x := range s.indexes {
+		complete[x.Path] = x.Many
 	}
 	return complete, nil
 }
 
 // Lookup implements statestore.Snapshot.
 func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, visit func(indexKey, key, value []byte) bool) error {
-	x := s.complete(path)
-	if x == nil {
+	i := slices.IndexFunc(s.indexes, func(x *index) bool { return x.Path == path })
+	if i < 0 {
 		return fmt.Errorf("there is no complete index on %q", path)
 	}
+	x := s.indexes[i]
 	prefix := indexEntryPrefix(x.id)
 	from, _ := indexEntry(x.id, r.From, nil)
 	c := s.b.Cursor()
@@ -127,22 +126,6 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		}
 		if found.version != 0 && !visit(indexKey, key, found.value) {
 			return nil
-		}
-	}
-	return nil
-}
-
-func (s *snapshot) loadIndexes() []*index {
-	if !s.loaded {
-		s.indexes, s.loaded = loadIndexes(s.b.Cursor()), true
-	}
-	return s.indexes
-}
-
-func (s *snapshot) complete(path string) *index {
-	for _, x := range s.loadIndexes() {
-		if x.State == indexComplete && x.Path == path {
-			return x
 		}
 	}
 	return nil

@@ -17,20 +17,6 @@ const sweepBytes = 4 << 20
 
 // Sweep implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
-	idle := false
-	err = e.db.View(func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
-		one := sweep{b: b, now: now, limit: 0}
-		one.all()
-		idle = !one.more
-		return nil
-	})
-	if err != nil || idle {
-		return 0, false, err
-	}
 	var s sweep
 	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
 		b, err := e.in(tx)
@@ -39,12 +25,15 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 		}
 		s = sweep{b: b, now: now, limit: limit, indexes: keptIndexes(b.Cursor())}
 		s.all()
+		if len(s.toDo) == 0 {
+			return errNothing
+		}
 		if err := s.toDo.save(s.removing); err != nil {
 			return err
 		}
 		return boltdb.Dirty(s.toDo.write(b))
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errNothing) {
 		return 0, false, fmt.Errorf("sweep state: %w", err)
 	}
 	return s.swept, s.more, s.damage
