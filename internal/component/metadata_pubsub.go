@@ -86,7 +86,7 @@ func publisherFields(d Defaults) []field[publisherConfig] {
 			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
 		},
 		{
-			Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic larger than this refuses publishes; none or `0`: no limit"},
+			Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic whose events take more than this refuses publishes; they count wherever they stand (waiting, delayed, retried, redriven), but not as dead letters; none or `0`: no limit"},
 			func(c *publisherConfig, v string) bool {
 				n, ok := parseSize(v)
 				if ok = ok && n >= 0; ok {

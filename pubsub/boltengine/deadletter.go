@@ -6,13 +6,18 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// bury adds a dead letter.
-func (b *buckets) bury(r deadRecord) error {
-	raw, err := encode(&r, len(r.Event))
+// bury makes an event a dead letter of the group.
+func (b *buckets) bury(of groupName, sequence uint64, event []byte, history historyRecord, reason pubsub.Reason, at time.Time) error {
+	r := deadRecord{
+		Topic: of.topic, Group: of.group, Sequence: sequence, Event: event, History: history,
+		Reason: string(reason), Time: at.UnixNano(),
+	}
+	raw, err := encode(&r, len(event))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,11 @@ type addedID struct {
 	hash dedupHash
 }
 
+func (c *dedupChanges) reset() {
+	c.added, c.removed = c.added[:0], c.removed[:0]
+	clear(c.until)
+}
+
 // contains reports whether the window of an event's id is still open, and whether that is on disk already or rests on the
 // running transaction.
 func (e *Engine) contains(b *buckets, hash dedupHash, now time.Time) (found, onDisk bool) {
@@ -58,9 +63,6 @@ func (b *buckets) remember(hash dedupHash, window time.Duration, now time.Time) 
 	}
 	id, until := dedupID{window, number}, now.Add(window)
 	b.dedup.added = append(b.dedup.added, addedID{id, hash})
-	if b.dedup.until == nil {
-		b.dedup.until = map[dedupHash]time.Time{}
-	}
 	b.dedup.until[hash] = until
 	b.ids().SetFillPercent(sequentialFill)
 	return b.ids().Put(dedupKey(id), dedupValue(until, hash))

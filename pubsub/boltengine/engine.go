@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -23,13 +24,13 @@ type Engine struct {
 	bucket boltdb.Namespace
 	ageing retryScan
 
-	// duplicates that were dropped and events that expired are counted since the engine was opened.
-	duplicates counter[string]
-	expired    counter[groupName]
+	// duplicates (by topic) that were dropped and events (by groupName) that expired are counted since the engine was opened.
+	duplicates, expired counter
 
 	// The rest is the writer's alone. tx is the write transaction that runs, or the last one if it was rolled back, and
 	// writing its buckets.
 	dedup   dedupIndex
+	changes dedupChanges
 	tx      *boltdb.Tx
 	writing *buckets
 }
@@ -39,7 +40,7 @@ var _ pubsub.Engine = (*Engine)(nil)
 // New opens the bucket of db, makes it if it is missing, and loads the ids that are still remembered. The engine is to be
 // used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
-	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
+	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket), changes: dedupChanges{until: map[dedupHash]time.Time{}}}
 	err := db.Update(ctx, func(tx *boltdb.Tx) error {
 		top, err := e.bucket.Create(tx)
 		if err != nil {
@@ -97,11 +98,12 @@ func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*b
 // join returns the buckets that all functions of a write transaction share.
 func (e *Engine) join(tx *boltdb.Tx) *buckets {
 	if e.tx != tx {
+		e.changes.reset()
 		b := e.in(tx)
-		b.known = map[string]topicRecord{}
+		b.known, b.dedup = map[string]topicRecord{}, &e.changes
 		e.tx, e.writing = tx, b
 		tx.OnCommit(func() {
-			e.dedup.commit(&b.dedup)
+			e.dedup.commit(&e.changes)
 			e.tx, e.writing = nil, nil
 		})
 	}

@@ -12,29 +12,23 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 		return 0, e.openPattern(ctx, topic, group, policy, limits)
 	}
 	err = e.update(ctx, func(b *buckets) error {
-		t, ok, err := b.topic(topic)
-		if err != nil {
-			return err
+		t, g, ok, err := b.find(topic, group)
+		if ok || err != nil {
+			done = g.Done
+			return orUnchanged(err)
 		}
-		if ok {
-			g, ok, err := b.group(t.ID, group)
-			if err != nil {
-				return err
-			}
-			if ok {
-				done = g.Done
-				return errUnchanged
-			}
-			if err := limits.AnotherGroup(topic, countPrefix(b.groups(), idKey(t.ID))); err != nil {
-				return refusal{err}
-			}
-		} else if err := limits.AnotherTopic(b.countTopics()); err != nil {
+		if t.ID == 0 {
+			err = limits.AnotherTopic(b.countTopics())
+		} else {
+			err = limits.AnotherGroup(topic, countPrefix(b.groups(), idKey(t.ID)))
+		}
+		if err != nil {
 			return refusal{err}
 		}
 		if t, err = b.ensureTopic(topic); err != nil {
 			return err
 		}
-		g, err := b.ensureGroup(t, group, policy)
+		g, err = b.ensureGroup(t, group, policy)
 		done = g.Done
 		return err
 	})

@@ -31,8 +31,19 @@ func (b *buckets) takeRetry(t *topicRecord, key []byte) (r retryRecord, ok bool,
 
 // ReadRetries implements pubsub.Engine.
 func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Time, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (due []pubsub.Retry, next time.Time, err error) {
+	return e.readRetries(topic, group, false, now, skip, limit, maxBytes)
+}
+
+// ReadRedriven implements pubsub.Engine.
+func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(pubsub.RetryKey) bool, limit, maxBytes int) ([]pubsub.Retry, error) {
+	// The order in which they were redriven is no time to wait for.
+	redriven, _, err := e.readRetries(topic, group, true, pubsub.LatestTime, skip, limit, maxBytes)
+	return redriven, err
+}
+
+func (e *Engine) readRetries(topic, group string, redriven bool, now time.Time, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (due []pubsub.Retry, next time.Time, err error) {
 	size := 0
-	err = e.eachRetry(topic, group, false, func(t topicRecord, k pubsub.RetryKey, v []byte) bool {
+	err = e.eachRetry(topic, group, redriven, func(t topicRecord, k pubsub.RetryKey, v []byte) bool {
 		if skip(k) {
 			return true
 		}
@@ -49,23 +60,6 @@ func (e *Engine) ReadRetries(_ context.Context, topic, group string, now time.Ti
 		return true
 	})
 	return due, next, err
-}
-
-// ReadRedriven implements pubsub.Engine.
-func (e *Engine) ReadRedriven(_ context.Context, topic, group string, skip func(pubsub.RetryKey) bool, limit, maxBytes int) (redriven []pubsub.Retry, err error) {
-	size := 0
-	err = e.eachRetry(topic, group, true, func(_ topicRecord, k pubsub.RetryKey, v []byte) bool {
-		if skip(k) {
-			return true
-		}
-		size += len(v)
-		if len(redriven) == limit || len(redriven) > 0 && size > maxBytes {
-			return false
-		}
-		redriven = append(redriven, decodeRetry(v, topic, k))
-		return true
-	})
-	return redriven, err
 }
 
 // Retrying implements pubsub.Engine.

@@ -13,6 +13,7 @@ const maxTrim = 4096
 
 // Settle implements pubsub.Engine.
 func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) (gone []int, err error) {
+	of := groupName{topic, group}
 	var expired uint64
 	err = e.updateDeferred(ctx, func(b *buckets) error {
 		gone, expired = nil, 0
@@ -28,7 +29,7 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 			if s.Retry == nil {
 				settled = append(settled, s.Sequence)
 			}
-			there, err := b.settle(topic, group, &t, g, s)
+			there, err := b.settle(of, &t, g, s)
 			if err != nil {
 				return err
 			}
@@ -56,14 +57,14 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 		return b.putTopic(topic, t)
 	})
 	if err == nil {
-		e.expired.add(groupName{topic, group}, expired)
+		e.expired.add(of, expired)
 	}
 	return gone, err
 }
 
 // settle moves an event from the log or from the retries to where its settlement says. An event that is no longer there
 // was swept away meanwhile, and is a dead letter by now: that changes nothing.
-func (b *buckets) settle(topic, group string, t *topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
+func (b *buckets) settle(of groupName, t *topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
 	var event []byte
 	if s.Retry == nil {
 		if s.Sequence <= g.Done || s.Outcome == pubsub.Acked || s.Outcome == pubsub.Expired {
@@ -84,15 +85,7 @@ func (b *buckets) settle(topic, group string, t *topicRecord, g groupRecord, s *
 		key := pubsub.RetryKey{Order: s.Due.UnixNano(), Sequence: s.Sequence}
 		return true, b.putRetry(t, g.ID, key, retryRecord{Event: event, History: historyToRecord(s.History)})
 	case pubsub.Dead:
-		return true, b.bury(deadRecord{
-			Topic:    topic,
-			Group:    group,
-			Sequence: s.Sequence,
-			Event:    event,
-			History:  historyToRecord(s.History),
-			Reason:   string(s.Reason),
-			Time:     s.At.UnixNano(),
-		})
+		return true, b.bury(of, s.Sequence, event, historyToRecord(s.History), s.Reason, s.At)
 	default:
 		return true, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -97,26 +98,19 @@ func (b *buckets) countDead() map[groupName]uint64 {
 
 type groupName struct{ topic, group string }
 
-// counter counts by K in memory; the zero value is ready. Its methods may be called from any goroutine.
-type counter[K comparable] struct {
-	mu     sync.Mutex
-	counts map[K]uint64
+// counter counts by key in memory; the zero value is ready. Its methods may be called from any goroutine.
+type counter struct{ counts sync.Map }
+
+func (c *counter) add(key any, n uint64) {
+	if n > 0 {
+		count, _ := c.counts.LoadOrStore(key, new(atomic.Uint64))
+		count.(*atomic.Uint64).Add(n)
+	}
 }
 
-func (c *counter[K]) add(key K, n uint64) {
-	if n == 0 {
-		return
+func (c *counter) of(key any) uint64 {
+	if count, ok := c.counts.Load(key); ok {
+		return count.(*atomic.Uint64).Load()
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.counts == nil {
-		c.counts = map[K]uint64{}
-	}
-	c.counts[key] += n
-}
-
-func (c *counter[K]) of(key K) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.counts[key]
+	return 0
 }

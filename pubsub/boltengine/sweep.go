@@ -64,17 +64,17 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 
 // sweepLogs takes out of the topics what is too old, and what every group is done with.
 func (b *buckets) sweepLogs(now time.Time, step *budget) error {
-	topics := map[string]topicRecord{}
+	var names []string
 	err := b.eachTopic(func(name string, t topicRecord) error {
 		if t.First <= t.Last {
-			topics[name] = t
+			names = append(names, name)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for name := range topics {
+	for _, name := range names {
 		if step.exhausted {
 			return nil
 		}
@@ -161,14 +161,7 @@ func (b *buckets) buryForGroup(topic string, t *topicRecord, g *namedGroup, even
 		return nil
 	}
 	if b.done().Get(sequenceKey(g.ID, t.First)) == nil {
-		err := b.bury(deadRecord{
-			Topic:    topic,
-			Group:    g.name,
-			Sequence: t.First,
-			Event:    event,
-			Reason:   string(pubsub.ReasonMaxAge),
-			Time:     now.UnixNano(),
-		})
+		err := b.bury(groupName{topic, g.name}, t.First, event, historyRecord{}, pubsub.ReasonMaxAge, now)
 		if err != nil {
 			return err
 		}
@@ -188,8 +181,8 @@ const scanned = 16
 
 // agedRetry is a retry that may be too old.
 type agedRetry struct {
-	topic, group string
-	key          []byte
+	groupName
+	key []byte
 }
 
 // agedRetries looks through the next part of the retries, without keeping the writer from its work, and returns at
@@ -227,7 +220,7 @@ func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err er
 			r := decodeRetryRecord(v)
 			times, err := decodeTimes(r.Event)
 			if err != nil || owner.topicRecord.aged(times.ageStart(), r.History.Redriven, now) {
-				aged = append(aged, agedRetry{owner.topic, owner.group, bytes.Clone(k)})
+				aged = append(aged, agedRetry{owner.groupName, bytes.Clone(k)})
 			}
 		}
 		return nil
@@ -266,13 +259,5 @@ func (b *buckets) buryRetry(aged agedRetry, now time.Time, step *budget) error {
 	if err := b.putTopic(aged.topic, t); err != nil {
 		return err
 	}
-	return b.bury(deadRecord{
-		Topic:    aged.topic,
-		Group:    aged.group,
-		Sequence: sequenceOf(aged.key),
-		Event:    r.Event,
-		History:  r.History,
-		Reason:   string(pubsub.ReasonMaxAge),
-		Time:     now.UnixNano(),
-	})
+	return b.bury(aged.groupName, sequenceOf(aged.key), r.Event, r.History, pubsub.ReasonMaxAge, now)
 }
