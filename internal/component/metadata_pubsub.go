@@ -61,7 +61,7 @@ func publisherFields(d Defaults) []field[publisherConfig] {
 			func(c *publisherConfig, v string) bool { c.Database = v; return true },
 		},
 		{
-			Field{"bucket", d.PubSubBucket, nameAllowed, "the namespace in that file; the same database and bucket is the same data, whatever the component is called"},
+			Field{"bucket", d.PubSubBucket, nameAllowed, "the bucket in that file; the same database and bucket is the same data, whatever the component is called"},
 			func(c *publisherConfig, v string) bool { c.Bucket = v; return true },
 		},
 		{
