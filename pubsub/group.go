@@ -381,10 +381,16 @@ func (g *group) letGo(key string, first bool, redriven []RetryKey) {
 	if first {
 		g.freed = append(g.freed, key)
 	}
-	if len(redriven) > 0 {
-		g.idle = append(g.idle, redriven...)
-		g.moreRedriven = true
+	if len(redriven) == 0 {
+		return
 	}
+	// Those that were read lie behind them.
+	for _, d := range g.redriven {
+		g.drop(d)
+		redriven = append(redriven, *d.retry)
+	}
+	g.redriven, g.moreRedriven = nil, true
+	g.idle = append(g.idle, redriven...)
 }
 
 // drop gives back what an event took of the budget.
@@ -579,15 +585,14 @@ func (g *group) readRedriven(r room) error {
 	g.moreRedriven = false
 	b.mu.Unlock()
 	redriven, err := b.engine.ReadRedriven(g.ctx, g.topic, g.group, g.isBusy, r.limit, r.maxBytes)
-	if err != nil {
-		redriven = nil
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err != nil || g.moreRedriven {
+		// There may be some now that come before what was read.
+		redriven, g.moreRedriven = nil, true
+	}
 	g.redriven = append(g.redriven, g.hold(g.fromRetries(redriven), r)...)
-	// Those that were blocked come again, and were redriven before those that are here.
-	slices.SortStableFunc(g.redriven, func(a, b *Delivery) int { return int(a.retry.Order - b.retry.Order) })
-	g.moreRedriven = g.moreRedriven || err != nil || len(redriven) > 0
+	g.moreRedriven = g.moreRedriven || len(redriven) > 0
 	return err
 }
 

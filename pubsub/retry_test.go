@@ -136,9 +136,6 @@ func TestAPartitionKeyHoldsOnlyItsOwnEvents(t *testing.T) {
 	b := newBench(t)
 	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", BackOff: pubsub.BackOff{time.Second}}
 	s := b.subscribe(opts)
-	keyed := func(key, data string) pubsub.Message {
-		return pubsub.Message{Data: []byte(data), PartitionKey: key}
-	}
 	b.publish("t", keyed("a", "a1"), keyed("b", "b1"), keyed("a", "a2"), keyed("b", "b2"), message("free"))
 	a1, b1, free := b.next(s), b.next(s), b.next(s)
 	require.Equal(t, []string{"a1", "b1", "free"}, []string{string(a1.Event.Data), string(b1.Event.Data), string(free.Event.Data)},
