@@ -38,10 +38,17 @@ type addedID struct {
 	hash dedupHash
 }
 
+// reset begins with a new transaction.
 func (c *dedupChanges) reset() {
+	if c.until == nil || len(c.added) > maxReused {
+		c.added, c.until = nil, map[dedupHash]time.Time{}
+	}
 	c.added, c.removed = c.added[:0], c.removed[:0]
 	clear(c.until)
 }
+
+// maxReused is how many ids the memory may be for that the next transaction takes over: clearing it costs its size.
+const maxReused = 1024
 
 // contains reports whether the window of an event's id is still open, and whether that is on disk already or rests on the
 // running transaction.

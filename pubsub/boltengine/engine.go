@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -40,7 +39,7 @@ var _ pubsub.Engine = (*Engine)(nil)
 // New opens the bucket of db, makes it if it is missing, and loads the ids that are still remembered. The engine is to be
 // used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
-	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket), changes: dedupChanges{until: map[dedupHash]time.Time{}}}
+	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
 	err := db.Update(ctx, func(tx *boltdb.Tx) error {
 		top, err := e.bucket.Create(tx)
 		if err != nil {

@@ -222,3 +222,25 @@ func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
 		require.Equal(t, want, dead[i].Reason, "dead letter %d", i)
 	}
 }
+
+// Nor does it if there are more of them than one step takes.
+func TestTheSweepGetsPastManyEventsThatCannotBeRead(t *testing.T) {
+	e, db := open(t)
+	opts := pubsub.AppendOptions{TopicLimits: pubsub.TopicLimits{MaxAge: time.Hour}}
+	_, err := e.Append(t.Context(), "t", entries(10), opts, noon)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), func(tx *boltdb.Tx) error {
+		b := e.in(tx)
+		for sequence := uint64(1); sequence < 10; sequence++ {
+			if err := b.log().Put(sequenceKey(1, sequence), []byte{99}); err != nil {
+				return boltdb.Dirty(err)
+			}
+		}
+		return nil
+	}))
+	for range 20 {
+		_, err := e.Sweep(t.Context(), noon.Add(time.Hour), 2, unclaimed)
+		require.NoError(t, err)
+	}
+	require.Zero(t, counts(t, e, db)["log"])
+}

@@ -133,7 +133,7 @@ func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budg
 }
 
 // countAged counts the first events of the log that are too old, at most limit of them. One that cannot be read is as old
-// as the next that can.
+// as the next that can; where so many cannot, they are not looked past.
 func (b *buckets) countAged(t *topicRecord, now time.Time, limit int) (aged int) {
 	if t.MaxAge <= 0 {
 		return 0
@@ -148,9 +148,12 @@ func (b *buckets) countAged(t *topicRecord, now time.Time, limit int) (aged int)
 			continue
 		}
 		if !t.aged(e.ageStart(), 0, now) {
-			break
+			return aged
 		}
 		aged = n
+	}
+	if n == limit {
+		return n
 	}
 	return aged
 }
