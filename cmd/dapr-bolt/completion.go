@@ -44,7 +44,7 @@ func (c *cli) completion(offer func(ctx context.Context, client *admin.Client, a
 // eachTopic returns what pick takes of each topic in the buckets that the flags name.
 func (c *cli) eachTopic(pick func(t *admin.TopicStats, args []string) []string) cobra.CompletionFunc {
 	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
-		topics, err := client.Topics(ctx, c.scope)
+		topics, err := client.Topics(ctx, c.bucket)
 		for i := range topics.Topics {
 			offers = append(offers, pick(&topics.Topics[i], args)...)
 		}
@@ -78,7 +78,7 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 		if most > 0 && len(args) >= most {
 			return nil, nil
 		}
-		page, err := client.DeadLetters(ctx, admin.ListOptions{Scope: c.scope, Limit: mostCompletions})
+		page, err := client.DeadLetters(ctx, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
 		for _, d := range page.DeadLetters {
 			if id := strconv.FormatUint(d.ID, 10); !slices.Contains(args, id) {
 				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, textCell(cause(d.LastError)).text))
@@ -88,12 +88,12 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 	})
 }
 
-// completeScope completes --database and --bucket.
-func (c *cli) completeScope(pick func(admin.Scope) string) cobra.CompletionFunc {
+// completeBucket completes --database and --bucket.
+func (c *cli) completeBucket(pick func(admin.Bucket) string) cobra.CompletionFunc {
 	return c.completion(func(ctx context.Context, client *admin.Client, _ []string) (offers []string, err error) {
 		buckets, err := client.Buckets(ctx)
-		for _, scope := range buckets.Buckets {
-			offers = append(offers, pick(scope))
+		for _, bucket := range buckets.Buckets {
+			offers = append(offers, pick(bucket))
 		}
 		return offers, err
 	})

@@ -28,7 +28,7 @@ func (c *cli) deadLettersCommand() *cobra.Command {
 		RunE:    needsSubcommand,
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	c.scopeFlags(cmd, "list")
+	c.bucketFlags(cmd, "list")
 	cmd.AddCommand(c.listCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand())
 	return cmd
 }
@@ -57,7 +57,7 @@ func (s *selection) filtered() bool {
 }
 
 func (c *cli) listOptions(s *selection) admin.ListOptions {
-	return admin.ListOptions{Scope: c.scope, Topic: s.topic, Group: s.group, Since: s.since, Text: s.text}
+	return admin.ListOptions{Bucket: c.bucket, Topic: s.topic, Group: s.group, Since: s.since, Text: s.text}
 }
 
 func (c *cli) listCommand() *cobra.Command {
@@ -78,12 +78,12 @@ last page.`,
 				return usagef("there are --all and --limit: allowed: one of the two")
 			}
 			return c.withClient(func(client *admin.Client) error {
-				scopes, err := c.scopes(cmd.Context(), client)
+				buckets, err := c.buckets(cmd.Context(), client)
 				if err != nil {
 					return err
 				}
-				if after > 0 && len(scopes) > 1 {
-					return usagef("--after goes with --bucket, as ids are a bucket's own: allowed: %s", scopeNames(scopes))
+				if after > 0 && len(buckets) > 1 {
+					return usagef("--after goes with --bucket, as ids are a bucket's own: allowed: %s", bucketNames(buckets))
 				}
 				opts := c.listOptions(&sel)
 				opts.After, opts.Limit, opts.Data = after, limit, c.output == outputJSON
@@ -91,9 +91,9 @@ last page.`,
 					opts.Limit = 0
 				}
 				if c.output == outputJSON {
-					return c.listJSON(cmd.Context(), client, scopes, opts)
+					return c.listJSON(cmd.Context(), client, buckets, opts)
 				}
-				return c.listTable(cmd.Context(), client, scopes, opts)
+				return c.listTable(cmd.Context(), client, buckets, opts)
 			})
 		},
 	}
@@ -103,10 +103,10 @@ last page.`,
 	return cmd
 }
 
-// scopes returns the bucket that the flags name, or all of them if they name none.
-func (c *cli) scopes(ctx context.Context, client *admin.Client) ([]admin.Scope, error) {
-	if c.scope != (admin.Scope{}) {
-		return []admin.Scope{c.scope}, nil
+// buckets returns the bucket that the flags name, or all of them if they name none.
+func (c *cli) buckets(ctx context.Context, client *admin.Client) ([]admin.Bucket, error) {
+	if c.bucket != (admin.Bucket{}) {
+		return []admin.Bucket{c.bucket}, nil
 	}
 	buckets, err := client.Buckets(ctx)
 	c.sayMissing(buckets.Missing)
@@ -119,20 +119,20 @@ func (c *cli) sayMissing(missing string) {
 	}
 }
 
-func scopeNames(scopes []admin.Scope) string {
-	names := make([]string, len(scopes))
-	for i, scope := range scopes {
-		names[i] = scope.String()
+func bucketNames(buckets []admin.Bucket) string {
+	names := make([]string, len(buckets))
+	for i, bucket := range buckets {
+		names[i] = bucket.String()
 	}
 	return strings.Join(names, ", ")
 }
 
 // eachPage calls fn with page after page, bucket after bucket, until opts.Limit dead letters were seen (0: all of them).
 // It returns whether there are more, and what to continue after in the last bucket, or 0 when that has no more.
-func eachPage(ctx context.Context, client *admin.Client, scopes []admin.Scope, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (more bool, next uint64, err error) {
+func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (more bool, next uint64, err error) {
 	left, after := opts.Limit, opts.After
-	for i, scope := range scopes {
-		for opts.Scope, opts.After = scope, after; ; {
+	for i, bucket := range buckets {
+		for opts.Bucket, opts.After = bucket, after; ; {
 			opts.Limit = admin.MaxPageSize
 			if left > 0 {
 				opts.Limit = left
@@ -146,8 +146,8 @@ func eachPage(ctx context.Context, client *admin.Client, scopes []admin.Scope, o
 			}
 			if left > 0 {
 				if left -= len(page.DeadLetters); left == 0 {
-					if page.Next == 0 && i+1 < len(scopes) {
-						_, _, err = eachPage(ctx, client, scopes[i+1:], first(opts), func(rest []admin.DeadLetter) error {
+					if page.Next == 0 && i+1 < len(buckets) {
+						_, _, err = eachPage(ctx, client, buckets[i+1:], first(opts), func(rest []admin.DeadLetter) error {
 							more = more || len(rest) > 0
 							return nil
 						})
@@ -170,14 +170,14 @@ func first(opts admin.ListOptions) admin.ListOptions {
 	return opts
 }
 
-func (c *cli) listTable(ctx context.Context, client *admin.Client, scopes []admin.Scope, opts admin.ListOptions) error {
+func (c *cli) listTable(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions) error {
 	var rows [][]cell
-	more, next, err := eachPage(ctx, client, scopes, opts, func(letters []admin.DeadLetter) error {
+	more, next, err := eachPage(ctx, client, buckets, opts, func(letters []admin.DeadLetter) error {
 		for i := range letters {
 			d := &letters[i]
 			rows = append(rows, []cell{
 				numberCell(d.ID),
-				textCell(d.Scope.String()),
+				textCell(d.Bucket.String()),
 				textCell(d.Topic),
 				textCell(d.Group),
 				c.timeCell(d.Time),
@@ -200,7 +200,7 @@ func (c *cli) listTable(ctx context.Context, client *admin.Client, scopes []admi
 		return err
 	}
 	switch {
-	case next != 0 && len(scopes) == 1:
+	case next != 0 && len(buckets) == 1:
 		fmt.Fprintf(c.errOut, "there are more: --after %d lists the next page, --all all of them\n", next)
 	case more:
 		fmt.Fprintln(c.errOut, "there are more: --all lists all of them, --bucket and --after page through one bucket")
@@ -209,9 +209,9 @@ func (c *cli) listTable(ctx context.Context, client *admin.Client, scopes []admi
 }
 
 // listJSON writes while it reads: all the payloads together may be larger than memory.
-func (c *cli) listJSON(ctx context.Context, client *admin.Client, scopes []admin.Scope, opts admin.ListOptions) error {
+func (c *cli) listJSON(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions) error {
 	separator := "["
-	_, _, err := eachPage(ctx, client, scopes, opts, func(letters []admin.DeadLetter) error {
+	_, _, err := eachPage(ctx, client, buckets, opts, func(letters []admin.DeadLetter) error {
 		for i := range letters {
 			if _, err := io.WriteString(c.out, separator+"\n"); err != nil {
 				return err
@@ -247,7 +247,7 @@ func (c *cli) showCommand() *cobra.Command {
 				return err
 			}
 			return c.withClient(func(client *admin.Client) error {
-				d, err := client.DeadLetter(cmd.Context(), c.scope, ids[0])
+				d, err := client.DeadLetter(cmd.Context(), c.bucket, ids[0])
 				var refused *admin.Error
 				if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 					return fmt.Errorf("%w%s", err, c.elsewhere(cmd.Context(), client))
@@ -272,7 +272,7 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 		}
 	}
 	line("id", strconv.FormatUint(d.ID, 10))
-	line("bucket", d.Scope.String())
+	line("bucket", d.Bucket.String())
 	line("topic", d.Topic)
 	line("group", d.Group)
 	line("reason", string(d.Reason))
@@ -345,7 +345,7 @@ func (c *cli) chosen(ctx context.Context, client *admin.Client, sel *selection, 
 		return nil, usagef("there are IDs and --all: allowed: one of the two")
 	case sel.all:
 		var ids []uint64
-		_, _, err := eachPage(ctx, client, []admin.Scope{c.scope}, c.listOptions(sel), func(letters []admin.DeadLetter) error {
+		_, _, err := eachPage(ctx, client, []admin.Bucket{c.bucket}, c.listOptions(sel), func(letters []admin.DeadLetter) error {
 			for i := range letters {
 				ids = append(ids, letters[i].ID)
 			}
@@ -422,7 +422,7 @@ func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, r
 			}
 		}
 		first = false
-		result, err := client.Redrive(ctx, c.scope, batch)
+		result, err := client.Redrive(ctx, c.bucket, batch)
 		if err != nil {
 			return done, err
 		}
@@ -456,19 +456,19 @@ func (c *cli) missing(ctx context.Context, client *admin.Client, ids, found []ui
 	if len(gone) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not among the dead letters of bucket %s: %s%s", c.scope, list(gone), c.elsewhere(ctx, client))
+	return fmt.Errorf("not among the dead letters of bucket %s: %s%s", c.bucket, list(gone), c.elsewhere(ctx, client))
 }
 
 // elsewhere says which buckets an id may be of, if the flags named none and there are several.
 func (c *cli) elsewhere(ctx context.Context, client *admin.Client) string {
-	if c.scope != (admin.Scope{}) {
+	if c.bucket != (admin.Bucket{}) {
 		return ""
 	}
 	buckets, err := client.Buckets(ctx)
 	if err != nil || len(buckets.Buckets) < 2 {
 		return ""
 	}
-	return ": allowed with --bucket, and --database before a slash: " + scopeNames(buckets.Buckets)
+	return ": allowed with --bucket, and --database before a slash: " + bucketNames(buckets.Buckets)
 }
 
 func list(ids []uint64) string {
@@ -502,7 +502,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 				}
 				purged := 0
 				for batch := range slices.Chunk(ids, admin.MaxIDs) {
-					result, err := client.Purge(cmd.Context(), c.scope, batch)
+					result, err := client.Purge(cmd.Context(), c.bucket, batch)
 					if err != nil {
 						return fmt.Errorf("%s of %d removed: %w", count(purged, "dead letter", "dead letters"), len(ids), err)
 					}

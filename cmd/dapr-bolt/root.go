@@ -40,9 +40,9 @@ type settings struct {
 	resubscribe    []string
 	restartSidecar string
 
-	// database is that of a file, scope the bucket of a command on topics and dead letters; zero: see the command.
+	// database is that of a file, bucket the bucket of a command on topics and dead letters; zero: see the command.
 	database string
-	scope    admin.Scope
+	bucket   admin.Bucket
 	output   string
 }
 
@@ -145,14 +145,14 @@ func (c *cli) databaseFlag(flags *pflag.FlagSet) {
 	addFlag(flags, &c.database, "database", c.database, "name", "the database: DATABASE.db in the data directory", parseName)
 }
 
-// scopeFlags are for commands on what is in pub/sub buckets. all says which look into all of them by default.
-func (c *cli) scopeFlags(cmd *cobra.Command, all string) {
+// bucketFlags are for commands on what is in pub/sub buckets. all says which look into all of them by default.
+func (c *cli) bucketFlags(cmd *cobra.Command, all string) {
 	flags := cmd.PersistentFlags()
 	standard := fmt.Sprintf(" (default: of %s, all; else %%s)", all)
-	addFlag(flags, &c.scope.Database, "database", "", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
-	addFlag(flags, &c.scope.Bucket, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, databases.DefaultPubSubBucket), parseName)
-	completeFlag(cmd, "database", c.completeScope(func(s admin.Scope) string { return s.Database }))
-	completeFlag(cmd, "bucket", c.completeScope(func(s admin.Scope) string { return s.Bucket }))
+	addFlag(flags, &c.bucket.Database, "database", "", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
+	addFlag(flags, &c.bucket.Name, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, databases.DefaultPubSubBucket), parseName)
+	completeFlag(cmd, "database", c.completeBucket(func(b admin.Bucket) string { return b.Database }))
+	completeFlag(cmd, "bucket", c.completeBucket(func(b admin.Bucket) string { return b.Name }))
 }
 
 // prepare reads the environment and finds the data directory.

@@ -102,9 +102,8 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		return err
 	}
 
-	backend := admin.ForManager(p.databases)
 	if c.httpListen != "" {
-		metrics, err := admin.NewRegistry(backend, info.Version)
+		metrics, err := admin.NewRegistry(p.databases, info.Version)
 		if err != nil {
 			return err
 		}
@@ -117,9 +116,9 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 	}
 
 	adminServer, err := admin.Listen(ctx, admin.Options{
-		Path:    c.adminSocket(),
-		Backend: backend,
-		Ready:   p.ready,
+		Path:      c.adminSocket(),
+		Databases: p.databases,
+		Ready:     p.ready,
 		Info: func() admin.Info {
 			info := info
 			if server := p.component.Load(); server != nil {

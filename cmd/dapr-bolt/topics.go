@@ -34,7 +34,7 @@ func (c *cli) topicsCommand() *cobra.Command {
 		},
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	c.scopeFlags(cmd, "topics")
+	c.bucketFlags(cmd, "topics")
 	addFlag(cmd.Flags(), &every, "watch", "", "interval", "show it again at this interval until Ctrl-C", parseInterval)
 	cmd.Flags().Lookup("watch").NoOptDefVal = "2s"
 	cmd.AddCommand(c.removeGroupCommand())
@@ -70,7 +70,7 @@ func (c *cli) watchTopics(ctx context.Context, client *admin.Client, every time.
 }
 
 func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
-	topics, err := client.Topics(ctx, c.scope)
+	topics, err := client.Topics(ctx, c.bucket)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
 	}
 	var held, owed [][]cell
 	for _, t := range topics.Topics {
-		of := []cell{textCell(t.Scope.String()), textCell(t.Topic)}
+		of := []cell{textCell(t.Bucket.String()), textCell(t.Topic)}
 		held = append(held, append(slices.Clone(of), numberCell(t.Stored), numberCell(t.Delayed), cell{text: byteSize(t.Bytes)}, oldest(t.OldestTime), numberCell(t.Duplicates)))
 		for _, g := range t.Groups {
 			owed = append(owed, append(slices.Clone(of), textCell(g.Group), numberCell(g.Waiting), numberCell(g.InFlight), numberCell(g.Retrying),
@@ -106,7 +106,7 @@ func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
 
 // printTopics leaves the column of the buckets out where all are the default one.
 func (c *cli) printTopics(header []string, rows [][]cell) error {
-	if !slices.ContainsFunc(rows, func(row []cell) bool { return row[0].text != (admin.Scope{}).String() }) {
+	if !slices.ContainsFunc(rows, func(row []cell) bool { return row[0].text != (admin.Bucket{}).String() }) {
 		header = header[1:]
 		for i := range rows {
 			rows[i] = rows[i][1:]
@@ -144,7 +144,7 @@ end that.`,
 						return err
 					}
 				}
-				if err := client.RemoveGroup(cmd.Context(), c.scope, topic, group); err != nil {
+				if err := client.RemoveGroup(cmd.Context(), c.bucket, topic, group); err != nil {
 					return err
 				}
 				if c.output == outputJSON {
@@ -161,8 +161,8 @@ end that.`,
 
 // findGroup returns what a group of the bucket that commands change is owed, or an error that says what there is.
 func (c *cli) findGroup(ctx context.Context, client *admin.Client, topic, group string) (found pubsub.GroupStats, err error) {
-	scope := c.scope.WithDefaults()
-	topics, err := client.Topics(ctx, scope)
+	bucket := c.bucket.WithDefaults()
+	topics, err := client.Topics(ctx, bucket)
 	if err != nil {
 		return found, err
 	}
@@ -177,7 +177,7 @@ func (c *cli) findGroup(ctx context.Context, client *admin.Client, topic, group 
 		}
 		return found, fmt.Errorf("topic %q has no group %q: there is %s", topic, group, listed(groupsOf(&t, nil)))
 	}
-	return found, fmt.Errorf("bucket %s has no topic %q: there is %s", scope, topic, listed(names))
+	return found, fmt.Errorf("bucket %s has no topic %q: there is %s", bucket, topic, listed(names))
 }
 
 func listed(names []string) string {

@@ -131,7 +131,7 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 		for worker := range 3 {
 			group.Go(func() {
 				for i := worker; i < len(ids) && ctx.Err() == nil; i += 3 {
-					if _, err := admin.Redrive(ctx, adminScope, ids[i:i+1]); err != nil {
+					if _, err := admin.Redrive(ctx, adminBucket, ids[i:i+1]); err != nil {
 						return
 					}
 					redriven.Add(1)
@@ -171,5 +171,5 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 		kills, cuts, events, len(acking.received()), len(before))
 }
 
-// adminScope is the default database and bucket.
-var adminScope = admin.Scope{}
+// adminBucket is the default database and bucket.
+var adminBucket = admin.Bucket{}

@@ -252,7 +252,7 @@ func TestHTTPListenIsHarmless(t *testing.T) {
 	require.NoError(t, store.Set(t.Context(), "key-"+marker, []byte("value-"+marker)))
 	require.NoError(t, topics.Publish(t.Context(), "orders", "id-"+marker, []byte("event-"+marker)))
 	for _, path := range []string{
-		"/", "/healthz", "/readyz", "/metrics", "/v1/info", "/v1/topics", "/v1/dead-letters", "/v1/dead-letters/redrive", "/v1/dead-letters/purge",
+		"/", "/healthz", "/readyz", "/metrics", "/v1/info", "/v1/topics", "/v1/dead-letters/list", "/v1/dead-letters/redrive", "/v1/dead-letters/purge",
 		"/v1/topics/remove-group", "/v1/backup", "/debug/pprof/", "/debug/vars",
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch} {

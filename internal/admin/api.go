@@ -1,3 +1,5 @@
+// Package admin lets people look into a running process and mend things: dead letters, topics, and backups over a Unix
+// socket, health and metrics over HTTP, and the client that the command line uses.
 package admin
 
 import (
@@ -24,11 +26,12 @@ const (
 	maxBody = 1 << 20
 )
 
-// The paths of the admin socket.
+// The calls of the admin socket: each is a POST of a JSON object, perhaps an empty one, and is answered with one.
 const (
 	pathInfo        = "/v1/info"
 	pathReady       = "/v1/ready"
-	pathDeadLetters = "/v1/dead-letters"
+	pathList        = "/v1/dead-letters/list"
+	pathShow        = "/v1/dead-letters/show"
 	pathRedrive     = "/v1/dead-letters/redrive"
 	pathPurge       = "/v1/dead-letters/purge"
 	pathBuckets     = "/v1/buckets"
@@ -37,32 +40,32 @@ const (
 	pathBackup      = "/v1/backup"
 )
 
-// Scope names the pub/sub bucket that a call is about.
-type Scope struct {
+// Bucket names the pub/sub bucket that a call is about.
+type Bucket struct {
 	// Database default: databases.DefaultDatabase.
 	Database string `json:"database,omitempty"`
-	// Bucket default: databases.DefaultPubSubBucket.
-	Bucket string `json:"bucket,omitempty"`
+	// Name default: databases.DefaultPubSubBucket.
+	Name string `json:"bucket,omitempty"`
 }
 
 // String names the bucket, with its database unless that is the default.
-func (s Scope) String() string {
-	s = s.WithDefaults()
-	if s.Database == databases.DefaultDatabase {
-		return s.Bucket
+func (b Bucket) String() string {
+	b = b.WithDefaults()
+	if b.Database == databases.DefaultDatabase {
+		return b.Name
 	}
-	return s.Database + "/" + s.Bucket
+	return b.Database + "/" + b.Name
 }
 
 // WithDefaults returns the bucket with its defaults filled in.
-func (s Scope) WithDefaults() Scope {
-	if s.Database == "" {
-		s.Database = databases.DefaultDatabase
+func (b Bucket) WithDefaults() Bucket {
+	if b.Database == "" {
+		b.Database = databases.DefaultDatabase
 	}
-	if s.Bucket == "" {
-		s.Bucket = databases.DefaultPubSubBucket
+	if b.Name == "" {
+		b.Name = databases.DefaultPubSubBucket
 	}
-	return s
+	return b
 }
 
 // Info describes a running process.
@@ -85,23 +88,30 @@ type DeadLetterPage struct {
 
 // ListOptions select dead letters; the zero value selects the first page of all, without payloads.
 type ListOptions struct {
-	Scope
-	Topic, Group string
+	Bucket
+	Topic string `json:"topic,omitempty"`
+	Group string `json:"group,omitempty"`
 	// Since selects those that died at or after it.
-	Since time.Time
+	Since time.Time `json:"since,omitzero"`
 	// Text selects those whose payload, event id or any error holds it, case-insensitively.
-	Text string
+	Text string `json:"text,omitempty"`
 	// After is the id to continue after.
-	After uint64
+	After uint64 `json:"after,omitempty"`
 	// Limit bounds the page, at most MaxPageSize. Default: pubsub.DefaultPageSize. A page with payloads may be shorter.
-	Limit int
+	Limit int `json:"limit,omitempty"`
 	// Data asks for the payloads.
-	Data bool
+	Data bool `json:"data,omitempty"`
+}
+
+// idRequest names a dead letter.
+type idRequest struct {
+	Bucket
+	ID uint64 `json:"id"`
 }
 
 // idsRequest names dead letters.
 type idsRequest struct {
-	Scope
+	Bucket
 	IDs []uint64 `json:"ids"`
 }
 
@@ -119,7 +129,7 @@ type PurgeResult struct {
 
 // Buckets are the pub/sub buckets of a data directory.
 type Buckets struct {
-	Buckets []Scope `json:"buckets"`
+	Buckets []Bucket `json:"buckets"`
 	// Missing says which are not in the list, and why; empty: none.
 	Missing string `json:"missing,omitempty"`
 }
@@ -133,12 +143,12 @@ type Topics struct {
 
 // TopicStats counts what a topic holds, and says where it is.
 type TopicStats struct {
-	Scope
+	Bucket
 	pubsub.TopicStats
 }
 
 type removeGroupRequest struct {
-	Scope
+	Bucket
 	Topic string `json:"topic"`
 	Group string `json:"group"`
 }

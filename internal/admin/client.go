@@ -10,8 +10,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"syscall"
 )
 
@@ -65,72 +63,62 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Info describes the process.
 func (c *Client) Info(ctx context.Context) (Info, error) {
-	return get[Info](ctx, c, pathInfo, nil)
+	return call[Info](ctx, c, pathInfo, struct{}{})
 }
 
 // Ready returns nil if the process serves and can write its databases, else what is wrong.
 func (c *Client) Ready(ctx context.Context) error {
-	_, err := get[struct{}](ctx, c, pathReady, nil)
+	_, err := call[struct{}](ctx, c, pathReady, struct{}{})
 	return err
 }
 
 // DeadLetters returns one page, by ascending id.
 func (c *Client) DeadLetters(ctx context.Context, opts ListOptions) (DeadLetterPage, error) {
-	return get[DeadLetterPage](ctx, c, pathDeadLetters, opts.query())
+	return call[DeadLetterPage](ctx, c, pathList, opts)
 }
 
 // DeadLetter returns one dead letter with its payload.
-func (c *Client) DeadLetter(ctx context.Context, scope Scope, id uint64) (DeadLetter, error) {
-	return get[DeadLetter](ctx, c, pathDeadLetters+"/"+strconv.FormatUint(id, 10), scope.query())
+func (c *Client) DeadLetter(ctx context.Context, bucket Bucket, id uint64) (DeadLetter, error) {
+	return call[DeadLetter](ctx, c, pathShow, idRequest{bucket, id})
 }
 
 // Redrive sends at most MaxIDs dead letters back to their groups. Ids that are not there are left out of the result.
-func (c *Client) Redrive(ctx context.Context, scope Scope, ids []uint64) (RedriveResult, error) {
-	return post[RedriveResult](ctx, c, pathRedrive, idsRequest{scope, ids})
+func (c *Client) Redrive(ctx context.Context, bucket Bucket, ids []uint64) (RedriveResult, error) {
+	return call[RedriveResult](ctx, c, pathRedrive, idsRequest{bucket, ids})
 }
 
 // Purge removes at most MaxIDs dead letters for good. Ids that are not there are not counted.
-func (c *Client) Purge(ctx context.Context, scope Scope, ids []uint64) (PurgeResult, error) {
-	return post[PurgeResult](ctx, c, pathPurge, idsRequest{scope, ids})
+func (c *Client) Purge(ctx context.Context, bucket Bucket, ids []uint64) (PurgeResult, error) {
+	return call[PurgeResult](ctx, c, pathPurge, idsRequest{bucket, ids})
 }
 
 // Buckets lists the pub/sub buckets of the data directory.
 func (c *Client) Buckets(ctx context.Context) (Buckets, error) {
-	return get[Buckets](ctx, c, pathBuckets, nil)
+	return call[Buckets](ctx, c, pathBuckets, struct{}{})
 }
 
-// Topics counts what is stored, by topic and group: in a bucket, or in all of them if scope is the zero value.
-func (c *Client) Topics(ctx context.Context, scope Scope) (Topics, error) {
-	return get[Topics](ctx, c, pathTopics, scope.query())
+// Topics counts what is stored, by topic and group: in a bucket, or in all of them if bucket is the zero value.
+func (c *Client) Topics(ctx context.Context, bucket Bucket) (Topics, error) {
+	return call[Topics](ctx, c, pathTopics, bucket)
 }
 
 // RemoveGroup ends a group that left for good.
-func (c *Client) RemoveGroup(ctx context.Context, scope Scope, topic, group string) error {
-	_, err := post[struct{}](ctx, c, pathRemoveGroup, removeGroupRequest{scope, topic, group})
+func (c *Client) RemoveGroup(ctx context.Context, bucket Bucket, topic, group string) error {
+	_, err := call[struct{}](ctx, c, pathRemoveGroup, removeGroupRequest{bucket, topic, group})
 	return err
 }
 
 // Backup has the process write a copy of the database to a new file at an absolute path.
 func (c *Client) Backup(ctx context.Context, database, path string) (BackupResult, error) {
-	return post[BackupResult](ctx, c, pathBackup, backupRequest{database, path})
+	return call[BackupResult](ctx, c, pathBackup, backupRequest{database, path})
 }
 
-func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
-	return do[T](ctx, c, http.MethodGet, path, query, nil)
-}
-
-func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
-	encoded, err := json.Marshal(body)
+func call[T any](ctx context.Context, c *Client, path string, request any) (answer T, err error) {
+	body, err := json.Marshal(request)
 	if err != nil {
-		var zero T
-		return zero, err
+		return answer, err
 	}
-	return do[T](ctx, c, http.MethodPost, path, nil, encoded)
-}
-
-func do[T any](ctx context.Context, c *Client, method, path string, query url.Values, body []byte) (answer T, err error) {
-	target := url.URL{Scheme: "http", Host: "dapr-bolt", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://dapr-bolt"+path, bytes.NewReader(body))
 	if err != nil {
 		return answer, err
 	}

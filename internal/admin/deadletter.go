@@ -23,8 +23,8 @@ const (
 
 // DeadLetter is a dead letter as the admin socket and `--output json` show it.
 type DeadLetter struct {
-	// Scope is where it is: an id stands for one dead letter of one bucket.
-	Scope
+	// Bucket is where it is: an id stands for one dead letter of one bucket.
+	Bucket
 	ID         uint64        `json:"id"`
 	Topic      string        `json:"topic"`
 	Group      string        `json:"group"`
@@ -61,10 +61,10 @@ type Event struct {
 	Data         json.RawMessage `json:"data,omitempty"`
 }
 
-func newDeadLetter(scope Scope, d *pubsub.DeadLetter, withData bool) (DeadLetter, error) {
+func newDeadLetter(bucket Bucket, d *pubsub.DeadLetter, withData bool) (DeadLetter, error) {
 	e := &d.Event
 	out := DeadLetter{
-		Scope:      scope.WithDefaults(),
+		Bucket:     bucket.WithDefaults(),
 		ID:         d.ID,
 		Topic:      e.Topic,
 		Group:      d.Group,

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -26,12 +27,17 @@ func request(t *testing.T, method, url string) (int, string) {
 }
 
 func TestHealth(t *testing.T) {
-	oldest := time.Unix(1700000000, 0)
-	broker := &fakeBroker{stats: []pubsub.TopicStats{{
-		Topic: "orders", Stored: 3, Delayed: 4, Bytes: 512, LastSequence: 9, OldestTime: &oldest, Duplicates: 5,
-		Groups: []pubsub.GroupStats{{Group: "app", Waiting: 1, InFlight: 2, Retrying: 6, Dead: 7, OldestTime: &oldest, Streams: 8}},
-	}}}
-	registry, err := NewRegistry(&fakeBackend{broker: broker}, "v1")
+	d := newData(t)
+	d.dies("orders", "0123456789")
+	for range 3 {
+		d.publish("orders", "0123456789")
+	}
+	d.publish("orders", "0123456789", func(m *pubsub.Message) { m.EventID = "event-2" })
+	d.publish("orders", "later", func(m *pubsub.Message) { m.DeliverAt = time.Now().Add(time.Hour) })
+	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders", MaxAckPending: 1, BackOff: pubsub.BackOff{time.Hour}})
+	d.next(sub).Nack("again")
+	d.next(sub)
+	registry, err := NewRegistry(d.manager, "v1")
 	require.NoError(t, err)
 	var problem error
 	h, err := ListenHealth(t.Context(), HealthOptions{
@@ -60,29 +66,33 @@ func TestHealth(t *testing.T) {
 	status, _ = request(t, http.MethodGet, base+pathTopics)
 	require.Equal(t, http.StatusNotFound, status, "the admin socket's calls are not here")
 
-	status, body = request(t, http.MethodGet, base+"/metrics")
-	require.Equal(t, http.StatusOK, status)
-	for _, want := range []string{
-		"go_goroutines ",
-		`dapr_bolt_build_info{goversion="`,
-		`dapr_bolt_database_size_bytes{database="dapr"} 4096`,
-		`dapr_bolt_topic_events{bucket="pubsub",database="dapr",topic="orders"} 3`,
-		`dapr_bolt_topic_delayed_events{bucket="pubsub",database="dapr",topic="orders"} 4`,
-		`dapr_bolt_topic_bytes{bucket="pubsub",database="dapr",topic="orders"} 512`,
-		`dapr_bolt_topic_oldest_event_timestamp_seconds{bucket="pubsub",database="dapr",topic="orders"} 1.7e+09`,
-		`dapr_bolt_topic_published_events_total{bucket="pubsub",database="dapr",topic="orders"} 9`,
-		`dapr_bolt_topic_duplicates_total{bucket="pubsub",database="dapr",topic="orders"} 5`,
-		`dapr_bolt_group_waiting_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 1`,
-		`dapr_bolt_group_in_flight_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 2`,
-		`dapr_bolt_group_retrying_events{bucket="pubsub",database="dapr",group="app",topic="orders"} 6`,
-		`dapr_bolt_group_dead_letters{bucket="pubsub",database="dapr",group="app",topic="orders"} 7`,
-		`dapr_bolt_group_oldest_event_timestamp_seconds{bucket="pubsub",database="dapr",group="app",topic="orders"} 1.7e+09`,
-		`dapr_bolt_group_streams{bucket="pubsub",database="dapr",group="app",topic="orders"} 8`,
-	} {
-		require.Contains(t, body, want)
-	}
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		status, body := request(t, http.MethodGet, base+"/metrics")
+		require.Equal(c, http.StatusOK, status)
+		const topic = `{bucket="pubsub",database="dapr",topic="orders"} `
+		const group = `{bucket="pubsub",database="dapr",group="app",topic="orders"} `
+		for _, want := range []string{
+			"go_goroutines ",
+			`dapr_bolt_build_info{goversion="`,
+			`dapr_bolt_database_size_bytes{database="dapr"} `,
+			"dapr_bolt_topic_events" + topic,
+			"dapr_bolt_topic_delayed_events" + topic + "1",
+			"dapr_bolt_topic_bytes" + topic,
+			"dapr_bolt_topic_oldest_event_timestamp_seconds" + topic + "1.",
+			"dapr_bolt_topic_published_events_total" + topic + "4",
+			"dapr_bolt_topic_duplicates_total" + topic + "1",
+			"dapr_bolt_group_waiting_events" + group + "1",
+			"dapr_bolt_group_in_flight_events" + group + "1",
+			"dapr_bolt_group_retrying_events" + group + "1",
+			"dapr_bolt_group_dead_letters" + group + "1",
+			"dapr_bolt_group_oldest_event_timestamp_seconds" + group + "1.",
+			"dapr_bolt_group_streams" + group + "1",
+		} {
+			require.Contains(c, body, want)
+		}
+	}, waitLong, time.Millisecond)
 
-	broker.err = errors.New("cannot count")
+	require.NoError(t, d.manager.Close(t.Context()))
 	status, body = request(t, http.MethodGet, base+"/metrics")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, "go_goroutines ", "what cannot be counted fails alone")

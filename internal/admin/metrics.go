@@ -42,8 +42,8 @@ func describe(name, help string, labels []string) *prometheus.Desc {
 	return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
 }
 
-// NewRegistry returns the metrics of the process, of this build, and of everything that backend has open.
-func NewRegistry(backend Backend, version string) (*prometheus.Registry, error) {
+// NewRegistry returns the metrics of the process, of this build, and of every bucket of the data directory.
+func NewRegistry(data *databases.Manager, version string) (*prometheus.Registry, error) {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        metricPrefix + "build_info",
 		Help:        "Always 1; the labels say which build runs.",
@@ -55,7 +55,7 @@ func NewRegistry(backend Backend, version string) (*prometheus.Registry, error) 
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build,
-		&statsCollector{backend},
+		&statsCollector{data},
 	} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -65,7 +65,7 @@ func NewRegistry(backend Backend, version string) (*prometheus.Registry, error) 
 }
 
 // statsCollector counts when it is asked, so that counting costs nothing between scrapes.
-type statsCollector struct{ backend Backend }
+type statsCollector struct{ data *databases.Manager }
 
 // Describe implements prometheus.Collector.
 func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
@@ -83,31 +83,31 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 
-	files, err := c.backend.Databases()
+	files, err := c.data.Databases()
 	if err != nil {
 		out <- prometheus.NewInvalidMetric(databaseBytes, err)
 	}
 	for _, f := range files {
 		out <- gauge(databaseBytes, float64(f.Size), f.Name)
 	}
-	all, err := c.backend.Namespaces(ctx)
+	all, err := c.data.Brokers(ctx)
 	if err != nil && !errors.Is(err, databases.ErrTooMany) {
 		out <- prometheus.NewInvalidMetric(topicEvents, err)
 	}
-	for _, ns := range all {
-		topics, err := ns.Broker.Stats(ctx)
+	for _, b := range all {
+		topics, err := b.Broker.Stats(ctx)
 		if err != nil {
-			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", ns.Database, ns.Bucket, err))
+			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", b.Database, b.Bucket, err))
 			continue
 		}
 		for i := range topics {
-			collectTopic(out, ns, &topics[i])
+			collectTopic(out, b, &topics[i])
 		}
 	}
 }
 
-func collectTopic(out chan<- prometheus.Metric, ns Namespace, t *pubsub.TopicStats) {
-	labels := []string{ns.Database, ns.Bucket, t.Topic}
+func collectTopic(out chan<- prometheus.Metric, b databases.OpenBroker, t *pubsub.TopicStats) {
+	labels := []string{b.Database, b.Bucket, t.Topic}
 	out <- gauge(topicEvents, float64(t.Stored), labels...)
 	out <- gauge(topicDelayed, float64(t.Delayed), labels...)
 	out <- gauge(topicBytes, float64(t.Bytes), labels...)
@@ -117,7 +117,7 @@ func collectTopic(out chan<- prometheus.Metric, ns Namespace, t *pubsub.TopicSta
 	out <- counter(topicPublished, float64(t.LastSequence), labels...)
 	out <- counter(topicDuplicates, float64(t.Duplicates), labels...)
 	for _, g := range t.Groups {
-		labels := []string{ns.Database, ns.Bucket, t.Topic, g.Group}
+		labels := []string{b.Database, b.Bucket, t.Topic, g.Group}
 		out <- gauge(groupWaiting, float64(g.Waiting), labels...)
 		out <- gauge(groupInFlight, float64(g.InFlight), labels...)
 		out <- gauge(groupRetrying, float64(g.Retrying), labels...)

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
@@ -22,8 +22,8 @@ import (
 type Options struct {
 	// Path is where the socket goes. Its directory must exist. Required.
 	Path string
-	// Backend is what the calls work on. Required.
-	Backend Backend
+	// Databases is what the calls work on. Required.
+	Databases *databases.Manager
 	// Ready says what keeps the process from serving, or nil. Required.
 	Ready func(ctx context.Context) error
 	// Info describes the process; PID and Databases are filled in. Required.
@@ -64,16 +64,20 @@ func (s *Server) Stop(ctx context.Context) error {
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+pathInfo, s.call(s.info))
-	mux.HandleFunc("GET "+pathReady, s.call(s.ready))
-	mux.HandleFunc("GET "+pathDeadLetters, s.call(s.list))
-	mux.HandleFunc("GET "+pathDeadLetters+"/{id}", s.call(s.show))
-	mux.HandleFunc("POST "+pathRedrive, s.call(s.redrive))
-	mux.HandleFunc("POST "+pathPurge, s.call(s.purge))
-	mux.HandleFunc("GET "+pathBuckets, s.call(s.buckets))
-	mux.HandleFunc("GET "+pathTopics, s.call(s.topics))
-	mux.HandleFunc("POST "+pathRemoveGroup, s.call(s.removeGroup))
-	mux.HandleFunc("POST "+pathBackup, s.call(s.backup))
+	for path, fn := range map[string]func(http.ResponseWriter, *http.Request) (any, error){
+		pathInfo:        s.info,
+		pathReady:       s.ready,
+		pathList:        s.list,
+		pathShow:        s.show,
+		pathRedrive:     s.redrive,
+		pathPurge:       s.purge,
+		pathBuckets:     s.buckets,
+		pathTopics:      s.topics,
+		pathRemoveGroup: s.removeGroup,
+		pathBackup:      s.backup,
+	} {
+		mux.HandleFunc("POST "+path, s.call(fn))
+	}
 	mux.HandleFunc("/", s.call(func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, &statusError{http.StatusNotFound, fmt.Errorf("no such call: %s %s", r.Method, r.URL.Path)}
 	}))
@@ -163,7 +167,7 @@ func (s *Server) info(http.ResponseWriter, *http.Request) (any, error) {
 	info := s.opts.Info()
 	info.PID = os.Getpid()
 	var err error
-	info.Databases, err = s.opts.Backend.Databases()
+	info.Databases, err = s.opts.Databases.Databases()
 	return info, err
 }
 
@@ -174,17 +178,21 @@ func (s *Server) ready(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-func (s *Server) broker(ctx context.Context, scope Scope) (Broker, error) {
-	scope = scope.WithDefaults()
-	return s.opts.Backend.Broker(ctx, scope.Database, scope.Bucket)
+func (s *Server) broker(ctx context.Context, bucket Bucket) (*pubsub.Broker, error) {
+	bucket = bucket.WithDefaults()
+	return s.opts.Databases.ExistingBroker(ctx, bucket.Database, bucket.Name)
 }
 
 func (s *Server) list(_ http.ResponseWriter, r *http.Request) (any, error) {
-	opts, err := parseList(r.URL.Query())
-	if err != nil {
+	var opts ListOptions
+	if err := decode(r, &opts); err != nil {
 		return nil, err
 	}
-	broker, err := s.broker(r.Context(), opts.Scope)
+	if opts.Limit < 0 || opts.Limit > MaxPageSize {
+		return nil, badRequest("limit %d: allowed: 1 to %d", opts.Limit, MaxPageSize)
+	}
+	opts.Limit = cmp.Or(opts.Limit, pubsub.DefaultPageSize)
+	broker, err := s.broker(r.Context(), opts.Bucket)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +201,7 @@ func (s *Server) list(_ http.ResponseWriter, r *http.Request) (any, error) {
 
 // page puts a page together in small steps, so that it takes little more memory than its payloads, or than its
 // metadata where those were not asked for.
-func page(ctx context.Context, broker Broker, opts ListOptions) (DeadLetterPage, error) {
+func page(ctx context.Context, broker *pubsub.Broker, opts ListOptions) (DeadLetterPage, error) {
 	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
 	filter := pubsub.DeadLetterFilter{Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Text: opts.Text, After: opts.After}
 	for bytes := 0; ; {
@@ -208,7 +216,7 @@ func page(ctx context.Context, broker Broker, opts ListOptions) (DeadLetterPage,
 				out.Next = filter.After
 				return out, nil
 			}
-			d, err := newDeadLetter(opts.Scope, &letters[i], opts.Data)
+			d, err := newDeadLetter(opts.Bucket, &letters[i], opts.Data)
 			if err != nil {
 				return out, fmt.Errorf("dead letter %d: %w", letters[i].ID, err)
 			}
@@ -223,27 +231,22 @@ func page(ctx context.Context, broker Broker, opts ListOptions) (DeadLetterPage,
 }
 
 func (s *Server) show(_ http.ResponseWriter, r *http.Request) (any, error) {
-	query := r.URL.Query()
-	scope, err := parseScope(query)
+	var req idRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	broker, err := s.broker(r.Context(), req.Bucket)
 	if err != nil {
 		return nil, err
 	}
-	id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
-	if err != nil {
-		return nil, badRequest("id %q: allowed: a whole number", r.PathValue("id"))
-	}
-	broker, err := s.broker(r.Context(), scope)
+	d, err := broker.DeadLetter(r.Context(), req.ID)
 	if err != nil {
 		return nil, err
 	}
-	d, err := broker.DeadLetter(r.Context(), id)
-	if err != nil {
-		return nil, err
-	}
-	return newDeadLetter(scope, &d, true)
+	return newDeadLetter(req.Bucket, &d, true)
 }
 
-func (s *Server) ids(r *http.Request) (Broker, idsRequest, error) {
+func (s *Server) ids(r *http.Request) (*pubsub.Broker, idsRequest, error) {
 	var req idsRequest
 	if err := decode(r, &req); err != nil {
 		return nil, req, err
@@ -251,8 +254,8 @@ func (s *Server) ids(r *http.Request) (Broker, idsRequest, error) {
 	if len(req.IDs) == 0 || len(req.IDs) > MaxIDs {
 		return nil, req, badRequest("ids: there are %d: allowed: 1 to %d in one call", len(req.IDs), MaxIDs)
 	}
-	req.Scope = req.WithDefaults()
-	broker, err := s.broker(r.Context(), req.Scope)
+	req.Bucket = req.WithDefaults()
+	broker, err := s.broker(r.Context(), req.Bucket)
 	return broker, req, err
 }
 
@@ -272,12 +275,12 @@ func (s *Server) redrive(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if result.Unreadable, err = unreadable(r.Context(), broker, req.IDs, result.Redriven); err != nil {
 		return nil, err
 	}
-	s.log.Info("dead letters were redriven", "database", req.Database, "bucket", req.Bucket, "count", len(moved))
+	s.log.Info("dead letters were redriven", "database", req.Database, "bucket", req.Name, "count", len(moved))
 	return result, nil
 }
 
 // unreadable returns those of ids, but for done, that are dead letters which cannot be decoded.
-func unreadable(ctx context.Context, broker Broker, ids, done []uint64) (found []uint64, err error) {
+func unreadable(ctx context.Context, broker *pubsub.Broker, ids, done []uint64) (found []uint64, err error) {
 	for _, id := range ids {
 		if slices.Contains(done, id) {
 			continue
@@ -303,43 +306,41 @@ func (s *Server) purge(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.log.Info("dead letters were purged", "database", req.Database, "bucket", req.Bucket, "count", n)
+	s.log.Info("dead letters were purged", "database", req.Database, "bucket", req.Name, "count", n)
 	return PurgeResult{Purged: n}, nil
 }
 
 func (s *Server) buckets(_ http.ResponseWriter, r *http.Request) (any, error) {
-	if err := checkParams(r.URL.Query()); err != nil {
-		return nil, err
-	}
-	all, err := s.opts.Backend.Namespaces(r.Context())
-	answer := Buckets{Buckets: make([]Scope, len(all)), Missing: text(err)}
-	for i, ns := range all {
-		answer.Buckets[i] = Scope{ns.Database, ns.Bucket}
+	all, err := s.opts.Databases.Brokers(r.Context())
+	answer := Buckets{Buckets: make([]Bucket, len(all)), Missing: text(err)}
+	for i, b := range all {
+		answer.Buckets[i] = Bucket{b.Database, b.Bucket}
 	}
 	return answer, nil
 }
 
 // topics counts the bucket that is named, or all of them if none is.
 func (s *Server) topics(_ http.ResponseWriter, r *http.Request) (any, error) {
-	scope, err := parseScope(r.URL.Query())
-	if err != nil {
+	var bucket Bucket
+	if err := decode(r, &bucket); err != nil {
 		return nil, err
 	}
 	answer := Topics{Topics: []TopicStats{}}
-	var counted []Namespace
-	if scope == (Scope{}) {
-		counted, err = s.opts.Backend.Namespaces(r.Context())
+	var counted []databases.OpenBroker
+	if bucket == (Bucket{}) {
+		var err error
+		counted, err = s.opts.Databases.Brokers(r.Context())
 		answer.Missing = text(err)
 	} else {
-		scope = scope.WithDefaults()
-		broker, err := s.broker(r.Context(), scope)
+		bucket = bucket.WithDefaults()
+		broker, err := s.broker(r.Context(), bucket)
 		if err != nil {
 			return nil, err
 		}
-		counted = []Namespace{{scope.Database, scope.Bucket, broker}}
+		counted = []databases.OpenBroker{{Database: bucket.Database, Bucket: bucket.Name, Broker: broker}}
 	}
-	for _, ns := range counted {
-		stats, err := ns.Broker.Stats(r.Context())
+	for _, b := range counted {
+		stats, err := b.Broker.Stats(r.Context())
 		if err != nil {
 			return nil, err
 		}
@@ -347,7 +348,7 @@ func (s *Server) topics(_ http.ResponseWriter, r *http.Request) (any, error) {
 			if t.Groups == nil {
 				t.Groups = []pubsub.GroupStats{}
 			}
-			answer.Topics = append(answer.Topics, TopicStats{Scope{ns.Database, ns.Bucket}, t})
+			answer.Topics = append(answer.Topics, TopicStats{Bucket{b.Database, b.Bucket}, t})
 		}
 	}
 	return answer, nil
@@ -365,15 +366,15 @@ func (s *Server) removeGroup(_ http.ResponseWriter, r *http.Request) (any, error
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	req.Scope = req.WithDefaults()
-	broker, err := s.broker(r.Context(), req.Scope)
+	req.Bucket = req.WithDefaults()
+	broker, err := s.broker(r.Context(), req.Bucket)
 	if err != nil {
 		return nil, err
 	}
 	if err := broker.RemoveGroup(r.Context(), req.Topic, req.Group); err != nil {
 		return nil, err
 	}
-	s.log.Info("a consumer group was removed", "database", req.Database, "bucket", req.Bucket, "topic", req.Topic, "group", req.Group)
+	s.log.Info("a consumer group was removed", "database", req.Database, "bucket", req.Name, "topic", req.Topic, "group", req.Group)
 	return struct{}{}, nil
 }
 
@@ -389,7 +390,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	if err := s.opts.Backend.Backup(r.Context(), req.Database, req.Path); err != nil {
+	if err := s.opts.Databases.Backup(r.Context(), req.Database, req.Path); err != nil {
 		return nil, err
 	}
 	info, err := os.Stat(req.Path)
