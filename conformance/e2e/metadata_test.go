@@ -28,7 +28,7 @@ var badMetadata = []struct {
 	{"pubsub", "bucket", "a b", "letters, digits, - and _", false},
 	{"pubsub", "dedupBy", "colour", "id, data, none, or fields:PATH", false},
 	{"pubsub", "maxDeliver", "-1", "a whole number of 0 or more", false},
-	{"pubsub", "backOff", "1s,later", "durations of 0 or more, separated by commas", false},
+	{"pubsub", "backOff", "1s,later", "durations of 0 or more", false},
 	{"pubsub", "ackWait", "a while", "a duration of 0 or more", false},
 	{"pubsub", "maxAckPending", "0", "a whole number from 1 to", false},
 	{"pubsub", "ordered", "maybe", "true or false", false},
