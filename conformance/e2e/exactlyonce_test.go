@@ -118,6 +118,24 @@ func TestAnEventThatComesThreeTimesMovesACounterByOne(t *testing.T) {
 	}
 }
 
+// The sidecar copies the metadata of a URL onto every item that it saves.
+func TestASaveOfManyItemsUnderOneKeyTakesEffectOnce(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	d := e.daprd(harness.DaprdOptions{}, storeComponent())
+	e.ready(d)
+	client := e.sdk(d)
+	save := func(a, b int) {
+		r := e.call(d, http.MethodPost, "/v1.0/state/"+storeName+"?metadata.idempotencyKey=event-1",
+			[]map[string]any{{"key": "a", "value": a}, {"key": "b", "value": b}})
+		require.Equal(t, http.StatusNoContent, r.Status, r.Body)
+	}
+	save(1, 2)
+	save(3, 4)
+	require.Equal(t, 1, e.counter(client, "a"))
+	require.Equal(t, 2, e.counter(client, "b"))
+}
+
 // Two instances of an app, each with its sidecar, handle the same event at the same time: of each event, one call takes
 // effect, whoever is first, and everybody hears success. The keys hold over the death of every process.
 func TestOfRacingCallsUnderOneKeyOneTakesEffect(t *testing.T) {
