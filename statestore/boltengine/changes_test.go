@@ -24,9 +24,8 @@ func TestACommitWritesItsKeysInOrder(t *testing.T) {
 		w.TTL = time.Duration(1+rand.IntN(1000)) * time.Second
 		tx.Writes = append(tx.Writes, w)
 	}
-	require.NoError(t, r.db.Update(ctx, func(btx *boltdb.Tx) error {
-		b, err := r.engine.(*engine).in(btx)
-		require.NoError(t, err)
+	e := r.engine.(*engine)
+	require.NoError(t, e.update(ctx, e.db.Update, func(b bucket) error {
 		p := newPlan(b, epoch)
 		require.NoError(t, p.take(&tx))
 		c, err := p.changes()

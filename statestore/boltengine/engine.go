@@ -22,26 +22,21 @@ var _ statestore.Engine = (*engine)(nil)
 
 // New returns the engine for a bucket of db, which it creates if it is missing. It does not own db. Engines
 // of the same db and bucket share their data.
-func New(db *boltdb.DB, bucket string) (statestore.Engine, error) {
-	if bucket == "" || len(bucket) > boltdb.MaxNamespaceName {
-		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(bucket)),
+func New(db *boltdb.DB, name string) (statestore.Engine, error) {
+	if name == "" || len(name) > boltdb.MaxNamespaceName {
+		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(name)),
 			Allowed: fmt.Sprintf("1 to %d bytes long", boltdb.MaxNamespaceName)}
 	}
-	e := &engine{db: db, name: boltdb.NewNamespace(boltdb.KindState, bucket), incarnation: db.Incarnation()}
-	missing := false
-	err := db.View(func(tx *boltdb.Tx) error {
-		_, err := e.in(tx)
-		missing = err != nil
-		return nil
-	})
-	if err == nil && missing {
+	e := &engine{db: db, name: boltdb.NewNamespace(boltdb.KindState, name), incarnation: db.Incarnation()}
+	err := e.view(func(bucket) error { return nil })
+	if err != nil { // most likely there is none
 		err = db.Update(context.Background(), func(tx *boltdb.Tx) error {
 			_, err := e.name.Create(tx)
 			return boltdb.Dirty(err)
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open state bucket %q: %w", bucket, err)
+		return nil, fmt.Errorf("open state bucket %q: %w", name, err)
 	}
 	return e, nil
 }
@@ -52,11 +47,28 @@ type bucket struct {
 	incarnation string // of the file
 }
 
-func (e *engine) in(tx *boltdb.Tx) (bucket, error) {
-	if b := e.name.In(tx); b != nil {
-		return bucket{b, e.incarnation}, nil
+func (e *engine) view(fn func(b bucket) error) error {
+	return e.db.View(func(tx *boltdb.Tx) error { return e.in(tx, fn) })
+}
+
+// errNothing ends a write function that wrote nothing and has no success to report either, so that no commit is spent
+// on it.
+var errNothing = errors.New("nothing to write")
+
+func (e *engine) update(ctx context.Context, how func(context.Context, func(*boltdb.Tx) error) error, fn func(b bucket) error) error {
+	err := how(ctx, func(tx *boltdb.Tx) error { return e.in(tx, fn) })
+	if errors.Is(err, errNothing) {
+		return nil
 	}
-	return bucket{}, fmt.Errorf("the file has no state bucket %q", e.name.Name())
+	return err
+}
+
+func (e *engine) in(tx *boltdb.Tx, fn func(b bucket) error) error {
+	b := e.name.In(tx)
+	if b == nil {
+		return fmt.Errorf("the file has no state bucket %q", e.name.Name())
+	}
+	return fn(bucket{b, e.incarnation})
 }
 
 // etag names a version. Versions go on from where they were when a backup is put back; the incarnation does not.
@@ -71,11 +83,7 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 		return nil, err
 	}
 	items := make([]statestore.Item, len(keys))
-	err := e.db.View(func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
+	err := e.view(func(b bucket) error {
 		for i, key := range keys {
 			items[i] = b.item(key, room, now)
 			room -= items[i].Size()
@@ -104,18 +112,10 @@ func (b bucket) item(key string, room int, now time.Time) statestore.Item {
 	return r.item(key, b.etag(r.version), room)
 }
 
-// errNothing ends a write function that wrote nothing and has no success to report either, so that no commit is spent
-// on it.
-var errNothing = errors.New("nothing to write")
-
 // Apply implements statestore.Engine.
 func (e *engine) Apply(ctx context.Context, transactions []statestore.Transaction, now func() time.Time) ([]error, error) {
 	var outcomes []error
-	err := e.db.Update(ctx, func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
+	err := e.update(ctx, e.db.Update, func(b bucket) error {
 		p := newPlan(b, now())
 		outcomes = make([]error, len(transactions))
 		failed := 0
@@ -135,7 +135,7 @@ func (e *engine) Apply(ctx context.Context, transactions []statestore.Transactio
 		}
 		return boltdb.Dirty(p.write(changes))
 	})
-	if err != nil && !errors.Is(err, errNothing) {
+	if err != nil {
 		return nil, err
 	}
 	return outcomes, nil

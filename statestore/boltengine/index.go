@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -66,9 +65,10 @@ type index struct {
 	unsaved bool // it differs from what is on disk
 }
 
-// loadIndexes returns a bucket's indexes, by id. One that cannot be read is no use to anyone: it is there to be removed.
-func loadIndexes(c boltdb.Cursor) []*index {
-	var all []*index
+// indexes returns those of the bucket's indexes that are wanted, by id. One that cannot be read is no use to anyone: it is
+// there to be removed.
+func (b bucket) indexes(wanted func(*index) bool) (all []*index) {
+	c := b.Cursor()
 	for k, v := c.Seek([]byte{prefixIndex}); len(k) > 0 && k[0] == prefixIndex; k, v = c.Next() {
 		if len(k) != 1+indexIDSize {
 			continue
@@ -81,15 +81,19 @@ func loadIndexes(c boltdb.Cursor) []*index {
 		if err != nil {
 			x.State = indexRemoving
 		}
-		all = append(all, x)
+		if wanted(x) {
+			all = append(all, x)
+		}
 	}
 	return all
 }
 
-// keptIndexes returns those that writes must keep right.
-func keptIndexes(c boltdb.Cursor) []*index {
-	return slices.DeleteFunc(loadIndexes(c), func(x *index) bool { return x.State == indexRemoving })
-}
+// kept reports whether writes must keep the index right.
+func (x *index) kept() bool { return x.State != indexRemoving }
+
+func (x *index) complete() bool { return x.State == indexComplete }
+
+func (x *index) building() bool { return x.State == indexBuilding }
 
 // reindex lists how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
 func (c *changes) reindex(indexes []*index, key, before, after []byte) {
@@ -136,29 +140,25 @@ func holdsKey(sorted [][]byte, key []byte) bool {
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
 	var progress statestore.IndexProgress
-	err := e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
+	err := e.update(ctx, e.db.UpdateLazily, func(b bucket) (err error) {
 		progress, err = buildStep(b, paths, until, limit)
 		return err
 	})
-	if err != nil && !errors.Is(err, errNothing) {
+	if err != nil {
 		return statestore.IndexProgress{}, fmt.Errorf("build query indexes: %w", err)
 	}
 	return progress, nil
 }
 
 func buildStep(b bucket, paths []string, until time.Time, limit int) (progress statestore.IndexProgress, err error) {
-	all := loadIndexes(b.Cursor())
+	all := b.indexes(func(*index) bool { return true })
 	id := uint32(1)
 	if n := len(all); n > 0 {
 		id = all[n-1].id + 1
 	}
 	wanted := make([]*index, 0, len(paths))
 	for _, path := range paths {
-		if i := slices.IndexFunc(all, func(x *index) bool { return x.State != indexRemoving && x.Path == path }); i >= 0 {
+		if i := slices.IndexFunc(all, func(x *index) bool { return x.kept() && x.Path == path }); i >= 0 {
 			wanted = append(wanted, all[i])
 			continue
 		}
@@ -175,7 +175,7 @@ func buildStep(b bucket, paths []string, until time.Time, limit int) (progress s
 		}
 	}
 	var c changes
-	if i := slices.IndexFunc(wanted, func(x *index) bool { return x.State == indexBuilding }); i >= 0 {
+	if i := slices.IndexFunc(wanted, (*index).building); i >= 0 {
 		x := wanted[i]
 		x.build(b, limit, &c)
 		progress = statestore.IndexProgress{Path: x.Path, Keys: x.Keys, Complete: x.State == indexComplete}
@@ -219,13 +219,6 @@ func seekAfter(c boltdb.Cursor, k []byte) ([]byte, []byte) {
 		return c.Next()
 	}
 	return found, v
-}
-
-// expiredIndexes returns those that are to be removed by now.
-func expiredIndexes(b bucket, now time.Time) []*index {
-	return slices.DeleteFunc(loadIndexes(b.Cursor()), func(x *index) bool {
-		return x.State != indexRemoving && !expired(x.Expires, now)
-	})
 }
 
 // remove lists up to limit entries of an index that has expired, and the index itself once none is left. It returns how

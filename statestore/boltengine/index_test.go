@@ -18,7 +18,7 @@ func requireIndexesRight(t require.TestingT, r *rig) {
 	require.NoError(t, r.db.View(func(tx *boltdb.Tx) error {
 		ns := tx.Bucket([]byte("state/state"))
 		known := map[string]bool{}
-		for _, x := range loadIndexes(ns.Cursor()) {
+		for _, x := range (bucket{Bucket: ns}).indexes(func(*index) bool { return true }) {
 			known[string(indexEntryPrefix(x.id))] = true
 			if x.State != indexComplete {
 				continue

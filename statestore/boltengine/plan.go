@@ -129,7 +129,7 @@ func (p *plan) id(key string) (*plannedID, error) {
 // changes lists what brings the bucket to where the plan is.
 func (p *plan) changes() (changes, error) {
 	c := make(changes, 0, len(p.keys))
-	indexes := keptIndexes(p.b.Cursor())
+	indexes := p.b.indexes((*index).kept)
 	for key, k := range p.keys {
 		if !k.changed {
 			continue

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -24,13 +23,8 @@ func (e *engine) View(ctx context.Context, now time.Time, fn func(statestore.Sna
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return e.db.View(func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
-		complete := slices.DeleteFunc(loadIndexes(b.Cursor()), func(x *index) bool { return x.State != indexComplete })
-		return fn(&snapshot{ctx: ctx, b: b, now: now, indexes: complete})
+	return e.view(func(b bucket) error {
+		return fn(&snapshot{ctx: ctx, b: b, now: now, indexes: b.indexes((*index).complete)})
 	})
 }
 

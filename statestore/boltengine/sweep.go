@@ -18,12 +18,8 @@ const sweepBytes = 4 << 20
 // Sweep implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
 	var s sweep
-	err = e.db.UpdateLazily(ctx, func(tx *boltdb.Tx) error {
-		b, err := e.in(tx)
-		if err != nil {
-			return err
-		}
-		s = sweep{b: b, now: now, limit: limit, indexes: keptIndexes(b.Cursor())}
+	err = e.update(ctx, e.db.UpdateLazily, func(b bucket) error {
+		s = sweep{b: b, now: now, limit: limit, indexes: b.indexes((*index).kept)}
 		s.all()
 		if len(s.toDo) == 0 {
 			return errNothing
@@ -33,7 +29,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 		}
 		return boltdb.Dirty(s.toDo.write(b))
 	})
-	if err != nil && !errors.Is(err, errNothing) {
+	if err != nil {
 		return 0, false, fmt.Errorf("sweep state: %w", err)
 	}
 	return s.swept, s.more, s.damage
@@ -57,7 +53,7 @@ type sweep struct {
 func (s *sweep) all() {
 	s.expired(prefixExpiry, s.value)
 	s.expired(prefixIdempotencyTime, s.idempotencyRecord)
-	for _, x := range expiredIndexes(s.b, s.now) {
+	for _, x := range s.b.indexes(func(x *index) bool { return !x.kept() || expired(x.Expires, s.now) }) {
 		if s.more = s.more || s.swept >= s.limit; s.more {
 			return
 		}
