@@ -9,6 +9,9 @@ ifeq ($(shell go env CGO_ENABLED),1)
 RACE := -race
 endif
 
+# No test hangs longer, on however slow a machine.
+HANGS := 2h
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -28,12 +31,12 @@ demo: $(STACK) ## Play the story of the todo app against real sidecars and check
 	@$(STACK) demo
 
 .PHONY: test
-test: lint test-unit test-allocs test-model test-conformance ## Run everything: lint, unit tests, official suites, end to end
+test: notice-installs lint test-unit test-allocs test-model test-conformance ## Run everything: lint, unit tests, official suites, end to end
 
 .PHONY: test-unit
 test-unit: notice-race
 	@echo "== unit tests $(RACE)"
-	go test $(RACE) -timeout 20m ./...
+	go test $(RACE) -timeout $(HANGS) ./...
 
 # What a call may allocate, which the race detector would change: the line above leaves these tests out where it has one.
 .PHONY: test-allocs
@@ -50,10 +53,11 @@ MODEL_DIR := $(firstword $(wildcard /dev/shm) /tmp)
 .PHONY: test-model
 test-model:
 	@echo "== pub/sub model: 10000 histories"
-	GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR=$(MODEL_DIR) go test -count=1 -timeout 15m -run '^TestModel$$' ./pubsub -rapid.checks=10000
+	GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR=$(MODEL_DIR) go test -count=1 -timeout $(HANGS) -run '^TestModel$$' ./pubsub -rapid.checks=10000
 
 # The sidecar is built first, with its progress shown, so that no test's time
-# limit has to allow for it. Packages run one at a time: each starts processes.
+# limit has to allow for it. Most tests wait for processes: four of a package run
+# at a time, and two packages.
 .PHONY: test-conformance
 test-conformance: notice-race $(STACK)
 	@echo "== the Dapr sidecar"
@@ -61,13 +65,13 @@ test-conformance: notice-race $(STACK)
 	@echo "== Dapr's placement and scheduler"
 	$(STACK) control-plane
 	@echo "== Dapr's official suites and the guarantees $(RACE)"
-	go -C conformance test $(RACE) -p 1 -v -timeout 30m ./suites ./e2e
+	go -C conformance test $(RACE) -p 2 -parallel 4 -v -timeout $(HANGS) ./suites ./e2e
 	@echo "== power cuts"
-	go -C conformance test -count=1 -v -timeout 15m ./powercut
+	go -C conformance test -count=1 -v -timeout $(HANGS) ./powercut
 	@echo "== all other conformance tests $(RACE)"
-	go -C conformance test $(RACE) -p 1 -timeout 60m $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$ -e /powercut$$)
+	go -C conformance test $(RACE) -p 2 -parallel 4 -timeout $(HANGS) $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$ -e /powercut$$)
 	@$(if $(RACE),echo "== memory under a backlog",:)
-	$(if $(RACE),go -C conformance test -count=1 -v ./performance -run '^TestBacklog$$',@:)
+	$(if $(RACE),go -C conformance test -count=1 -v -timeout $(HANGS) ./performance -run '^TestBacklog$$',@:)
 
 .PHONY: backlog
 backlog: ## Measure memory, speed and disk under a backlog of 5 million events (some 10 minutes)
@@ -102,6 +106,11 @@ test-dapr-run: $(STACK) ## Check `dapr run -f` with the real CLI, whose build ta
 	$(STACK) sidecar
 	CGO_ENABLED=0 go -C conformance/daprcli build -ldflags "-s -w" -o ../../$(CACHE)/dapr-cli/dapr github.com/dapr/cli
 	go -C conformance test -run TestDaprRun -v ./kubernetes
+
+.PHONY: notice-installs
+notice-installs:
+	@echo "nothing is installed on this machine: what the tests need is built or downloaded into $(CACHE) and Go's own caches,"
+	@echo "which takes some minutes the first time: staticcheck, the pinned Dapr sidecar, placement, scheduler, Dapr's SDK for Python"
 
 .PHONY: notice-race
 notice-race:

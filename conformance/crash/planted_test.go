@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// frame is a message that the liar passes on as it is.
+// frame is a message that the fake server passes on as it is.
 type frame struct{ raw []byte }
 
 type frameCodec struct{}
@@ -25,20 +25,20 @@ func (frameCodec) Marshal(v any) ([]byte, error)     { return v.(*frame).raw, ni
 func (frameCodec) Unmarshal(raw []byte, v any) error { v.(*frame).raw = raw; return nil }
 func (frameCodec) Name() string                      { return "proto" }
 
-// early are the calls that the liar answers before the process has heard of them, as a process would that answers
+// early are the calls that the fake server answers before the process has heard of them, as a process would that answers
 // before it has synced. Their answers are empty messages.
 var early = map[string]bool{
 	proto.StateStore_Set_FullMethodName: true,
 	proto.PubSub_Publish_FullMethodName: true,
 }
 
-// startLiar serves a socket that passes everything on to another, but answers early. It ends with the test.
-func startLiar(t *testing.T, to string) (socket string) {
+// startFakeServer serves a socket that passes everything on to another, but answers early. It ends with the test.
+func startFakeServer(t *testing.T, to string) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "liar")
+	dir, err := os.MkdirTemp("", "fake")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	socket = filepath.Join(dir, "liar.sock")
+	socket = filepath.Join(dir, "fake.sock")
 	listener, err := net.Listen("unix", socket)
 	require.NoError(t, err)
 	forward := func(_ any, in grpc.ServerStream) error {
@@ -114,9 +114,10 @@ func pass(from interface{ RecvMsg(any) error }, to interface{ SendMsg(any) error
 // What finds nothing must be able to find something: between the clients and the process stands one who says that
 // writes are done before they are.
 func TestAPlantedFaultIsFound(t *testing.T) {
+	t.Parallel()
 	bolt := startBolt(t)
 	report, err := Run(t.Context(), Options{
-		Bolt: bolt, Kills: 5, Socket: startLiar(t, filepath.Join(bolt.SocketDir, "bolt.sock")), Progress: os.Stdout,
+		Bolt: bolt, Kills: 5, Socket: startFakeServer(t, filepath.Join(bolt.SocketDir, "bolt.sock")), Progress: os.Stdout,
 	})
 	require.NoError(t, err)
 	require.NoError(t, report.Print(os.Stdout))

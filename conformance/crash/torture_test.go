@@ -10,7 +10,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-var kills = flag.Int("kills", 30, "how often TestTorture kills the process")
+var kills = flag.Int("kills", 20, "how often TestTorture kills the process")
 
 func startBolt(t *testing.T) *harness.Bolt {
 	t.Helper()
@@ -18,6 +18,7 @@ func startBolt(t *testing.T) *harness.Bolt {
 }
 
 func TestTorture(t *testing.T) {
+	t.Parallel()
 	report, err := Run(t.Context(), Options{Bolt: startBolt(t), Kills: *kills, Progress: os.Stdout})
 	require.NoError(t, err)
 	require.NoError(t, report.Print(os.Stdout))

@@ -64,7 +64,7 @@ const team = 52100
 
 // premises are folders and programs that every user can reach.
 type premises struct {
-	*world
+	*env
 	dir, visitor string
 }
 
@@ -76,8 +76,8 @@ func newPremises(t *testing.T) *premises {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755))
-	w := newWorld(t)
-	p := &premises{world: w, dir: dir, visitor: filepath.Join(dir, "visitor")}
+	e := newEnv(t)
+	p := &premises{env: e, dir: dir, visitor: filepath.Join(dir, "visitor")}
 	self, err := os.Executable()
 	require.NoError(t, err)
 	copyProgram(t, self, p.visitor)
@@ -191,9 +191,9 @@ func TestAllowedUsersGetIn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := *p
-			w := *p.world
-			w.t = t
-			in.world = &w
+			e := *p.env
+			e.t = t
+			in.env = &e
 			b := in.serve(0o077, test.args...)
 			require.Equal(t, test.mode, mode(t, socketOf(b)))
 			require.Equal(t, test.folder, mode(t, b.SocketDir))
@@ -245,9 +245,9 @@ func TestAFileOfSomebodyElse(t *testing.T) {
 
 // What everybody can reach changes nothing and tells nothing of anyone's data.
 func TestHTTPListenIsHarmless(t *testing.T) {
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{})
-	store, topics := w.store(b), w.pubsub(b, "shop")
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{})
+	store, topics := e.store(b), e.pubsub(b, "shop")
 	const marker = "MARKER-of-somebody"
 	require.NoError(t, store.Set(t.Context(), "key-"+marker, []byte("value-"+marker)))
 	require.NoError(t, topics.Publish(t.Context(), "orders", "id-"+marker, []byte("event-"+marker)))
@@ -256,7 +256,7 @@ func TestHTTPListenIsHarmless(t *testing.T) {
 		"/v1/topics/remove-group", "/v1/backup", "/debug/pprof/", "/debug/vars",
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch} {
-			code, body := w.get(b, method, path)
+			code, body := e.get(b, method, path)
 			public := path == "/healthz" || path == "/readyz" || path == "/metrics"
 			switch {
 			case public && method == http.MethodGet:
@@ -274,10 +274,10 @@ func TestHTTPListenIsHarmless(t *testing.T) {
 // Logs are read by many. Whatever goes well or wrong, they hold no value and no event.
 func TestLogsHoldNoData(t *testing.T) {
 	const marker = "MARKER-in-the-data"
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--log-level", "debug"}})
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--log-level", "debug"}})
 	ctx := t.Context()
-	store, topics := w.store(b), w.pubsub(b, "shop", "maxDeliver", "1", "dedupBy", "fields:a")
+	store, topics := e.store(b), e.pubsub(b, "shop", "maxDeliver", "1", "dedupBy", "fields:a")
 	value := []byte("value " + marker)
 	require.NoError(t, store.Set(ctx, "k", value))
 	_, err := store.Get(ctx, "k")

@@ -22,6 +22,7 @@ import (
 // The bound is what is allowed, as much again for what was ended and is not answered yet, and twice of that, as Go lets
 // memory grow before it collects; and what the honest client's own calls take.
 func TestUnfinishedRequestsAreBounded(t *testing.T) {
+	t.Parallel()
 	const (
 		allowed, calls = 16 << 20, 2000
 		bound          = memoryFactor * (2*2*allowed + 64<<20)
@@ -85,9 +86,9 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 		}, "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
-			b := w.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed), "--max-calls", strconv.Itoa(calls)}})
-			store, bus := w.store(b), w.pubsub(b, "honest")
+			e := newEnv(t)
+			b := e.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed), "--max-calls", strconv.Itoa(calls)}})
+			store, bus := e.store(b), e.pubsub(b, "honest")
 			stream, err := bus.Pull(t.Context(), "honest")
 			require.NoError(t, err)
 			events := 0
@@ -103,7 +104,7 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 			for range 10 {
 				serve()
 			}
-			before := w.usage(b)
+			before := e.usage(b)
 
 			var most int64
 			var clients []*rawClient
@@ -140,12 +141,12 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 				began := time.Now()
 				serve()
 				slowest = max(slowest, time.Since(began))
-				most = max(most, w.usage(b).memory)
+				most = max(most, e.usage(b).memory)
 			}
 			// They stay, and finish nothing.
 			for range 10 {
 				serve()
-				most = max(most, w.usage(b).memory)
+				most = max(most, e.usage(b).memory)
 			}
 			fmt.Printf("%s: %d MiB before, %d MiB at most; an honest client was served %d times meanwhile, in %v at most\n",
 				t.Name(), before.memory>>20, most>>20, served, slowest)
@@ -161,7 +162,7 @@ func TestUnfinishedRequestsAreBounded(t *testing.T) {
 			for _, c := range clients {
 				c.close()
 			}
-			w.back(b, before, bound)
+			e.back(b, before, bound)
 			serve()
 		})
 	}

@@ -32,12 +32,12 @@ func fill(t *testing.T, c *harness.Client) (acknowledged int, refusal error) {
 }
 
 // outOfRoom plays what must hold while there is no room: full makes that so if filling does not, and makeRoom ends it.
-func outOfRoom(t *testing.T, w *world, b *harness.Bolt, why string, full, makeRoom func()) {
+func outOfRoom(t *testing.T, e *env, b *harness.Bolt, why string, full, makeRoom func()) {
 	t.Helper()
-	store, topics := w.store(b), w.pubsub(b, "shop")
+	store, topics := e.store(b), e.pubsub(b, "shop")
 	require.NoError(t, store.Set(t.Context(), "small", []byte("before")))
 	require.NoError(t, topics.Publish(t.Context(), "orders", "first", []byte("first")))
-	w.readyz(b, http.StatusOK, "ok")
+	e.readyz(b, http.StatusOK, "ok")
 	full()
 	pid := b.PID()
 
@@ -48,10 +48,10 @@ func outOfRoom(t *testing.T, w *world, b *harness.Bolt, why string, full, makeRo
 	err = topics.Publish(t.Context(), "orders", "refused", make([]byte, 8*large))
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
 	require.ErrorContains(t, err, why)
-	code, body := w.get(b, http.MethodGet, "/readyz")
+	code, body := e.get(b, http.MethodGet, "/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.Contains(t, body, why)
-	code, _ = w.get(b, http.MethodGet, "/healthz")
+	code, _ = e.get(b, http.MethodGet, "/healthz")
 	require.Equal(t, http.StatusOK, code, "it is alive: a restart would mend nothing")
 
 	everything := func() {
@@ -76,7 +76,7 @@ func outOfRoom(t *testing.T, w *world, b *harness.Bolt, why string, full, makeRo
 	require.Equal(t, "first", string(m.GetData()))
 
 	makeRoom()
-	w.readyz(b, http.StatusOK, "ok")
+	e.readyz(b, http.StatusOK, "ok")
 	require.NoError(t, store.Set(t.Context(), "after", make([]byte, large)))
 	require.NoError(t, topics.Publish(t.Context(), "orders", "after", make([]byte, large)))
 	everything()
@@ -94,57 +94,61 @@ func outOfRoom(t *testing.T, w *world, b *harness.Bolt, why string, full, makeRo
 }
 
 func TestAFullDisk(t *testing.T) {
+	t.Parallel()
 	needsRoot(t, "mounting a small file system")
-	w := newWorld(t)
-	dir := w.Dir("small-disk")
+	e := newEnv(t)
+	dir := e.Dir("small-disk")
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=6m,mode=700"))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 	ballast := filepath.Join(dir, "ballast")
 	require.NoError(t, os.WriteFile(ballast, make([]byte, 3<<20), 0o600))
-	b := w.bolt(harness.BoltOptions{DataDir: filepath.Join(dir, "data")})
-	outOfRoom(t, w, b, "no space left on device", func() {}, func() { require.NoError(t, os.Remove(ballast)) })
+	b := e.bolt(harness.BoltOptions{DataDir: filepath.Join(dir, "data")})
+	outOfRoom(t, e, b, "no space left on device", func() {}, func() { require.NoError(t, os.Remove(ballast)) })
 }
 
 func TestAFileSizeLimit(t *testing.T) {
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{})
+	t.Parallel()
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{})
 	limit := func(n uint64) {
 		t.Helper()
 		require.NoError(t, unix.Prlimit(b.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY}, nil))
 	}
-	outOfRoom(t, w, b, "file too large", func() { limit(2 << 20) }, func() { limit(unix.RLIM_INFINITY) })
+	outOfRoom(t, e, b, "file too large", func() { limit(2 << 20) }, func() { limit(unix.RLIM_INFINITY) })
 }
 
 // A file that grows past what was allocated for it takes another path than one that has room.
 func TestAFileSizeLimitWhereTheFileGrows(t *testing.T) {
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{})
+	t.Parallel()
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{})
 	info, err := os.Stat(filepath.Join(b.DataDir, "dapr.db"))
 	require.NoError(t, err)
 	limit := func(n uint64) {
 		t.Helper()
 		require.NoError(t, unix.Prlimit(b.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY}, nil))
 	}
-	outOfRoom(t, w, b, "file resize error: truncate "+filepath.Join(b.DataDir, "dapr.db")+": file too large",
+	outOfRoom(t, e, b, "file resize error: truncate "+filepath.Join(b.DataDir, "dapr.db")+": file too large",
 		func() { limit(uint64(info.Size())) }, func() { limit(unix.RLIM_INFINITY) })
 }
 
 func TestAReadOnlyFileSystem(t *testing.T) {
+	t.Parallel()
 	needsRoot(t, "mounting a read-only file system")
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Name: "first"})
-	store := w.store(b)
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Name: "first"})
+	store := e.store(b)
 	require.NoError(t, store.Set(t.Context(), "k", []byte("v")))
 	require.NoError(t, b.Stop())
 	before, err := os.ReadFile(filepath.Join(b.DataDir, "dapr.db"))
 	require.NoError(t, err)
-	dir := w.Dir("read-only")
+	dir := e.Dir("read-only")
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	require.NoError(t, unix.Mount(b.DataDir, dir, "", unix.MS_BIND, ""))
 	require.NoError(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
-	said := w.refuses(harness.BoltOptions{DataDir: dir})
+	said := e.refuses(harness.BoltOptions{DataDir: dir})
 	require.Contains(t, said, filepath.Join(dir, "dapr.db")+": read-only file system: a database that cannot be written cannot be served")
 	after, err := os.ReadFile(filepath.Join(b.DataDir, "dapr.db"))
 	require.NoError(t, err)

@@ -16,14 +16,15 @@ import (
 
 // A process does not come up on a file that it cannot use, says why, and leaves it as it was.
 func TestFilesThatAreRefused(t *testing.T) {
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Name: "first"})
-	require.NoError(t, w.store(b).Set(t.Context(), "k", make([]byte, 100<<10)))
+	t.Parallel()
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Name: "first"})
+	require.NoError(t, e.store(b).Set(t.Context(), "k", make([]byte, 100<<10)))
 	path := filepath.Join(b.DataDir, "dapr.db")
 
-	said := w.refuses(harness.BoltOptions{SocketDir: w.Dir("elsewhere")})
+	said := e.refuses(harness.BoltOptions{SocketDir: e.Dir("elsewhere")})
 	require.Contains(t, said, path+": the database file is in use by process "+fmt.Sprint(b.PID()))
-	got, err := w.store(b).Get(t.Context(), "k")
+	got, err := e.store(b).Get(t.Context(), "k")
 	require.NoError(t, err)
 	require.Len(t, got, 100<<10, "the first process is as well as before")
 
@@ -43,7 +44,7 @@ func TestFilesThatAreRefused(t *testing.T) {
 		"zeros for content": {make([]byte, len(sound)), "it is no bbolt file"},
 	} {
 		require.NoError(t, os.WriteFile(path, test.raw, 0o600))
-		said := w.refuses(harness.BoltOptions{})
+		said := e.refuses(harness.BoltOptions{})
 		require.Contains(t, said, path, name)
 		require.Contains(t, said, test.want, name)
 		raw, err := os.ReadFile(path)
@@ -52,7 +53,7 @@ func TestFilesThatAreRefused(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(path, sound, 0o600))
 	require.NoError(t, b.Restart(t.Context()))
-	got, err = w.store(b).Get(t.Context(), "k")
+	got, err = e.store(b).Get(t.Context(), "k")
 	require.NoError(t, err)
 	require.Len(t, got, 100<<10)
 }
@@ -77,10 +78,11 @@ func newer(t *testing.T, raw []byte) []byte {
 
 // Backups that are taken in the middle of writes open, are sound, and hold what was acknowledged before they began.
 func TestBackupsUnderLoad(t *testing.T) {
+	t.Parallel()
 	const writers, backups = 4, 4
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{})
-	store, topics := w.store(b), w.pubsub(b, "publisher")
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{})
+	store, topics := e.store(b), e.pubsub(b, "publisher")
 	stop := make(chan struct{})
 	var running sync.WaitGroup
 	for i := range writers {
@@ -99,7 +101,7 @@ func TestBackupsUnderLoad(t *testing.T) {
 	copies := make([]string, backups)
 	for i := range copies {
 		require.NoError(t, store.Set(t.Context(), fmt.Sprintf("before-backup-%d", i), []byte("x")))
-		copies[i] = w.Dir(fmt.Sprintf("copy-%d.db", i))
+		copies[i] = e.Dir(fmt.Sprintf("copy-%d.db", i))
 		require.NoError(t, b.Command(t.Context(), nil, "backup", copies[i]))
 	}
 	close(stop)
@@ -107,11 +109,11 @@ func TestBackupsUnderLoad(t *testing.T) {
 	require.NoError(t, b.Stop())
 	for i, path := range copies {
 		require.NoError(t, b.Command(t.Context(), nil, "check", path))
-		data := w.Dir(fmt.Sprintf("restored-%d", i))
+		data := e.Dir(fmt.Sprintf("restored-%d", i))
 		require.NoError(t, os.MkdirAll(data, 0o700))
 		require.NoError(t, os.Rename(path, filepath.Join(data, "dapr.db")))
-		restored := w.bolt(harness.BoltOptions{Name: fmt.Sprintf("restored-%d", i), DataDir: data})
-		got, err := w.store(restored).Get(t.Context(), fmt.Sprintf("before-backup-%d", i))
+		restored := e.bolt(harness.BoltOptions{Name: fmt.Sprintf("restored-%d", i), DataDir: data})
+		got, err := e.store(restored).Get(t.Context(), fmt.Sprintf("before-backup-%d", i))
 		require.NoError(t, err)
 		require.Equal(t, "x", string(got))
 		require.NoError(t, restored.Stop())

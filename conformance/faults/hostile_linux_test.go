@@ -28,24 +28,24 @@ type usage struct {
 	memory                  int64 // of its own, in bytes
 }
 
-func (w *world) usage(b *harness.Bolt) (u usage) {
-	w.t.Helper()
-	_, metrics := w.get(b, http.MethodGet, "/metrics")
+func (e *env) usage(b *harness.Bolt) (u usage) {
+	e.t.Helper()
+	_, metrics := e.get(b, http.MethodGet, "/metrics")
 	for line := range strings.Lines(metrics) {
 		if value, ok := strings.CutPrefix(line, "go_goroutines "); ok {
 			u.goroutines, _ = strconv.Atoi(strings.TrimSpace(value))
 		}
 	}
-	require.Positive(w.t, u.goroutines)
+	require.Positive(e.t, u.goroutines)
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.PID()))
-	require.NoError(w.t, err)
+	require.NoError(e.t, err)
 	u.descriptors = len(fds)
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.PID()))
-	require.NoError(w.t, err)
+	require.NoError(e.t, err)
 	for line := range strings.Lines(string(raw)) {
 		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
 			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			require.NoError(w.t, err)
+			require.NoError(e.t, err)
 			u.memory = kib << 10
 		}
 	}
@@ -64,10 +64,10 @@ func honest(t *testing.T, c *harness.Client) {
 }
 
 // back waits until the process takes no more than before, give or take what it keeps for reuse.
-func (w *world) back(b *harness.Bolt, before usage, moreMemory int64) {
-	w.t.Helper()
-	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
-		now := w.usage(b)
+func (e *env) back(b *harness.Bolt, before usage, moreMemory int64) {
+	e.t.Helper()
+	require.EventuallyWithT(e.t, func(c *assert.CollectT) {
+		now := e.usage(b)
 		require.LessOrEqual(c, now.goroutines, before.goroutines+10)
 		require.LessOrEqual(c, now.descriptors, before.descriptors+5)
 		require.LessOrEqual(c, now.memory, before.memory+memoryFactor*moreMemory)
@@ -75,11 +75,12 @@ func (w *world) back(b *harness.Bolt, before usage, moreMemory int64) {
 }
 
 func TestTooManyStreamsAreRefused(t *testing.T) {
+	t.Parallel()
 	const allowed, tried = 1000, 1300
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--max-streams", strconv.Itoa(allowed)}})
-	store, topics := w.store(b), w.pubsub(b, "shop")
-	before := w.usage(b)
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--max-streams", strconv.Itoa(allowed)}})
+	store, topics := e.store(b), e.pubsub(b, "shop")
+	before := e.usage(b)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var refused, waiting sync.WaitGroup
@@ -108,7 +109,7 @@ func TestTooManyStreamsAreRefused(t *testing.T) {
 	}
 	cancel()
 	waiting.Wait()
-	w.back(b, before, 64<<20)
+	e.back(b, before, 64<<20)
 	stream, err := topics.Pull(t.Context(), "orders")
 	require.NoError(t, err)
 	require.NoError(t, topics.Publish(t.Context(), "orders", "1", []byte("x")))
@@ -117,11 +118,12 @@ func TestTooManyStreamsAreRefused(t *testing.T) {
 }
 
 func TestTooManyConnectionsAreRefused(t *testing.T) {
+	t.Parallel()
 	const allowed = 50
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--max-connections", strconv.Itoa(allowed)}})
-	store := w.store(b)
-	before := w.usage(b)
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--max-connections", strconv.Itoa(allowed)}})
+	store := e.store(b)
+	before := e.usage(b)
 	var idle []net.Conn
 	for range 3 * allowed {
 		c, err := net.Dial("unix", socketOf(b))
@@ -129,20 +131,21 @@ func TestTooManyConnectionsAreRefused(t *testing.T) {
 		idle = append(idle, c)
 	}
 	honest(t, store)
-	require.Less(t, w.usage(b).descriptors, before.descriptors+allowed+5)
+	require.Less(t, e.usage(b).descriptors, before.descriptors+allowed+5)
 	for _, c := range idle {
 		require.NoError(t, c.Close())
 	}
-	w.back(b, before, 64<<20)
-	honest(t, w.store(b))
+	e.back(b, before, 64<<20)
+	honest(t, e.store(b))
 	require.Contains(t, logOf(t, b), "50 connections are open, and no more are allowed")
 }
 
 func TestAnInitStormIsBounded(t *testing.T) {
+	t.Parallel()
 	const allowed, storm = 5, 300
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--max-databases", strconv.Itoa(allowed)}})
-	store := w.store(b)
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--max-databases", strconv.Itoa(allowed)}})
+	store := e.store(b)
 	refusals := 0
 	for i := range storm {
 		c, err := harness.Dial(socketOf(b), fmt.Sprintf("storm-%d", i))
@@ -159,7 +162,7 @@ func TestAnInitStormIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, files, allowed)
 	// The same again and again, of clients that come and go.
-	before := w.usage(b)
+	before := e.usage(b)
 	for i := range storm {
 		c, err := harness.Dial(socketOf(b), fmt.Sprintf("again-%d", i))
 		require.NoError(t, err)
@@ -167,7 +170,7 @@ func TestAnInitStormIsBounded(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 	honest(t, store)
-	w.back(b, before, 64<<20)
+	e.back(b, before, 64<<20)
 	info, err := os.Stat(filepath.Join(b.DataDir, "sidecars.json"))
 	require.NoError(t, err)
 	require.Less(t, info.Size(), int64(4<<20))
@@ -176,18 +179,19 @@ func TestAnInitStormIsBounded(t *testing.T) {
 // A reader that does not read holds up itself alone. What all of them hold is --max-pending-bytes and one event each,
 // once as read from the file and once as gRPC has encoded it; Go lets memory grow to twice of that before it collects.
 func TestSlowReadersHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	const readers, events, size, pending = 50, 20, 1 << 20, 16 << 20
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--max-pending-bytes", strconv.Itoa(pending)}})
-	store, publisher := w.store(b), w.pubsub(b, "publisher")
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--max-pending-bytes", strconv.Itoa(pending)}})
+	store, publisher := e.store(b), e.pubsub(b, "publisher")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	before := w.usage(b)
+	before := e.usage(b)
 	for i := range readers {
-		_, err := w.pubsub(b, fmt.Sprintf("slow-%d", i)).Pull(ctx, "orders")
+		_, err := e.pubsub(b, fmt.Sprintf("slow-%d", i)).Pull(ctx, "orders")
 		require.NoError(t, err)
 	}
-	good := w.pubsub(b, "good")
+	good := e.pubsub(b, "good")
 	stream, err := good.Pull(ctx, "orders")
 	require.NoError(t, err)
 	for i := range events {
@@ -197,16 +201,17 @@ func TestSlowReadersHoldUpNobody(t *testing.T) {
 		require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId()}))
 		honest(t, store)
 	}
-	used := w.usage(b)
+	used := e.usage(b)
 	fmt.Printf("%d readers that do not read, with %d events of %d bytes before them: %d MiB\n", readers, events, size, used.memory>>20)
 	require.Less(t, used.memory-before.memory, int64(memoryFactor*2*2*(pending+readers*size)))
 }
 
 func TestTooManyTopicsAndGroupsAreRefused(t *testing.T) {
+	t.Parallel()
 	const topics, groups, tried = 30, 10, 50
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--max-topics", strconv.Itoa(topics), "--max-groups", strconv.Itoa(groups)}})
-	store, random := w.store(b), w.pubsub(b, "random")
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--max-topics", strconv.Itoa(topics), "--max-groups", strconv.Itoa(groups)}})
+	store, random := e.store(b), e.pubsub(b, "random")
 	refused := func(err error, text string) {
 		require.Equal(t, codes.ResourceExhausted, status.Code(err), fmt.Sprint(err))
 		require.ErrorContains(t, err, text)
@@ -226,7 +231,7 @@ func TestTooManyTopicsAndGroupsAreRefused(t *testing.T) {
 	} {
 		for i := range groups + tried {
 			ctx, leave := context.WithCancel(t.Context())
-			stream, err := w.pubsub(b, fmt.Sprintf("group-%d", i)).Pull(ctx, each.topic)
+			stream, err := e.pubsub(b, fmt.Sprintf("group-%d", i)).Pull(ctx, each.topic)
 			require.NoError(t, err)
 			_, err = stream.Recv()
 			if i < groups {
@@ -242,11 +247,12 @@ func TestTooManyTopicsAndGroupsAreRefused(t *testing.T) {
 
 // Large requests beyond --max-request-bytes are refused, and small ones are answered meanwhile.
 func TestTooManyLargeRequestsAreRefused(t *testing.T) {
+	t.Parallel()
 	const clients, size, allowed = 64, 3 << 20, 16 << 20
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed)}})
-	store := w.store(b)
-	before := w.usage(b)
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed)}})
+	store := e.store(b)
+	before := e.usage(b)
 	var storm sync.WaitGroup
 	errs := make(chan error, clients)
 	for i := range clients {
@@ -269,13 +275,14 @@ func TestTooManyLargeRequestsAreRefused(t *testing.T) {
 	require.Less(t, refused, clients)
 	require.NoError(t, store.Set(t.Context(), "again", make([]byte, size)), "there is room again")
 	// All of them may have arrived at the same time, each as it came and decoded.
-	require.Less(t, w.usage(b).memory-before.memory, int64(memoryFactor*2*2*clients*size))
+	require.Less(t, e.usage(b).memory-before.memory, int64(memoryFactor*2*2*clients*size))
 }
 
 func TestNobodyAcknowledgesForOthers(t *testing.T) {
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{})
-	victim, attacker := w.pubsub(b, "victim"), w.pubsub(b, "attacker")
+	t.Parallel()
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{})
+	victim, attacker := e.pubsub(b, "victim"), e.pubsub(b, "attacker")
 	first, leave := context.WithCancel(t.Context())
 	stream, err := victim.Pull(first, "orders")
 	require.NoError(t, err)
@@ -292,7 +299,7 @@ func TestNobodyAcknowledgesForOthers(t *testing.T) {
 	require.NoError(t, theirs.Send(&proto.PullMessagesRequest{AckMessageId: own.GetId()}))
 	// That its own acknowledgement was read means that those before it were.
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		owed := w.owed(b)
+		owed := e.owed(b)
 		require.Equal(c, 0, owed["attacker"])
 		require.Equal(c, 1, owed["victim"])
 	}, patience, poll)
@@ -306,15 +313,15 @@ func TestNobodyAcknowledgesForOthers(t *testing.T) {
 }
 
 // owed is what groups wait for or have in hand.
-func (w *world) owed(b *harness.Bolt) map[string]int {
-	w.t.Helper()
+func (e *env) owed(b *harness.Bolt) map[string]int {
+	e.t.Helper()
 	var topics []struct {
 		Groups []struct {
 			Group                       string
 			Waiting, InFlight, Retrying int
 		}
 	}
-	require.NoError(w.t, b.Command(w.t.Context(), &topics, "topics"))
+	require.NoError(e.t, b.Command(e.t.Context(), &topics, "topics"))
 	owed := make(map[string]int)
 	for _, t := range topics {
 		for _, g := range t.Groups {

@@ -12,13 +12,14 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-var rounds = flag.Int("rounds", 1000, "how often TestRoundsLeaveNothing connects, subscribes and disconnects")
+var rounds = flag.Int("rounds", 400, "how often TestRoundsLeaveNothing connects, subscribes and disconnects")
 
 func TestRoundsLeaveNothing(t *testing.T) {
-	w := newWorld(t)
+	t.Parallel()
+	e := newEnv(t)
 	// Left to itself, the process collects nothing before there are 32 MiB of garbage, which are not what is looked for.
-	b := w.bolt(harness.BoltOptions{Env: []string{"GOGC=50"}})
-	store, publisher := w.store(b), w.pubsub(b, "publisher")
+	b := e.bolt(harness.BoltOptions{Env: []string{"GOGC=50"}})
+	store, publisher := e.store(b), e.pubsub(b, "publisher")
 	round := func(i int) {
 		t.Helper()
 		c, err := harness.Dial(socketOf(b), "rounds")
@@ -49,12 +50,12 @@ func TestRoundsLeaveNothing(t *testing.T) {
 	for i := range warm {
 		round(i)
 	}
-	before := w.usage(b)
+	before := e.usage(b)
 	for i := range *rounds {
 		round(warm + i)
 	}
 	honest(t, store)
 	// What a round would leave behind, however little, would show: a goroutine alone has 2 KiB.
-	w.back(b, before, 16<<20)
-	fmt.Printf("before %d rounds: %+v; after: %+v\n", *rounds, before, w.usage(b))
+	e.back(b, before, 16<<20)
+	fmt.Printf("before %d rounds: %+v; after: %+v\n", *rounds, before, e.usage(b))
 }

@@ -21,10 +21,10 @@ import (
 
 // initState makes the state store of component "store" on a bucket, as a sidecar does at its start, and when the value
 // of the component's metadata was changed.
-func (w *world) initState(b *harness.Bolt, bucket string) *harness.Client {
-	w.t.Helper()
-	c := w.client(b, "store")
-	require.NoError(w.t, c.InitState(w.t.Context(), "bucket", bucket))
+func (e *env) initState(b *harness.Bolt, bucket string) *harness.Client {
+	e.t.Helper()
+	c := e.client(b, "store")
+	require.NoError(e.t, c.InitState(e.t.Context(), "bucket", bucket))
 	return c
 }
 
@@ -36,9 +36,10 @@ func read(ctx context.Context, c *harness.Client) (string, error) {
 
 // In a Pod, dapr-bolt and the sidecar do not see each other's processes.
 func TestASidecarOutsideThePIDNamespaceIsServedWithWhatItSaidLast(t *testing.T) {
+	t.Parallel()
 	needsRoot(t, "a PID namespace")
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{OwnPIDs: true})
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{OwnPIDs: true})
 	restart := func() {
 		b.Kill()
 		require.NoError(t, b.Restart(t.Context()))
@@ -49,7 +50,7 @@ func TestASidecarOutsideThePIDNamespaceIsServedWithWhatItSaidLast(t *testing.T) 
 		require.NoError(t, err)
 		require.Equal(t, bucket, got)
 	}
-	c := w.initState(b, "first")
+	c := e.initState(b, "first")
 	require.NoError(t, c.Set(t.Context(), "whose", []byte("first")))
 	restart()
 	serves(c, "first")
@@ -57,7 +58,7 @@ func TestASidecarOutsideThePIDNamespaceIsServedWithWhatItSaidLast(t *testing.T) 
 		// A changed value: the sidecar closes the connection, which it may not have used since the last restart, and opens
 		// another.
 		bucket := fmt.Sprintf("changed-%d", i)
-		c = w.initState(b, bucket)
+		c = e.initState(b, bucket)
 		require.NoError(t, c.Set(t.Context(), "whose", []byte(bucket)))
 		restart()
 		if !quiet {
@@ -96,9 +97,10 @@ func scan(r io.Reader) func(yield func(string) bool) {
 }
 
 func TestSidecarsOutsideThePIDNamespaceGetTheirOwnDataOrNone(t *testing.T) {
+	t.Parallel()
 	needsRoot(t, "a PID namespace")
-	w := newWorld(t)
-	b := w.bolt(harness.BoltOptions{OwnPIDs: true})
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{OwnPIDs: true})
 	self, err := os.Executable()
 	require.NoError(t, err)
 	other := exec.CommandContext(t.Context(), self)
@@ -119,7 +121,7 @@ func TestSidecarsOutsideThePIDNamespaceGetTheirOwnDataOrNone(t *testing.T) {
 	for life := range 3 {
 		// This one changes its metadata in each life; the neighbour does not.
 		bucket := fmt.Sprintf("ours-%d", life)
-		c := w.initState(b, bucket)
+		c := e.initState(b, bucket)
 		require.NoError(t, c.Set(t.Context(), "whose", []byte(bucket)))
 		b.Kill()
 		require.NoError(t, b.Restart(t.Context()))

@@ -66,24 +66,25 @@ func receives(t *testing.T, got <-chan string, want string, within time.Duration
 // In a Pod, nothing but the end of the sidecar brings its subscriptions back: dapr-bolt asks for it, and the kubelet,
 // whose part the test plays, starts it afresh.
 func TestRestartSidecarBringsSubscriptionsBack(t *testing.T) {
+	t.Parallel()
 	const token = "sesame"
-	w := newWorld(t)
-	sidecarPort, err := w.FreePort()
+	e := newEnv(t)
+	sidecarPort, err := e.FreePort()
 	require.NoError(t, err)
-	appPort, err := w.FreePort()
+	appPort, err := e.FreePort()
 	require.NoError(t, err)
 	got := app(t, appPort)
-	bolt := w.bolt(harness.BoltOptions{
+	bolt := e.bolt(harness.BoltOptions{
 		Args: []string{"--restart-sidecar", fmt.Sprintf("http://127.0.0.1:%d", sidecarPort)},
 		Env:  []string{"DAPR_API_TOKEN=" + token},
 	})
-	resources := w.Dir("resources")
+	resources := e.Dir("resources")
 	require.NoError(t, harness.WriteComponents(resources, harness.NewComponent("pubsub", "pubsub.bolt")))
 	c, err := checkout()
 	require.NoError(t, err)
 	daprdPath, err := c.Daprd(t.Context(), os.Stderr)
 	require.NoError(t, err)
-	sidecar, err := w.StartDaprd(harness.DaprdOptions{
+	sidecar, err := e.StartDaprd(harness.DaprdOptions{
 		Path: daprdPath, AppID: "shop", AppPort: appPort, Resources: []string{resources}, HTTPPort: sidecarPort,
 		Env: []string{"DAPR_API_TOKEN=" + token},
 	})
@@ -92,7 +93,7 @@ func TestRestartSidecarBringsSubscriptionsBack(t *testing.T) {
 
 	publish := func(id string) {
 		t.Helper()
-		publisher := w.pubsub(bolt, "publisher")
+		publisher := e.pubsub(bolt, "publisher")
 		event := fmt.Sprintf(`{"specversion":"1.0","type":"x","source":"test","id":%q,"datacontenttype":"text/plain","data":%q}`, id, id)
 		require.NoError(t, publisher.Publish(t.Context(), "orders", id, []byte(event)))
 	}

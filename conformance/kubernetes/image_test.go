@@ -180,6 +180,7 @@ func (i image) in(t *testing.T, cmd *exec.Cmd, env ...string) *exec.Cmd {
 }
 
 func TestImage(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "buildah", "on Debian and Ubuntu: apt-get install --no-install-recommends buildah")
 	i := buildImage(t, "prebuilt", "dapr-bolt")
 
@@ -243,6 +244,7 @@ func TestImage(t *testing.T) {
 }
 
 func TestTodoImage(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "buildah", "on Debian and Ubuntu: apt-get install --no-install-recommends buildah")
 	i := buildImage(t, "prebuilt-todo", "todo")
 	require.Equal(t, []string{"todo"}, files(t, i.root))

@@ -71,6 +71,7 @@ func startWithHandler(t *testing.T, n *node) (*localPod, *handler) {
 // What an app has in hand when a process beside it is killed comes again, and that is no failure of the app: it does not
 // count towards maxDeliver.
 func TestEventInHandWhenAContainerIsKilled(t *testing.T) {
+	t.Parallel()
 	pod, h := startWithHandler(t, newNode(t, render(t, overlayPod)))
 	addTodo(t, pod.at("8000"), "Water the plants", "2099-12-31")
 	require.Equal(t, "1", <-h.came)
@@ -90,6 +91,7 @@ func TestEventInHandWhenAContainerIsKilled(t *testing.T) {
 
 // An event that an app has in hand when its Pod is deleted is finished if the app finishes it, and else comes again.
 func TestEventInHandWhenThePodStops(t *testing.T) {
+	t.Parallel()
 	for _, overlay := range []string{overlayPod, overlayNative} {
 		t.Run(overlay, func(t *testing.T) {
 			n := newNode(t, render(t, overlay))

@@ -68,6 +68,7 @@ func copyFile(t *testing.T, from, to string) {
 
 // All Pods of a node share one dapr-bolt, each as a user of its own; nobody else reaches it.
 func TestNodeIsSharedByPodsOfDifferentUsers(t *testing.T) {
+	t.Parallel()
 	m := render(t, overlayNode)
 	n := newNode(t, m)
 	asUsers(t, n)
@@ -160,6 +161,7 @@ func connectAs(t *testing.T, n *node, socket string, user, group int64) error {
 
 // TestConnect is what connectAs runs as another user.
 func TestConnect(t *testing.T) {
+	t.Parallel()
 	socket := os.Getenv(connectVariable)
 	if socket == "" {
 		t.Skip("runs as a part of another test")

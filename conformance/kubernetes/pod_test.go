@@ -76,6 +76,7 @@ func order(ends []end) []string {
 }
 
 func TestPodRunsTheTodoApp(t *testing.T) {
+	t.Parallel()
 	for _, overlay := range []string{overlayPod, overlayNative} {
 		t.Run(overlay, func(t *testing.T) {
 			m := render(t, overlay)
@@ -137,6 +138,7 @@ func checkTokens(t *testing.T, pod *localPod) {
 }
 
 func TestInjectedContainerServesOneService(t *testing.T) {
+	t.Parallel()
 	m := render(t, overlaySidecar)
 	n := newNode(t, m)
 	pod := n.run(injected(t, m, "todo-api"))
@@ -155,6 +157,7 @@ func TestInjectedContainerServesOneService(t *testing.T) {
 
 // A sidecar that is faster than dapr-bolt ends, and the kubelet starts it again until it finds the socket.
 func TestPodRecoversWhenTheSidecarIsFirst(t *testing.T) {
+	t.Parallel()
 	m := render(t, overlayPod)
 	pod := newNode(t, m).run(injected(t, m, "todo"))
 	pod.start("api", sidecarContainer)
@@ -169,6 +172,7 @@ func TestPodRecoversWhenTheSidecarIsFirst(t *testing.T) {
 
 // A container that needs too much memory is killed with SIGKILL, alone; the kubelet starts it again.
 func TestPodOutlivesTheKillOfEachContainer(t *testing.T) {
+	t.Parallel()
 	m := render(t, overlayPod)
 	pod := newNode(t, m).run(injected(t, m, "todo"))
 	pod.startAll()
@@ -198,6 +202,7 @@ func ports(c corev1.Container) []int32 {
 
 // All containers of a Pod share one network: no two may listen on one port.
 func TestPortsOfAPodAreDistinct(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ overlay, name string }{
 		{overlayPod, "todo"}, {overlayNative, "todo"}, {overlaySidecar, "todo-api"}, {overlayNode, "todo-api"}, {overlayNode, "todo-scheduler"},
 	} {

@@ -44,87 +44,87 @@ func TestMain(m *testing.M) {
 
 var checkout = sync.OnceValues(harness.FindCheckout)
 
-// world is a harness that ends with the test.
-type world struct {
+// env is a harness that ends with the test.
+type env struct {
 	*harness.Harness
 	t    *testing.T
 	path string
 }
 
-func newWorld(t *testing.T) *world {
+func newEnv(t *testing.T) *env {
 	t.Helper()
 	path, err := harness.BoltProgram()
 	require.NoError(t, err)
-	return &world{Harness: harness.ForTest(t), t: t, path: path}
+	return &env{Harness: harness.ForTest(t), t: t, path: path}
 }
 
 // bolt starts a process that ends with the test.
-func (w *world) bolt(opts harness.BoltOptions) *harness.Bolt {
-	w.t.Helper()
-	opts.Path = w.path
-	return harness.StartBolt(w.t, w.Harness, opts)
+func (e *env) bolt(opts harness.BoltOptions) *harness.Bolt {
+	e.t.Helper()
+	opts.Path = e.path
+	return harness.StartBolt(e.t, e.Harness, opts)
 }
 
 // client connects for one component.
-func (w *world) client(b *harness.Bolt, component string) *harness.Client {
-	w.t.Helper()
+func (e *env) client(b *harness.Bolt, component string) *harness.Client {
+	e.t.Helper()
 	c, err := harness.Dial(socketOf(b), component)
-	require.NoError(w.t, err)
-	w.t.Cleanup(func() { require.NoError(w.t, c.Close()) })
+	require.NoError(e.t, err)
+	e.t.Cleanup(func() { require.NoError(e.t, c.Close()) })
 	return c
 }
 
-func (w *world) store(b *harness.Bolt) *harness.Client {
-	w.t.Helper()
-	c := w.client(b, "store")
-	require.NoError(w.t, c.InitState(w.t.Context()))
+func (e *env) store(b *harness.Bolt) *harness.Client {
+	e.t.Helper()
+	c := e.client(b, "store")
+	require.NoError(e.t, c.InitState(e.t.Context()))
 	return c
 }
 
-func (w *world) pubsub(b *harness.Bolt, group string, settings ...string) *harness.Client {
-	w.t.Helper()
-	c := w.client(b, "pubsub-"+group)
-	require.NoError(w.t, c.InitPubSub(w.t.Context(), append([]string{"consumerID", group}, settings...)...))
+func (e *env) pubsub(b *harness.Bolt, group string, settings ...string) *harness.Client {
+	e.t.Helper()
+	c := e.client(b, "pubsub-"+group)
+	require.NoError(e.t, c.InitPubSub(e.t.Context(), append([]string{"consumerID", group}, settings...)...))
 	return c
 }
 
 func socketOf(b *harness.Bolt) string { return filepath.Join(b.SocketDir, "bolt.sock") }
 
 // get asks the process's HTTP listener.
-func (w *world) get(b *harness.Bolt, method, path string) (status int, body string) {
-	w.t.Helper()
-	request, err := http.NewRequestWithContext(w.t.Context(), method, "http://"+b.HTTPAddress+path, nil)
-	require.NoError(w.t, err)
+func (e *env) get(b *harness.Bolt, method, path string) (status int, body string) {
+	e.t.Helper()
+	request, err := http.NewRequestWithContext(e.t.Context(), method, "http://"+b.HTTPAddress+path, nil)
+	require.NoError(e.t, err)
 	response, err := http.DefaultClient.Do(request)
-	require.NoError(w.t, err)
+	require.NoError(e.t, err)
 	defer response.Body.Close()
 	raw, err := io.ReadAll(response.Body)
-	require.NoError(w.t, err)
+	require.NoError(e.t, err)
 	return response.StatusCode, string(raw)
 }
 
 // readyz waits until the process says of itself what is wanted: ok, or what is wrong.
-func (w *world) readyz(b *harness.Bolt, status int, body string) {
-	w.t.Helper()
-	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
-		gotStatus, got := w.get(b, http.MethodGet, "/readyz")
+func (e *env) readyz(b *harness.Bolt, status int, body string) {
+	e.t.Helper()
+	require.EventuallyWithT(e.t, func(c *assert.CollectT) {
+		gotStatus, got := e.get(b, http.MethodGet, "/readyz")
 		require.Equal(c, status, gotStatus, got)
 		require.Contains(c, got, body)
 	}, patience, poll)
 }
 
 // refuses starts a process that must not come up, and returns what it said.
-func (w *world) refuses(opts harness.BoltOptions) string {
-	w.t.Helper()
-	opts.Path = w.path
+func (e *env) refuses(opts harness.BoltOptions) string {
+	e.t.Helper()
+	opts.Path = e.path
 	opts.Name = "refused"
-	b, err := w.StartBolt(w.t.Context(), opts)
-	require.Error(w.t, err)
+	b, err := e.StartBolt(e.t.Context(), opts)
+	require.Error(e.t, err)
 	if b != nil {
 		select {
 		case <-b.Done():
 		default:
-			require.Fail(w.t, "it runs")
+			require.Fail(e.t, "it runs")
 		}
 	}
 	return fmt.Sprint(err)
