@@ -67,9 +67,9 @@ test-conformance: notice-race $(STACK)
 	@echo "== Dapr's official suites and the guarantees $(RACE)"
 	go -C conformance test $(RACE) -p 2 -parallel 4 -v -timeout $(HANGS) ./suites ./e2e
 	@echo "== power cuts"
-	go -C conformance test -count=1 -v -timeout $(HANGS) ./powercut
+	go -C conformance test -count=1 -v -timeout $(HANGS) ./crash -run '^TestPowerCuts'
 	@echo "== all other conformance tests $(RACE)"
-	go -C conformance test $(RACE) -p 2 -parallel 4 -timeout $(HANGS) $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$ -e /powercut$$)
+	go -C conformance test $(RACE) -p 2 -parallel 4 -skip '^TestPowerCuts' -timeout $(HANGS) $$(go -C conformance list ./... | grep -v -e /suites$$ -e /e2e$$)
 	@$(if $(RACE),echo "== memory under a backlog",:)
 	$(if $(RACE),go -C conformance test -count=1 -v -timeout $(HANGS) ./performance -run '^TestBacklog$$',@:)
 
@@ -89,7 +89,7 @@ torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks
 
 .PHONY: power-cuts
 power-cuts: ## Cut the power of dapr-bolt's disk 1,000 times in the middle of work and of recovery (as root, with FUSE)
-	go -C conformance test ./powercut -run '^TestPowerCuts$$' -count 1 -v -timeout 4h -cuts 1000
+	go -C conformance test ./crash -run '^TestPowerCuts$$' -count 1 -v -timeout 4h -cuts 1000
 
 # BASE names a commit whose build is measured beside this one. Redis's server is installed where that is possible; a report
 # without it says so.

@@ -36,6 +36,9 @@ func (c Checkout) Python(ctx context.Context, progress io.Writer) (string, error
 	if isFile(complete) {
 		return interpreter, nil
 	}
+	if progress != nil {
+		_, _ = fmt.Fprintf(progress, "installing %s from PyPI into .cache\n", pythonSDK)
+	}
 	for _, command := range [][]string{
 		{system, "-m", "venv", "--clear", dir},
 		{interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", pythonSDK},

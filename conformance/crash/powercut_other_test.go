@@ -1,6 +1,6 @@
 //go:build !linux
 
-package powercut
+package crash
 
 import "testing"
 

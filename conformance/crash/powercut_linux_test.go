@@ -1,4 +1,4 @@
-package powercut
+package crash
 
 import (
 	"flag"
@@ -9,10 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/crash"
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
@@ -22,8 +20,6 @@ var (
 	bolt = flag.String("bolt", "", "the dapr-bolt to test, such as one with a sync taken out; none: that of this checkout")
 	seed = flag.Uint64("seed", rand.Uint64(), "what TestPowerCuts does follows from it, as far as processes can be told what to do")
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // What was acknowledged is on disk when the power goes out, what was not does no harm, and no file is damaged.
 func TestPowerCuts(t *testing.T) { cutPower(t, startMachine(t, *seed), *cuts) }
@@ -37,7 +33,7 @@ func TestPowerCutsOfAFailingDisk(t *testing.T) {
 }
 
 func cutPower(t *testing.T, m *machine, kills int) {
-	report, err := crash.Run(t.Context(), crash.Options{
+	report, err := Run(t.Context(), Options{
 		Bolt: m.Bolt, Victim: m, Kills: kills, MostAcks: 400, UntilBroken: true, Excuses: m.excuses, Progress: os.Stdout,
 	})
 	t.Logf("%d power cuts, %d of them in recovery, %d in a compaction; %d compactions and %d backups in between; %d failed writes and syncs",

@@ -1,5 +1,4 @@
-// Package powercut runs dapr-bolt on a disk that loses its power.
-package powercut
+package crash
 
 import (
 	"maps"

@@ -1,4 +1,4 @@
-package powercut
+package crash
 
 import (
 	"context"
@@ -187,7 +187,7 @@ func (m *machine) Start() error {
 	return m.Bolt.Start()
 }
 
-// Restart implements crash.Victim.
+// Restart implements Victim.
 func (m *machine) Restart(ctx context.Context) error {
 	if err := m.Start(); err != nil {
 		return err
