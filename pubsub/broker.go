@@ -58,6 +58,9 @@ type Broker struct {
 	topics  map[string]struct{}
 	// warned holds the topics whose events came without an id, for one warning each.
 	warned map[string]struct{}
+	// duplicates that were dropped, by topic, and events that expired are counted since the broker started.
+	duplicates map[string]uint64
+	expired    map[groupName]uint64
 }
 
 // NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
@@ -91,6 +94,8 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		streams:    map[*Subscription]struct{}{},
 		topics:     map[string]struct{}{},
 		warned:     map[string]struct{}{},
+		duplicates: map[string]uint64{},
+		expired:    map[groupName]uint64{},
 	}
 	for _, name := range names {
 		b.topics[name] = struct{}{}
@@ -176,7 +181,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if err != nil {
 		return fail(fmt.Errorf("publish to topic %q: %w", topic, err))
 	}
-	nameless, last := false, uint64(0)
+	nameless, last, duplicates := false, uint64(0), uint64(0)
 	for i, r := range results {
 		outcomes[places[i]] = r.Err
 		if r.Err != nil {
@@ -185,11 +190,19 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 		if at := entries[i].Event.DeliverAt; !at.IsZero() {
 			b.maintainer.notifyDelayed(at)
 		}
+		if r.Duplicate {
+			duplicates++
+		}
 		nameless = nameless || entries[i].DedupKey == nil
 		last = max(last, r.Sequence)
 	}
 	if nameless && opts.DedupWindow > 0 && opts.DedupBy.mode == dedupID {
 		b.warnNoID(topic)
+	}
+	if duplicates > 0 {
+		b.mu.Lock()
+		b.duplicates[topic] += duplicates
+		b.mu.Unlock()
 	}
 	b.notifyAppended(topic, last)
 	return outcomes
@@ -464,15 +477,18 @@ func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 		return nil, fmt.Errorf("count topics: %w", err)
 	}
 	for i := range stats {
-		for j := range stats[i].Groups {
-			g := &stats[i].Groups[j]
-			b.mu.Lock()
-			if live := b.groups[stats[i].Topic][g.Group]; live != nil {
+		t := &stats[i]
+		b.mu.Lock()
+		t.Duplicates = b.duplicates[t.Topic]
+		for j := range t.Groups {
+			g := &t.Groups[j]
+			g.Expired = b.expired[groupName{t.Topic, g.Group}]
+			if live := b.groups[t.Topic][g.Group]; live != nil {
 				g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
 			}
-			b.mu.Unlock()
 			g.Waiting -= min(g.Waiting, g.InFlight)
 		}
+		b.mu.Unlock()
 	}
 	slices.SortFunc(stats, func(a, c TopicStats) int { return strings.Compare(a.Topic, c.Topic) })
 	return stats, nil

@@ -25,7 +25,7 @@ type Engine interface {
 	RemoveGroup(ctx context.Context, topic, group string) error
 	// Topics lists the names of all topics that were ever published or subscribed to. None is ever removed.
 	Topics(ctx context.Context) ([]string, error)
-	// Stats counts what is stored, per topic and group.
+	// Stats counts what is stored, per topic and group. What is in memory alone is the broker's to count.
 	Stats(ctx context.Context, now time.Time) ([]TopicStats, error)
 
 	// An event, retry or dead letter that cannot be decoded is returned like any other, with Event.Unreadable.
@@ -139,7 +139,7 @@ const (
 	Retried
 	// Dead moves it to the group's dead letters.
 	Dead
-	// Expired ends the event for the group, since its time to live has, and counts it.
+	// Expired ends the event for the group, since its time to live has.
 	Expired
 )
 

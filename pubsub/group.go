@@ -727,6 +727,9 @@ func (g *group) settled(batch []Settlement, gone []int) {
 			g.nextRetry = earliest(g.nextRetry, s.Due)
 			changed = true
 		}
+		if s.Outcome == Expired && !slices.Contains(gone, i) {
+			g.broker.expired[groupName{g.topic, g.group}]++
+		}
 	}
 	for _, i := range gone {
 		// There is no retry that anything could have to wait for.

@@ -36,13 +36,6 @@ func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entr
 	if err != nil {
 		return nil, err
 	}
-	var duplicates uint64
-	for _, r := range p.results {
-		if r.Duplicate {
-			duplicates++
-		}
-	}
-	e.duplicates.add(topic, duplicates)
 	return p.results, nil
 }
 

@@ -78,13 +78,6 @@ func (b *buckets) eachTopic(fn func(name string, t topicRecord) error) error {
 	return nil
 }
 
-// topicNames returns the topics' names by their numbers.
-func (b *buckets) topicNames() (map[uint32]string, error) {
-	names := map[uint32]string{}
-	err := b.eachTopic(func(name string, t topicRecord) error { names[t.ID] = name; return nil })
-	return names, err
-}
-
 // countTopics goes by their numbers: no topic is ever removed.
 func (b *buckets) countTopics() uint64 { return b.topics().Sequence() }
 

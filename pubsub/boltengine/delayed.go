@@ -30,8 +30,8 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 		if len(due) == 0 {
 			return errUnchanged
 		}
-		names, err := b.topicNames()
-		if err != nil {
+		names := map[uint32]string{}
+		if err := b.eachTopic(func(name string, t topicRecord) error { names[t.ID] = name; return nil }); err != nil {
 			return err
 		}
 		for _, key := range due {

@@ -23,9 +23,6 @@ type Engine struct {
 	bucket boltdb.Namespace
 	ageing retryScan
 
-	// duplicates (by topic) that were dropped and events (by groupName) that expired are counted since the engine was opened.
-	duplicates, expired counter
-
 	// The rest is the writer's alone. tx is the write transaction that runs, or the last one if it was rolled back, and
 	// writing its buckets.
 	dedup   dedupIndex

@@ -14,9 +14,8 @@ const maxTrim = 4096
 // Settle implements pubsub.Engine.
 func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []pubsub.Settlement) (gone []int, err error) {
 	of := groupName{topic, group}
-	var expired uint64
 	err = e.updateDeferred(ctx, func(b *buckets) error {
-		gone, expired = nil, 0
+		gone = nil
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			// The group was removed: nobody asks what became of its events.
@@ -33,11 +32,8 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 			if err != nil {
 				return err
 			}
-			switch {
-			case !there:
+			if !there {
 				gone = append(gone, i)
-			case s.Outcome == pubsub.Expired:
-				expired++
 			}
 		}
 		if err := b.markDone(&g, settled); err != nil {
@@ -56,9 +52,6 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 		}
 		return b.putTopic(topic, t)
 	})
-	if err == nil {
-		e.expired.add(of, expired)
-	}
 	return gone, err
 }
 
@@ -67,7 +60,7 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 func (b *buckets) settle(of groupName, t *topicRecord, g groupRecord, s *pubsub.Settlement) (there bool, err error) {
 	var event []byte
 	if s.Retry == nil {
-		if s.Sequence <= g.Done || s.Outcome == pubsub.Acked || s.Outcome == pubsub.Expired {
+		if ends := s.Outcome == pubsub.Acked || s.Outcome == pubsub.Expired; ends || s.Sequence <= g.Done {
 			return s.Sequence > g.Done, nil
 		}
 		if event = b.log().Get(sequenceKey(t.ID, s.Sequence)); event == nil {

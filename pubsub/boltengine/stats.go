@@ -3,8 +3,6 @@ package boltengine
 import (
 	"bytes"
 	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -26,7 +24,6 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 				Bytes:        t.Bytes,
 				LastSequence: t.Last,
 				OldestTime:   publishTime(b.first(&t)),
-				Duplicates:   e.duplicates.of(name),
 				Groups:       []pubsub.GroupStats{},
 			}
 			groups, err := b.groupsOf(t.ID)
@@ -37,7 +34,6 @@ func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStat
 					Waiting:    t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
 					Retrying:   countPrefix(b.retry(), retryPrefix(g.ID, false)),
 					Dead:       dead[groupName{name, g.name}],
-					Expired:    e.expired.of(groupName{name, g.name}),
 					OldestTime: b.oldestOwed(&t, g),
 				})
 			}
@@ -97,20 +93,3 @@ func (b *buckets) countDead() map[groupName]uint64 {
 }
 
 type groupName struct{ topic, group string }
-
-// counter counts by key in memory; the zero value is ready. Its methods may be called from any goroutine.
-type counter struct{ counts sync.Map }
-
-func (c *counter) add(key any, n uint64) {
-	if n > 0 {
-		count, _ := c.counts.LoadOrStore(key, new(atomic.Uint64))
-		count.(*atomic.Uint64).Add(n)
-	}
-}
-
-func (c *counter) of(key any) uint64 {
-	if count, ok := c.counts.Load(key); ok {
-		return count.(*atomic.Uint64).Load()
-	}
-	return 0
-}

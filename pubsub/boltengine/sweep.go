@@ -115,8 +115,11 @@ func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budg
 		if !step.take(len(event) * len(groups)) {
 			break
 		}
-		for i := range groups {
-			if err := b.buryForGroup(topic, t, &groups[i], event, now); err != nil {
+		for _, g := range groups {
+			if t.First <= g.Done || b.done().Get(sequenceKey(g.ID, t.First)) != nil {
+				continue
+			}
+			if err := b.bury(groupName{topic, g.name}, t.First, event, historyRecord{}, pubsub.ReasonMaxAge, now); err != nil {
 				return err
 			}
 		}
@@ -124,8 +127,12 @@ func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budg
 			return err
 		}
 	}
-	for i := range groups {
-		if err := b.putGroup(t.ID, groups[i].name, groups[i].groupRecord); err != nil {
+	for _, g := range groups {
+		g.Done = max(g.Done, t.First-1)
+		if err := b.absorbDone(&g.groupRecord); err != nil {
+			return err
+		}
+		if err := b.putGroup(t.ID, g.name, g.groupRecord); err != nil {
 			return err
 		}
 	}
@@ -156,20 +163,6 @@ func (b *buckets) countAged(t *topicRecord, now time.Time, limit int) (aged int)
 		return n
 	}
 	return aged
-}
-
-// buryForGroup makes the first event of the log a dead letter of the group, unless it has settled it.
-func (b *buckets) buryForGroup(topic string, t *topicRecord, g *namedGroup, event []byte, now time.Time) error {
-	if g.Done >= t.First {
-		return nil
-	}
-	if b.done().Get(sequenceKey(g.ID, t.First)) == nil {
-		err := b.bury(groupName{topic, g.name}, t.First, event, historyRecord{}, pubsub.ReasonMaxAge, now)
-		if err != nil {
-			return err
-		}
-	}
-	return b.markDone(&g.groupRecord, []uint64{t.First})
 }
 
 // retryScan remembers where the next sweep goes on to look through the retries; nil: at the first.
