@@ -63,7 +63,7 @@ func (m *mount) entry(n *node, errno syscall.Errno, out *fuse.EntryOut) fuse.Sta
 }
 
 func (m *mount) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	if errno := m.disk.enter(false); errno != 0 {
+	if errno := m.disk.enter(reading); errno != 0 {
 		return fuse.Status(errno)
 	}
 	n := m.disk.nodes[header.NodeId].names[name]
@@ -75,7 +75,7 @@ func (m *mount) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, ou
 }
 
 func (m *mount) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	if errno := m.disk.enter(false); errno != 0 {
+	if errno := m.disk.enter(reading); errno != 0 {
 		return fuse.Status(errno)
 	}
 	defer m.disk.mu.Unlock()
@@ -91,7 +91,7 @@ func (m *mount) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 			return fuse.Status(errno)
 		}
 	}
-	if errno := m.disk.enter(false); errno != 0 {
+	if errno := m.disk.enter(reading); errno != 0 {
 		return fuse.Status(errno)
 	}
 	defer m.disk.mu.Unlock()
@@ -144,7 +144,7 @@ func (m *mount) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 }
 
 func (m *mount) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	if errno := m.disk.enter(false); errno != 0 {
+	if errno := m.disk.enter(reading); errno != 0 {
 		return nil, fuse.Status(errno)
 	}
 	defer m.disk.mu.Unlock()
@@ -176,7 +176,7 @@ func (m *mount) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 func (m *mount) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.OK }
 
 func (m *mount) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	if errno := m.disk.enter(false); errno != 0 {
+	if errno := m.disk.enter(reading); errno != 0 {
 		return fuse.Status(errno)
 	}
 	defer m.disk.mu.Unlock()

@@ -72,10 +72,10 @@ func (m *machine) Kill() {
 	m.cut()
 }
 
-// failDisk makes the disk fail for a while, or until the power goes out. After a while, dapr-bolt must take writes again.
+// failDisk makes the disk fail for a while. After that, dapr-bolt must take writes again.
 func (m *machine) failDisk() {
 	errno := []syscall.Errno{syscall.EIO, syscall.ENOSPC}[m.random.IntN(2)]
-	times := []int{1, 5, 1 << 30}[m.random.IntN(3)]
+	times := []int{1, 5, 25}[m.random.IntN(3)]
 	m.disk.FailWithin(m.within(), times, errno)
 	for patience := time.Now().Add(mostIdle); m.disk.Failed() == 0 && time.Now().Before(patience); {
 		time.Sleep(time.Millisecond)
@@ -220,12 +220,16 @@ func (m *machine) check() error {
 
 // compact compacts the file, and lets the power go out meanwhile, or right after it.
 func (m *machine) compact() error {
+	if m.random.IntN(2) == 0 {
+		return m.compactUntil(nil)
+	}
+	return m.compactUntil(m.disk.CutWithin(m.within()))
+}
+
+// compactUntil compacts the file until it is done or the power goes out.
+func (m *machine) compactUntil(out <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	var out <-chan struct{}
-	if m.random.IntN(2) == 0 {
-		out = m.disk.CutWithin(m.within())
-	}
 	done := make(chan struct{})
 	var err error
 	go func() {

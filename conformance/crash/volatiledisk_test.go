@@ -33,8 +33,9 @@ type Disk struct {
 	root   *node
 	nodes  map[uint64]*node
 
-	// steps is how many more changes the disk makes before the power goes out; 0: as many as there are.
+	// steps is how many more calls of a kind, or of one above it, the disk serves before the power goes out; 0: all.
 	steps int
+	kind  call
 	// out is closed when the power is out, and gone when nobody is left who could tell.
 	out, gone chan struct{}
 	fault     fault
@@ -86,12 +87,29 @@ func NewDisk(seed uint64) *Disk {
 	return d
 }
 
-// CutWithin makes the power go out before one of the next n changes or syncs. It returns a channel that is closed when
-// it does. From then on, whoever calls the disk waits until Cut.
+// call is a kind of call.
+type call int
+
+const (
+	reading call = iota
+	changing
+	syncing
+)
+
+// CutWithin makes the power go out before one of the next n changes or syncs, or of the next n syncs, when most is left to
+// lose. It returns a channel that is closed when it does. From then on, whoever calls the disk waits until Cut.
 func (d *Disk) CutWithin(n int) <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.steps = 1 + d.random.IntN(n)
+	d.steps, d.kind = 1+d.random.IntN(n), changing+call(d.random.IntN(2))
+	return d.out
+}
+
+// CutBeforeSync makes the power go out before the n-th sync from now.
+func (d *Disk) CutBeforeSync(n int) <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.steps, d.kind = n, syncing
 	return d.out
 }
 
@@ -191,7 +209,7 @@ func (d *Disk) restore(n *node) {
 
 // survivors are the steps that have reached the disk: none, all, the first ones, or some.
 func survivors[S any](random *rand.Rand, steps []S) []S {
-	switch random.IntN(4) {
+	switch random.IntN(6) {
 	case 0:
 		return nil
 	case 1:
@@ -199,7 +217,10 @@ func survivors[S any](random *rand.Rand, steps []S) []S {
 	case 2:
 		return steps[:random.IntN(len(steps)+1)]
 	}
-	chance := random.Float64()
+	chance := 0.5
+	if len(steps) > 4 {
+		chance = random.Float64()
+	}
 	var some []S
 	for _, s := range steps {
 		if random.Float64() < chance {
@@ -340,11 +361,11 @@ func (n *node) drop(upTo int) {
 	n.changes = slices.Clone(n.changes[upTo:])
 }
 
-// enter begins a call and locks the disk, or returns EIO without, when the power is out and nobody is left. A change,
-// of which a sync is one, may be what the power goes out before.
-func (d *Disk) enter(changes bool) syscall.Errno {
+// enter begins a call and locks the disk, or returns EIO without, when the power is out and nobody is left. The call may
+// be what the power goes out before.
+func (d *Disk) enter(c call) syscall.Errno {
 	d.mu.Lock()
-	if changes && d.steps > 0 {
+	if c >= d.kind && d.steps > 0 {
 		if d.steps--; d.steps == 0 {
 			d.powerOut()
 		}
@@ -375,7 +396,7 @@ func (d *Disk) failing() syscall.Errno {
 
 // write returns how many bytes it has written. A write that fails may have written the beginning.
 func (d *Disk) write(n *node, at int, data []byte) (int, syscall.Errno) {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return 0, errno
 	}
 	defer d.mu.Unlock()
@@ -399,7 +420,7 @@ func (d *Disk) change(n *node, c change) {
 
 // truncate changes a file's length.
 func (d *Disk) truncate(n *node, length int) syscall.Errno {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return errno
 	}
 	defer d.mu.Unlock()
@@ -411,7 +432,7 @@ func (d *Disk) truncate(n *node, length int) syscall.Errno {
 
 // allocate makes a file at least as long as this.
 func (d *Disk) allocate(n *node, length int) syscall.Errno {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return errno
 	}
 	defer d.mu.Unlock()
@@ -426,7 +447,7 @@ func (d *Disk) allocate(n *node, length int) syscall.Errno {
 
 // syncNode syncs a file or a folder.
 func (d *Disk) syncNode(n *node) syscall.Errno {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(syncing); errno != 0 {
 		return errno
 	}
 	if n.isFolder() {
@@ -445,7 +466,7 @@ func (d *Disk) syncNode(n *node) syscall.Errno {
 	if takes > maxSync/2 {
 		time.Sleep(takes)
 	}
-	if errno := d.enter(false); errno != 0 {
+	if errno := d.enter(reading); errno != 0 {
 		return errno
 	}
 	defer d.mu.Unlock()
@@ -460,7 +481,7 @@ func (d *Disk) syncNode(n *node) syscall.Errno {
 
 // create makes a file, folder or socket of a name that is free.
 func (d *Disk) create(folder *node, name string, mode uint32) (*node, syscall.Errno) {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return nil, errno
 	}
 	defer d.mu.Unlock()
@@ -486,7 +507,7 @@ func (n *node) step(r rename) {
 
 // link gives a file one more name, which must be free.
 func (d *Disk) link(n, folder *node, name string) syscall.Errno {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return errno
 	}
 	defer d.mu.Unlock()
@@ -499,7 +520,7 @@ func (d *Disk) link(n, folder *node, name string) syscall.Errno {
 
 // remove takes a name away. What it names must be a folder, an empty one, or must not be.
 func (d *Disk) remove(folder *node, name string, isFolder bool) syscall.Errno {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return errno
 	}
 	defer d.mu.Unlock()
@@ -519,7 +540,7 @@ func (d *Disk) remove(folder *node, name string, isFolder bool) syscall.Errno {
 
 // rename gives what has a name another one, and takes that away from what had it. Folders cannot be replaced.
 func (d *Disk) rename(from *node, oldName string, to *node, newName string) syscall.Errno {
-	if errno := d.enter(true); errno != 0 {
+	if errno := d.enter(changing); errno != 0 {
 		return errno
 	}
 	defer d.mu.Unlock()
