@@ -114,8 +114,8 @@ func appendOrderedString(buf []byte, s string, limit int) []byte {
 	return append(buf, 0, 1)
 }
 
-// isJSON says whether value is what queries see.
-func isJSON(value []byte) bool { return !nestedTooDeep(value) && gjson.ValidBytes(value) }
+// IsJSON reports whether value is what queries see.
+func IsJSON(value []byte) bool { return !nestedTooDeep(value) && gjson.ValidBytes(value) }
 
 func nestedTooDeep(value []byte) bool {
 	if bytes.Count(value, []byte{'['})+bytes.Count(value, []byte{'{'}) <= maxJSONDepth {

@@ -109,7 +109,7 @@ func TestIndexKeys(t *testing.T) {
 		return `{"v":[` + b.String()[1:] + `]}`
 	}
 	for value, want := range map[string]int{
-		`{"v":1}`: 1, `{"v":null}`: 0, `{}`: 0, `{"v":{"a":1}}`: 0, `{"v":[1,1.0,"1",true,null,[2],{}]}`: 3, `{"v":1`: 0, `{"v":1}}`: 0,
+		`{"v":1}`: 1, `{"v":null}`: 0, `{}`: 0, `{"v":{"a":1}}`: 0, `{"v":[1,1.0,"1",true,null,[2],{}]}`: 3,
 		list(MaxIndexKeys): MaxIndexKeys, list(MaxIndexKeys + 1): 1,
 	} {
 		keys := IndexKeys(&path, []byte(value))
@@ -117,4 +117,7 @@ func TestIndexKeys(t *testing.T) {
 		require.Equal(t, want > 1 || strings.Contains(value, ",64]"), IndexManyKeys(keys), value)
 	}
 	require.Equal(t, [][]byte{overflowKey}, IndexKeys(&path, []byte(list(MaxIndexKeys+1))))
+	for _, value := range []string{"", `{"v":1`, `{"v":1}}`} {
+		require.False(t, IsJSON([]byte(value)), value)
+	}
 }

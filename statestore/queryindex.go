@@ -17,16 +17,10 @@ const (
 // overflowKey stands in an index for values whose field has more than MaxIndexKeys keys. It begins no other index key.
 var overflowKey = []byte{orderEnd}
 
-// IndexKeys returns what an index on path holds for a value: in ascending order, the beginnings of the field's numbers,
-// strings and booleans in the order of JSON values; nothing for what is not JSON. No index key is the beginning of
-// another one. An index tells where a value may be found; whether it is found is still for the filter to say.
-func IndexKeys(path *FieldPath, value []byte) [][]byte {
-	keys := indexKeys(path, value, nil)
-	if len(keys) == 0 || !isJSON(value) {
-		return nil
-	}
-	return keys
-}
+// IndexKeys returns what an index on path holds for a value that IsJSON: in ascending order, the beginnings of the field's
+// numbers, strings and booleans in the order of JSON values. No index key is the beginning of another one. An index tells
+// where a value may be found; whether it is found is still for the filter to say.
+func IndexKeys(path *FieldPath, value []byte) [][]byte { return indexKeys(path, value, nil) }
 
 func indexKeys(path *FieldPath, value []byte, m *meter) (keys [][]byte) {
 	overflow := false

@@ -184,7 +184,7 @@ func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 	if !c.meter.examine(len(value)) {
 		return false
 	}
-	if !isJSON(value) {
+	if !IsJSON(value) {
 		return true
 	}
 	if beyond {

@@ -97,8 +97,18 @@ func (x *index) building() bool { return x.State == indexBuilding }
 
 // reindex lists how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
 func (c *changes) reindex(indexes []*index, key, before, after []byte) {
+	if len(indexes) == 0 {
+		return
+	}
+	wasJSON, isJSON := statestore.IsJSON(before), statestore.IsJSON(after)
 	for _, x := range indexes {
-		old, present := statestore.IndexKeys(&x.field, before), statestore.IndexKeys(&x.field, after)
+		var old, present [][]byte
+		if wasJSON {
+			old = statestore.IndexKeys(&x.field, before)
+		}
+		if isJSON {
+			present = statestore.IndexKeys(&x.field, after)
+		}
 		for _, indexKey := range old {
 			if !holdsKey(present, indexKey) {
 				k, _ := indexEntry(x.id, indexKey, key)

@@ -28,6 +28,9 @@ func requireIndexesRight(t require.TestingT, r *rig) {
 			for k, v := c.Seek([]byte{prefixValue}); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
 				rec, err := decodeRecord(k, v)
 				require.NoError(t, err)
+				if !statestore.IsJSON(rec.value) {
+					continue
+				}
 				for _, indexKey := range statestore.IndexKeys(&x.field, rec.value) {
 					ek, ev := indexEntry(x.id, indexKey, k[1:])
 					want[string(ek)] = string(ev)
