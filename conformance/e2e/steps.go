@@ -21,13 +21,19 @@ const (
 // soon is a day that has free slots whatever the hour.
 func soon() time.Time { return time.Now().UTC().AddDate(0, 0, 7).Truncate(time.Second) }
 
-func (s *Story) created(ctx context.Context) ([]string, error) {
-	made, err := s.create(ctx, "Water the plants", soon())
+// createSoon creates a todo and waits until it is scheduled.
+func (s *Story) createSoon(ctx context.Context, title string) (saw []string, t todo, err error) {
+	made, err := s.create(ctx, title, soon())
 	if err != nil {
-		return nil, err
+		return nil, made, err
 	}
-	saw := []string{fmt.Sprintf("todo %s: created, %s", made.ID, made.Status)}
-	t, err := s.seeStatus(ctx, made.ID, scheduled)
+	saw = []string{fmt.Sprintf("todo %s: created, %s", made.ID, made.Status)}
+	t, err = s.seeStatus(ctx, made.ID, scheduled)
+	return saw, t, err
+}
+
+func (s *Story) created(ctx context.Context) ([]string, error) {
+	saw, t, err := s.createSoon(ctx, "Water the plants")
 	if err != nil {
 		return saw, err
 	}
@@ -208,12 +214,7 @@ func (s *Story) killed(ctx context.Context) ([]string, error) {
 // todo, and the api of its slot.
 func (s *Story) resubscribed(ctx context.Context) ([]string, error) {
 	began := time.Now()
-	made, err := s.create(ctx, "Survive a crash", soon())
-	if err != nil {
-		return nil, err
-	}
-	saw := []string{fmt.Sprintf("todo %s: created, %s", made.ID, made.Status)}
-	t, err := s.seeStatus(ctx, made.ID, scheduled)
+	saw, t, err := s.createSoon(ctx, "Survive a crash")
 	if err != nil {
 		return saw, err
 	}

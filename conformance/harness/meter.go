@@ -76,12 +76,7 @@ func (m *meter) run() {
 func (m *meter) Write(p []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.partial = append(m.partial, p...)
-	for {
-		line, rest, found := bytes.Cut(m.partial, []byte("\n"))
-		if !found {
-			return len(p), nil
-		}
+	m.partial = eachLine(append(m.partial, p...), func(line []byte) {
 		if !bytes.HasPrefix(line, []byte("go: ")) {
 			m.packages++
 		}
@@ -89,8 +84,8 @@ func (m *meter) Write(p []byte) (int, error) {
 		if len(m.lines) > keptLines {
 			m.lines = m.lines[1:]
 		}
-		m.partial = rest
-	}
+	})
+	return len(p), nil
 }
 
 func (m *meter) show() {

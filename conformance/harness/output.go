@@ -31,14 +31,19 @@ type prefixer struct {
 func (p *prefixer) Write(data []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.partial = append(p.partial, data...)
+	p.partial = eachLine(append(p.partial, data...), p.emit)
+	return len(data), nil
+}
+
+// eachLine hands over every whole line and returns what comes after the last.
+func eachLine(text []byte, take func(line []byte)) (rest []byte) {
 	for {
-		line, rest, found := bytes.Cut(p.partial, []byte("\n"))
+		line, rest, found := bytes.Cut(text, []byte("\n"))
 		if !found {
-			return len(data), nil
+			return text
 		}
-		p.emit(line)
-		p.partial = rest
+		take(line)
+		text = rest
 	}
 }
 
