@@ -51,10 +51,10 @@ func TestBackupOfARunningProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 
-	got := world{}.run(t, "backup", "copy.db", "--data-dir", p.data)
+	got := shell{}.run(t, "backup", "copy.db", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "copy.db: file already exists; name a new file")
-	got = world{}.run(t, "backup", "other.db", "--database", "other", "--data-dir", p.data)
+	got = shell{}.run(t, "backup", "other.db", "--database", "other", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `there is no database "other": there is dapr`)
 
@@ -70,17 +70,17 @@ func TestBackupOfARunningProcess(t *testing.T) {
 func TestCheckAndCompactRefuseAFileInUse(t *testing.T) {
 	p := start(t, newFolders(t))
 	for _, command := range []string{"check", "compact"} {
-		got := world{}.run(t, command, "--data-dir", p.data)
+		got := shell{}.run(t, command, "--data-dir", p.data)
 		require.Equal(t, exitFailure, got.code)
 		require.Contains(t, got.stderr, fmt.Sprintf("in use by process %d", p.cmd.Process.Pid))
 	}
-	require.Equal(t, exitOK, world{}.run(t, "health", "--data-dir", p.data).code)
+	require.Equal(t, exitOK, shell{}.run(t, "health", "--data-dir", p.data).code)
 }
 
 func TestCompact(t *testing.T) {
 	f := newFolders(t)
 	path := atRest(t, f)
-	got := world{}.run(t, "compact", "--data-dir", f.data, "--output", "json")
+	got := shell{}.run(t, "compact", "--data-dir", f.data, "--output", "json")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	var sizes compactResult
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &sizes))
@@ -89,7 +89,7 @@ func TestCompact(t *testing.T) {
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Equal(t, info.Size(), sizes.After)
-	got = world{}.run(t, "compact", path, "--data-dir", f.data)
+	got = shell{}.run(t, "compact", path, "--data-dir", f.data)
 	require.Regexp(t, `dapr\.db: .* KiB before, .* KiB after`, got.stdout)
 	start(t, f).stop(t)
 }
@@ -97,7 +97,7 @@ func TestCompact(t *testing.T) {
 func TestCheck(t *testing.T) {
 	check := func(path string) (result, checkReport) {
 		t.Helper()
-		got := world{}.run(t, "check", path, "--data-dir", t.TempDir(), "--output", "json")
+		got := shell{}.run(t, "check", path, "--data-dir", t.TempDir(), "--output", "json")
 		var report checkReport
 		if got.stdout != "" {
 			require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), got.stdout)
@@ -164,14 +164,14 @@ func TestCheckFindsAFlippedBitOfAValue(t *testing.T) {
 	}
 	require.NoError(t, store.Close(t.Context()))
 	require.NoError(t, db.Close())
-	require.Equal(t, exitOK, world{}.run(t, "check", path, "--data-dir", t.TempDir()).code)
+	require.Equal(t, exitOK, shell{}.run(t, "check", path, "--data-dir", t.TempDir()).code)
 
 	raw, err := os.ReadFile(path)
 	require.NoError(t, err)
 	damaged := bytes.ReplaceAll(raw, []byte("the value of damaged"), []byte("the value of damagee"))
 	require.NotEqual(t, raw, damaged)
 	require.NoError(t, os.WriteFile(path, damaged, 0o600))
-	got := world{}.run(t, "check", path, "--data-dir", t.TempDir())
+	got := shell{}.run(t, "check", path, "--data-dir", t.TempDir())
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stdout+got.stderr, `bucket state/orders: value of key "damaged"`)
 	require.NotContains(t, got.stdout+got.stderr, `"sound"`)
@@ -191,7 +191,7 @@ func TestCheckSurvivesAFaultOfItsChecker(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	env := world{env: map[string]string{"HOME": t.TempDir()}}
+	env := shell{env: map[string]string{"HOME": t.TempDir()}}
 	require.Regexp(t, `^dapr-bolt \S+ \(go\S+, \S+/\S+\)\n$`, env.run(t, "version").stdout)
 	var v versionInfo
 	require.NoError(t, json.Unmarshal([]byte(env.run(t, "version", "--output", "json").stdout), &v))

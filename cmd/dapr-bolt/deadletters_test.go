@@ -56,7 +56,7 @@ func leaveDeadLetters(t *testing.T, f folders, database, bucket, failure string,
 // ok runs a command line that must succeed against the process.
 func (p *program) ok(t *testing.T, args ...string) string {
 	t.Helper()
-	got := world{}.run(t, append(args, "--data-dir", p.data)...)
+	got := shell{}.run(t, append(args, "--data-dir", p.data)...)
 	require.Equal(t, exitOK, got.code, "%q: %s", args, got.stderr)
 	return got.stdout
 }
@@ -94,12 +94,12 @@ func TestDeadLettersList(t *testing.T) {
 	require.Empty(t, p.list(t, "--group", "other"))
 	require.Empty(t, p.list(t, "--since", time.Now().Add(time.Hour).Format(time.RFC3339)))
 
-	got := world{}.run(t, "dead-letters", "list", "--limit", "2", "--data-dir", p.data)
+	got := shell{}.run(t, "dead-letters", "list", "--limit", "2", "--data-dir", p.data)
 	require.Equal(t, 3, strings.Count(got.stdout, "\n"))
 	require.Contains(t, got.stderr, fmt.Sprintf("there are more: --after %d", letters[1].ID))
-	got = world{}.run(t, "dead-letters", "list", "--limit", "3", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "list", "--limit", "3", "--data-dir", p.data)
 	require.Empty(t, got.stderr)
-	got = world{}.run(t, "dead-letters", "list", "--bucket", "other", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "list", "--bucket", "other", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `database dapr has no pub/sub bucket "other": there is pubsub`)
 }
@@ -121,7 +121,7 @@ func TestDeadLettersShow(t *testing.T) {
 	require.Equal(t, admin.DataJSON, d.Event.DataEncoding)
 	require.Contains(t, string(d.Event.Data), "12345678901234567890")
 
-	got := world{}.run(t, "dead-letters", "show", "999", "--data-dir", p.data)
+	got := shell{}.run(t, "dead-letters", "show", "999", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "not found")
 }
@@ -133,7 +133,7 @@ func TestDeadLettersRedrive(t *testing.T) {
 
 	require.Equal(t, "1 dead letter sent back\n", p.ok(t, "dead-letters", "redrive", id(0), id(0)))
 	require.Len(t, p.list(t), 3)
-	got := world{}.run(t, "dead-letters", "redrive", id(0), id(1), "--output", "json", "--data-dir", p.data)
+	got := shell{}.run(t, "dead-letters", "redrive", id(0), id(1), "--output", "json", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.JSONEq(t, `{"redriven":[`+id(1)+`]}`, got.stdout)
 	require.Contains(t, got.stderr, "not among the dead letters of bucket pubsub: "+id(0))
@@ -150,7 +150,7 @@ func TestDeadLettersRedriveAtARate(t *testing.T) {
 	clock := clockwork.NewFakeClock()
 	done := make(chan result, 1)
 	go func() {
-		done <- world{clock: clock}.run(t, "dead-letters", "redrive", "--all", "--rate", "30/m", "--data-dir", p.data)
+		done <- shell{clock: clock}.run(t, "dead-letters", "redrive", "--all", "--rate", "30/m", "--data-dir", p.data)
 	}()
 	for left := 2; left > 0; left-- {
 		require.NoError(t, clock.BlockUntilContext(t.Context(), 1))
@@ -169,21 +169,21 @@ func TestDeadLettersPurge(t *testing.T) {
 	p := withDeadLetters(t, `1`, `2`, `3`)
 	id := fmt.Sprint(p.list(t)[0].ID)
 
-	got := world{}.run(t, "dead-letters", "purge", "--all", "--data-dir", p.data)
+	got := shell{}.run(t, "dead-letters", "purge", "--all", "--data-dir", p.data)
 	require.Equal(t, exitUsage, got.code)
 	require.Contains(t, got.stderr, "Remove 3 dead letters for good? There is no terminal to ask on: add --yes")
 	for _, answer := range []string{"n\n", "\n", "yesterday\n"} {
-		got = world{typed: answer}.run(t, "dead-letters", "purge", "--all", "--data-dir", p.data)
+		got = shell{typed: answer}.run(t, "dead-letters", "purge", "--all", "--data-dir", p.data)
 		require.Equal(t, exitFailure, got.code)
 		require.Contains(t, got.stderr, "Remove 3 dead letters for good? [y/N] ")
 		require.Contains(t, got.stderr, "nothing was changed")
 	}
 	require.Len(t, p.list(t), 3)
 
-	got = world{typed: "y\n"}.run(t, "dead-letters", "purge", id, "--data-dir", p.data)
+	got = shell{typed: "y\n"}.run(t, "dead-letters", "purge", id, "--data-dir", p.data)
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Equal(t, "1 dead letter removed\n", got.stdout)
-	got = world{}.run(t, "dead-letters", "purge", id, "--yes", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "purge", id, "--yes", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "1 of the 1 IDs were not among the dead letters")
 	require.JSONEq(t, `{"purged":2}`, p.ok(t, "dead-letters", "purge", "--all", "--yes", "--output", "json"))
@@ -205,13 +205,13 @@ func TestTopics(t *testing.T) {
 	require.Equal(t, "orders", topics[0].Topic)
 	require.EqualValues(t, 2, topics[0].Groups[0].Dead)
 
-	got := world{typed: "n\n"}.run(t, "topics", "remove-group", "orders", "app", "--data-dir", p.data)
+	got := shell{typed: "n\n"}.run(t, "topics", "remove-group", "orders", "app", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `Remove group "app" of topic "orders"`)
 	require.Len(t, p.list(t), 2)
 	require.Equal(t, "group \"app\" of topic \"orders\" removed\n", p.ok(t, "topics", "remove-group", "orders", "app", "--yes"))
 	require.Empty(t, p.list(t))
-	got = world{}.run(t, "topics", "remove-group", "orders", "app", "--yes", "--data-dir", p.data)
+	got = shell{}.run(t, "topics", "remove-group", "orders", "app", "--yes", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `topic "orders" has no group "app": there is none`)
 }
@@ -252,11 +252,11 @@ func TestADeadLetterThatCannotBeReadIsShownAndPurgedButNotRedriven(t *testing.T)
 	require.Contains(t, shown, "reason         unreadable\n")
 	require.Contains(t, shown, "it has version 99")
 
-	got := world{}.run(t, "dead-letters", "redrive", id, whole, "--output", "json", "--data-dir", p.data)
+	got := shell{}.run(t, "dead-letters", "redrive", id, whole, "--output", "json", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.JSONEq(t, `{"redriven":[`+whole+`],"unreadable":[`+id+`]}`, got.stdout)
 	require.Contains(t, got.stderr, "cannot be redriven, as what is stored of the event cannot be read: "+id+": allowed: show and purge")
-	got = world{}.run(t, "dead-letters", "redrive", "--all", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "redrive", "--all", "--data-dir", p.data)
 	require.Equal(t, exitOK, got.code)
 	require.Equal(t, "1 dead letter sent back\n", got.stdout)
 	require.Contains(t, got.stderr, "skipped: cannot be redriven")

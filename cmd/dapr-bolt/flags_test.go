@@ -57,7 +57,7 @@ func TestBadCommandLinesAreRefused(t *testing.T) {
 		{[]string{"health", "--http-listen", "x:1"}, "unknown flag: --http-listen"},
 		{[]string{"version", "x"}, `unknown argument "x"`},
 	} {
-		got := world{env: map[string]string{"HOME": t.TempDir()}}.run(t, c.args...)
+		got := shell{env: map[string]string{"HOME": t.TempDir()}}.run(t, c.args...)
 		require.Equal(t, exitUsage, got.code, "%q: %s", c.args, got.stderr)
 		require.Contains(t, got.stderr, c.want)
 		require.Empty(t, got.stdout)
@@ -73,7 +73,7 @@ func TestBadEnvironmentIsRefused(t *testing.T) {
 		"DAPR_BOLT_LOG_LEVEL":   {"loud", "(--log-level): allowed: debug, info, warn, error"},
 		"DAPR_BOLT_LOG_JSON":    {"maybe", "(--log-json): allowed: true, false"},
 	} {
-		got := world{env: map[string]string{"HOME": t.TempDir(), variable: c.value}}.run(t)
+		got := shell{env: map[string]string{"HOME": t.TempDir(), variable: c.value}}.run(t)
 		require.Equal(t, exitUsage, got.code, got.stderr)
 		require.Contains(t, got.stderr, `invalid value "`+c.value+`" for environment variable `+variable+" "+c.want)
 	}
@@ -84,12 +84,12 @@ func TestTheDataDirectoryOfFlagEnvironmentAndDefault(t *testing.T) {
 	env := map[string]string{}
 	socket := func(args ...string) string {
 		t.Helper()
-		got := world{env: env}.run(t, append([]string{"health"}, args...)...)
+		got := shell{env: env}.run(t, append([]string{"health"}, args...)...)
 		require.Equal(t, exitFailure, got.code)
 		require.Contains(t, got.stderr, "start it with: dapr-bolt --data-dir ")
 		return got.stderr
 	}
-	require.Equal(t, exitUsage, world{}.run(t, "health").code, "no home, no default")
+	require.Equal(t, exitUsage, shell{}.run(t, "health").code, "no home, no default")
 	env["HOME"] = "/h"
 	require.Contains(t, socket(), "/h/.local/share/dapr-bolt/admin.sock")
 	env["XDG_DATA_HOME"] = "relative"

@@ -165,8 +165,8 @@ type result struct {
 	stdout, stderr string
 }
 
-// world is what a command line finds around it; the zero value has no terminal, no environment and the real clock.
-type world struct {
+// shell is what a command line finds around it; the zero value has no terminal, no environment and the real clock.
+type shell struct {
 	typed string
 	env   map[string]string
 	clock clockwork.Clock
@@ -176,7 +176,7 @@ type world struct {
 	ctx context.Context
 }
 
-func (w world) run(t *testing.T, args ...string) result {
+func (w shell) run(t *testing.T, args ...string) result {
 	t.Helper()
 	if w.clock == nil {
 		w.clock = clockwork.NewRealClock()

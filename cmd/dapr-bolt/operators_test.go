@@ -64,9 +64,9 @@ func TestListsShowAllBuckets(t *testing.T) {
 	require.Len(t, p.list(t, "--bucket", "audit"), 1)
 	require.Equal(t, "shop", p.list(t, "--database", "shop")[0].Database)
 	require.Len(t, p.list(t, "--limit", "2"), 2)
-	got := world{}.run(t, "dead-letters", "list", "--limit", "1", "--data-dir", p.data)
+	got := shell{}.run(t, "dead-letters", "list", "--limit", "1", "--data-dir", p.data)
 	require.Contains(t, got.stderr, "there are more: --all lists all of them")
-	got = world{}.run(t, "dead-letters", "list", "--after", "1", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "list", "--after", "1", "--data-dir", p.data)
 	require.Equal(t, exitUsage, got.code)
 	require.Contains(t, got.stderr, "--after goes with --bucket")
 
@@ -79,10 +79,10 @@ func TestListsShowAllBuckets(t *testing.T) {
 	// What is changed is changed in one bucket.
 	require.Equal(t, "1 dead letter removed\n", p.ok(t, "dead-letters", "purge", "--all", "--yes"))
 	require.Len(t, p.list(t), 2)
-	got = world{}.run(t, "dead-letters", "redrive", "1", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "redrive", "1", "--data-dir", p.data)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "not among the dead letters of bucket pubsub: 1: allowed with --bucket, and --database before a slash: audit, pubsub, shop/pubsub")
-	got = world{}.run(t, "dead-letters", "show", "1", "--data-dir", p.data)
+	got = shell{}.run(t, "dead-letters", "show", "1", "--data-dir", p.data)
 	require.Contains(t, got.stderr, "--bucket")
 	require.Contains(t, p.ok(t, "dead-letters", "show", "1", "--bucket", "audit"), "second")
 }
@@ -131,7 +131,7 @@ func TestTimesCarryAges(t *testing.T) {
 		require.Equal(t, want, age(at, at.Add(passed)))
 	}
 	p := withDeadLetters(t, `1`)
-	later := world{clock: clockwork.NewFakeClockAt(time.Now().Add(3 * time.Hour))}
+	later := shell{clock: clockwork.NewFakeClockAt(time.Now().Add(3 * time.Hour))}
 	for _, args := range [][]string{{"dead-letters", "list"}, {"dead-letters", "show", "1"}} {
 		got := later.run(t, append(args, "--data-dir", p.data)...)
 		require.Regexp(t, `2h ago \(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\)|3h ago \(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\)`, got.stdout)
@@ -145,7 +145,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 	for _, args := range [][]string{{"dead-letters", "list"}, {"topics"}} {
 		free := p.ok(t, args...)
 		for _, width := range []int{200, 120, 80, 40} {
-			got := world{width: width}.run(t, append(args, "--data-dir", p.data)...)
+			got := shell{width: width}.run(t, append(args, "--data-dir", p.data)...)
 			require.Equal(t, exitOK, got.code, got.stderr)
 			for line := range strings.Lines(got.stdout) {
 				require.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), width, got.stdout)
@@ -166,7 +166,7 @@ func TestTopicsWatch(t *testing.T) {
 	done := make(chan result, 1)
 	go func() {
 		defer stop()
-		done <- world{clock: clock, ctx: ctx}.run(t, "topics", "--watch=5s", "--data-dir", p.data)
+		done <- shell{clock: clock, ctx: ctx}.run(t, "topics", "--watch=5s", "--data-dir", p.data)
 	}()
 	require.NoError(t, clock.BlockUntilContext(ctx, 1))
 	p.ok(t, "dead-letters", "purge", "--all", "--yes")
@@ -183,7 +183,7 @@ func TestTopicsWatch(t *testing.T) {
 func TestRemoveGroupLooksBeforeItAsks(t *testing.T) {
 	p := withDeadLetters(t, `1`, `2`)
 	remove := func(typed string, args ...string) result {
-		return world{typed: typed}.run(t, append([]string{"topics", "remove-group", "--data-dir", p.data}, args...)...)
+		return shell{typed: typed}.run(t, append([]string{"topics", "remove-group", "--data-dir", p.data}, args...)...)
 	}
 	for _, c := range []struct{ topic, group, want string }{
 		{"order", "app", `bucket pubsub has no topic "order": there is orders`},
@@ -206,9 +206,9 @@ func TestRemoveGroupLooksBeforeItAsks(t *testing.T) {
 }
 
 func TestVersionFlag(t *testing.T) {
-	got := world{}.run(t, "--version")
+	got := shell{}.run(t, "--version")
 	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Equal(t, world{env: map[string]string{"HOME": "/h"}}.run(t, "version").stdout, got.stdout)
+	require.Equal(t, shell{env: map[string]string{"HOME": "/h"}}.run(t, "version").stdout, got.stdout)
 }
 
 func TestAMistypedSubcommandIsSuggested(t *testing.T) {
@@ -218,20 +218,20 @@ func TestAMistypedSubcommandIsSuggested(t *testing.T) {
 		"topics remove-grup t g": `unknown command "remove-grup" for "dapr-bolt topics": did you mean remove-group?`,
 		"topcs":                  `unknown command "topcs" for "dapr-bolt": did you mean topics?`,
 	} {
-		got := world{env: map[string]string{"HOME": "/h"}}.run(t, strings.Fields(typed)...)
+		got := shell{env: map[string]string{"HOME": "/h"}}.run(t, strings.Fields(typed)...)
 		require.Equal(t, exitUsage, got.code)
 		require.Contains(t, got.stderr, want)
 	}
 }
 
 func TestCompletion(t *testing.T) {
-	require.Contains(t, world{}.run(t, "--help").stdout, "completion ")
-	require.Equal(t, exitOK, world{env: map[string]string{"HOME": "/h"}}.run(t, "completion", "bash").code)
+	require.Contains(t, shell{}.run(t, "--help").stdout, "completion ")
+	require.Equal(t, exitOK, shell{env: map[string]string{"HOME": "/h"}}.run(t, "completion", "bash").code)
 
 	p := start(t, twoBuckets(t))
 	complete := func(args ...string) string {
 		t.Helper()
-		got := world{env: map[string]string{"DAPR_BOLT_DATA_DIR": p.data}}.run(t, append([]string{"__complete"}, args...)...)
+		got := shell{env: map[string]string{"DAPR_BOLT_DATA_DIR": p.data}}.run(t, append([]string{"__complete"}, args...)...)
 		require.Equal(t, exitOK, got.code, got.stderr)
 		return got.stdout
 	}
@@ -252,7 +252,7 @@ func TestCompletion(t *testing.T) {
 		require.Contains(t, complete(append(strings.Fields(args), "")...), want, args)
 	}
 	require.NotContains(t, complete("dead-letters", "redrive", "1", ""), "1\t", "it is named already")
-	got := world{env: map[string]string{"HOME": "/nowhere"}}.run(t, "__complete", "dead-letters", "show", "")
+	got := shell{env: map[string]string{"HOME": "/nowhere"}}.run(t, "__complete", "dead-letters", "show", "")
 	require.Equal(t, exitOK, got.code, "without a process there is nothing to complete")
 	require.Equal(t, fmt.Sprintln(":4"), got.stdout[:3])
 }

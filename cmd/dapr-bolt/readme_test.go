@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -40,4 +42,48 @@ func TestReadmeFlags(t *testing.T) {
 	root.PersistentFlags().VisitAll(add)
 	root.Flags().VisitAll(add)
 	readmetest.Check(t, "../../README.md", "flags", b.String(), *update, "go test ./cmd/dapr-bolt -run TestReadmeFlags -update")
+}
+
+// TestLinksLeadSomewhere follows the links in the repository's documents to its files and their headings.
+func TestLinksLeadSomewhere(t *testing.T) {
+	const root = "../.."
+	var documents []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "deploy/*.md", "conformance/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		require.NoError(t, err)
+		documents = append(documents, found...)
+	}
+	require.NotEmpty(t, documents)
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, document := range documents {
+		text, err := os.ReadFile(document)
+		require.NoError(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			path, heading, _ := strings.Cut(m[1], "#")
+			if strings.Contains(path, "://") {
+				continue
+			}
+			target := document
+			if path != "" {
+				target = filepath.Join(filepath.Dir(document), path)
+			}
+			_, err := os.Stat(target)
+			require.NoError(t, err, "%s: %s", document, m[1])
+			if heading != "" {
+				require.Contains(t, anchors(t, target), heading, "%s: %s", document, m[1])
+			}
+		}
+	}
+}
+
+// anchors are the headings of a document as links name them.
+func anchors(t *testing.T, document string) (names []string) {
+	t.Helper()
+	text, err := os.ReadFile(document)
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		name := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }

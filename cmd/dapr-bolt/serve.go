@@ -21,7 +21,7 @@ import (
 const (
 	// stopWithin bounds a clean stop: streams are drained, acknowledgements committed, files closed.
 	stopWithin = 10 * time.Second
-	// drainWithin is what of it the apps get to acknowledge what is in their hands. The rest is for writing that down.
+	// drainWithin is what of it the apps get to acknowledge what is in flight. The rest is for writing that down.
 	drainWithin = 7 * time.Second
 	// endWithin is what a stop that was cut short gets to let go of what it holds.
 	endWithin = time.Second

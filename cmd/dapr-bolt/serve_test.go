@@ -89,7 +89,7 @@ func TestItDoesNotStartTwice(t *testing.T) {
 		require.Contains(t, second.stderr.String(), holder)
 		require.NoFileExists(t, elsewhere.adminSocket(), "it leaves nothing behind")
 	})
-	require.Equal(t, exitOK, world{}.run(t, "health", "--data-dir", first.data).code, "the first one is as well as before")
+	require.Equal(t, exitOK, shell{}.run(t, "health", "--data-dir", first.data).code, "the first one is as well as before")
 }
 
 func TestSocketsOfAKilledProcessAreCleared(t *testing.T) {
@@ -141,7 +141,7 @@ func TestHTTPListen(t *testing.T) {
 	require.NoFileExists(t, p.componentSocket())
 
 	p = start(t, newFolders(t), "--http-listen", "127.0.0.1:0")
-	health := world{}.run(t, "health", "--data-dir", p.data, "--output", "json")
+	health := shell{}.run(t, "health", "--data-dir", p.data, "--output", "json")
 	require.Equal(t, exitOK, health.code, health.stderr)
 	var info struct{ HTTP string }
 	require.NoError(t, json.Unmarshal([]byte(health.stdout), &info))
@@ -154,14 +154,14 @@ func TestHTTPListen(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 
 	p = start(t, newFolders(t)) // with an empty --http-listen
-	health = world{}.run(t, "health", "--data-dir", p.data, "--output", "json")
+	health = shell{}.run(t, "health", "--data-dir", p.data, "--output", "json")
 	require.NotContains(t, health.stdout, `"http"`)
 }
 
 func TestNotReadyOnceItsSocketIsGone(t *testing.T) {
 	p := start(t, newFolders(t))
 	require.NoError(t, os.Remove(p.componentSocket()))
-	health := world{}.run(t, "health", "--data-dir", p.data)
+	health := shell{}.run(t, "health", "--data-dir", p.data)
 	require.Equal(t, exitFailure, health.code)
 	require.Contains(t, health.stderr, p.componentSocket()+" is gone")
 }

@@ -132,7 +132,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 		func(o *pubsub.SubscribeOptions, v string) bool { return parseWait(&o.AckWait, v) },
 	},
 	{
-		Field{"maxAckPending", "64", fmt.Sprintf("a whole number from 1 to %d", maxMaxAckPending), "events in hand per stream"},
+		Field{"maxAckPending", "64", fmt.Sprintf("a whole number from 1 to %d", maxMaxAckPending), "events in flight per stream"},
 		func(o *pubsub.SubscribeOptions, v string) bool {
 			return parseWhole(&o.MaxAckPending, v, 1, maxMaxAckPending)
 		},
