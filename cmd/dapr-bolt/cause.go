@@ -8,7 +8,8 @@ import (
 // boilerplate is what Dapr 1.18 puts around the words of an app, or of the network (pkg/runtime/subscription/postman).
 var (
 	boilerplate = regexp.MustCompile(`^(retriable error occurred(: |$)` +
-		`|(retriable error|error) returned from app while processing (bulk )?pub/sub event( [^:]*, topic: [^:]*, body| [^ ]*)?: ` +
+		`|retriable error returned from app while processing pub/sub event .*?, topic: .*?, body: ` +
+		`|error returned from app while processing (bulk )?pub/sub event( \S*)?: ` +
 		`|error (returned )?from app channel while sending pub/sub event to app: )`)
 	statusCode    = regexp.MustCompile(`(?s)^(.*?)\s*\. status code returned: (\d+)$`)
 	unknownStatus = regexp.MustCompile(`^unknown status returned from app while processing pub/sub event .*, status: (.*), err: .*$`)
