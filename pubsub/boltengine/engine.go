@@ -37,10 +37,18 @@ var _ pubsub.Engine = (*Engine)(nil)
 // used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
+	old := false
 	err := db.Update(ctx, func(tx *boltdb.Tx) error {
-		top, err := e.bucket.Create(tx)
-		if err != nil {
-			return boltdb.Dirty(err)
+		top := e.bucket.In(tx)
+		old = top != nil && top.Get(keyLayout) == nil
+		if top == nil {
+			var err error
+			if top, err = e.bucket.Create(tx); err == nil {
+				err = top.Put(keyLayout, layout)
+			}
+			if err != nil {
+				return boltdb.Dirty(err)
+			}
 		}
 		for _, name := range allBuckets {
 			if _, err := top.CreateBucketIfNotExists(name); err != nil {
@@ -49,6 +57,9 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 		}
 		return nil
 	})
+	if err == nil && old {
+		err = e.upgrade(ctx)
+	}
 	if err == nil {
 		err = e.loadDedup(ctx)
 	}

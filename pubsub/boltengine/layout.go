@@ -21,6 +21,7 @@ import (
 //	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
 //	dead      id(8)                           → deadRecord
 //	ids       window(8) number(8)             → until(8) dedupKey(16): an event was seen, and is remembered until then
+//	layout                                    → 2: what is drawn here; see upgrade.go
 //
 // Records are a version byte and CBOR (RFC 8949); see record.go. Times are Unix nanoseconds; zero is no time. Ids lie by
 // the length of their window, so that those of each leave in the order they came.

@@ -157,7 +157,8 @@ func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
 	good := string(encodeRecord(k, 7, 0, &statestore.Write{Value: []byte("value")}))
 	for name, raw := range map[string]string{
 		"no bytes":           "",
-		"older format":       "\x01\xa1\x01\x01",
+		"format 1, cut":      "\x01\xa1\x01",
+		"format 0":           "\x00" + good[1:],
 		"newer format":       "\x03" + good[1:],
 		"cut":                good[:len(good)-1],
 		"a flipped bit":      good[:len(good)-1] + "d",

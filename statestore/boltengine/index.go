@@ -44,7 +44,13 @@ func (x *indexRecord) encode(k []byte) ([]byte, error) {
 }
 
 func (x *indexRecord) decode(k, raw []byte) error {
-	body, err := unseal(k, raw)
+	var body []byte
+	var err error
+	if isFormat1(raw) {
+		body = raw[1:]
+	} else {
+		body, err = unseal(k, raw)
+	}
 	if err == nil {
 		err = cbor.Unmarshal(body, x)
 	}

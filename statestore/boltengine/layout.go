@@ -24,6 +24,7 @@ import (
 //	                                     bytes of the entry's key the index key takes
 //
 // A record begins with a format byte and the CRC-32C of its key, as it is on disk, and of all that follows the checksum.
+// Older files hold records without one; see format1.go.
 //
 // An instant is nanoseconds since 1970, UTC. The bucket's bbolt sequence is the newest version that was given out; versions
 // start at 1 and are never given out again, so that an ETag (the file's incarnation and the version in decimal) names one

@@ -68,6 +68,9 @@ func encodeRecord(k []byte, version uint64, expires int64, set *statestore.Write
 }
 
 func decodeRecord(k, raw []byte) (record, error) {
+	if isFormat1(raw) {
+		return decodeRecord1(k, raw)
+	}
 	body, err := unseal(k, raw)
 	if err != nil {
 		return record{}, damagedKey(k, err)
@@ -112,11 +115,12 @@ func encodeIdempotency(k []byte, expires int64) []byte {
 }
 
 func decodeIdempotency(k, raw []byte) (expires int64, err error) {
-	body, err := unseal(k, raw)
-	if err == nil && len(body) != instantSize {
+	var body []byte
+	if isFormat1(raw) {
+		expires, err = decodeIdempotency1(raw)
+	} else if body, err = unseal(k, raw); err == nil && len(body) != instantSize {
 		err = fmt.Errorf("it has %d bytes, want %d", len(raw), sealSize+instantSize)
-	}
-	if err == nil {
+	} else if err == nil {
 		expires = int64(binary.BigEndian.Uint64(body))
 	}
 	if err == nil && expires <= 0 {
