@@ -75,6 +75,8 @@ func TestHealth(t *testing.T) {
 			"go_goroutines ",
 			`dapr_bolt_build_info{goversion="`,
 			`dapr_bolt_database_size_bytes{database="dapr"} `,
+			`dapr_bolt_database_commits_total{database="dapr"} `,
+			`dapr_bolt_database_recoveries_total{database="dapr"} 0`,
 			"dapr_bolt_topic_events" + topic,
 			"dapr_bolt_topic_delayed_events" + topic + "1",
 			"dapr_bolt_topic_bytes" + topic,

@@ -23,6 +23,15 @@ var (
 
 	databaseBytes = describe("database_size_bytes", "Length of the database file.", databaseLabels)
 
+	databaseCommits        = describe("database_commits_total", "Commits, each of which is one sync of the log.", databaseLabels)
+	databaseWrites         = describe("database_writes_total", "Writes that were in those commits.", databaseLabels)
+	databaseLogBytes       = describe("database_log_bytes_total", "Bytes written to the log.", databaseLabels)
+	databaseSyncTime       = describe("database_log_sync_seconds_total", "Time that syncs of the log have taken.", databaseLabels)
+	databaseCheckpoints    = describe("database_checkpoints_total", "Checkpoints of the database file.", databaseLabels)
+	databaseCheckpointTime = describe("database_checkpoint_seconds_total", "Time that checkpoints have taken, in the background.", databaseLabels)
+	databaseRecoveries     = describe("database_recoveries_total", "Recoveries of the database file from its log.", databaseLabels)
+	databaseRecoveryTime   = describe("database_recovery_seconds_total", "Time that recoveries have taken.", databaseLabels)
+
 	topicEvents     = describe("topic_events", "Events that the topic keeps.", topicLabels)
 	topicDelayed    = describe("topic_delayed_events", "Events that wait for their time to be delivered.", topicLabels)
 	topicBytes      = describe("topic_bytes", "Bytes of the events that the topic keeps.", topicLabels)
@@ -70,7 +79,8 @@ type statsCollector struct{ data *databases.Manager }
 // Describe implements prometheus.Collector.
 func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		databaseBytes,
+		databaseBytes, databaseCommits, databaseWrites, databaseLogBytes, databaseSyncTime,
+		databaseCheckpoints, databaseCheckpointTime, databaseRecoveries, databaseRecoveryTime,
 		topicEvents, topicDelayed, topicBytes, topicOldest, topicPublished, topicDuplicates,
 		groupWaiting, groupInFlight, groupRetrying, groupDead, groupOldest, groupStreams,
 	} {
@@ -88,7 +98,7 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.NewInvalidMetric(databaseBytes, err)
 	}
 	for _, f := range files {
-		out <- gauge(databaseBytes, float64(f.Size), f.Name)
+		collectDatabase(out, f)
 	}
 	all, err := c.data.Brokers(ctx)
 	if err != nil && !errors.Is(err, databases.ErrTooMany) {
@@ -104,6 +114,18 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 			collectTopic(out, b, &topics[i])
 		}
 	}
+}
+
+func collectDatabase(out chan<- prometheus.Metric, f databases.Database) {
+	out <- gauge(databaseBytes, float64(f.Size), f.Name)
+	out <- counter(databaseCommits, float64(f.Stats.Commits), f.Name)
+	out <- counter(databaseWrites, float64(f.Stats.Writes), f.Name)
+	out <- counter(databaseLogBytes, float64(f.Stats.LogBytes), f.Name)
+	out <- counter(databaseSyncTime, f.Stats.SyncTime.Seconds(), f.Name)
+	out <- counter(databaseCheckpoints, float64(f.Stats.Checkpoints), f.Name)
+	out <- counter(databaseCheckpointTime, f.Stats.CheckpointTime.Seconds(), f.Name)
+	out <- counter(databaseRecoveries, float64(f.Stats.Recoveries), f.Name)
+	out <- counter(databaseRecoveryTime, f.Stats.RecoveryTime.Seconds(), f.Name)
 }
 
 func collectTopic(out chan<- prometheus.Metric, b databases.OpenBroker, t *pubsub.TopicStats) {

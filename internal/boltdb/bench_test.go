@@ -1,6 +1,7 @@
 package boltdb
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -32,4 +33,30 @@ func BenchmarkCommit(b *testing.B) {
 			}
 		})
 	}
+}
+
+func number(i int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(i)) }
+
+// fillRange and dropRange work on entries of which three take a page.
+func fillRange(t testing.TB, db *DB, from, to int) {
+	t.Helper()
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+		b, err := tx.CreateBucketIfNotExists(testBucket)
+		require.NoError(t, err)
+		b.SetFillPercent(1)
+		for i := from; i < to; i++ {
+			require.NoError(t, b.Put(number(i), zeros[:1300]))
+		}
+		return nil
+	}))
+}
+
+func dropRange(t testing.TB, db *DB, from, to int) {
+	t.Helper()
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+		for i := from; i < to; i++ {
+			require.NoError(t, tx.Bucket(testBucket).Delete(number(i)))
+		}
+		return nil
+	}))
 }

@@ -33,6 +33,9 @@ func Check(ctx context.Context, path string, problem func(error), records func(t
 		problem(fmt.Errorf("%w: the file is empty", ErrFormat))
 		return nil
 	}
+	if err := recoverFile(ctx, path); err != nil {
+		return fmt.Errorf("check database: %w", err)
+	}
 	db, err := openReadOnly(ctx, path)
 	if errors.Is(err, ErrFormat) {
 		problem(err)
@@ -61,6 +64,18 @@ func Check(ctx context.Context, path string, problem func(error), records func(t
 		return fmt.Errorf("check database %s: %w", path, err)
 	}
 	return nil
+}
+
+// recoverFile makes a file that was not closed cleanly whole without its log.
+func recoverFile(ctx context.Context, path string) error {
+	if _, err := os.Stat(path + logSuffix); err != nil {
+		return nil
+	}
+	db, err := Open(ctx, path, Options{LockTimeout: lockPatience})
+	if err != nil {
+		return err
+	}
+	return db.Close()
 }
 
 // openReadOnly takes a shared lock: checks can run side by side, and a file that cannot be written can be checked.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 // Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
@@ -42,6 +44,9 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	// The lock is held until the new file is in place, so that nobody writes to the old one meanwhile.
 	defer func() { err = errors.Join(err, db.Close()) }()
 
+	if err := db.do(ctx, db.endLog); err != nil {
+		return 0, 0, err
+	}
 	if before, err = db.Size(); err != nil {
 		return 0, 0, err
 	}
@@ -61,7 +66,7 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	if err := os.Rename(temp.Name(), path); err != nil {
 		return 0, 0, errors.Join(err, os.Remove(temp.Name()))
 	}
-	return before, info.Size(), syncDir(filepath.Dir(path))
+	return before, info.Size(), durable.SyncDir(filepath.Dir(path))
 }
 
 // copyInto fills the empty file at path with what db holds and syncs it.
@@ -77,13 +82,4 @@ func copyInto(ctx context.Context, path string, db *DB) (err error) {
 		}
 		return dst.Sync()
 	})
-}
-
-// syncDir makes a rename in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

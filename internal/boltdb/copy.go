@@ -11,16 +11,12 @@ import (
 // copyStep bounds the bytes that one transaction of a copy holds in memory.
 const copyStep = 16 << 20
 
-// copyData fills the empty dst with the data that src sees. bbolt's own Compact would copy the spares, too, which are
-// nothing but free space.
+// copyData fills the empty dst with the data that src sees.
 func copyData(ctx context.Context, dst *bbolt.DB, src *bbolt.Tx) (err error) {
 	c := &copier{ctx: ctx, dst: dst}
 	// Also when src is damaged, which is a panic: dst cannot be closed before its transaction ends.
 	defer func() { err = errors.Join(err, c.end(false)) }()
 	if err := src.ForEach(func(name []byte, b *bbolt.Bucket) error {
-		if isSpare(name) {
-			return nil
-		}
 		return c.bucket([][]byte{name}, b)
 	}); err != nil {
 		return err

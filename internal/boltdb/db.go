@@ -3,14 +3,13 @@
 package boltdb
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -18,8 +17,6 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 var (
@@ -41,7 +38,40 @@ type Options struct {
 	LockTimeout time.Duration
 	// LazyDelay is how long UpdateLazily may wait for a commit to ride along with. Default: 2ms; negative: not at all.
 	LazyDelay time.Duration
+
+	// The rest is for tests.
+	areaSize, checkpointBytes int64
+	checkpointCommits         int
+	checkpointEvery           time.Duration
+	// wrap stands between this package and a file that it has opened, and opened sees bbolt before it is used.
+	wrap   func(f *os.File) file
+	opened func(bolt *bbolt.DB)
 }
+
+func (o *Options) setDefaults() {
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
+	o.LazyDelay = cmp.Or(o.LazyDelay, 2*time.Millisecond)
+	o.areaSize = cmp.Or(o.areaSize, areaSize)
+	o.checkpointBytes = cmp.Or(o.checkpointBytes, checkpointBytes)
+	o.checkpointCommits = cmp.Or(o.checkpointCommits, checkpointCommits)
+	o.checkpointEvery = cmp.Or(o.checkpointEvery, checkpointEvery)
+	if o.wrap == nil {
+		o.wrap = func(f *os.File) file { return osFile{f} }
+	}
+	if o.opened == nil {
+		o.opened = func(*bbolt.DB) {}
+	}
+}
+
+// osFile is a file of the system.
+type osFile struct{ *os.File }
+
+// Allocate implements file.
+func (f osFile) Allocate(from, to int64) error { return allocate(f.File, from, to) }
+
+// Sync implements file.
+func (f osFile) Sync() error { return datasync(f.File) }
 
 // DB is one open file. All methods may be called from any goroutine.
 type DB struct {
@@ -49,75 +79,82 @@ type DB struct {
 	opts      Options
 	log       *slog.Logger
 	lazyDelay time.Duration
+	// ctx ends with Close.
+	ctx    context.Context
+	cancel context.CancelFunc
 
-	// mu is held by readers, and by the writer while it opens the file anew; see trust.
+	// mu is held by readers, and by the writer while it opens the file anew; see recover.
 	mu   sync.RWMutex
 	bolt *bbolt.DB
-	// file is bolt's own handle.
-	file *os.File
-	// incarnation stays as it is as long as the file is open.
-	incarnation []byte
+	// disk is bolt's own handle, for what is done beside it.
+	disk file
 	// openErr says why there is no open file; nil: there is one.
 	openErr error
+	// incarnation stays as it is as long as the file is open.
+	incarnation []byte
 
-	// suspect belongs to the writer: what bbolt knows in memory may differ from the file. doubtful is a transaction that
-	// failed and may yet be on disk; zero: there is none. See distrust.
-	suspect  bool
-	doubtful uint64
-	// patience is the writer's too: how long lazy writes still wait for company.
+	// committing is held while a transaction is being committed. visible is the last one that was: bbolt shows one to
+	// readers a moment before it says whether it could be committed.
+	committing sync.Mutex
+	visible    atomic.Uint64
+	// stuck is the commit that has failed, until the file was opened anew.
+	stuck atomic.Pointer[error]
+
+	// The rest belongs to the writer. wal is nil while the file is whole without it.
+	wal        *wal
+	cp         checkpoint
+	nextHeader *header
+	rec        recorder
+	errors     *commitErrors
+	// uncertain: what is known in memory may differ from the file. acknowledged is the last sequence of the log before that.
+	uncertain    bool
+	acknowledged uint64
+	// fileSize is how much of the file is used, and allocated how much the disk has room for, in bytes.
+	fileSize, allocated int64
+	// patience is how long lazy writes still wait for company.
 	patience *time.Timer
-	// spare, too, belongs to the writer.
-	spare spares
-	// copies counts the calls of Backup that are under way.
-	copies atomic.Int32
 
 	urgent, lazy chan *request
+	tasks        chan func()
 	stop         chan struct{}
 	stopped      chan struct{} // by the writer
-	watched      chan struct{} // by watchResident
 	closeOnce    sync.Once
 	closeErr     error
 
+	counters counters
 	// failure is the last commit that failed, if none of its size has succeeded since; see Ready.
 	failure atomic.Pointer[failure]
+	// damage is the first that was met since the file was opened.
+	damage atomic.Pointer[error]
 }
 
 // Open opens the file at path, creates it (mode 0600) if it is missing, and starts its writer. The directory must
-// exist. The caller must Close the DB.
+// exist. A file that was not closed cleanly is recovered from the log beside it. The caller must Close the DB.
 //
 // Errors: ErrLocked when another process holds the file, ErrFormat when it is not a file of this format or of a newer
 // version (it is left as it was), and the system's errors.
 func Open(ctx context.Context, path string, opts Options) (*DB, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
-	if opts.LockTimeout == 0 {
-		opts.LockTimeout = time.Second
-	}
-	if opts.LazyDelay == 0 {
-		opts.LazyDelay = 2 * time.Millisecond
-	}
+	opts.setDefaults()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-
 	db := &DB{
 		path:      path,
 		opts:      opts,
 		log:       opts.Logger.With("database", path),
 		lazyDelay: opts.LazyDelay,
-		spare:     newSpares(),
+		errors:    newCommitErrors(opts.Logger.With("database", path)),
 		urgent:    make(chan *request, maxBatch),
 		lazy:      make(chan *request, maxBatch),
+		tasks:     make(chan func()),
 		stop:      make(chan struct{}),
 		stopped:   make(chan struct{}),
-		watched:   make(chan struct{}),
 	}
 	if err := db.openPath(ctx); err != nil {
 		return nil, err
 	}
+	db.ctx, db.cancel = context.WithCancel(context.Background())
 	go db.write()
-	go db.watchResident()
 	return db, nil
 }
 
@@ -133,28 +170,48 @@ func (db *DB) Incarnation() string { return hex.EncodeToString(db.incarnation) }
 // of what is deleted meanwhile from being used again. fn must not call View.
 //
 // A damaged page, of which bbolt and the system know no better than to panic, is ErrDamaged.
-func (db *DB) View(fn func(tx *Tx) error) (err error) {
+func (db *DB) View(fn func(tx *Tx) error) error {
+	for {
+		if seen, err := db.view(fn); seen {
+			return err
+		}
+		// The last transaction is being committed.
+		db.committing.Lock()
+		db.committing.Unlock() //nolint:staticcheck // it is waited for, not held
+	}
+}
+
+// view reports whether it ran fn, or knows that it cannot.
+func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.openErr != nil {
-		return db.openErr
+		return true, db.openErr
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			db.log.Error("panic while reading", "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("%w: panic while reading: %v", ErrDamaged, p)
+			db.damage.CompareAndSwap(nil, &err)
 		}
 	}()
 	tx, err := db.bolt.Begin(false)
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
-		return ErrClosed
+		return true, ErrClosed
 	}
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
-	return fn(&Tx{tx: tx})
+	if uint64(tx.ID()) > db.visible.Load() {
+		if stuck := db.stuck.Load(); stuck != nil {
+			return true, *stuck
+		}
+		return false, nil
+	}
+	seen = true
+	return true, fn(&Tx{tx: tx})
 }
 
 // Size returns the length of the file in bytes.
@@ -166,64 +223,30 @@ func (db *DB) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-// Backup writes a consistent copy of the file to path, which must not exist, while reads and writes go on. The copy is
-// synced and whole before it has that name.
-func (db *DB) Backup(path string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("back up database: %w", err)
-		}
-	}()
-	db.copies.Add(1)
-	defer db.copies.Add(-1)
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	err = db.View(func(tx *Tx) error { _, err := tx.tx.WriteTo(f); return err })
-	if err == nil {
-		err = renewIncarnation(f.Name())
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	// Unlike a rename, a link never replaces what is there.
-	err = os.Link(f.Name(), path)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
-	}
-	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
-	}
-	return err
-}
-
-// renewIncarnation makes a copy's history its own. Who goes on with it may count what the original counts otherwise.
-func renewIncarnation(path string) error {
-	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
-	if err != nil {
-		return err
-	}
-	return errors.Join(bolt.Update(newIncarnation), bolt.Close())
-}
-
-// Close waits for the writes that were already taken, then closes the file. Later calls return the same.
+// Close waits for the writes that were already taken, makes the file whole without its log, and closes it. Later calls
+// return the same.
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.stop)
 		<-db.stopped
-		<-db.watched
+		db.cancel()
 		db.mu.Lock()
 		defer db.mu.Unlock()
 		if db.openErr != nil {
 			return
 		}
+		if db.uncertain {
+			// The next Open recovers it.
+			db.release()
+			return
+		}
+		if err := db.endLog(); err != nil {
+			db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
+			db.release()
+			return
+		}
 		if err := db.bolt.Close(); err != nil {
-			db.closeErr = fmt.Errorf("close database %s: %w", db.Path(), err)
+			db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
 		}
 	})
 	return db.closeErr

@@ -237,7 +237,7 @@ func TestOpenRefuses(t *testing.T) {
 		want string
 	}{
 		"another program's file": {foreign, `bbolt file of another program (bucket "test")`},
-		"a newer format":         {newer, "it has format 99, this build reads up to format 2"},
+		"a newer format":         {newer, "it has format 99, this build reads up to format 3"},
 		"not a bbolt file":       {text, "it is no bbolt file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -284,8 +284,8 @@ func TestBackupIsAConsistentFile(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))
 	path := filepath.Join(t.TempDir(), "copy.db")
-	require.NoError(t, db.Backup(path))
-	require.ErrorContains(t, db.Backup(path), "exists; name a new file")
+	require.NoError(t, db.Backup(t.Context(), path))
+	require.ErrorContains(t, db.Backup(t.Context(), path), "exists; name a new file")
 
 	copied, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
@@ -301,7 +301,7 @@ func TestABackupHasAnIncarnationOfItsOwn(t *testing.T) {
 	original := db.Incarnation()
 	require.Len(t, original, 16)
 	copied := filepath.Join(t.TempDir(), "copy.db")
-	require.NoError(t, db.Backup(copied))
+	require.NoError(t, db.Backup(t.Context(), copied))
 	require.NoError(t, db.Close())
 	incarnation := func(path string) string {
 		db, err := Open(t.Context(), path, Options{})

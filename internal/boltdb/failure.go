@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"log/slog"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"go.etcd.io/bbolt"
@@ -22,8 +26,11 @@ type failure struct {
 const maxProbe = 4 << 20
 
 // Ready says whether writes work: it returns the error of the last commit that failed, unless one that is as large has
-// succeeded since, or does now.
+// succeeded since, or does now, or the first damage that reads have met.
 func (db *DB) Ready(ctx context.Context) error {
+	if damage := db.damage.Load(); damage != nil {
+		return *damage
+	}
 	last := db.failure.Load()
 	if last == nil {
 		return db.View(func(*Tx) error { return nil })
@@ -41,6 +48,9 @@ func (db *DB) Ready(ctx context.Context) error {
 }
 
 func (db *DB) failed(err error, size int64) error {
+	if errors.Is(err, ErrDamaged) {
+		db.damage.CompareAndSwap(nil, &err)
+	}
 	if last := db.failure.Load(); last != nil {
 		size = max(size, last.size)
 	}
@@ -54,23 +64,46 @@ func (db *DB) succeeded(size int64) {
 	}
 }
 
-// written is how much a transaction has written, in bytes.
-func written(tx *bbolt.Tx) int64 {
-	stats := tx.Stats()
-	return stats.GetPageAlloc()
+// commitErrors makes a commit of bbolt fail right where the error is. bbolt would otherwise look for free pages in the
+// whole file, which takes as long as reading it, and meets damage in a goroutine of its own, where that ends the process
+// (https://github.com/etcd-io/bbolt/blob/v1.5.0/tx.go, rollback). It logs every error before that: to this logger.
+type commitErrors struct {
+	bbolt.DefaultLogger
+	log        *slog.Logger
+	committing atomic.Bool
 }
 
-// commit commits, and answers a panic, which a damaged page is to bbolt, as an error.
-func commit(tx *bbolt.Tx) (err error) {
+func newCommitErrors(logger *slog.Logger) *commitErrors {
+	return &commitErrors{log: logger, DefaultLogger: bbolt.DefaultLogger{Logger: log.New(io.Discard, "", 0)}}
+}
+
+// commitFailed is the panic that ends a commit.
+type commitFailed struct{ err error }
+
+// Errorf implements bbolt.Logger.
+func (c *commitErrors) Errorf(format string, args ...any) {
+	if !c.committing.CompareAndSwap(true, false) {
+		return
+	}
+	panic(commitFailed{fmt.Errorf(strings.ReplaceAll(format, "%v", "%w"), args...)})
+}
+
+// commit commits, and answers a panic, which a damaged page is to bbolt, as an error. After an error, bbolt's memory is
+// of no use any more: pages that the transaction took are neither used nor free.
+func (c *commitErrors) commit(tx *bbolt.Tx) (err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			err = errors.Join(fmt.Errorf("commit: %w: %v\n%s", ErrDamaged, p, debug.Stack()), tx.Rollback())
+		c.committing.Store(false)
+		switch p := recover().(type) {
+		case nil:
+		case commitFailed:
+			err = errors.Join(fmt.Errorf("commit: %w", withCause(p.err)), tx.Rollback())
+		default:
+			c.log.Error("panic in a commit", "panic", p, "stack", string(debug.Stack()))
+			err = errors.Join(fmt.Errorf("commit: %w: %v", ErrDamaged, p), tx.Rollback())
 		}
 	}()
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", withCause(err))
-	}
-	return nil
+	c.committing.Store(true)
+	return tx.Commit()
 }
 
 // lostCause is an error whose text holds the text of the system's error, but which does not wrap it.
@@ -90,51 +123,4 @@ func withCause(err error) error {
 		}
 	}
 	return err
-}
-
-// distrust notes that a commit has failed with err. bbolt rolls it back, and most failures end there. But when the last
-// step fails, which is the sync of the page that makes the transaction count, that page is there for every reader, and
-// nobody knows whether it is on disk. Its functions are told that it failed, and so it must not count.
-func (db *DB) distrust(transaction uint64, err error) {
-	db.suspect = errors.Is(err, ErrDamaged)
-	err = db.View(func(tx *Tx) error {
-		if uint64(tx.tx.ID()) == transaction {
-			db.suspect, db.doubtful = true, transaction
-		}
-		return nil
-	})
-	if err != nil {
-		db.suspect = true
-		db.log.Error("after a failed commit, the database cannot be read", "error", err)
-	}
-}
-
-// trust makes sure, before a transaction, that what bbolt knows in memory is what the file says: where it may not be, it
-// takes a doubtful transaction back and opens the file anew. Until that works, every write fails and reads go on.
-func (db *DB) trust() error {
-	if !db.suspect {
-		return nil
-	}
-	if err := db.reopen(); err != nil {
-		return db.failed(fmt.Errorf("after a failed commit: %w", err), 0)
-	}
-	db.suspect, db.doubtful = false, 0
-	return nil
-}
-
-func (db *DB) reopen() error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	if db.openErr == nil {
-		if db.doubtful != 0 {
-			if err := forgetCommit(db.file, db.doubtful, db.bolt.Info().PageSize); err != nil {
-				return fmt.Errorf("take back a transaction that may be on disk: %w", err)
-			}
-		}
-		if err := db.bolt.Close(); err != nil {
-			db.log.Warn("a database that is opened anew was not closed well", "error", err)
-		}
-	}
-	db.openErr = db.open(context.Background())
-	return db.openErr
 }

@@ -4,25 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
-// onWrite puts itself between bbolt and the file. bbolt has a hook for that, for its own tests only.
+// writeHook is bbolt's hook between itself and the file, which it has for its own tests only.
+func writeHook(bolt *bbolt.DB) *func(b []byte, off int64) (int, error) {
+	hook := reflect.ValueOf(bolt).Elem().FieldByName("ops").Field(0)
+	return reflect.NewAt(hook.Type(), unsafe.Pointer(hook.UnsafeAddr())).Interface().(*func([]byte, int64) (int, error))
+}
+
+// onWrite puts itself between bbolt and the file, however often that is opened.
 func onWrite(t *testing.T, db *DB, write func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error)) {
 	t.Helper()
-	hook := reflect.ValueOf(db.bolt).Elem().FieldByName("ops").Field(0)
-	original, ok := reflect.NewAt(hook.Type(), unsafe.Pointer(hook.UnsafeAddr())).Interface().(*func([]byte, int64) (int, error))
-	require.True(t, ok)
-	through := *original
-	*original = func(b []byte, off int64) (int, error) { return write(b, off, through) }
+	require.NoError(t, db.do(t.Context(), func() error {
+		db.opts.opened = func(bolt *bbolt.DB) { hookWrites(bolt, write) }
+		db.opts.opened(db.bolt)
+		return nil
+	}))
 }
 
 func isMeta(off int64) bool { return off < 2*int64(syscall.Getpagesize()) }
@@ -35,6 +45,19 @@ func checkPages(t *testing.T, db *DB) {
 		}
 		return nil
 	}))
+}
+
+// failingFile cannot be written at some places.
+type failingFile struct {
+	osFile
+	fails func(off int64) bool
+}
+
+func (f failingFile) WriteAt(b []byte, off int64) (int, error) {
+	if f.fails(off) {
+		return 0, syscall.EIO
+	}
+	return f.osFile.WriteAt(b, off)
 }
 
 // Whatever step of a commit fails: the functions hear of it, nothing of the transaction is seen, reads go on, Ready says
@@ -51,11 +74,14 @@ func TestAFailedCommitLeavesNothing(t *testing.T) {
 		"the page that makes it count, perhaps synced": {when: isMeta, late: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := open(t)
+			var broken atomic.Bool
+			db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
+				return failingFile{osFile{f}, func(off int64) bool { return broken.Load() && f.Name()[len(f.Name())-3:] == ".db" && fails.when(off) }}
+			}})
+			require.NoError(t, err)
 			require.NoError(t, db.Update(t.Context(), put("k", "before")))
-			var broken bool
 			onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
-				if !broken || !fails.when(off) {
+				if !broken.Load() || !fails.when(off) {
 					return write(b, off)
 				}
 				if fails.late {
@@ -65,17 +91,24 @@ func TestAFailedCommitLeavesNothing(t *testing.T) {
 				}
 				return 0, syscall.EIO
 			})
-			broken = true
+			broken.Store(true)
 			committed := false
-			err := db.Update(t.Context(), func(tx *Tx) error {
+			err = db.Update(t.Context(), func(tx *Tx) error {
 				tx.OnCommit(func() { committed = true })
 				return errors.Join(put("k", "failed")(tx), put("more", "failed")(tx))
 			})
 			require.ErrorIs(t, err, syscall.EIO)
 			require.ErrorContains(t, err, "commit: ")
 			require.False(t, committed)
+			if err := db.View(func(tx *Tx) error {
+				require.Equal(t, "before", string(tx.Bucket(testBucket).Get([]byte("k"))), "it is not seen for an instant")
+				return nil
+			}); err != nil {
+				require.True(t, fails.when(0), "reads go on: %v", err)
+			}
+			require.ErrorIs(t, db.Ready(t.Context()), syscall.EIO)
 
-			broken = false
+			broken.Store(false)
 			// A transaction that failed must not count, whoever comes first.
 			require.NoError(t, db.Update(t.Context(), put("next", "after")))
 			require.Equal(t, "before", get(t, db, "k"))
@@ -102,9 +135,9 @@ func TestAFailedCommitLeavesNothing(t *testing.T) {
 func TestWhoSharesAFailedCommitFailsWithIt(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Update(t.Context(), put("k", "before")))
-	broken := false
+	var broken atomic.Bool
 	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
-		if broken {
+		if broken.Load() {
 			return 0, syscall.EIO
 		}
 		return write(b, off)
@@ -125,7 +158,7 @@ func TestWhoSharesAFailedCommitFailsWithIt(t *testing.T) {
 		require.Eventually(t, func() bool { return len(db.urgent) == n }, time.Minute, time.Millisecond)
 	}
 	call(1, func(tx *Tx) error {
-		broken = true
+		broken.Store(true)
 		return put("k", "never")(tx)
 	})
 	queued(1)
@@ -136,7 +169,7 @@ func TestWhoSharesAFailedCommitFailsWithIt(t *testing.T) {
 	require.NoError(t, errs[0])
 	require.ErrorIs(t, errs[1], syscall.EIO)
 	require.ErrorIs(t, errs[2], syscall.EIO)
-	broken = false
+	broken.Store(false)
 	require.NoError(t, db.Update(t.Context(), put("next", "after")))
 	require.Equal(t, "first", get(t, db, "k"))
 }
@@ -144,22 +177,22 @@ func TestWhoSharesAFailedCommitFailsWithIt(t *testing.T) {
 func TestReadyKnowsWhyUntilThereIsRoomAgain(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Ready(t.Context()))
-	room := true
+	var full atomic.Bool
 	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
 		// Small pages find a place in what the file has; large ones do not.
-		if !room && len(b) > 64<<10 {
+		if full.Load() && len(b) > 64<<10 {
 			return 0, syscall.ENOSPC
 		}
 		return write(b, off)
 	})
-	room = false
+	full.Store(true)
 	large := string(make([]byte, 100<<10))
 	require.ErrorIs(t, db.Update(t.Context(), put("large", large)), syscall.ENOSPC)
 	require.ErrorIs(t, db.Ready(t.Context()), syscall.ENOSPC)
 	require.NoError(t, db.Update(t.Context(), put("small", "x")))
 	require.ErrorIs(t, db.Ready(t.Context()), syscall.ENOSPC, "a small write does not mean that there is room")
 	require.Equal(t, "x", get(t, db, "small"))
-	room = true
+	full.Store(false)
 	require.NoError(t, db.Ready(t.Context()))
 	require.Nil(t, db.failure.Load())
 	require.NoError(t, db.View(func(tx *Tx) error {
@@ -219,7 +252,7 @@ func TestAPanicWhileReadingIsAnError(t *testing.T) {
 	require.ErrorIs(t, err, ErrDamaged)
 	require.ErrorContains(t, err, "page 7 already freed")
 	// As a page number does that a flipped bit has sent far out of the file.
-	far, err := unix.Mmap(int(db.file.Fd()), 0, 1<<30, unix.PROT_READ, unix.MAP_SHARED)
+	far, err := unix.Mmap(int(db.disk.(osFile).Fd()), 0, 1<<30, unix.PROT_READ, unix.MAP_SHARED)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, unix.Munmap(far)) }()
 	err = db.View(func(*Tx) error { return fmt.Errorf("it could be read: %d", far[len(far)-1]) })

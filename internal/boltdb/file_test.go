@@ -18,18 +18,12 @@ import (
 // filled is the content of a database file at rest, with keys 0 to 299.
 func filled(t testing.TB) []byte {
 	t.Helper()
-	_, atRest := filledTwice(t)
+	_, _, atRest := filledTwice(t)
 	return atRest
 }
 
-// crashed is what a crash leaves of it, whose last transaction was the one that wrote keys 270 to 299.
-func crashed(t testing.TB) []byte {
-	t.Helper()
-	open, _ := filledTwice(t)
-	return open
-}
-
-func filledTwice(t testing.TB) (crashed, atRest []byte) {
+// filledTwice also returns what a crash leaves of it, and of its log.
+func filledTwice(t testing.TB) (crashed, log, atRest []byte) {
 	t.Helper()
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{})
 	require.NoError(t, err)
@@ -44,8 +38,11 @@ func filledTwice(t testing.TB) (crashed, atRest []byte) {
 		}))
 	}
 	crashed = content(t, db)
+	log, err = os.ReadFile(db.Path() + logSuffix)
+	require.NoError(t, err)
 	require.NoError(t, db.Close())
-	return crashed, content(t, db)
+	require.NoFileExists(t, db.Path()+logSuffix)
+	return crashed, log, content(t, db)
 }
 
 // content is what the file holds; what lies behind is room to grow into.
@@ -95,7 +92,7 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 		raw  []byte
 		want string
 	}{
-		"a newer version":           {version(binary.BigEndian.AppendUint64(nil, 7)), "it was written by a newer dapr-bolt: it has format 7, this build reads up to format 2"},
+		"a newer version":           {version(binary.BigEndian.AppendUint64(nil, 7)), "it was written by a newer dapr-bolt: it has format 7, this build reads up to format 3"},
 		"a version that never was":  {version(make([]byte, 8)), "it has format 0, which never was"},
 		"a version of 3 bytes":      {version([]byte("abc")), "its version takes 3 bytes, want 8"},
 		"cut short by a page":       {with(func(raw []byte) []byte { return raw[:highWater(raw, meta)*page-1] }), "cut short: it has "},
@@ -159,38 +156,48 @@ func TestWhatIsNotAFile(t *testing.T) {
 	require.ErrorContains(t, err, "it is not a file")
 }
 
-// A power failure can leave one of the meta pages torn: the other one counts, and the log says so.
-func TestOneMetaPageIsEnough(t *testing.T) {
-	sound := crashed(t)
+// In a file at rest, the meta page that counts must be whole; the other one is of no use any more.
+func TestTheMetaPageThatCountsMustBeWhole(t *testing.T) {
+	sound := filled(t)
 	newest := newestMeta(t, sound)
-	for name, flip := range map[string]int{"the newest": newest, "the one before": os.Getpagesize() - newest} {
-		t.Run(name, func(t *testing.T) {
-			raw := append([]byte(nil), sound...)
-			raw[flip+pageHeader+30] ^= 1
-			path := filepath.Join(t.TempDir(), "test.db")
-			require.NoError(t, os.WriteFile(path, raw, 0o600))
-			var log strings.Builder
-			db, err := Open(t.Context(), path, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			require.NoError(t, err)
-			defer db.Close()
-			require.Contains(t, log.String(), "one of the two pages")
-			require.Equal(t, strings.Repeat("v", 500), get(t, db, "269"))
-			if flip != newest {
-				require.NotEmpty(t, get(t, db, "299"))
-			}
-			require.NoError(t, db.Update(t.Context(), put("k", "v")))
-			checkPages(t, db)
-		})
+	open := func(flip int) (*DB, string, error) {
+		raw := append([]byte(nil), sound...)
+		raw[flip+pageHeader+30] ^= 1
+		path := filepath.Join(t.TempDir(), "test.db")
+		require.NoError(t, os.WriteFile(path, raw, 0o600))
+		var log strings.Builder
+		db, err := Open(t.Context(), path, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		return db, log.String(), err
 	}
+	_, _, err := open(newest)
+	require.ErrorIs(t, err, ErrFormat)
+	db, log, err := open(os.Getpagesize() - newest)
+	require.NoError(t, err)
+	defer db.Close()
+	require.Contains(t, log, "one of the two meta pages")
+	require.NotEmpty(t, get(t, db, "299"))
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	checkPages(t, db)
 }
 
-// useDamaged opens a file with this content, reads it and writes to it. It may be refused, but must not end the process.
-func useDamaged(t *testing.T, path string, raw []byte) {
+// useDamaged opens a file with this content, and the log beside it if there is one, reads it and writes to it. It may be
+// refused, but must not end the process.
+func useDamaged(t *testing.T, path string, raw, wal []byte) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, raw, 0o600))
+	require.NoError(t, os.RemoveAll(path+logSuffix))
+	if wal != nil {
+		require.NoError(t, os.WriteFile(path+logSuffix, wal, 0o600))
+	}
+	refused := func(err error) {
+		t.Helper()
+		if !errors.Is(err, ErrDamaged) && !errors.Is(err, errRecord) {
+			require.ErrorIs(t, err, ErrFormat)
+		}
+	}
 	db, err := Open(t.Context(), path, Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		require.ErrorIs(t, err, ErrFormat)
+		refused(err)
 		return
 	}
 	_ = db.View(func(tx *Tx) error {
@@ -201,13 +208,17 @@ func useDamaged(t *testing.T, path string, raw []byte) {
 		return nil
 	})
 	_ = db.Update(t.Context(), put("k", "v"))
-	require.NoError(t, db.Close())
+	if err := db.Close(); err != nil {
+		refused(err)
+	}
 }
 
 // Flipped bits in pages can be met at any time later, and in a file that a crash has left, when it is opened.
 func TestDamagedPagesEndNoProcess(t *testing.T) {
-	for name, raw := range map[string][]byte{"at rest": filled(t), "after a crash": crashed(t)} {
+	crashed, log, atRest := filledTwice(t)
+	for name, files := range map[string][2][]byte{"at rest": {atRest, nil}, "after a crash": {crashed, log}} {
 		t.Run(name, func(t *testing.T) {
+			raw := files[0]
 			page := os.Getpagesize()
 			end := len(raw)
 			root := page * int(binary.NativeEndian.Uint64(raw[newestMeta(t, raw)+pageHeader+metaRoot:]))
@@ -223,7 +234,7 @@ func TestDamagedPagesEndNoProcess(t *testing.T) {
 				// The format's bucket lies within the root's page. What bbolt reads there instead of its elements is memory of the
 				// process, and harmless, but with the race detector, Go ends the process over such a pointer.
 				copy(damaged[root:root+page], raw[root:])
-				useDamaged(t, filepath.Join(t.TempDir(), "test.db"), damaged)
+				useDamaged(t, filepath.Join(t.TempDir(), "test.db"), damaged, files[1])
 			}
 		})
 	}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // FormatVersion is the layout of the files that this build writes. A file with a newer one is refused, untouched; one
@@ -15,17 +17,27 @@ import (
 // A change that an older build would misread gets a new version, a step in migrations, and a file of the version before
 // it in internal/databases/testdata, which a test opens. A change that every build can read, such as a new field of
 // a record, needs none of these.
-const FormatVersion = 2
+const FormatVersion = 3
 
 // migrations brings a file of the version that is its key to the next one. All steps that a file needs, and its new
 // version, are one transaction: a file is never half migrated, and a failed step leaves it as it was.
-var migrations = map[uint64]func(tx *bbolt.Tx) error{}
+var migrations = map[uint64]func(tx *bbolt.Tx) error{
+	// There may be a log beside the file. Before, free pages were put aside in a bucket.
+	2: func(tx *bbolt.Tx) error {
+		if err := tx.DeleteBucket([]byte("spare")); !errors.Is(err, bolterrors.ErrBucketNotFound) {
+			return err
+		}
+		return nil
+	},
+}
 
 var (
 	bucketFormat   = []byte("format")
 	keyVersion     = []byte("version")
 	keyIncarnation = []byte("incarnation")
 	keyWriteProbe  = []byte("probe")
+	// keyLog is there as long as the file is not whole without its log.
+	keyLog = []byte("log")
 )
 
 // incarnationSize is in bytes.
@@ -50,13 +62,17 @@ func readIncarnation(tx *bbolt.Tx) ([]byte, error) {
 }
 
 // ensureFormat makes sure that a file is of the wanted version: it writes that into a new one, and takes the steps from
-// an older one. It returns the file's incarnation.
-func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt.Tx) error) (incarnation []byte, err error) {
+// an older one. It returns the file's incarnation. logged says that the file has a log.
+func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt.Tx) error, logged bool) (incarnation []byte, err error) {
 	var found uint64 // 0: the file is new
 	err = bolt.View(func(tx *bbolt.Tx) (err error) {
-		if found, err = readVersion(tx); err == nil && found != 0 {
-			incarnation, err = readIncarnation(tx)
+		if found, err = readVersion(tx); err != nil || found == 0 {
+			return err
 		}
+		if tx.Bucket(bucketFormat).Get(keyLog) != nil && !logged {
+			return fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there", ErrFormat, logSuffix)
+		}
+		incarnation, err = readIncarnation(tx)
 		return err
 	})
 	if err != nil || found == wanted && incarnation != nil {

@@ -11,7 +11,7 @@ import (
 
 func ensure(t *testing.T, db *bbolt.DB, version uint64, steps map[uint64]func(*bbolt.Tx) error) {
 	t.Helper()
-	_, err := ensureFormat(db, version, steps)
+	_, err := ensureFormat(db, version, steps, false)
 	require.NoError(t, err)
 }
 
@@ -44,14 +44,14 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 		ensure(t, db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: mark("two")})
 		require.EqualValues(t, 3, version(db))
 		require.True(t, has(db, "one") && has(db, "two"))
-		_, err := ensureFormat(db, 2, nil)
+		_, err := ensureFormat(db, 2, nil, false)
 		require.ErrorIs(t, err, ErrFormat)
 		require.ErrorContains(t, err, "written by a newer dapr-bolt: it has format 3, this build reads up to format 2")
 	})
 	t.Run("or not at all", func(t *testing.T) {
 		db := fresh(t)
 		failed := errors.New("no")
-		_, err := ensureFormat(db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: func(*bbolt.Tx) error { return failed }})
+		_, err := ensureFormat(db, 3, map[uint64]func(*bbolt.Tx) error{1: mark("one"), 2: func(*bbolt.Tx) error { return failed }}, false)
 		require.ErrorIs(t, err, failed)
 		require.ErrorContains(t, err, "bring it from format 2 to 3")
 		require.EqualValues(t, 1, version(db))
@@ -59,7 +59,7 @@ func TestAnOlderFileIsBroughtUpToDate(t *testing.T) {
 	})
 	t.Run("a step that is missing", func(t *testing.T) {
 		db := fresh(t)
-		_, err := ensureFormat(db, 2, nil)
+		_, err := ensureFormat(db, 2, nil, false)
 		require.ErrorContains(t, err, "it has format 1, which this build cannot bring to format 2")
 	})
 	for v := uint64(oldestFormat); v < FormatVersion; v++ {

@@ -57,8 +57,11 @@ func readMeta(f io.ReaderAt, offset int64) (m meta, magic, valid bool) {
 }
 
 // errHalfMeta warns of a file of which one meta page is damaged.
-var errHalfMeta = errors.New("one of the two pages that say which transaction was the last is damaged, and the other one counts: " +
-	"this is what a power failure leaves of a commit that was not acknowledged; if there was none, the disk has lost the last commit")
+var errHalfMeta = errors.New("one of the two meta pages is damaged: what was written last is in the other one, if the file was closed cleanly")
+
+// maxVerified is the length, in bytes, up to which every page of a file is read when it is opened. Longer ones are where
+// the last commit of a build without a log has left the list of free pages out: bbolt would read them all, too.
+const maxVerified = 64 << 20
 
 // inspect refuses a file that bbolt would misread, crash on, or change before it is known to be ours. It changes
 // nothing. A new, empty file passes. The warning is for a file that can be used.
@@ -98,8 +101,9 @@ func inspect(f *os.File) (warning, err error) {
 	case newest.highWater > uint64(size)/newest.pageSize:
 		return nil, fmt.Errorf("%w: cut short: it has %d bytes, its pages take %d", ErrFormat, size, newest.highWater*newest.pageSize)
 	}
-	if newest.freelist == noFreelist {
-		if err := survey(f, newest); err != nil {
+	if size <= maxVerified || newest.freelist == noFreelist {
+		verify(f, newest, func(damage error) bool { err = damage; return false })
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -107,14 +111,4 @@ func inspect(f *os.File) (warning, err error) {
 		return errHalfMeta, nil
 	}
 	return nil, nil
-}
-
-// forgetCommit makes the meta page that a transaction has written invalid, on disk, so that the transaction before it
-// counts again.
-func forgetCommit(f *os.File, transaction uint64, pageSize int) error {
-	at := int64(transaction%2) * int64(pageSize)
-	if _, err := f.WriteAt(make([]byte, pageSize), at); err != nil {
-		return err
-	}
-	return f.Sync()
 }

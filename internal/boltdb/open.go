@@ -25,36 +25,56 @@ const lockPoll = 10 * time.Millisecond
 // all that it then wrote would be gone.
 func (db *DB) openPath(ctx context.Context) error {
 	for {
-		if err := db.open(ctx); err != nil {
+		if err := db.open(ctx, everything); err != nil {
 			return err
 		}
-		opened, err := db.file.Stat()
+		opened, err := db.disk.Stat()
 		if err == nil {
 			var named os.FileInfo
 			if named, err = os.Stat(db.path); err == nil && os.SameFile(opened, named) {
 				return nil
 			}
 		}
-		if err := errors.Join(err, db.bolt.Close()); err != nil {
+		db.release()
+		if err != nil {
 			return fmt.Errorf("open database %s: %w", db.path, err)
 		}
 	}
 }
 
-// open opens the file and makes sure that it can be used.
-func (db *DB) open(ctx context.Context) error {
-	bolt, file, err := db.openBolt(ctx)
+// open opens the file, recovers it from its log up to a sequence if there is one, and makes sure that it can be used.
+func (db *DB) open(ctx context.Context, last uint64) error {
+	l, h, err := db.openBolt(ctx)
+	if err == nil && l != nil {
+		err = db.recovered(l, h, last)
+	}
 	if err != nil {
 		return fmt.Errorf("open database %s: %w", db.path, err)
 	}
-	db.bolt, db.file = bolt, file
 	return nil
+}
+
+// recovered is recoverLog, whose panics, which damaged pages are to bbolt, are errors.
+func (db *DB) recovered(l *wal, h *header, last uint64) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, p)
+		}
+		if err != nil {
+			db.wal = l
+			db.release()
+		}
+	}()
+	return db.recoverLog(l, h, last)
 }
 
 // openBolt turns bbolt's errors, and the panics and faults with which it answers damaged files, into errors of this
 // package. A file that is refused stays as it was.
-func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err error) {
+func (db *DB) openBolt(ctx context.Context) (l *wal, h *header, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	var bolt *bbolt.DB
+	var file *os.File
 	defer func() {
 		if p := recover(); p != nil {
 			// bbolt cannot be closed in the middle of its own opening. Its mapping of the file stays behind, which would
@@ -68,34 +88,73 @@ func (db *DB) openBolt(ctx context.Context) (bolt *bbolt.DB, file *os.File, err 
 		if err != nil && bolt != nil {
 			err = errors.Join(err, bolt.Close())
 		}
+		if err != nil && l != nil {
+			err = errors.Join(err, l.file.Close())
+		}
 	}()
 	bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
 		Timeout:         db.opts.LockTimeout,
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: mappingSize(),
-		NoStatistics:    true,
+		NoGrowSync:      true,
+		Logger:          db.errors,
 		// Not yet known to be ours, the file must stay as it is; with this, bbolt does not write a list that it lacks.
 		NoFreelistSync: true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			file, err = db.lockAndInspect(ctx, name, flag, mode)
+			if file, err = db.lockAndInspect(ctx, name, flag, mode); err == nil {
+				db.disk = db.opts.wrap(file)
+				l, h, err = db.findLog()
+			}
+			if err == nil {
+				err = db.warn(inspect(file))
+			}
+			if err != nil && file != nil {
+				err = errors.Join(err, file.Close())
+				file = nil
+			}
 			return file, err
 		},
 	})
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, nil, fmt.Errorf("%w: it and its directory must belong to the user who runs dapr-bolt, and be writable", err)
+		return l, nil, fmt.Errorf("%w: it and its directory must belong to the user who runs dapr-bolt, and be writable", err)
 	case errors.Is(err, unix.EROFS):
-		return nil, nil, fmt.Errorf("%w: a database that cannot be written cannot be served", err)
+		return l, nil, fmt.Errorf("%w: a database that cannot be written cannot be served", err)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		return l, nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	case err != nil:
-		return nil, nil, err
+		return l, nil, err
 	}
 	bolt.NoFreelistSync = false
-	if db.incarnation, err = ensureFormat(bolt, FormatVersion, migrations); err != nil {
-		return bolt, file, err
+	if db.incarnation, err = ensureFormat(bolt, FormatVersion, migrations, l != nil); err != nil {
+		return l, nil, err
 	}
-	return bolt, file, db.spare.find(bolt)
+	bolt.NoSync = true
+	db.opts.opened(bolt)
+	err = bolt.View(func(tx *bbolt.Tx) error {
+		db.visible.Store(uint64(tx.ID()))
+		db.fileSize, db.allocated = tx.Size(), tx.Size()
+		return nil
+	})
+	db.bolt = bolt
+	return l, h, err
+}
+
+// warn logs what can be lived with.
+func (db *DB) warn(warning, err error) error {
+	if warning != nil {
+		db.log.Warn(warning.Error())
+	}
+	return err
+}
+
+// openFile opens a file beside the database's.
+func (db *DB) openFile(path string, flag int) (file, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return db.opts.wrap(f), nil
 }
 
 // lockAndInspect opens the file as bbolt would, and looks at it while nobody else can write to it. bbolt then finds the
@@ -111,15 +170,8 @@ func (db *DB) lockAndInspect(ctx context.Context, name string, flag int, mode os
 	if err := lock(ctx, f, db.opts.LockTimeout); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	warning, err := inspect(f)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
 	if err := nameNew(f, mode); err != nil {
 		return nil, errors.Join(err, f.Close())
-	}
-	if warning != nil {
-		db.log.Warn(warning.Error())
 	}
 	return f, nil
 }

@@ -8,13 +8,21 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // maxBatch bounds the functions in one transaction, and so the memory of its dirty pages.
 const maxBatch = 1024
+
+// maxBatchBytes bounds what they write, but for the last of them, in bytes.
+const maxBatchBytes = 8 << 20
+
+// smallRecord is how long a record may be, in bytes, for which room is made in the files where the disk has none.
+const smallRecord = 64 << 10
 
 // dirtyError marks an error that came after its function's first write.
 type dirtyError struct{ err error }
@@ -118,6 +126,8 @@ func (db *DB) write() {
 	debug.SetPanicOnFault(true)
 	db.patience = time.NewTimer(db.lazyDelay)
 	defer db.patience.Stop()
+	age := time.NewTicker(db.opts.checkpointEvery)
+	defer age.Stop()
 	var batch []*request
 	for {
 		clear(batch)
@@ -127,17 +137,70 @@ func (db *DB) write() {
 			batch = append(batch, r)
 		case r := <-db.lazy:
 			batch = db.linger(append(batch, r))
+		case task := <-db.tasks:
+			task()
+		case err := <-db.cp.done:
+			db.tell(db.checkpointDone(err))
+		case err := <-db.filling():
+			db.wal.stepFilled(err)
+		case <-age.C:
+			db.cp.resting = false
+			if db.wal != nil && db.cp.commits > 0 && db.cp.done == nil {
+				db.tell(db.beginCheckpoint(0))
+			}
 		case <-db.stop:
 			for batch = db.drain(nil); len(batch) > 0; batch = db.drain(nil) {
-				db.commit(batch)
+				db.decide(batch)
 			}
-			db.keepList()
 			return
 		}
-		db.commit(db.gather(batch))
-		// Those who were answered go first.
-		runtime.Gosched()
-		db.tendSpares()
+		if len(batch) > 0 {
+			db.decide(db.gather(batch))
+			// Those who were answered go first.
+			runtime.Gosched()
+		}
+		db.keepUp()
+	}
+}
+
+// keepUp does what commits make necessary, after their callers were answered.
+func (db *DB) keepUp() {
+	if db.uncertain {
+		db.tell(db.trust())
+	}
+	if db.due() {
+		db.tell(db.beginCheckpoint(0))
+	}
+	if db.wal != nil {
+		db.wal.fill()
+	}
+}
+
+// tell logs what nobody else hears of.
+func (db *DB) tell(err error) {
+	if err != nil {
+		db.log.Error("the database's log cannot be kept", "error", err)
+	}
+}
+
+// filling returns what gets the outcome of filling the log.
+func (db *DB) filling() <-chan error {
+	if db.wal == nil {
+		return nil
+	}
+	return db.wal.filling
+}
+
+// do runs fn on the writer's goroutine.
+func (db *DB) do(ctx context.Context, fn func() error) error {
+	done := make(chan error, 1)
+	select {
+	case db.tasks <- func() { done <- fn() }:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-db.stop:
+		return ErrClosed
 	}
 }
 
@@ -193,9 +256,9 @@ func (db *DB) drain(batch []*request) []*request {
 	return batch
 }
 
-// commit runs a batch in one transaction, and again without the function that panicked or failed after writing, until
-// none does.
-func (db *DB) commit(batch []*request) {
+// decide runs a batch, in one transaction if it can be, and again without the function that panicked or failed after
+// writing, until none does.
+func (db *DB) decide(batch []*request) {
 	live := batch[:0]
 	for _, r := range batch {
 		if r.state.CompareAndSwap(queued, taken) {
@@ -203,63 +266,168 @@ func (db *DB) commit(batch []*request) {
 		}
 	}
 	for len(live) > 0 {
-		spoiler, err := db.tryCommit(live)
-		if spoiler < 0 {
-			for _, r := range live {
-				// Who refused may have seen what its neighbours wrote, which is not to be.
-				if err != nil {
-					r.err = err
-				}
-				r.done <- struct{}{}
-			}
-			return
+		n, spoiler, err := db.tryCommit(live, 0)
+		if spoiler >= 0 {
+			live[spoiler].err = err
+			live[spoiler].done <- struct{}{}
+			live = append(live[:spoiler:spoiler], live[spoiler+1:]...)
+			continue
 		}
-		live[spoiler].err = err
-		live[spoiler].done <- struct{}{}
-		live = append(live[:spoiler:spoiler], live[spoiler+1:]...)
+		for _, r := range live[:n] {
+			// Who refused may have seen what its neighbours wrote, which is not to be.
+			if err != nil {
+				r.err = err
+			}
+			r.done <- struct{}{}
+		}
+		live = live[n:]
 	}
 }
 
-// tryCommit returns the index of the request that spoiled the transaction, or -1 and the commit's outcome.
-func (db *DB) tryCommit(batch []*request) (spoiler int, err error) {
+// tryCommit returns how many of the batch's first functions were run, and the outcome for those that have none of their
+// own; or the index of one that spoiled the transaction.
+//
+// Where the files cannot grow, small writes must still be possible, deletions most of all. A checkpoint or two make room in
+// what the files have: at the beginning of the log's areas, and in pages that the checkpoint before has pinned.
+func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err error) {
 	if err := db.trust(); err != nil {
-		return -1, err
+		return len(batch), -1, err
 	}
-	tx, err := db.bolt.Begin(true)
+	if db.wal == nil {
+		if err := db.startLog(); err != nil {
+			return len(batch), -1, db.failed(err, 0)
+		}
+	}
+	bolt, err := db.begin()
 	if err != nil {
-		db.suspect = errors.Is(err, bolterrors.ErrInvalidMapping)
-		return -1, db.failed(fmt.Errorf("begin transaction: %w", err), 0)
+		return len(batch), -1, db.failed(err, 0)
 	}
-	shared := &Tx{tx: tx}
-	wrote := false
+	db.rec.reset()
+	tx := &Tx{tx: bolt, rec: &db.rec, buckets: map[*bbolt.Bucket]*Bucket{}}
 	for i, r := range batch {
-		if r.err = db.call(r.fn, shared); r.err == nil {
-			wrote = true
+		if db.rec.payload() > maxBatchBytes {
+			batch = batch[:i]
+			break
+		}
+		if r.err = db.call(r.fn, tx); r.err == nil {
 			continue
 		}
 		var dirty *dirtyError
 		if errors.As(r.err, &dirty) {
-			return i, errors.Join(dirty.err, tx.Rollback())
+			return 0, i, errors.Join(dirty.err, bolt.Rollback())
 		}
 	}
-	if !wrote {
-		return -1, tx.Rollback()
+	if db.rec.ops == 0 {
+		return len(batch), -1, bolt.Rollback()
 	}
-	id := uint64(tx.ID())
-	db.listFree(tx)
-	db.limitGrowth(tx, db.maxGrowth())
-	err = commit(tx)
-	if refused(err) {
-		db.makeRoom(written(tx))
-		return db.tryCommit(batch)
+	if !db.wal.fits(db.rec.payload()) {
+		if err := bolt.Rollback(); err != nil {
+			return len(batch), -1, err
+		}
+		if err := db.checkpointNow(db.rec.payload()); err != nil {
+			return len(batch), -1, db.failed(err, 0)
+		}
+		return db.tryCommit(batch, checkpoints)
 	}
-	db.spare.ended(written(tx))
+	err = db.persist(bolt)
+	if noRoom(err) && !db.uncertain && db.rec.payload() <= smallRecord && checkpoints < 2 {
+		if db.checkpointNow(0) == nil {
+			return db.tryCommit(batch, checkpoints+1)
+		}
+	}
 	if err != nil {
-		db.distrust(id, err)
-		return -1, db.failed(err, written(tx))
+		return len(batch), -1, db.failed(err, int64(db.rec.payload()))
 	}
-	db.succeeded(written(tx))
-	return -1, nil
+	db.counters.committed(len(batch))
+	db.succeeded(int64(db.rec.payload()))
+	for _, fn := range tx.committed {
+		fn()
+	}
+	return len(batch), -1, nil
+}
+
+// persist makes a transaction last, and only then lets anybody see it: its record is synced, and then it is committed
+// without a sync.
+func (db *DB) persist(tx *bbolt.Tx) (err error) {
+	// That there is no room must turn up here: a commit that has begun cannot simply be given up.
+	leaves := int64(roomForSmall)
+	if db.rec.payload() <= smallRecord {
+		leaves = roomForCheckpoints
+	}
+	if err := db.reserve(recordPages(&db.rec, int64(db.bolt.Info().PageSize)), leaves); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	at, sequence := db.wal.at, db.wal.sequence
+	if db.rec.b, err = db.wal.append(db.rec.b); err != nil {
+		err = errors.Join(fmt.Errorf("write to the log: %w", err), tx.Rollback())
+	} else {
+		db.cp.commits++
+		db.cp.bytes += int64(len(db.rec.b))
+		err = db.commit(tx, false)
+	}
+	if err == nil {
+		return nil
+	}
+	// Rule 7: the functions are about to hear that they failed, so their record must not count, whatever happens next. If it
+	// cannot be made void, the next epoch does it: the file is opened anew without it.
+	db.wal.at, db.wal.sequence = at, sequence
+	var wrote *notSynced
+	if voided := db.wal.revoke(at); voided == nil && errors.As(err, &wrote) {
+		return err
+	}
+	db.uncertain = true
+	db.tell(db.trust())
+	return err
+}
+
+// noRoom reports whether err says that a file cannot grow.
+func noRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
+
+// recordPages is what a transaction may take of the file, roughly, in bytes.
+func recordPages(r *recorder, pageSize int64) int64 {
+	return int64(r.payload())*9/8 + (2*int64(r.ops)+24)*pageSize
+}
+
+// begin starts a write transaction of bbolt.
+func (db *DB) begin() (*bbolt.Tx, error) {
+	tx, err := db.bolt.Begin(true)
+	if err != nil {
+		db.uncertain = errors.Is(err, bolterrors.ErrInvalidMapping)
+		return nil, fmt.Errorf("begin transaction: %w", err)
+	}
+	db.fileSize = tx.Size()
+	return tx, nil
+}
+
+// commit commits without a sync; list says whether the list of free pages is written. If it fails, the file is
+// uncertain.
+func (db *DB) commit(tx *bbolt.Tx, list bool) error {
+	id := uint64(tx.ID())
+	db.committing.Lock()
+	defer db.committing.Unlock()
+	db.bolt.NoFreelistSync = !list
+	if err := db.errors.commit(tx); err != nil {
+		db.uncertain = true
+		db.stuck.Store(&err)
+		return err
+	}
+	db.visible.Store(id)
+	return nil
+}
+
+// trust makes sure, before a transaction, that what is known in memory is what the file says: where it may not be, it
+// opens the file anew. Until that works, every write fails; reads go on where nothing can be written.
+func (db *DB) trust() error {
+	if !db.uncertain {
+		return nil
+	}
+	if err := db.recover(); err != nil {
+		return db.failed(fmt.Errorf("after a failed commit: %w", err), 0)
+	}
+	db.uncertain = false
+	return nil
 }
 
 // call answers a panic as a dirty error: what fn had written by then is unknown.

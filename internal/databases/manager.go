@@ -198,7 +198,7 @@ func (m *Manager) Backup(ctx context.Context, database, path string) error {
 	if err != nil {
 		return err
 	}
-	return db.Backup(path)
+	return db.Backup(ctx, path)
 }
 
 // Ready returns nil if every open file can be written, else what is wrong with each that cannot.
@@ -222,6 +222,8 @@ type Database struct {
 	Path string `json:"path"`
 	// Size is the file's length in bytes.
 	Size int64 `json:"size"`
+	// Stats are what was done to the file since it was opened.
+	Stats boltdb.Stats `json:"-"`
 }
 
 // Databases lists the files that are open, by name.
@@ -232,7 +234,7 @@ func (m *Manager) Databases() ([]Database, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, Database{Name: name, Path: db.Path(), Size: size})
+		list = append(list, Database{Name: name, Path: db.Path(), Size: size, Stats: db.Stats()})
 	}
 	slices.SortFunc(list, func(a, b Database) int { return cmp.Compare(a.Name, b.Name) })
 	return list, nil

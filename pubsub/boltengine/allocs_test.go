@@ -49,8 +49,8 @@ func TestAllocs(t *testing.T) {
 		run  func()
 	}{
 		{"append", 195, publish(1)},
-		{"append of 64", 1290, publish(many)},
-		{"reading and settling of 64", 930, settle},
+		{"append of 64", 1800, publish(many)},
+		{"reading and settling of 64", 1170, settle},
 	} {
 		got := testing.AllocsPerRun(runs, c.run)
 		t.Logf("%s: %.0f allocations", c.call, got)

@@ -9,57 +9,20 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
 )
 
-// Small files leave the list of free pages out of their commits, and get it back when they are closed or grow.
-func TestSmallFilesLeaveTheListOut(t *testing.T) {
-	db := open(t)
-	require.NoError(t, db.Update(t.Context(), put("k", "v")))
-	require.True(t, look(t, db).unlisted)
-	for i := 0; look(t, db).all*db.spare.pageSize <= maxUnlisted; i += 3000 {
-		require.True(t, look(t, db).unlisted)
-		fillRange(t, db, i, i+3000)
-	}
-	require.NoError(t, db.Update(t.Context(), put("k", "v")))
-	require.False(t, look(t, db).unlisted)
-
-	last, _, ok := lastMetas(bytes.NewReader(filled(t)), os.Getpagesize())
-	require.True(t, ok)
-	require.NotEqual(t, noFreelist, last.freelist)
-	last, _, ok = lastMetas(bytes.NewReader(crashed(t)), os.Getpagesize())
-	require.True(t, ok)
-	require.Equal(t, noFreelist, last.freelist)
-}
-
-// After a crash, free pages are found again: the file holds what it held, and does not grow when it is filled again.
-func TestACrashLosesNoFreePages(t *testing.T) {
-	db := open(t)
-	fillRange(t, db, 0, 9000)
-	full := look(t, db).all
-	dropRange(t, db, 1, 9000)
-	require.NoError(t, db.Update(t.Context(), put("k", "v")))
-	require.True(t, look(t, db).unlisted)
-	left, err := os.ReadFile(db.Path())
-	require.NoError(t, err)
-
-	path := filepath.Join(t.TempDir(), "test.db")
-	require.NoError(t, os.WriteFile(path, left, 0o600))
-	again, err := Open(t.Context(), path, Options{})
-	require.NoError(t, err)
-	require.Equal(t, "v", get(t, again, "k"))
-	require.Len(t, get(t, again, string(number(0))), 1300)
-	checkPages(t, again)
-	fillRange(t, again, 1, 9000)
-	require.Less(t, look(t, again).all, full+full/50)
-	checkAtRest(t, again)
-}
-
-// variety is what a crash leaves of a file with all kinds of pages and elements: branches, a value of several pages, buckets
+// variety is what a crash of a build without a log leaves of a file with all kinds of pages and elements: branches, a value of several pages, buckets
 // with and without pages of their own.
 func variety(t testing.TB) []byte {
 	t.Helper()
-	db := open(t)
-	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: true})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		format, err := tx.CreateBucket(bucketFormat)
+		require.NoError(t, err)
+		require.NoError(t, format.Put(keyVersion, binary.BigEndian.AppendUint64(nil, 2)))
 		b, err := tx.CreateBucket(testBucket)
 		require.NoError(t, err)
 		for i := range 5 {
@@ -73,23 +36,31 @@ func variety(t testing.TB) []byte {
 		}
 		return nil
 	}))
-	return content(t, db)
+	require.NoError(t, db.Close())
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return raw[:highWater(raw, newestMeta(t, raw))*os.Getpagesize()]
 }
 
-// useSurveyed opens a damaged file, and changes it, if survey lets it through.
-func useSurveyed(t *testing.T, path string, raw []byte) (through bool) {
+func firstProblem(raw []byte, m meta) (err error) {
+	verify(bytes.NewReader(raw), m, func(problem error) bool { err = problem; return false })
+	return err
+}
+
+// useVerified opens a damaged file, and changes it, if verify lets it through.
+func useVerified(t *testing.T, path string, raw []byte) (through bool) {
 	t.Helper()
 	newest, _, valid := readMeta(bytes.NewReader(raw), int64(newestMeta(t, raw)))
-	through = valid && survey(bytes.NewReader(raw), newest) == nil
+	through = valid && firstProblem(raw, newest) == nil
 	if through {
-		useDamaged(t, path, raw)
+		useDamaged(t, path, raw, nil)
 	}
 	return through
 }
 
 // Whatever byte of a page's header, or of its elements, is another: bbolt, which looks for free pages in a goroutine of its
 // own, does not end the process.
-func TestSurveyProtectsTheProcess(t *testing.T) {
+func TestVerifyProtectsTheProcess(t *testing.T) {
 	raw := variety(t)
 	page := os.Getpagesize()
 	path := filepath.Join(t.TempDir(), "test.db")
@@ -100,7 +71,7 @@ func TestSurveyProtectsTheProcess(t *testing.T) {
 			for _, flip := range []byte{1, 0x10, 0xff} {
 				damaged := bytes.Clone(raw)
 				damaged[at] ^= flip
-				if useSurveyed(t, path, damaged) {
+				if useVerified(t, path, damaged) {
 					through++
 				}
 			}
@@ -109,12 +80,12 @@ func TestSurveyProtectsTheProcess(t *testing.T) {
 	require.Positive(t, through)
 }
 
-func TestSurveySaysWhereTheDamageIs(t *testing.T) {
+func TestVerifySaysWhereTheDamageIs(t *testing.T) {
 	sound := variety(t)
 	page := os.Getpagesize()
 	m, _, valid := readMeta(bytes.NewReader(sound), int64(newestMeta(t, sound)))
 	require.True(t, valid)
-	require.NoError(t, survey(bytes.NewReader(sound), m))
+	require.NoError(t, firstProblem(sound, m))
 	order := binary.NativeEndian
 	root := int(m.root) * page
 	// The root's elements are the two top-level buckets.
@@ -131,7 +102,7 @@ func TestSurveySaysWhereTheDamageIs(t *testing.T) {
 			raw[tree+int(order.Uint32(raw[tree+pageHeader+elementSize:]))+pageHeader+elementSize+7]--
 		},
 		"has a branch to nowhere":              func(raw []byte) { order.PutUint64(raw[tree+pageHeader+8:], 0) },
-		"is neither a branch nor a leaf":       func(raw []byte) { raw[root+pageKind] = 4 },
+		"is not of the kind":                   func(raw []byte) { raw[root+pageKind] = 4 },
 		"has another page's number":            func(raw []byte) { raw[tree]++ },
 		"has more elements than room":          func(raw []byte) { order.PutUint16(raw[tree+pageCount:], 5000) },
 		"has an element that ends behind it":   func(raw []byte) { order.PutUint32(raw[tree+pageHeader+4:], 5000) },
@@ -143,7 +114,7 @@ func TestSurveySaysWhereTheDamageIs(t *testing.T) {
 	} {
 		raw := bytes.Clone(sound)
 		damage(raw)
-		err := survey(bytes.NewReader(raw), m)
+		err := firstProblem(raw, m)
 		require.ErrorIs(t, err, ErrFormat, want)
 		require.ErrorContains(t, err, want)
 		if !strings.Contains(want, "program") {
@@ -166,6 +137,6 @@ func FuzzDamagedFile(f *testing.F) {
 		for ; len(changes) >= 5; changes = changes[5:] {
 			damaged[int(binary.BigEndian.Uint32(changes))%len(damaged)] ^= changes[4]
 		}
-		useSurveyed(t, path, damaged)
+		useVerified(t, path, damaged)
 	})
 }

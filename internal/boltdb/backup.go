@@ -1,0 +1,90 @@
+package boltdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
+)
+
+// Backup writes a consistent copy of the file to path, which must not exist, while reads and writes go on. The copy is
+// synced and whole, without a log, before it has that name. It has an incarnation of its own.
+func (db *DB) Backup(ctx context.Context, path string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("back up database: %w", err)
+		}
+	}()
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	err = db.copyTo(ctx, f)
+	if err == nil {
+		err = makeOwn(f.Name())
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	// Unlike a rename, a link never replaces what is there.
+	err = os.Link(f.Name(), path)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
+	}
+	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
+}
+
+// copyTo writes the state of a checkpoint: that has the list of free pages with it, without which opening the copy would
+// take as long as reading it.
+func (db *DB) copyTo(ctx context.Context, f *os.File) error {
+	var tx *bbolt.Tx
+	err := db.do(ctx, func() (err error) {
+		if err := db.trust(); err != nil {
+			return err
+		}
+		if db.wal != nil {
+			if err := db.checkpointNow(0); err != nil {
+				return db.failed(err, 0)
+			}
+		}
+		db.mu.RLock()
+		if tx, err = db.bolt.Begin(false); err != nil {
+			db.mu.RUnlock()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer db.mu.RUnlock()
+	_, err = tx.WriteTo(f)
+	return errors.Join(err, tx.Rollback())
+}
+
+// makeOwn makes a copy a database of its own: without a log, and with an incarnation that nobody else has, since whoever
+// goes on with it may count what the original counts otherwise.
+func makeOwn(path string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, p)
+		}
+	}()
+	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	err = bolt.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.Bucket(bucketFormat).Delete(keyLog), newIncarnation(tx))
+	})
+	return errors.Join(err, bolt.Close())
+}

@@ -1,0 +1,254 @@
+package boltdb
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
+)
+
+const (
+	// areaSize is how long an area of the log is, and checkpointBytes after how many bytes of records the next one begins, as
+	// soon as the last checkpoint is on disk.
+	areaSize        = 24 << 20
+	checkpointBytes = 16 << 20
+	// checkpointCommits bounds the commits between checkpoints: as long as a checkpoint is pinned, bbolt walks what every
+	// commit since has freed.
+	checkpointCommits = 2000
+	// checkpointGrowth bounds how much the file grows between checkpoints, beside an eighth of its size: bbolt uses pages
+	// that came from growing only again once the checkpoint after them is pinned.
+	checkpointGrowth = 8 << 20
+	// checkpointEvery is how old a checkpoint gets while there is something behind it in the log.
+	checkpointEvery = 5 * time.Second
+)
+
+// checkpoint is what the writer knows of them.
+type checkpoint struct {
+	// pin is a read transaction at the last checkpoint: nothing overwrites its pages. old is the pin of the one before it.
+	pin, old *bbolt.Tx
+	// done gets the outcome of the checkpoint that is on its way to the disk; nil: there is none.
+	done  chan error
+	began time.Time
+
+	commits int
+	bytes   int64
+	size    int64 // of the file
+	// resting: the last one could not be begun. It is tried again when it must be, or after a while.
+	resting bool
+}
+
+// startLog begins a log beside a file that was closed cleanly. From then on the file cannot do without its log, and says
+// so.
+func (db *DB) startLog() (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("begin the log %s: %w", db.path+logSuffix, err)
+		}
+	}()
+	f, err := db.openFile(db.path+logSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	l := db.newLog(f)
+	if err := errors.Join(db.disk.Sync(), f.Sync(), durable.SyncDir(filepath.Dir(db.path))); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(l.path))
+	}
+	db.wal, db.cp = l, checkpoint{}
+	if err := db.pinCheckpoint(1, 0); err != nil {
+		db.wal = nil
+		db.unpin()
+		return errors.Join(err, f.Close(), os.Remove(l.path))
+	}
+	if err := l.writeHeader(db.nextHeader); err != nil {
+		db.uncertain = true
+		return err
+	}
+	err = db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) })
+	if err == nil {
+		err = db.checkpointNow(0)
+	}
+	return err
+}
+
+func (db *DB) newLog(f file) *wal {
+	return &wal{file: f, path: db.path + logSuffix, areaSize: db.opts.areaSize, slot: 1, stats: &db.counters, area: 1}
+}
+
+// endLog makes the file whole without its log, and removes that.
+func (db *DB) endLog() error {
+	if db.wal == nil {
+		return nil
+	}
+	if err := db.finishCheckpoint(true); err != nil {
+		return err
+	}
+	db.wal.waitFilled()
+	// Until the log is gone, its last checkpoint counts, whose pages the pin keeps.
+	err := db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) })
+	if err == nil {
+		err = db.disk.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	err = errors.Join(db.wal.file.Close(), os.Remove(db.wal.path), durable.SyncDir(filepath.Dir(db.path)))
+	db.wal = nil
+	db.unpin()
+	return err
+}
+
+// due reports whether it is time for a checkpoint.
+func (db *DB) due() bool {
+	cp := &db.cp
+	return db.wal != nil && cp.done == nil && !cp.resting &&
+		(cp.bytes >= db.opts.checkpointBytes || cp.commits >= db.opts.checkpointCommits || db.fileSize > cp.size+max(checkpointGrowth, cp.size/8))
+}
+
+// beginCheckpoint makes the present state a checkpoint, and its own epoch of the log begin with room for a record of so
+// many bytes. The rest happens in the background: until it has ended, the checkpoint before counts.
+func (db *DB) beginCheckpoint(payload int) error {
+	if err := db.finishCheckpoint(true); err != nil {
+		return err
+	}
+	db.wal.waitFilled()
+	db.cp.began, db.cp.resting = time.Now(), true
+	if err := db.commitOwn(true, func(*bbolt.Tx) error { return nil }); err != nil {
+		return err
+	}
+	if err := db.pinCheckpoint(db.wal.epoch+1, payload); err != nil {
+		db.uncertain = true
+		return err
+	}
+	done := make(chan error, 1)
+	db.cp.done, db.cp.resting = done, false
+	go func(l *wal, h *header) {
+		// The header may only say what is on disk.
+		err := db.disk.Sync()
+		if err == nil {
+			err = l.writeHeader(h)
+		}
+		done <- err
+	}(db.wal, db.nextHeader)
+	return nil
+}
+
+// pinCheckpoint pins the state that was committed last, before anything else is committed (rule 1): what is committed
+// next would overwrite pages of it. The old pin stays (rule 2): as long as the header is not on disk, the old checkpoint
+// counts.
+func (db *DB) pinCheckpoint(epoch uint64, payload int) error {
+	pin, err := db.bolt.Begin(false)
+	if err != nil {
+		return err
+	}
+	db.cp.old, db.cp.pin = db.cp.pin, pin
+	db.cp.commits, db.cp.bytes, db.cp.size = 0, 0, pin.Size()
+	h, err := db.headerOf(pin)
+	if err != nil {
+		return err
+	}
+	db.wal.begin(epoch, payload)
+	h.epoch, h.sequence, h.at, h.size = epoch, db.wal.sequence+1, db.wal.at, db.wal.end-db.wal.at
+	db.nextHeader = h
+	return nil
+}
+
+// headerOf says where in the file the state is that tx sees, which is the last one.
+func (db *DB) headerOf(tx *bbolt.Tx) (*header, error) {
+	h := &header{pageSize: uint32(db.bolt.Info().PageSize)}
+	copy(h.incarnation[:], db.incarnation)
+	pageSize := int64(h.pageSize)
+	if _, err := db.disk.ReadAt(h.meta[:], int64(tx.ID()%2)*pageSize); err != nil {
+		return nil, err
+	}
+	root := make([]byte, pageSize)
+	if _, err := db.disk.ReadAt(root, int64(binary.NativeEndian.Uint64(h.meta[pageHeader+metaRoot:]))*pageSize); err != nil {
+		return nil, err
+	}
+	h.rootSum = crc32.Checksum(root, castagnoli)
+	return h, nil
+}
+
+// finishCheckpoint ends the checkpoint that is under way, if it is through, or if it is to wait for it. One that failed
+// leaves the file uncertain (rule 7): what a sync could not write may be lost, although the system thinks otherwise.
+func (db *DB) finishCheckpoint(wait bool) error {
+	if db.cp.done == nil {
+		return nil
+	}
+	if !wait && len(db.cp.done) == 0 {
+		return nil
+	}
+	return db.checkpointDone(<-db.cp.done)
+}
+
+func (db *DB) checkpointDone(err error) error {
+	db.cp.done = nil
+	if err != nil {
+		db.uncertain = true
+		return db.failed(fmt.Errorf("checkpoint: %w", err), 0)
+	}
+	if db.cp.old != nil {
+		err = db.cp.old.Rollback()
+		db.cp.old = nil
+	}
+	if db.wal.area != 2 {
+		// Nothing needs the area for long records any more.
+		err = errors.Join(err, truncateTo(db.wal.file, db.wal.areaAt(2)))
+	}
+	db.counters.checkpointed(time.Since(db.cp.began))
+	return err
+}
+
+func truncateTo(f file, size int64) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() <= size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// checkpointNow waits until the present state is a checkpoint on disk.
+func (db *DB) checkpointNow(payload int) error {
+	if err := db.beginCheckpoint(payload); err != nil {
+		return err
+	}
+	return db.finishCheckpoint(true)
+}
+
+// commitOwn commits a transaction of the database's own that needs no record: it changes nothing that users have stored.
+// The list of free pages is written with it, if list says so.
+func (db *DB) commitOwn(list bool, fn func(tx *bbolt.Tx) error) error {
+	tx, err := db.begin()
+	if err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	if err := db.reserve(listBytes(tx), 0); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return db.commit(tx, list)
+}
+
+// listBytes is at most what the list of free pages takes, with the pages that every commit writes.
+func listBytes(tx *bbolt.Tx) int64 {
+	stats := tx.DB().Stats()
+	return int64(stats.FreePageN+stats.PendingPageN)*8 + 8*int64(tx.DB().Info().PageSize)
+}
+
+// unpin lets go of the pages of checkpoints.
+func (db *DB) unpin() {
+	for _, pin := range []*bbolt.Tx{db.cp.pin, db.cp.old} {
+		if pin != nil {
+			_ = pin.Rollback()
+		}
+	}
+	db.cp = checkpoint{}
+}

@@ -1,0 +1,144 @@
+package boltdb
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// killed returns the path of a database as a kill leaves it, with k set to v.
+func killed(t *testing.T, opts Options) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := Open(t.Context(), path, opts)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	abandon(db)
+	require.FileExists(t, path+logSuffix)
+	return path
+}
+
+func headerAt(t *testing.T, path string) header {
+	t.Helper()
+	f, err := os.Open(path + logSuffix)
+	require.NoError(t, err)
+	defer f.Close()
+	h, ok, err := (&wal{file: osFile{f}}).newest()
+	require.NoError(t, err)
+	require.True(t, ok)
+	return h
+}
+
+func TestACleanCloseLeavesOneFile(t *testing.T) {
+	path := killed(t, Options{})
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.Equal(t, "v", get(t, db, "k"))
+	require.EqualValues(t, 1, db.Stats().Recoveries)
+	require.NoError(t, db.Close())
+	require.NoFileExists(t, path+logSuffix)
+	require.Empty(t, check(t, path))
+	db, err = Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.Equal(t, "v", get(t, db, "k"))
+	require.Zero(t, db.Stats().Recoveries)
+	require.NoFileExists(t, path+logSuffix, "reading takes no log")
+	require.NoError(t, db.Close())
+}
+
+func TestCheckAndCompactRecoverFirst(t *testing.T) {
+	path := killed(t, Options{})
+	require.Empty(t, check(t, path))
+	require.NoFileExists(t, path+logSuffix)
+	path = killed(t, Options{})
+	_, _, err := Compact(t.Context(), path)
+	require.NoError(t, err)
+	require.NoFileExists(t, path+logSuffix)
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	require.Equal(t, "v", get(t, db, "k"))
+}
+
+func TestAFileWithoutItsLogIsRefused(t *testing.T) {
+	path := killed(t, Options{})
+	require.NoError(t, os.Remove(path+logSuffix))
+	_, err := Open(t.Context(), path, Options{})
+	require.ErrorIs(t, err, ErrFormat)
+	require.ErrorContains(t, err, "its log")
+}
+
+// Neither of them may be changed: somebody may still put them right.
+func TestAFileWithTheLogOfAnotherIsRefused(t *testing.T) {
+	for name, replace := range map[string]func(t *testing.T, path string){
+		"another database": func(t *testing.T, path string) {
+			require.NoError(t, os.Rename(killed(t, Options{}), path))
+		},
+		"a backup": func(t *testing.T, path string) {
+			db, err := Open(t.Context(), path, Options{})
+			require.NoError(t, err)
+			copied := filepath.Join(t.TempDir(), "copy.db")
+			require.NoError(t, db.Backup(t.Context(), copied))
+			require.NoError(t, db.Update(t.Context(), put("k", "w")))
+			abandon(db)
+			require.NoError(t, os.Rename(copied, path))
+		},
+		"an older state": func(t *testing.T, path string) {
+			older, err := os.ReadFile(path)
+			require.NoError(t, err)
+			db, err := Open(t.Context(), path, Options{})
+			require.NoError(t, err)
+			for range 10 {
+				require.NoError(t, db.Update(t.Context(), put("k", "w")))
+				require.NoError(t, db.do(t.Context(), func() error { return db.checkpointNow(0) }))
+			}
+			abandon(db)
+			require.NoError(t, os.WriteFile(path, older, 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := killed(t, Options{})
+			replace(t, path)
+			file, err := os.ReadFile(path)
+			require.NoError(t, err)
+			log, err := os.ReadFile(path + logSuffix)
+			require.NoError(t, err)
+			_, err = Open(t.Context(), path, Options{})
+			require.ErrorIs(t, err, ErrFormat)
+			require.ErrorContains(t, err, "its log")
+			after, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, file, after)
+			after, err = os.ReadFile(path + logSuffix)
+			require.NoError(t, err)
+			require.Equal(t, log, after)
+		})
+	}
+}
+
+// Rule 5. The epoch after the header's may have been begun when the database was killed.
+func TestEveryRecoveryBeginsANewEpoch(t *testing.T) {
+	path := killed(t, Options{})
+	before := headerAt(t, path)
+	for range 3 {
+		db, err := Open(t.Context(), path, Options{})
+		require.NoError(t, err)
+		abandon(db)
+		after := headerAt(t, path)
+		require.Greater(t, after.epoch, before.epoch+1)
+		before = after
+	}
+}
+
+// A log that is idle is short, so that the next start is quick.
+func TestACheckpointComesByItself(t *testing.T) {
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{checkpointEvery: time.Millisecond})
+	require.NoError(t, err)
+	defer db.Close()
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	before := db.Stats().Checkpoints
+	require.Eventually(t, func() bool { return db.Stats().Checkpoints > before }, time.Minute, time.Millisecond)
+}

@@ -1,0 +1,543 @@
+package boltdb
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// A simulated disk keeps, for the database file and its log, what is certainly on the disk, and what was written since
+// the last sync, of which any part may be. A power failure is a random choice of that, at a random moment.
+
+// diskWrite is a write that may or may not have reached the disk.
+type diskWrite struct {
+	number int
+	off    int64
+	data   []byte
+}
+
+type diskFile struct {
+	durable []byte
+	pending []diskWrite
+	number  int // of the last write
+}
+
+func (f *diskFile) clone() *diskFile {
+	return &diskFile{durable: bytes.Clone(f.durable), pending: slices.Clone(f.pending)}
+}
+
+func writeTo(to []byte, off int64, data []byte) []byte {
+	if need := int(off) + len(data); need > len(to) {
+		to = append(to, make([]byte, need-len(to))...)
+	}
+	copy(to[off:], data)
+	return to
+}
+
+// image is one of the contents that a power failure may leave.
+func (f *diskFile) image(r *rand.Rand) []byte {
+	out := bytes.Clone(f.durable)
+	switch r.IntN(8) {
+	case 0: // nothing
+	case 1: // everything
+		for _, w := range f.pending {
+			out = writeTo(out, w.off, w.data)
+		}
+	case 2: // the first writes
+		for _, w := range f.pending[:r.IntN(len(f.pending)+1)] {
+			out = writeTo(out, w.off, w.data)
+		}
+	case 3: // some writes
+		p := r.Float64()
+		for _, w := range f.pending {
+			if r.Float64() < p {
+				out = writeTo(out, w.off, w.data)
+			}
+		}
+	case 4, 5: // of each page one of its versions
+		out = f.mix(r, out, 4096)
+	case 6: // of each part of a sector: a disk need not write even those in one piece
+		out = f.mix(r, out, 64)
+	default: // of each sector one of its versions
+		out = f.mix(r, out, sector)
+	}
+	return out
+}
+
+// mix gives some units of the file the content that one of the writes left there.
+func (f *diskFile) mix(r *rand.Rand, out []byte, unit int64) []byte {
+	p := r.Float64()
+	versions := map[int64][]int{}
+	for i, w := range f.pending {
+		for u := w.off / unit; u*unit < w.off+int64(len(w.data)); u++ {
+			versions[u] = append(versions[u], i)
+		}
+	}
+	for _, u := range slices.Sorted(maps.Keys(versions)) {
+		if r.Float64() > p {
+			continue
+		}
+		writes := versions[u]
+		last := len(writes) - 1
+		if r.IntN(2) == 0 {
+			last = r.IntN(len(writes))
+		}
+		for _, i := range writes[:last+1] {
+			w := f.pending[i]
+			from, to := max(w.off, u*unit), min(w.off+int64(len(w.data)), (u+1)*unit)
+			out = writeTo(out, from, w.data[from-w.off:to-w.off])
+		}
+	}
+	return out
+}
+
+// moment is the disk at some moment, and what its users knew then.
+type moment struct {
+	files map[string]*diskFile
+	steps int
+	what  string
+}
+
+type disk struct {
+	mu    sync.Mutex
+	files map[string]*diskFile
+	r     *rand.Rand
+	// oneIn says how rarely a moment is kept, and failIn how rarely an operation fails; 0: never.
+	oneIn, failIn int
+	moments       []moment
+	steps         int
+	operations    int
+	failed        int // operation that failed last
+}
+
+func newDisk(r *rand.Rand, content map[string][]byte) *disk {
+	d := &disk{files: map[string]*diskFile{}, r: r, failed: -100}
+	for name, b := range content {
+		d.files[name] = &diskFile{durable: bytes.Clone(b)}
+	}
+	return d
+}
+
+func (d *disk) file(name string) *diskFile {
+	if d.files[name] == nil {
+		d.files[name] = &diskFile{}
+	}
+	return d.files[name]
+}
+
+// happens counts an operation, keeps the moment perhaps, and makes the operation fail perhaps, but not two in a row.
+func (d *disk) happens(what string) error {
+	d.operations++
+	if d.oneIn > 0 && d.r.IntN(d.oneIn) == 0 {
+		m := moment{files: map[string]*diskFile{}, steps: d.steps, what: what}
+		for name, f := range d.files {
+			m.files[name] = f.clone()
+		}
+		d.moments = append(d.moments, m)
+	}
+	if d.failIn > 0 && d.operations > d.failed+60 && d.r.IntN(d.failIn) == 0 {
+		d.failed = d.operations
+		return []error{syscall.EIO, syscall.ENOSPC}[d.r.IntN(2)]
+	}
+	return nil
+}
+
+// write notes a write, and passes on what of it is written: if it fails, any part from its beginning, perhaps all.
+func (d *disk) write(name string, b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+	d.mu.Lock()
+	failed := d.happens("write " + name)
+	if failed != nil {
+		b = b[:len(b)*d.r.IntN(3)/2]
+	}
+	f := d.file(name)
+	f.number++
+	f.pending = append(f.pending, diskWrite{f.number, off, bytes.Clone(b)})
+	d.mu.Unlock()
+	n, err := write(b, off)
+	return n, errors.Join(err, failed)
+}
+
+// sync makes last what was written before it began. If it fails, some of that is lost for good, although the system still
+// shows it.
+func (d *disk) sync(name string) error {
+	d.mu.Lock()
+	err := d.happens("sync " + name)
+	f := d.file(name)
+	until := f.number
+	d.mu.Unlock()
+	if d.oneIn > 0 && name == "db" {
+		time.Sleep(time.Duration(rand.IntN(500)) * time.Microsecond) // the writer goes on meanwhile
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var rest []diskWrite
+	for _, w := range f.pending {
+		switch {
+		case w.number > until:
+			rest = append(rest, w)
+		case err == nil || d.r.IntN(2) == 0:
+			f.durable = writeTo(f.durable, w.off, w.data)
+		}
+	}
+	f.pending = rest
+	if err == nil {
+		_ = d.happens("synced " + name)
+	}
+	return err
+}
+
+// diskOf is a file of the system that a disk knows of.
+type diskOf struct {
+	osFile
+	disk *disk
+	name string
+}
+
+func (f diskOf) WriteAt(b []byte, off int64) (int, error) {
+	return f.disk.write(f.name, b, off, f.osFile.WriteAt)
+}
+
+func (f diskOf) Allocate(int64, int64) error { return nil }
+
+func (f diskOf) Sync() error { return f.disk.sync(f.name) }
+
+// hookWrites puts itself between bbolt and the file.
+func hookWrites(bolt *bbolt.DB, write func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error)) {
+	original := writeHook(bolt)
+	through := *original
+	*original = func(b []byte, off int64) (int, error) { return write(b, off, through) }
+}
+
+// options makes a database run on the disk, with a small log.
+func (d *disk) options() Options {
+	return Options{
+		Logger: slog.New(slog.DiscardHandler), areaSize: 128 << 10, checkpointBytes: 96 << 10, checkpointCommits: 25, checkpointEvery: time.Hour,
+		wrap: func(f *os.File) file {
+			name := "db"
+			if strings.HasSuffix(f.Name(), logSuffix) {
+				name = "wal"
+			}
+			return diskOf{osFile{f}, d, name}
+		},
+		opened: func(bolt *bbolt.DB) {
+			hookWrites(bolt, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+				return d.write("db", b, off, write)
+			})
+		},
+	}
+}
+
+// place writes the files to a folder of their own.
+func place(t *testing.T, dir string, content map[string][]byte) (path string) {
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	path = filepath.Join(dir, "x.db")
+	for name, b := range content {
+		if name == "wal" {
+			name = path + logSuffix
+		} else {
+			name = path
+		}
+		require.NoError(t, os.WriteFile(name, b, 0o600))
+	}
+	return path
+}
+
+// abandon ends a database as a kill would.
+func abandon(db *DB) {
+	db.closeOnce.Do(func() {
+		close(db.stop)
+		<-db.stopped
+		db.cancel()
+		if db.openErr == nil {
+			db.release()
+		}
+	})
+}
+
+var digestSeed = maphash.MakeSeed()
+
+// digest is of all that users have stored.
+func digest(tx *bbolt.Tx) uint64 {
+	var h maphash.Hash
+	h.SetSeed(digestSeed)
+	number := func(v uint64) { _, _ = h.Write(binary.BigEndian.AppendUint64(nil, v)) }
+	var walk func(b *bbolt.Bucket)
+	walk = func(b *bbolt.Bucket) {
+		number(b.Sequence())
+		_ = b.ForEach(func(k, v []byte) error {
+			number(uint64(len(k)))
+			_, _ = h.Write(k)
+			if v == nil {
+				number(1 << 60)
+				walk(b.Bucket(k))
+				return nil
+			}
+			number(uint64(len(v)))
+			_, _ = h.Write(v)
+			return nil
+		})
+		number(1 << 61)
+	}
+	_ = tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		if !bytes.Equal(name, bucketFormat) {
+			_, _ = h.Write(name)
+			walk(b)
+		}
+		return nil
+	})
+	return h.Sum64()
+}
+
+func digestOf(db *DB) (d uint64, err error) {
+	err = db.View(func(tx *Tx) error { d = digest(tx.tx); return nil })
+	return d, err
+}
+
+// change makes some random changes.
+func change(tx *Tx, r *rand.Rand) error {
+	const keys = 500
+	key := func() []byte { return fmt.Appendf(nil, "key%06d", r.IntN(keys)) }
+	for range 1 + r.IntN(6) {
+		b, err := tx.CreateBucketIfNotExists(fmt.Appendf(nil, "top%d", r.IntN(3)))
+		if err != nil {
+			return err
+		}
+		if r.IntN(3) == 0 {
+			if b, err = b.CreateBucketIfNotExists(fmt.Appendf(nil, "nested%d", r.IntN(3))); err != nil {
+				return err
+			}
+		}
+		switch r.IntN(20) {
+		case 0:
+			_, err = b.NextSequence()
+		case 1, 2, 3, 4:
+			err = b.Delete(key())
+		case 5:
+			for range 20 {
+				err = errors.Join(err, b.Delete(key()))
+			}
+		case 6:
+			if r.IntN(10) == 0 {
+				if err = b.DeleteBucket(fmt.Appendf(nil, "nested%d", r.IntN(3))); errors.Is(err, bolterrors.ErrBucketNotFound) {
+					err = nil
+				}
+			}
+		default:
+			size := r.IntN(1500)
+			switch r.IntN(60) {
+			case 0:
+				size = r.IntN(30000)
+			case 1:
+				size = 140 << 10 // more than an area
+			}
+			value := make([]byte, size)
+			for i := 0; i+8 < size; i += 64 {
+				binary.LittleEndian.PutUint64(value[i:], r.Uint64())
+			}
+			err = b.Put(key(), value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// history is one life of a database: the states after each step, and what each step tried to make.
+type history struct {
+	states, tried []uint64
+	failures      int
+}
+
+func (h *history) allows(steps int, found uint64) bool {
+	return found == h.states[steps] || steps < len(h.tried) && found == h.tried[steps]
+}
+
+// live opens a database on the disk and changes it step by step.
+func live(t *testing.T, d *disk, path string, r *rand.Rand, steps int) (h history) {
+	db, err := Open(t.Context(), path, d.options())
+	require.NoError(t, err)
+	defer abandon(db)
+	now, err := digestOf(db)
+	require.NoError(t, err)
+	h.states = append(h.states, now)
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	defer func() { close(stop); readers.Wait() }()
+	readers.Go(func() { // what readers pin must be no matter
+		for {
+			_ = db.View(func(*Tx) error { time.Sleep(time.Millisecond); return nil })
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+	})
+	for range steps {
+		seed := r.Uint64()
+		var tried uint64
+		err := db.Update(t.Context(), func(tx *Tx) error {
+			if err := change(tx, rand.New(rand.NewPCG(seed, 1))); err != nil {
+				return Dirty(err)
+			}
+			tried = digest(tx.tx)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			h.tried = append(h.tried[:len(h.states)-1], tried)
+			return nil
+		})
+		d.mu.Lock()
+		if len(h.tried) < len(h.states) { // it was not even begun
+			h.tried = append(h.tried, h.states[len(h.states)-1])
+		}
+		if err != nil {
+			require.Positive(t, d.failIn, err)
+			h.failures++
+			h.states = append(h.states, h.states[len(h.states)-1])
+		} else {
+			h.states = append(h.states, tried)
+		}
+		d.steps++
+		d.mu.Unlock()
+		if found, err := digestOf(db); err == nil {
+			require.Equal(t, h.states[len(h.states)-1], found, "what readers see after a step")
+		}
+	}
+	return h
+}
+
+// recoverImage opens what a power failure has left, and returns what is in it; the disk tells of moments meanwhile.
+func recoverImage(t *testing.T, d *disk, path string) (found uint64, err error) {
+	db, err := Open(context.Background(), path, d.options())
+	if err != nil {
+		return 0, err
+	}
+	defer abandon(db)
+	err = db.View(func(tx *Tx) error {
+		for problem := range tx.tx.Check() {
+			err = problem
+		}
+		found = digest(tx.tx)
+		return err
+	})
+	return found, err
+}
+
+// Whatever a power failure leaves of what was not synced: after it, everything is there that was answered, nothing is there
+// that was refused, and no page is damaged. The power also fails while the database recovers, and writes and syncs fail.
+// Each of the seven rules (log.go, checkpoint.go, recover.go, writer.go), taken out, makes this fail.
+func TestPowerFailure(t *testing.T) {
+	for name, failIn := range map[string]int{"a sound disk": 0, "a disk that fails now and then": 150} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			seed := uint64(time.Now().UnixNano())
+			if s := os.Getenv("BOLTDB_POWER_SEED"); s != "" {
+				_, err := fmt.Sscan(s, &seed)
+				require.NoError(t, err)
+			}
+			runs := 4
+			if s := os.Getenv("BOLTDB_POWER_RUNS"); s != "" {
+				_, err := fmt.Sscan(s, &runs)
+				require.NoError(t, err)
+			}
+			var images, nested, failures int
+			for run := range runs {
+				i, n, f := failPower(t, rand.New(rand.NewPCG(seed, uint64(run))), failIn)
+				images, nested, failures = images+i, nested+n, failures+f
+				if t.Failed() {
+					break
+				}
+			}
+			t.Logf("seed %d: %d power failures, %d during recovery, %d steps refused", seed, images, nested, failures)
+			require.Equal(t, failIn > 0, failures > 0)
+		})
+	}
+}
+
+// powerDir is where simulated disks lie: in memory, if there is such a place.
+func powerDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "boltdb-power-")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return t.TempDir()
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// failPower has a database live a few times, each time on what one of the power failures of its last life has left.
+func failPower(t *testing.T, r *rand.Rand, failIn int) (images, nested, failures int) {
+	const lives, steps, mixes = 3, 120, 3
+	dir := powerDir(t)
+	var content map[string][]byte
+	for range lives {
+		d := newDisk(r, content)
+		d.oneIn, d.failIn = 60, failIn
+		path := place(t, filepath.Join(dir, "life"), content)
+		if content == nil {
+			db, err := Open(t.Context(), path, Options{})
+			require.NoError(t, err)
+			require.NoError(t, db.Close())
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			d.files["db"] = &diskFile{durable: b}
+		}
+		d.failed = 200 // to open it comes first
+		h := live(t, d, path, r, steps)
+		failures += h.failures
+		for i, m := range d.moments {
+			for mix := range mixes {
+				content = map[string][]byte{}
+				for name, f := range m.files {
+					content[name] = f.image(r)
+				}
+				images++
+				again := newDisk(r, content)
+				if mix == 0 && i%4 == 0 {
+					again.oneIn = 12
+				}
+				found, err := recoverImage(t, again, place(t, filepath.Join(dir, "image"), content))
+				if err != nil || !h.allows(m.steps, found) {
+					t.Errorf("after a power failure at %q: %v; content as it should be: %t", m.what, err, h.allows(m.steps, found))
+					return images, nested, failures
+				}
+				for _, n := range again.moments {
+					during := map[string][]byte{}
+					for name, f := range n.files {
+						during[name] = f.image(r)
+					}
+					nested++
+					got, err := recoverImage(t, newDisk(r, during), place(t, filepath.Join(dir, "nested"), during))
+					if err != nil || got != found {
+						t.Errorf("after a power failure at %q, and another at %q of the recovery: %v; content as it was found: %t", m.what, n.what, err, got == found)
+						return images, nested, failures
+					}
+				}
+			}
+		}
+	}
+	return images, nested, failures
+}

@@ -1,0 +1,57 @@
+package boltdb
+
+import (
+	"sync"
+	"time"
+)
+
+// Stats counts what a database has done since it was opened.
+type Stats struct {
+	// Commits are batches, Writes the functions in them, and LogBytes what their records take in the log.
+	Commits, Writes, LogBytes uint64
+	// SyncTime is what the syncs of those records took together.
+	SyncTime time.Duration
+	// Checkpoints, and what they took together from their beginning to being on disk.
+	Checkpoints    uint64
+	CheckpointTime time.Duration
+	// Recoveries of a file that was not closed cleanly, or was left uncertain by a failure, the bytes of log that they
+	// replayed, and what they took together.
+	Recoveries    uint64
+	RecoveryBytes uint64
+	RecoveryTime  time.Duration
+}
+
+// counters keeps Stats.
+type counters struct {
+	mu sync.Mutex
+	s  Stats
+}
+
+// Stats returns what was counted so far.
+func (db *DB) Stats() Stats {
+	db.counters.mu.Lock()
+	defer db.counters.mu.Unlock()
+	return db.counters.s
+}
+
+func (c *counters) count(fn func(s *Stats)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fn(&c.s)
+}
+
+func (c *counters) synced(took time.Duration, bytes int) {
+	c.count(func(s *Stats) { s.SyncTime += took; s.LogBytes += uint64(bytes) })
+}
+
+func (c *counters) committed(writes int) {
+	c.count(func(s *Stats) { s.Commits++; s.Writes += uint64(writes) })
+}
+
+func (c *counters) checkpointed(took time.Duration) {
+	c.count(func(s *Stats) { s.Checkpoints++; s.CheckpointTime += took })
+}
+
+func (c *counters) recovered(took time.Duration, bytes int) {
+	c.count(func(s *Stats) { s.Recoveries++; s.RecoveryBytes += uint64(bytes); s.RecoveryTime += took })
+}
