@@ -16,8 +16,10 @@ import (
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	googleproto "google.golang.org/protobuf/proto"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
@@ -245,37 +247,209 @@ func TestTooManyTopicsAndGroupsAreRefused(t *testing.T) {
 	require.NoError(t, random.Publish(t.Context(), "random-1", "2", []byte("x")), "what is there stays in use")
 }
 
-// Large requests beyond --max-request-bytes are refused, and small ones are answered meanwhile.
-func TestTooManyLargeRequestsAreRefused(t *testing.T) {
-	t.Parallel()
-	const clients, size, allowed = 64, 3 << 20, 16 << 20
-	e := newEnv(t)
-	b := e.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed)}})
-	store := e.store(b)
-	before := e.usage(b)
-	var storm sync.WaitGroup
-	errs := make(chan error, clients)
-	for i := range clients {
-		storm.Go(func() { errs <- store.Set(t.Context(), fmt.Sprint(i), make([]byte, size)) })
+// bytesOf is the README's formula of what clients can make dapr-bolt hold. Go lets memory grow to twice of what lives
+// before it collects.
+func bytesOf(maxRequestBytes, maxCalls int64) int64 {
+	return memoryFactor * 2 * (6*maxRequestBytes + 70<<10*maxCalls)
+}
+
+// Whatever mistakes clients make, what they take is bounded, and others are served meanwhile.
+func TestWhatClientsTakeIsBounded(t *testing.T) {
+	const (
+		allowed, calls = 16 << 20, 2000
+		message        = 16 << 20
+		set            = proto.StateStore_Set_FullMethodName
+		pull           = proto.PubSub_PullMessages_FullMethodName
+		ended          = "ended a call whose request was still arriving"
+	)
+	bound := bytesOf(allowed, calls)
+	all := make([]byte, message-1)
+	topic, err := googleproto.Marshal(&proto.PullMessagesRequest{Topic: &proto.Topic{Name: "orders"}})
+	require.NoError(t, err)
+	for _, test := range []struct {
+		name             string
+		clients, streams int
+		// attack is what one client does on one stream.
+		attack       func(c *rawClient)
+		answer, logs string
+	}{
+		{"10000 requests of which half is sent", 4, 2500, func(c *rawClient) {
+			if s := c.call(set); c.claim(s, 96<<10) {
+				c.send(s, all[:48<<10], 16<<10)
+			}
+		}, "", ended},
+		{"100 connections with requests of which half is sent", 100, 4, func(c *rawClient) {
+			if s := c.call(set); c.claim(s, 2<<20) {
+				c.send(s, all[:1<<20], 16<<10)
+			}
+		}, "too many requests at once: what is still arriving takes too much; --max-request-bytes allows no more than 16777216", ended},
+		{"all but the last byte", 4, 32, func(c *rawClient) {
+			if s := c.call(set); c.claim(s, message) {
+				c.send(s, all, 16<<10)
+			}
+		}, "--max-request-bytes allows no more than 16777216", ended},
+		{"large requests, all of them sent", 4, 64, func(c *rawClient) {
+			_, _ = c.request(set, &proto.SetRequest{Key: "large", Value: all[:3<<20]})
+		}, "", ""},
+		{"nothing but headers", 8, 4000, func(c *rawClient) { c.call(set) },
+			"too many calls at once: --max-calls allows no more than 2000 to be open", ended},
+		{"nothing but headers, and no answer is read", 4, 16000, func(c *rawClient) {
+			c.deafen()
+			c.call(set)
+		}, "", ended},
+		{"many fields in the headers", 8, 500, func(c *rawClient) {
+			fields := make([]hpack.HeaderField, 400)
+			for i := range fields {
+				fields[i] = hpack.HeaderField{Name: "x" + strconv.Itoa(i)}
+			}
+			c.call(set, fields...)
+		}, "--max-calls", ended},
+		{"a list of headers of 1 MiB", 8, 64, func(c *rawClient) {
+			fields := make([]hpack.HeaderField, 64)
+			for i := range fields {
+				fields[i] = hpack.HeaderField{Name: "x" + strconv.Itoa(i), Value: strings.Repeat("~", 16<<10)}
+			}
+			c.call(set, fields...)
+		}, "", ""},
+		{"acknowledgements", 4, 32, func(c *rawClient) {
+			if s := c.call(pull); c.claim(s, len(topic)) && c.send(s, topic, 16<<10) && c.claim(s, message) {
+				c.send(s, all, 16<<10)
+			}
+		}, "--max-request-bytes allows no more than 16777216", ended},
+		{"answers of 4 MiB that nobody reads", 4, 64, func(c *rawClient) {
+			_, _ = c.request(proto.StateStore_Get_FullMethodName, &proto.GetRequest{Key: "large"})
+		}, "too many answers at once", ""},
+		{"bulk gets of 16 values of 4 MiB that nobody reads", 5, 100, func(c *rawClient) {
+			r := &proto.BulkGetRequest{}
+			for range 16 {
+				r.Items = append(r.Items, &proto.GetRequest{Key: "large"})
+			}
+			_, _ = c.request(proto.StateStore_BulkGet_FullMethodName, r)
+		}, "too many answers at once", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := newEnv(t)
+			b := e.bolt(harness.BoltOptions{Args: []string{"--max-request-bytes", strconv.Itoa(allowed), "--max-calls", strconv.Itoa(calls)}})
+			store, bus := e.store(b), e.pubsub(b, "honest")
+			require.NoError(t, store.Set(t.Context(), "large", make([]byte, 4<<20-80<<10)))
+			stream, err := bus.Pull(t.Context(), "honest")
+			require.NoError(t, err)
+			events := 0
+			serve := func() {
+				honest(t, store)
+				events++
+				require.NoError(t, bus.Publish(t.Context(), "honest", strconv.Itoa(events), []byte("x")))
+				m, err := stream.Recv()
+				require.NoError(t, err)
+				require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId()}))
+			}
+			serve()
+			before := e.usage(b)
+
+			var most int64
+			var clients []*rawClient
+			var attacks sync.WaitGroup
+			for range test.clients {
+				c := newRawClient(t, b)
+				clients = append(clients, c)
+				require.NoError(t, initialize(c))
+				attacks.Go(func() {
+					begin := make(chan struct{}, 64)
+					var streams sync.WaitGroup
+					for range test.streams {
+						begin <- struct{}{}
+						streams.Go(func() {
+							defer func() { <-begin }()
+							test.attack(c)
+						})
+					}
+					streams.Wait()
+				})
+			}
+			done := make(chan struct{})
+			go func() {
+				attacks.Wait()
+				close(done)
+			}()
+			served, slowest := 0, time.Duration(0)
+			for over := false; !over; served++ {
+				select {
+				case <-done:
+					over = true
+				default:
+				}
+				began := time.Now()
+				serve()
+				slowest = max(slowest, time.Since(began))
+				most = max(most, e.usage(b).memory)
+			}
+			// They stay, and finish nothing.
+			for range 10 {
+				serve()
+				most = max(most, e.usage(b).memory)
+			}
+			fmt.Printf("%s: %d MiB before, %d MiB at most, of %d; an honest client was served %d times meanwhile, in %v at most\n",
+				t.Name(), before.memory>>20, most>>20, bound>>20, served, slowest)
+			require.Less(t, most-before.memory, bound)
+			if test.answer != "" {
+				answered := 0
+				for _, c := range clients {
+					answered += c.answered(test.answer)
+				}
+				require.Positive(t, answered)
+			}
+			require.Contains(t, logOf(t, b), test.logs)
+			for _, c := range clients {
+				c.close()
+			}
+			e.back(b, before, bound)
+			serve()
+		})
 	}
-	honest(t, store)
-	storm.Wait()
-	close(errs)
-	refused := 0
-	for err := range errs {
+}
+
+// initialize makes components on the connection, and waits until they are there, so that its calls are not refused for
+// want of one.
+func initialize(c *rawClient) error {
+	for _, init := range []struct {
+		method  string
+		request googleproto.Message
+	}{
+		{proto.StateStore_Init_FullMethodName, &proto.InitRequest{Metadata: &proto.MetadataRequest{}}},
+		{proto.PubSub_Init_FullMethodName, &proto.PubSubInitRequest{
+			Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "hostile"}}}},
+	} {
+		stream, err := c.request(init.method, init.request)
 		if err != nil {
-			refused++
-			// gRPC answers for one that is refused before it is all there.
-			require.Contains(t, []codes.Code{codes.ResourceExhausted, codes.Internal}, status.Code(err), fmt.Sprint(err))
-			require.ErrorContains(t, err, "too many requests at once")
-			require.ErrorContains(t, err, "--max-request-bytes allows no more than 16777216")
+			return err
 		}
+		c.waitEnded(stream)
 	}
-	require.Positive(t, refused)
-	require.Less(t, refused, clients)
-	require.NoError(t, store.Set(t.Context(), "again", make([]byte, size)), "there is room again")
-	// All of them may have arrived at the same time, each as it came and decoded.
-	require.Less(t, e.usage(b).memory-before.memory, int64(memoryFactor*2*2*clients*size))
+	return nil
+}
+
+// request sends all of a call, and returns its stream.
+func (c *rawClient) request(method string, m googleproto.Message) (stream uint32, err error) {
+	raw, err := googleproto.Marshal(m)
+	if err != nil {
+		return 0, err
+	}
+	stream = c.call(method)
+	if !c.claim(stream, len(raw)) || !c.send(stream, raw, 16<<10) {
+		return 0, fmt.Errorf("stream %d was ended", stream)
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return stream, c.framer.WriteData(stream, true, nil)
+}
+
+// waitEnded waits until the server has ended a stream, or the connection is gone.
+func (c *rawClient) waitEnded(stream uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.ended[stream] && !c.gone {
+		c.changed.Wait()
+	}
 }
 
 func TestNobodyAcknowledgesForOthers(t *testing.T) {

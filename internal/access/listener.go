@@ -13,7 +13,7 @@ import (
 
 	"github.com/jonboulle/clockwork"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/quiet"
+	"github.com/dapr-bolt/dapr-bolt/internal/throttled"
 )
 
 // Policy says whose processes may connect beside those of the user who runs this one, and root's.
@@ -48,7 +48,7 @@ type Options struct {
 	Name string
 	// Logger hears of those who are turned away. Default: slog.Default().
 	Logger *slog.Logger
-	// Clock is what the log's quiet goes by. Default: the system's.
+	// Clock is what the throttled log goes by. Default: the system's.
 	Clock clockwork.Clock
 }
 
@@ -63,11 +63,11 @@ func NewListener(l net.Listener, opts Options) net.Listener {
 	if opts.Clock == nil {
 		opts.Clock = clockwork.NewRealClock()
 	}
-	return &listener{Listener: l, opts: opts, told: make(map[string]*quiet.Line)}
+	return &listener{Listener: l, opts: opts, told: make(map[string]*throttled.Log)}
 }
 
-// quietFor is how long nobody is told again of the same kind of refusal: who is turned away may try again at once.
-const quietFor = 10 * time.Second
+// logEvery is how often the log tells of one kind of refusal: who is turned away may try again at once.
+const logEvery = 10 * time.Second
 
 type listener struct {
 	net.Listener
@@ -76,7 +76,7 @@ type listener struct {
 	mu   sync.Mutex
 	open int
 	// told are the lines of the log, by the reason.
-	told map[string]*quiet.Line
+	told map[string]*throttled.Log
 }
 
 // Accept implements net.Listener.
@@ -123,17 +123,17 @@ func (l *listener) tell(reason string, peer Peer, err error) {
 	l.mu.Lock()
 	line := l.told[reason]
 	if line == nil {
-		line = &quiet.Line{}
+		line = &throttled.Log{}
 		l.told[reason] = line
 	}
-	unsaid, due := line.Due(l.opts.Clock.Now(), quietFor)
+	suppressed, ok := line.Allow(l.opts.Clock.Now(), logEvery)
 	l.mu.Unlock()
-	if due {
+	if ok {
 		from := peer.String()
 		if err != nil {
 			from = err.Error()
 		}
-		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", from, "refusedBefore", unsaid)
+		l.opts.Logger.Warn("refused a connection: "+reason, "socket", l.opts.Name, "from", from, "refusedBefore", suppressed)
 	}
 }
 

@@ -84,7 +84,7 @@ func TestNoMoreConnectionsThanAllowed(t *testing.T) {
 	defer third.Close()
 	defer (<-accepted).Close()
 	turnedAway(dial())
-	clock.Advance(quietFor)
+	clock.Advance(logEvery)
 	turnedAway(dial())
 	require.NoError(t, l.Close())
 	accepting.Wait()

@@ -2,7 +2,6 @@ package component
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	contribstate "github.com/dapr/components-contrib/state"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
@@ -47,171 +45,130 @@ var consuming = map[string]bool{
 	proto.PubSub_Resume_FullMethodName:       true,
 }
 
-func componentName(ctx context.Context) string {
-	if names := metadata.ValueFromIncomingContext(ctx, instanceHeader); len(names) > 0 {
-		return names[0]
-	}
-	return ""
-}
-
-type boundStateKey struct{}
-
-type boundPubSubKey struct{}
-
-// boundStateStore returns the instance that a call is for; the interceptors have seen to it that there is one.
-func boundStateStore(ctx context.Context) *StateStore {
-	store, _ := ctx.Value(boundStateKey{}).(*StateStore)
-	return store
-}
-
-func boundPubSub(ctx context.Context) *PubSub {
-	p, _ := ctx.Value(boundPubSubKey{}).(*PubSub)
-	return p
-}
-
 // bindUnary finds the instance that a call is for, and makes it on Init.
-func (s *Server) bindUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (s *Server) bindUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	c := callOf(ctx)
 	switch r := req.(type) {
 	case *proto.InitRequest:
-		store := NewStateStore(s.opts.Backend, s.componentOptions(ctx))
-		return s.initialize(ctx, req, sidecars.State, r.GetMetadata(), boundStateKey{}, store, handler, func(c *connection) { c.state = store })
+		c.store = NewStateStore(s.opts.Backend, s.componentOptions(c))
+		return s.initialize(ctx, c, req, sidecars.State, r.GetMetadata().GetProperties(), handler)
 	case *proto.PubSubInitRequest:
-		p := NewPubSub(s.opts.Backend, s.componentOptions(ctx))
-		return s.initialize(ctx, req, sidecars.PubSub, r.GetMetadata(), boundPubSubKey{}, p, handler, func(c *connection) { c.pubsub = p })
+		c.pubsub = NewPubSub(s.opts.Backend, s.componentOptions(c))
+		return s.initialize(ctx, c, req, sidecars.PubSub, r.GetMetadata().GetProperties(), handler)
 	}
-	ctx, err := s.bind(ctx, info.FullMethod)
-	if err != nil {
+	if err := s.bind(ctx, c); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
 }
 
-func (s *Server) bindStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if kindOf(info.FullMethod) == "" {
-		return handler(srv, stream)
-	}
-	ctx, err := s.bind(stream.Context(), info.FullMethod)
-	if err != nil {
+func (s *Server) bindStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx := stream.Context()
+	if err := s.bind(ctx, callOf(ctx)); err != nil {
 		return err
 	}
-	return handler(srv, &boundStream{stream, ctx})
+	return handler(srv, stream)
 }
-
-type boundStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s *boundStream) Context() context.Context { return s.ctx }
 
 // maxInitMetadata bounds what one Init may give to remember, in bytes.
 const maxInitMetadata = 64 << 10
 
-// initialize lets the SDK call Init of a new instance, notes what it said, and gives the instance to the connection.
-func (s *Server) initialize(ctx context.Context, req any, k sidecars.Kind, md *proto.MetadataRequest, key, component any, handler grpc.UnaryHandler, install func(*connection)) (any, error) {
-	conn := connectionOf(ctx)
-	if conn == nil {
-		return nil, errNoConnection
-	}
+// initialize lets the SDK call Init of the call's new instance, notes what it said, and gives the instance to the
+// connection.
+func (s *Server) initialize(ctx context.Context, c *call, req any, k sidecars.Kind, properties map[string]string, handler grpc.UnaryHandler) (any, error) {
 	size := 0
-	for name, value := range md.GetProperties() {
+	for name, value := range properties {
 		size += len(name) + len(value)
 	}
 	if size > maxInitMetadata {
 		return nil, &ValueError{Field: "metadata", Value: fmt.Sprintf("of %d bytes", size), Allowed: fmt.Sprintf("at most %d bytes", maxInitMetadata)}
 	}
-	answer, err := handler(context.WithValue(ctx, key, component), req)
+	answer, err := handler(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	conn.session.Initialized(k, componentName(ctx), md.GetProperties())
-	conn.mu.Lock()
-	install(conn)
-	conn.mu.Unlock()
+	c.conn.session.Initialized(k, c.component, properties)
+	c.conn.mu.Lock()
+	defer c.conn.mu.Unlock()
+	if c.store != nil {
+		c.conn.state = c.store
+	} else {
+		c.conn.pubsub = c.pubsub
+	}
 	return answer, nil
 }
 
-var errNoConnection = errors.New("a call over a connection that is not this server's")
-
-// bind adds the instance to ctx that a call of the given method is for.
-func (s *Server) bind(ctx context.Context, method string) (context.Context, error) {
-	k := kindOf(method)
-	if k == "" {
-		return ctx, nil
-	}
-	conn := connectionOf(ctx)
-	if conn == nil {
-		return ctx, errNoConnection
-	}
-	if k == sidecars.State {
-		store, err := s.stateStore(ctx, conn)
-		if err != nil && static[method] {
-			store, err = NewStateStore(s.opts.Backend, s.componentOptions(ctx)), nil
+// bind finds the instance that a call is for.
+func (s *Server) bind(ctx context.Context, c *call) (err error) {
+	switch kindOf(c.method) {
+	case sidecars.State:
+		if c.store, err = s.stateStore(ctx, c); err != nil && static[c.method] {
+			c.store, err = NewStateStore(s.opts.Backend, s.componentOptions(c)), nil
 		}
-		return context.WithValue(ctx, boundStateKey{}, store), err
+	case sidecars.PubSub:
+		if c.pubsub, err = s.boundPubSub(ctx, c); err != nil && static[c.method] {
+			c.pubsub, err = NewPubSub(s.opts.Backend, s.componentOptions(c)), nil
+		}
 	}
-	p, err := s.pubsub(ctx, conn, consuming[method])
-	if err != nil && static[method] {
-		p, err = NewPubSub(s.opts.Backend, s.componentOptions(ctx)), nil
-	}
-	return context.WithValue(ctx, boundPubSubKey{}, p), err
+	return err
 }
 
-// stateStore returns the connection's instance, or makes one of what was remembered.
-func (s *Server) stateStore(ctx context.Context, conn *connection) (*StateStore, error) {
+// stateStore returns the connection's instance, or makes one of what was said before the last restart.
+func (s *Server) stateStore(ctx context.Context, c *call) (*StateStore, error) {
+	conn := c.conn
 	conn.mu.Lock()
 	store := conn.state
 	conn.mu.Unlock()
 	if store != nil {
 		return store, nil
 	}
-	name := componentName(ctx)
-	properties, err := agreed(name, conn.session.Find(sidecars.State, name), func(properties map[string]string) (stateConfig, error) {
+	properties, err := agreed(c.component, conn.session.Find(sidecars.State, c.component), func(properties map[string]string) (stateConfig, error) {
 		return parseStateConfig(properties, s.opts.Defaults)
 	})
 	if err != nil {
 		return nil, err
 	}
-	store = NewStateStore(s.opts.Backend, s.componentOptions(ctx))
-	if err := store.Init(ctx, contribMetadataState(name, properties)); err != nil {
+	store = NewStateStore(s.opts.Backend, s.componentOptions(c))
+	if err := store.Init(ctx, contribMetadataState(c.component, properties)); err != nil {
 		return nil, err
 	}
 	conn.mu.Lock()
 	defer conn.mu.Unlock()
 	if conn.state == nil {
 		conn.state = store
-		conn.session.Adopt(sidecars.State, name)
+		conn.session.Adopt(sidecars.State, c.component)
 	}
 	return conn.state, nil
 }
 
-// pubsub returns the connection's instance, or makes one of what was remembered. Where that does not tell which consumer
-// group the connection stands for, the instance will do for calls that do not consume, and the connection keeps none.
-func (s *Server) pubsub(ctx context.Context, conn *connection, consumes bool) (*PubSub, error) {
+// boundPubSub returns the connection's instance, or makes one of what was said before the last restart. Where that does
+// not tell which consumer group the connection stands for, the instance will do for calls that do not consume, and the
+// connection keeps none.
+func (s *Server) boundPubSub(ctx context.Context, c *call) (*PubSub, error) {
+	conn := c.conn
 	conn.mu.Lock()
 	p := conn.pubsub
 	conn.mu.Unlock()
 	if p != nil {
 		return p, nil
 	}
-	name := componentName(ctx)
-	found := conn.session.Find(sidecars.PubSub, name)
+	found := conn.session.Find(sidecars.PubSub, c.component)
 	parse := func(properties map[string]string) (pubsubConfig, error) {
 		return parsePubSubConfig(properties, s.opts.Defaults)
 	}
-	properties, err := agreed(name, found, parse)
+	properties, err := agreed(c.component, found, parse)
 	sure := err == nil
-	if !sure && !consumes {
-		properties, err = agreed(name, found, func(properties map[string]string) (publisherConfig, error) {
-			c, err := parse(properties)
-			return c.Publisher, err
+	if !sure && !consuming[c.method] {
+		properties, err = agreed(c.component, found, func(properties map[string]string) (publisherConfig, error) {
+			config, err := parse(properties)
+			return config.Publisher, err
 		})
 	}
 	if err != nil {
 		return nil, err
 	}
-	p = NewPubSub(s.opts.Backend, s.componentOptions(ctx))
-	if err := p.Init(ctx, contribMetadataPubSub(name, properties)); err != nil {
+	p = NewPubSub(s.opts.Backend, s.componentOptions(c))
+	if err := p.Init(ctx, contribMetadataPubSub(c.component, properties)); err != nil {
 		return nil, err
 	}
 	if !sure {
@@ -221,7 +178,7 @@ func (s *Server) pubsub(ctx context.Context, conn *connection, consumes bool) (*
 	defer conn.mu.Unlock()
 	if conn.pubsub == nil {
 		conn.pubsub = p
-		conn.session.Adopt(sidecars.PubSub, name)
+		conn.session.Adopt(sidecars.PubSub, c.component)
 	}
 	return conn.pubsub, nil
 }

@@ -27,7 +27,7 @@ func callLogger(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamServe
 		}
 		attributes := []slog.Attr{
 			slog.String("method", method),
-			slog.String("component", componentName(ctx)),
+			slog.String("component", callOf(ctx).component),
 			slog.String("grpc.code", code.String()),
 			slog.Float64("grpc.time_ms", float64(time.Since(start).Microseconds())/1000),
 		}
@@ -65,7 +65,7 @@ func callLevel(code codes.Code) slog.Level {
 // panicAnswer logs the stack; the caller gets to know no more than that it was our fault.
 func panicAnswer(log *slog.Logger) recovery.Option {
 	return recovery.WithRecoveryHandlerContext(func(ctx context.Context, p any) error {
-		log.ErrorContext(ctx, "panic in a call", "component", componentName(ctx), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		log.ErrorContext(ctx, "panic in a call", "component", callOf(ctx).component, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		return status.Error(codes.Internal, "internal error: the call panicked; see the log of dapr-bolt")
 	})
 }

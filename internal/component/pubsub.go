@@ -160,8 +160,8 @@ func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 	if err == nil {
 		err = errors.Join(causes...)
 	}
-	if failure, ok := ctx.Value(bulkFailure{}).(*bulkFailure); ok {
-		failure.err = err
+	if c := callOf(ctx); c != nil {
+		c.bulkErr = err
 	}
 	return response, err
 }
@@ -300,7 +300,10 @@ func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeReque
 		return err
 	}
 	s := &subscription{source: source, handler: handler}
-	stream := pullOf(ctx)
+	var stream *pull
+	if c := callOf(ctx); c != nil {
+		stream = c.pull
+	}
 	if !p.add(s, stream == nil) {
 		source.Close()
 		return pubsub.ErrClosed

@@ -72,7 +72,7 @@ func correctQuery(ctx context.Context, req *proto.QueryRequest) (*proto.QueryRes
 		}
 		fields.Sort = append(fields.Sort, contribquery.Sorting{Key: by.GetKey(), Order: by.GetOrder().String()})
 	}
-	page, err := boundStateStore(ctx).Query(ctx, &contribstate.QueryRequest{
+	page, err := callOf(ctx).store.Query(ctx, &contribstate.QueryRequest{
 		Query: contribquery.Query{QueryFields: fields}, Metadata: req.GetMetadata(),
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -65,6 +66,14 @@ func (c *rawClient) send(t *testing.T, stream uint32, end bool, m googleproto.Me
 	raw, err := googleproto.Marshal(m)
 	require.NoError(t, err)
 	require.NoError(t, c.WriteData(stream, end, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(raw))), raw...)))
+}
+
+// initialize makes a state store of the connection.
+func (c *rawClient) initialize(t *testing.T) {
+	t.Helper()
+	stream := c.begin(t, proto.StateStore_Init_FullMethodName)
+	c.send(t, stream, true, &proto.InitRequest{Metadata: &proto.MetadataRequest{}})
+	require.Empty(t, c.answer(t, stream))
 }
 
 // answer waits for the end of a stream, and returns its message.

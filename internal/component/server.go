@@ -65,6 +65,8 @@ const (
 	// callWorkers is how many goroutines are kept for calls. A new one for each call grows its stack several times on the
 	// way down, which took more than a small call itself. With many more, they rest so long that their stacks shrink again.
 	callWorkers = 64
+	// handshakeWithin is how long a client has to begin once it is connected.
+	handshakeWithin = 30 * time.Second
 	// minPing is how often a client may ping. No sidecar pings by itself; one that does must not be cut off.
 	minPing = time.Second
 	// removePatience is how long the removal of the socket waits for a process that holds the folder.
@@ -88,13 +90,11 @@ type Options struct {
 	MaxConnections int
 	// MaxStreams bounds the subscriptions that are open at once, of all connections. Default: DefaultMaxStreams.
 	MaxStreams int
-	// MaxCalls bounds the calls that are open at once, of all connections; each subscription is one. Beyond it, calls are
-	// ended whose requests are still arriving, and if there are none, new ones are refused. Default: DefaultMaxCalls.
+	// MaxCalls bounds the calls that are open at once, of all connections; each subscription is one. Default:
+	// DefaultMaxCalls.
 	MaxCalls int
-	// MaxRequestBytes bounds the requests of all connections, in bytes: apart from each other, those that are still
-	// arriving, of which the oldest are ended beyond it, and those that are being worked on, of which those above 64 KiB
-	// are refused beyond it, and the others beyond twice as much; and the answers that a client has not read. One alone
-	// never is. Default: DefaultMaxRequestBytes.
+	// MaxRequestBytes bounds in bytes, apart from each other, what requests take that are arriving, that are being worked
+	// on, and answers that are not read yet: see limiter. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
 	// Sidecars keeps what must be known of sidecars after a restart. Default: nothing is kept.
 	Sidecars *sidecars.Registry
@@ -127,17 +127,18 @@ func (o *ComponentOptions) setDefaults() {
 
 // Server serves components on a socket.
 type Server struct {
-	opts     Options
-	socket   *socket
-	grpc     *grpc.Server
-	arrivals *arrivals
+	opts    Options
+	socket  *socket
+	grpc    *grpc.Server
+	limiter *limiter
 
 	mu       sync.Mutex
 	serving  bool
 	stopping bool
 	pulls    map[*pull]struct{}
 	// goroutines counts those that may outlive the call that started them.
-	goroutines sync.WaitGroup
+	goroutines  sync.WaitGroup
+	stopLimiter context.CancelFunc
 	// stopped is closed when Stop is through.
 	stopped chan struct{}
 	stopErr error
@@ -194,7 +195,10 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		pulls:   make(map[*pull]struct{}),
 		stopped: make(chan struct{}),
 	}
-	s.arrivals = newArrivals(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock)
+	s.limiter = newLimiter(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock)
+	var limiting context.Context
+	limiting, s.stopLimiter = context.WithCancel(context.Background())
+	s.goroutines.Go(func() { s.limiter.run(limiting) })
 	s.grpc = s.newGRPC()
 	return s, nil
 }
@@ -202,12 +206,13 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 func (s *Server) newGRPC() *grpc.Server {
 	logUnary, logStream := callLogger(s.opts.Logger)
 	onPanic := panicAnswer(s.opts.Logger)
-	bounded := &requests{limit: s.opts.MaxRequestBytes, arrivals: s.arrivals}
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{s}),
-		grpc.InTapHandle(s.arrivals.tap),
-		// The buffer is frameConn's.
+		grpc.InTapHandle(s.limiter.tap),
+		grpc.ForceServerCodecV2(newCodec()),
+		// The buffer is connection's.
 		grpc.ReadBufferSize(0),
+		grpc.ConnectionTimeout(handshakeWithin),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxRecvMsgSize(maxReceive),
 		grpc.MaxConcurrentStreams(maxCalls),
@@ -218,20 +223,20 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.NumStreamWorkers(callWorkers),
 		// The outermost comes first. A panic is answered inside the log, so that the call is logged as failed; the
 		// corrections come last, closest to the SDK.
-		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, bounded.unary, s.bindUnary, correctUnary),
-		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.arrivals.streaming, s.bindStream, s.pullStream),
+		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, s.limiter.unary, s.bindUnary, correctUnary),
+		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.limiter.stream, s.bindStream, s.pullStream),
 	)
-	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return boundStateStore(ctx) })
-	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return boundPubSub(ctx) })
+	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return callOf(ctx).store })
+	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return callOf(ctx).pubsub })
 	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, multiMaxSize{})
 	// The runtime finds out what a socket serves by reflection: v1alpha; tools use v1.
 	reflection.Register(server)
 	return server
 }
 
-func (s *Server) componentOptions(ctx context.Context) ComponentOptions {
+func (s *Server) componentOptions(c *call) ComponentOptions {
 	opts := s.opts.ComponentOptions
-	opts.Logger = opts.Logger.With("component", componentName(ctx))
+	opts.Logger = opts.Logger.With("component", c.component)
 	return opts
 }
 
@@ -324,8 +329,9 @@ func (s *Server) Stop(ctx context.Context) error {
 		s.grpc.Stop()
 		<-graceful
 	}
+	s.stopLimiter()
 	s.goroutines.Wait()
-	s.arrivals.following.Wait()
+	s.limiter.following.Wait()
 	// gRPC closes the listener only if Serve has seen it.
 	_ = s.socket.Close()
 	s.stopErr = removed

@@ -30,7 +30,7 @@ func (s *subscription) run(ctx context.Context, log *slog.Logger) {
 		if err != nil {
 			return
 		}
-		switch err := call(d.Context(), s.handler, message(d), log); {
+		switch err := handle(d.Context(), s.handler, message(d), log); {
 		case err == nil:
 			d.Ack()
 		case ctx.Err() == nil:
@@ -39,8 +39,8 @@ func (s *subscription) run(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// call runs a handler in which a panic is a failed delivery.
-func call(ctx context.Context, handler contribpubsub.Handler, m *contribpubsub.NewMessage, log *slog.Logger) (err error) {
+// handle runs a handler in which a panic is a failed delivery.
+func handle(ctx context.Context, handler contribpubsub.Handler, m *contribpubsub.NewMessage, log *slog.Logger) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			log.Error("panic in an event handler", "topic", m.Topic, "panic", p, "stack", string(debug.Stack()))

@@ -79,18 +79,18 @@ func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 		}
 		// Fault: the error of a call is thrown away. The runtime takes any answer for success, also one with failed
 		// entries in it, of which it does not tell the app: one entry that was not stored must fail the call.
-		failure := &bulkFailure{}
-		answer, err := handler(context.WithValue(ctx, bulkFailure{}, failure), req)
-		if err == nil && failure.err != nil {
-			return nil, failure.err
+		answer, err := handler(ctx, req)
+		if failure := callOf(ctx).bulkErr; err == nil && failure != nil {
+			return nil, failure
 		}
 		return answer, err
 
 	// Fault: Ping is answered without asking the component.
 	case *proto.PingRequest:
-		var pinger health.Pinger = boundPubSub(ctx)
-		if store := boundStateStore(ctx); store != nil {
-			pinger = store
+		c := callOf(ctx)
+		var pinger health.Pinger = c.pubsub
+		if c.store != nil {
+			pinger = c.store
 		}
 		if err := pinger.Ping(ctx); err != nil {
 			return nil, fmt.Errorf("ping: %w", err)
@@ -99,9 +99,9 @@ func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 
 	// Fault: Pause and Resume are not implemented.
 	case *proto.PauseRequest:
-		return &proto.PauseResponse{}, boundPubSub(ctx).Pause(ctx)
+		return &proto.PauseResponse{}, callOf(ctx).pubsub.Pause(ctx)
 	case *proto.ResumeRequest:
-		return &proto.ResumeResponse{}, boundPubSub(ctx).Resume(ctx)
+		return &proto.ResumeResponse{}, callOf(ctx).pubsub.Resume(ctx)
 	}
 	return handler(ctx, req)
 }
@@ -129,15 +129,11 @@ func missing(field string, index int, allowed string) error {
 	return &ValueError{Field: fmt.Sprintf("%s[%d]", field, index), Value: "", Allowed: allowed}
 }
 
-// bulkFailure is where BulkPublish leaves the error of a call, since the SDK drops it. The type is also its key in a
-// context.
-type bulkFailure struct{ err error }
-
 // multiMaxSize is the service that the SDK does not have: TransactionalStoreMultiMaxSize.
 type multiMaxSize struct {
 	proto.UnimplementedTransactionalStoreMultiMaxSizeServer
 }
 
 func (multiMaxSize) MultiMaxSize(ctx context.Context, _ *proto.MultiMaxSizeRequest) (*proto.MultiMaxSizeResponse, error) {
-	return &proto.MultiMaxSizeResponse{MaxSize: int64(boundStateStore(ctx).MultiMaxSize())}, nil
+	return &proto.MultiMaxSizeResponse{MaxSize: int64(callOf(ctx).store.MultiMaxSize())}, nil
 }

@@ -16,45 +16,46 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 // settled waits until nothing is counted, although connections are open.
-func settled(t *testing.T, a *arrivals) {
+func settled(t *testing.T, l *limiter) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		require.Equal(c, tally{}, a.open)
-		require.Equal(c, tally{}, a.left)
-		for conn := range a.conns {
-			require.Nil(c, conn.oldest)
-		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.sweep()
+		require.Zero(c, l.open)
+		require.Zero(c, l.bytes)
+		require.Zero(c, l.arriving.length)
+		require.Zero(c, l.unreadInAll)
+		require.Empty(c, l.unread)
+	}, 10*time.Second, time.Millisecond)
+	require.True(t, l.small.TryAcquire(l.limit))
+	l.small.Release(l.limit)
+	require.True(t, l.rest.TryAcquire(l.limit))
+	l.rest.Release(l.limit)
+}
+
+// arriving waits until so many calls are open, and so many bytes at least are arriving.
+func arriving(t *testing.T, l *limiter, calls int, bytes int64) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		require.Equal(c, calls, l.open)
+		require.GreaterOrEqual(c, l.bytes, bytes)
 	}, 10*time.Second, time.Millisecond)
 }
 
-// arriving waits until calls of so many bytes at least are open.
-func arriving(t *testing.T, a *arrivals, calls int, bytes int64) {
-	t.Helper()
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		require.Equal(c, calls, a.open.calls)
-		require.GreaterOrEqual(c, a.open.bytes, bytes)
-	}, 10*time.Second, time.Millisecond)
-}
-
-// settledBytes waits until nothing is underway.
-func settledBytes(t *testing.T, a *arrivals) {
+// read waits until nothing is arriving on the streams that are open.
+func read(t *testing.T, l *limiter) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.open.bytes == 0
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.bytes == 0 && l.arriving.length == 0
 	}, 10*time.Second, time.Millisecond)
 }
 
@@ -85,6 +86,22 @@ func TestNothingIsCountedForCallsThatAreOver(t *testing.T) {
 		"not a message": func(t *testing.T, _ *house, c *sidecar) {
 			require.Equal(t, codes.Internal, status.Code(unary(c, set, []byte{0xff})))
 		},
+		"a large answer": func(t *testing.T, _ *house, c *sidecar) {
+			require.NoError(t, c.set("k", string(make([]byte, 3<<20))))
+			require.Len(t, c.get(t, "k"), 3<<20)
+		},
+		"an answer that is not read": func(t *testing.T, h *house, c *sidecar) {
+			require.NoError(t, c.set("k", string(make([]byte, 3<<20))))
+			unread := h.rawClient(t)
+			unread.initialize(t)
+			unread.send(t, unread.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
+			require.Eventually(t, func() bool {
+				h.server.limiter.mu.Lock()
+				defer h.server.limiter.mu.Unlock()
+				return h.server.limiter.unreadInAll >= 3<<20 && h.server.limiter.open == 0
+			}, 10*time.Second, time.Millisecond)
+			require.NoError(t, unread.Conn.Close())
+		},
 		"too large": func(t *testing.T, _ *house, c *sidecar) {
 			require.Equal(t, codes.ResourceExhausted, status.Code(unary(c, set, make([]byte, maxReceive+1))))
 		},
@@ -96,24 +113,24 @@ func TestNothingIsCountedForCallsThatAreOver(t *testing.T) {
 			ctx, cancel := context.WithTimeout(c.ctx, 50*time.Millisecond)
 			defer cancel()
 			s := open(t, ctx, c, set)
-			arriving(t, h.server.arrivals, 1, callCost)
+			arriving(t, h.server.limiter, 1, 0)
 			require.Equal(t, codes.DeadlineExceeded, status.Code(s.RecvMsg(new([]byte))))
 		},
 		"given up": func(t *testing.T, h *house, c *sidecar) {
 			ctx, cancel := context.WithCancel(c.ctx)
 			s := open(t, ctx, c, set)
-			arriving(t, h.server.arrivals, 1, callCost)
+			arriving(t, h.server.limiter, 1, 0)
 			cancel()
 			require.Equal(t, codes.Canceled, status.Code(s.RecvMsg(new([]byte))))
 		},
 		"the connection closed": func(t *testing.T, h *house, c *sidecar) {
 			open(t, c.ctx, c, set)
-			arriving(t, h.server.arrivals, 1, callCost)
+			arriving(t, h.server.limiter, 1, 0)
 			require.NoError(t, c.conn.Close())
 		},
 		"the server stopped": func(t *testing.T, h *house, c *sidecar) {
 			open(t, c.ctx, c, set)
-			arriving(t, h.server.arrivals, 1, callCost)
+			arriving(t, h.server.limiter, 1, 0)
 			h.stop()
 		},
 		"a subscription": func(t *testing.T, h *house, c *sidecar) {
@@ -124,35 +141,30 @@ func TestNothingIsCountedForCallsThatAreOver(t *testing.T) {
 			}
 			require.NoError(t, s.Send(&proto.PullMessagesRequest{AckMessageId: string(make([]byte, 1<<20))}))
 			require.EventuallyWithT(t, func(check *assert.CollectT) {
-				a := h.server.arrivals
-				a.mu.Lock()
-				defer a.mu.Unlock()
-				require.Equal(check, tally{calls: 1}, a.open, "it is open, and all it sent was read")
+				l := h.server.limiter
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				require.Equal(check, 1, l.open)
+				require.Zero(check, l.bytes, "all it sent was read")
+				require.Zero(check, l.arriving.length)
 			}, 10*time.Second, time.Millisecond)
 			s.cancel()
 		},
 		"a subscription that never says what it wants": func(t *testing.T, h *house, c *sidecar) {
 			ctx, cancel := context.WithCancel(c.ctx)
 			open(t, ctx, c, pull)
-			arriving(t, h.server.arrivals, 1, 0)
+			arriving(t, h.server.limiter, 1, 0)
 			cancel()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
-			a := h.server.arrivals
 			c := h.store("a")
 			_, err := c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "a"}}})
 			require.NoError(t, err)
+			l := h.server.limiter
 			run(t, h, c)
-			settled(t, a)
-			_ = c.conn.Close()
-			require.EventuallyWithT(t, func(check *assert.CollectT) {
-				a.mu.Lock()
-				defer a.mu.Unlock()
-				require.Empty(check, a.conns)
-				require.Empty(check, a.senders)
-			}, 10*time.Second, time.Millisecond)
+			settled(t, l)
 		})
 	}
 }
@@ -171,18 +183,18 @@ func TestTooManyCalls(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxCalls, o.Clock = most, clock } })
 	c := h.store("a")
 	bus := h.bus("b", "consumerID", "b")
-	a := h.server.arrivals
-	settled(t, a)
+	l := h.server.limiter
+	settled(t, l)
 	var arrivingCalls []grpc.ClientStream
 	for i := range most {
 		arrivingCalls = append(arrivingCalls, open(t, c.ctx, c, proto.StateStore_Set_FullMethodName))
-		arriving(t, a, i+1, 0)
+		arriving(t, l, i+1, 0)
 	}
 	require.NoError(t, c.set("k", "v"), "there is room for it")
 	err := arrivingCalls[0].RecvMsg(new([]byte))
 	require.ErrorContains(t, err, "too many calls at once: --max-calls allows no more than 5 to be open")
 	require.Contains(t, h.log.String(), "ended a call whose request was still arriving")
-	require.Contains(t, h.log.String(), "method=/dapr.proto.components.v1.StateStore/Set bytes=8192")
+	require.Contains(t, h.log.String(), "method=/dapr.proto.components.v1.StateStore/Set bytes=0")
 	require.Contains(t, h.log.String(), "from=\"process ")
 
 	// Subscriptions make way for nobody.
@@ -197,59 +209,131 @@ func TestTooManyCalls(t *testing.T) {
 	for _, each := range arrivingCalls[1:] {
 		require.ErrorContains(t, each.RecvMsg(new([]byte)), "--max-calls")
 	}
-	timed := c.ctx
-	require.ErrorContains(t, c.set("k", "v"), "too many calls at once", "with a deadline")
-	c.ctx = metadata.NewOutgoingContext(context.Background(), metadata.Pairs(instanceHeader, "a"))
+	read(t, l)
 	err = c.set("k", "v")
 	require.Equal(t, codes.ResourceExhausted, status.Code(err))
 	require.ErrorContains(t, err, "too many calls at once: --max-calls allows no more than 5 to be open")
 	require.Equal(t, 1, strings.Count(h.log.String(), "ended a call whose request was still arriving"), "once in a second")
-	clock.Advance(quietFor)
-	c.ctx = timed
-	require.Error(t, c.set("k", "v"))
-	require.Regexp(t, `ended a call whose request was still arriving.* before=5 `, h.log.String())
 }
 
-// What does not fit beside others does alone, and who has little underway gets through past who has much and never ends.
+// Who sends in one go gets through past who has much underway and never ends.
 func TestUnfinishedRequestsMakeRoom(t *testing.T) {
 	const limit, part = 1 << 20, 60 << 10
 	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes = limit } })
-	a := h.server.arrivals
+	l := h.server.limiter
 	c := h.store("a")
 	require.NoError(t, c.set("k", string(make([]byte, 3*limit))), "one alone always fits")
-	settled(t, a)
+	settled(t, l)
 	stalled := h.rawClient(t)
 	const calls = 13
 	for range calls {
 		unfinished(t, stalled, proto.StateStore_Set_FullMethodName, limit, part)
 	}
-	arriving(t, a, calls, calls*part)
+	arriving(t, l, calls, calls*part)
 	for range 5 {
 		require.NoError(t, c.set("k", string(make([]byte, limit/4))))
 	}
 	require.Contains(t, h.log.String(), "ended a call whose request was still arriving")
 }
 
+func TestRequestsThatDoNotArriveAreEnded(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.Clock = clock } })
+	l := h.server.limiter
+	bus := h.bus("b", "consumerID", "b")
+	subscribed := bus.pull(t, "t")
+	require.Eventually(t, func() bool {
+		h.server.mu.Lock()
+		defer h.server.mu.Unlock()
+		return len(h.server.pulls) == 1
+	}, 10*time.Second, time.Millisecond)
+	read(t, l)
+	c := h.rawClient(t)
+	stream := c.begin(t, proto.StateStore_Set_FullMethodName)
+	c.sendPart(t, stream, 1000, 500)
+	arriving(t, l, 2, 500)
+	clock.Advance(arriveWithin + sweepEvery)
+	require.Contains(t, c.answer(t, stream), "it did not arrive, or it was not its turn, within 30s")
+	require.NoError(t, bus.publish("t", "1"))
+	require.Equal(t, "1", string(subscribed.next().GetData()), "a subscription may be quiet for as long as it likes")
+}
+
 // What a subscription sends is bounded as requests are.
 func TestASubscriptionIsEvicted(t *testing.T) {
 	const limit, part = 1 << 20, 60 << 10
 	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes = limit } })
-	a := h.server.arrivals
+	l := h.server.limiter
 	c := h.rawClient(t)
 	first := c.begin(t, proto.PubSub_Init_FullMethodName)
 	c.send(t, first, true, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "a"}}})
 	require.Empty(t, c.answer(t, first))
 	stream := c.begin(t, proto.PubSub_PullMessages_FullMethodName)
 	c.send(t, stream, false, &proto.PullMessagesRequest{Topic: &proto.Topic{Name: "t"}})
-	arriving(t, a, 1, 0)
-	settledBytes(t, a)
+	arriving(t, l, 1, 0)
+	read(t, l)
 	c.sendPart(t, stream, limit, part)
-	arriving(t, a, 1, part)
-	// The others belong to the same process, and have less each.
+	arriving(t, l, 1, part)
 	for range limit / (40 << 10) {
 		unfinished(t, h.rawClient(t), proto.StateStore_Set_FullMethodName, limit, 40<<10)
 	}
 	require.Contains(t, c.answer(t, stream), "too many requests at once: what is still arriving takes too much; --max-request-bytes allows no more than 1048576")
+}
+
+// Reads of much wait for their turn, so that what they build at once is bounded; reads of little do not wait for them.
+func TestReadsOfMuchWaitForTheirTurn(t *testing.T) {
+	const limit = 2 * receiveLimit
+	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes = limit } })
+	c := h.store("a")
+	require.NoError(t, c.set("k", "v"))
+	require.True(t, h.server.limiter.rest.TryAcquire(limit))
+	answered := make(chan error, 1)
+	go func() {
+		_, err := c.BulkGet(c.ctx, &proto.BulkGetRequest{Items: []*proto.GetRequest{{Key: "k"}}})
+		answered <- err
+	}()
+	arriving(t, h.server.limiter, 1, 1)
+	require.NoError(t, c.set("k", "w"))
+	require.Equal(t, "w", c.get(t, "k"))
+	select {
+	case <-answered:
+		require.Fail(t, "it was not its turn")
+	default:
+	}
+	h.server.limiter.rest.Release(limit)
+	require.NoError(t, <-answered)
+	settled(t, h.server.limiter)
+}
+
+// Answers that nobody reads are kept, as far as there is room, and then their clients are cut off.
+func TestUnreadAnswers(t *testing.T) {
+	const value = 3 << 20
+	const limit = 2*value + 1<<20
+	clock := clockwork.NewFakeClock()
+	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes, o.Clock = limit, clock } })
+	l := h.server.limiter
+	c := h.store("a")
+	require.NoError(t, c.set("k", string(make([]byte, value))))
+	require.NoError(t, c.set("small", "v"))
+	deaf := h.rawClient(t)
+	deaf.initialize(t)
+	for range 2 {
+		deaf.send(t, deaf.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
+	}
+	require.Eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.unreadInAll > 2*value
+	}, 10*time.Second, time.Millisecond)
+	_, err := c.Get(c.ctx, &proto.GetRequest{Key: "k"})
+	require.Equal(t, codes.ResourceExhausted, status.Code(err), err)
+	require.ErrorContains(t, err, "too many answers at once")
+	require.Equal(t, "v", c.get(t, "small"), "small ones are not counted")
+	clock.Advance(deafFor)
+	for range 5 {
+		require.Len(t, c.get(t, "k"), value)
+	}
+	require.Contains(t, h.log.String(), "closed a connection whose client does not read what it is answered")
+	settled(t, l)
 }
 
 // A sidecar may read nothing until it has written all it has to: what it sends is read meanwhile, or neither side would
@@ -261,9 +345,7 @@ func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
 	c := h.rawClient(t)
 	require.NoError(t, c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 2 * value}))
 	require.NoError(t, c.WriteWindowUpdate(0, 2*value))
-	first := c.begin(t, proto.StateStore_Init_FullMethodName)
-	c.send(t, first, true, &proto.InitRequest{Metadata: &proto.MetadataRequest{}})
-	require.Empty(t, c.answer(t, first))
+	c.initialize(t)
 
 	c.send(t, c.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
 	// That fills what lies between the two. The deadline is for a test that hangs.
@@ -277,41 +359,5 @@ func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
 		if headers, ok := f.(*http2.MetaHeadersFrame); ok && headers.StreamEnded() {
 			ended++
 		}
-	}
-}
-
-// A client that reads none of its answers can have as much left behind as is allowed, and no more.
-func TestAConnectionThatIsNotReadIsClosed(t *testing.T) {
-	a := testArrivals(1<<20, 10)
-	read, unread := &modelConn{frameConn: newFrameConn(&recorded{}, a, access.Process{})}, &modelConn{frameConn: newFrameConn(&recorded{}, a, access.Process{})}
-	require.NoError(t, read.read(headersOf(1)))
-	for i := range uint32(10) {
-		require.False(t, unread.closed)
-		require.NoError(t, unread.read(headersOf(2*i+1)))
-	}
-	require.True(t, unread.closed)
-	require.False(t, read.closed)
-	require.Equal(t, tally{calls: 1}, a.left)
-}
-
-// BenchmarkArrival is what a small call takes of all this.
-func BenchmarkArrival(b *testing.B) {
-	a := testArrivals(1<<30, 1000)
-	c := newFrameConn(&recorded{}, a, access.Process{})
-	ctx := peer.NewContext(context.Background(), &peer.Peer{AuthInfo: &connection{frames: c}})
-	headers, data := headersOf(1), dataOf(1, 100, true)
-	info := &tap.Info{FullMethodName: proto.StateStore_Get_FullMethodName}
-	b.ReportAllocs()
-	for b.Loop() {
-		if c.read(headers) != nil || c.read(data) != nil {
-			b.Fatal()
-		}
-		taken, err := a.tap(ctx, info)
-		if err != nil || a.takeOver(arrivalOf(taken)) != nil {
-			b.Fatal()
-		}
-		a.ended(c, headers.stream)
-		headers.stream += 2
-		data.stream += 2
 	}
 }

@@ -56,28 +56,16 @@ type receipt struct {
 	err     error
 }
 
-type pullKey struct{}
-
-// pullOf returns the stream on which a call came, or nil.
-func pullOf(ctx context.Context) *pull {
-	p, _ := ctx.Value(pullKey{}).(*pull)
-	return p
-}
-
 func newPull(stream grpc.ServerStream, log *slog.Logger) *pull {
-	p := &pull{
+	return &pull{
 		ServerStream: stream,
+		ctx:          stream.Context(),
 		log:          log,
 		ids:          rand.Text() + "-",
 		received:     make(chan receipt),
 		done:         make(chan struct{}),
 	}
-	p.ctx = context.WithValue(stream.Context(), pullKey{}, p)
-	return p
 }
-
-// Context implements grpc.ServerStream.
-func (p *pull) Context() context.Context { return p.ctx }
 
 // read takes what the client sends until the stream ends.
 func (p *pull) read() {
@@ -270,10 +258,10 @@ func (s *Server) pullStream(srv any, stream grpc.ServerStream, info *grpc.Stream
 	if info.FullMethod != proto.PubSub_PullMessages_FullMethodName {
 		return handler(srv, stream)
 	}
-	name := componentName(stream.Context())
-	p := newPull(stream, s.opts.Logger.With("component", name))
-	session := connectionOf(stream.Context()).session
-	p.begun = func() { p.closed = session.StreamOpened(name) }
+	c := callOf(stream.Context())
+	p := newPull(stream, s.opts.Logger.With("component", c.component))
+	p.begun = func() { p.closed = c.conn.session.StreamOpened(c.component) }
+	c.pull = p
 	if err := s.addPull(p); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}

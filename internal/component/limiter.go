@@ -1,0 +1,384 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/jonboulle/clockwork"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/tap"
+	googleproto "google.golang.org/protobuf/proto"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/throttled"
+)
+
+// Errors of calls for which the limiter has no room.
+var (
+	ErrTooManyCalls    = errors.New("too many calls at once")
+	ErrTooManyRequests = errors.New("too many requests at once")
+	ErrTooManyAnswers  = errors.New("too many answers at once")
+)
+
+const (
+	// arriveWithin is how long a request has to arrive and to get its turn, or one message of a stream once it has begun to
+	// arrive.
+	arriveWithin = 30 * time.Second
+	// sweepEvery is how often the limiter looks for those that have not, and for calls that never came to be served.
+	sweepEvery = time.Second
+	// smallCall is what a call may take, in bytes, for those who ask for little not to wait for those who ask for much.
+	smallCall = 64 << 10
+	// smallAnswer is the size of an answer, in bytes, that is not counted while it is not read.
+	smallAnswer = 4 << 10
+	// deafFor is how long a client may read nothing before its connection is closed for want of room.
+	deafFor = 10 * time.Second
+	// logEvery is how often the log tells of one kind of event: there may be thousands in a second.
+	logEvery = time.Second
+)
+
+var errTooSlow = fmt.Errorf("%w: it did not arrive, or it was not its turn, within %s", ErrTooManyRequests, arriveWithin)
+
+// limiter bounds what clients make this process hold, whatever mistakes they make. What it bounds, and what is counted
+// apart from each other against Options.MaxRequestBytes:
+//
+//   - calls that are open, by Options.MaxCalls;
+//   - requests that are arriving. Beyond it, those are ended that began to arrive first;
+//   - calls that are being worked on, with what their answers may at most take: small ones and reads of one key, and
+//     apart from them all others. Beyond it, they wait for their turn, and count as arriving meanwhile;
+//   - answers that are not read yet. Beyond it, connections are closed that nothing was read from for deafFor, and if
+//     there are none, the call is refused.
+//
+// README.md has the sum of it.
+type limiter struct {
+	limit       int64
+	maxCalls    int
+	log         *slog.Logger
+	clock       clockwork.Clock
+	small, rest *semaphore.Weighted
+	// tooMany and tooLarge are the reasons for which calls are evicted.
+	tooMany, tooLarge error
+	// following counts those who wait for the end of a stream. They go with the streams.
+	following sync.WaitGroup
+
+	mu sync.Mutex
+	// open counts the calls, bytes what has arrived of requests that are not being worked on.
+	open  int
+	bytes int64
+	// arriving are the calls of which something is to arrive, the oldest first.
+	arriving callList
+	// unread are the bytes of answers that are not read, by connection and in all.
+	unread       map[*connection]int64
+	unreadInAll  int64
+	evicted, cut throttled.Log
+	// lines are to be logged once mu is free.
+	lines []func()
+}
+
+// arrival is the limiter's part of a call.
+type arrival struct {
+	// received says that the request is there, or, of a stream, that it is served; evicted why the call was ended.
+	received atomic.Bool
+	evicted  atomic.Pointer[error]
+	// ended is closed when nothing is to be read any more.
+	ended chan struct{}
+
+	// What follows is guarded by limiter.mu.
+
+	over, interrupted bool
+	bytes             int64
+	// listed says that the call is in limiter.arriving, since when, and between which.
+	listed       bool
+	since        time.Time
+	older, newer *call
+}
+
+// interrupt ends gRPC's reads of the call.
+func (a *arrival) interrupt() {
+	if !a.interrupted {
+		a.interrupted = true
+		close(a.ended)
+	}
+}
+
+// callList is a list of calls in which each has its place, so that a call takes no allocation more.
+type callList struct {
+	oldest, newest *call
+	length         int
+}
+
+func (l *callList) push(c *call) {
+	c.listed, c.older, c.newer = true, l.newest, nil
+	if l.newest != nil {
+		l.newest.newer = c
+	} else {
+		l.oldest = c
+	}
+	l.newest = c
+	l.length++
+}
+
+func (l *callList) remove(c *call) {
+	if c.older != nil {
+		c.older.newer = c.newer
+	} else {
+		l.oldest = c.newer
+	}
+	if c.newer != nil {
+		c.newer.older = c.older
+	} else {
+		l.newest = c.older
+	}
+	c.listed, c.older, c.newer = false, nil, nil
+	l.length--
+}
+
+func newLimiter(limit int64, maxCalls int, log *slog.Logger, clock clockwork.Clock) *limiter {
+	return &limiter{
+		limit: limit, maxCalls: maxCalls, log: log, clock: clock,
+		small: semaphore.NewWeighted(limit), rest: semaphore.NewWeighted(limit),
+		tooMany:  fmt.Errorf("%w: --max-calls allows no more than %d to be open", ErrTooManyCalls, maxCalls),
+		tooLarge: fmt.Errorf("%w: what is still arriving takes too much; --max-request-bytes allows no more than %d", ErrTooManyRequests, limit),
+		unread:   make(map[*connection]int64),
+	}
+}
+
+// unlock unlocks mu and logs what happened meanwhile.
+func (l *limiter) unlock() {
+	lines := l.lines
+	l.lines = nil
+	l.mu.Unlock()
+	for _, line := range lines {
+		line()
+	}
+}
+
+func (l *limiter) warn(text string, attributes ...any) {
+	l.lines = append(l.lines, func() { l.log.Warn(text, attributes...) })
+}
+
+// tap is gRPC's tap.ServerInHandle: it begins a call, on the goroutine that reads the connection. Where there is no room,
+// the call takes the place of the one that has been arriving longest, or is refused.
+func (l *limiter) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	c := &call{Context: ctx, conn: connectionOf(ctx), method: info.FullMethodName}
+	c.ended = make(chan struct{})
+	if names := info.Header[instanceHeader]; len(names) > 0 {
+		c.component = names[0]
+	}
+	l.mu.Lock()
+	defer l.unlock()
+	if l.open >= l.maxCalls {
+		l.sweep()
+	}
+	if l.open >= l.maxCalls && !l.evictOldest(l.tooMany) {
+		return ctx, toStatus(l.tooMany)
+	}
+	l.open++
+	l.list(c)
+	c.conn.begin(c)
+	return c, nil
+}
+
+// arrived counts bytes of a request.
+func (l *limiter) arrived(c *call, bytes int64) {
+	l.mu.Lock()
+	defer l.unlock()
+	if c.over {
+		return
+	}
+	if !c.listed {
+		l.list(c)
+	}
+	c.bytes += bytes
+	l.bytes += bytes
+	for l.bytes > l.limit && l.arriving.length > 1 {
+		l.evictOldest(l.tooLarge)
+	}
+}
+
+func (l *limiter) list(c *call) {
+	c.since = l.clock.Now()
+	l.arriving.push(c)
+}
+
+// begin is called when a request of so many bytes is there, and it is its turn, or when a stream is to be served. It
+// returns false if the call is over.
+func (l *limiter) begin(c *call, received int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.over {
+		return false
+	}
+	c.received.Store(true)
+	l.take(c, received)
+	return true
+}
+
+func (l *limiter) take(c *call, bytes int64) {
+	bytes = min(bytes, c.bytes)
+	c.bytes -= bytes
+	l.bytes -= bytes
+	if c.bytes == 0 && c.listed {
+		l.arriving.remove(c)
+	}
+}
+
+func (l *limiter) end(c *call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endLocked(c)
+}
+
+func (l *limiter) endLocked(c *call) {
+	if !c.over {
+		c.over = true
+		l.open--
+		l.take(c, c.bytes)
+		if !c.received.Load() {
+			c.interrupt()
+		}
+	}
+}
+
+func (l *limiter) evictOldest(reason error) bool {
+	c := l.arriving.oldest
+	if c == nil {
+		return false
+	}
+	if before, ok := l.evicted.Allow(l.clock.Now(), logEvery); ok {
+		l.warn("ended a call whose request was still arriving", "method", c.method, "bytes", c.bytes, "reason", reason, "from", c.conn.peer, "before", before)
+	}
+	c.evicted.Store(&reason)
+	l.endLocked(c)
+	c.interrupt()
+	return true
+}
+
+// sweep ends what gRPC has ended without serving it, and evicts what does not arrive.
+func (l *limiter) sweep() {
+	late := l.clock.Now().Add(-arriveWithin)
+	l.endArriving(func(c *call) bool { return c.Context.Err() != nil })
+	for l.arriving.oldest != nil && l.arriving.oldest.since.Before(late) {
+		l.evictOldest(errTooSlow)
+	}
+}
+
+func (l *limiter) endArriving(which func(*call) bool) {
+	for c := l.arriving.oldest; c != nil; {
+		next := c.newer
+		if which(c) {
+			l.endLocked(c)
+		}
+		c = next
+	}
+}
+
+// closed ends what is arriving on a connection, and takes off what it has left unread.
+func (l *limiter) closed(conn *connection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endArriving(func(c *call) bool { return c.conn == conn })
+	l.unreadInAll -= l.unread[conn]
+	delete(l.unread, conn)
+}
+
+// run sweeps until ctx ends.
+func (l *limiter) run(ctx context.Context) {
+	ticker := l.clock.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.Chan():
+			l.mu.Lock()
+			l.sweep()
+			l.unlock()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// unary lets a call be worked on when it is its turn.
+func (l *limiter) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	c := callOf(ctx)
+	defer l.end(c)
+	lane, weight, size := l.lane(c)
+	if err := lane.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	if !l.begin(c, size) {
+		lane.Release(weight)
+		return nil, c.Err()
+	}
+	answer, err := handler(ctx, req)
+	lane.Release(weight)
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := answer.(googleproto.Message); ok {
+		if size := int64(googleproto.Size(m)); size > smallAnswer {
+			return l.reserve(c.conn, m, size)
+		}
+	}
+	return answer, nil
+}
+
+// lane returns where a call waits for its turn, what it may at most take, and what of that is its request.
+func (l *limiter) lane(c *call) (lane *semaphore.Weighted, weight, size int64) {
+	l.mu.Lock()
+	size = c.bytes
+	l.mu.Unlock()
+	switch c.method {
+	case proto.StateStore_Get_FullMethodName:
+		return l.small, min(size+receiveLimit, l.limit), size
+	case proto.StateStore_BulkGet_FullMethodName, proto.QueriableStateStore_Query_FullMethodName:
+		return l.rest, min(size+receiveLimit, l.limit), size
+	}
+	if size > smallCall {
+		return l.rest, min(size, l.limit), size
+	}
+	return l.small, min(size, l.limit), size
+}
+
+// stream counts a stream's messages until they are received.
+func (l *limiter) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	c := callOf(stream.Context())
+	defer l.end(c)
+	if !l.begin(c, 0) {
+		return c.Err()
+	}
+	// gRPC asked for Done before the stream was served, and its reads wait for what it got.
+	l.following.Add(1)
+	context.AfterFunc(c.Context, func() {
+		defer l.following.Done()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		c.interrupt()
+	})
+	return handler(srv, &meteredStream{stream, l, c})
+}
+
+type meteredStream struct {
+	grpc.ServerStream
+	limiter *limiter
+	call    *call
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (s *meteredStream) RecvMsg(into any) error {
+	if err := s.ServerStream.RecvMsg(into); err != nil {
+		return err
+	}
+	const prefix = 5 // of each message of gRPC
+	if m, ok := into.(googleproto.Message); ok {
+		s.limiter.mu.Lock()
+		defer s.limiter.mu.Unlock()
+		s.limiter.take(s.call, prefix+int64(googleproto.Size(m)))
+	}
+	return nil
+}
