@@ -69,8 +69,6 @@ const (
 	handshakeWithin = 30 * time.Second
 	// minPing is how often a client may ping. No sidecar pings by itself; one that does must not be cut off.
 	minPing = time.Second
-	// removePatience is how long the removal of the socket waits for a process that holds the folder.
-	removePatience = time.Second
 )
 
 // Options for Listen; the zero value of each but Backend is the documented default.
@@ -266,9 +264,7 @@ func (s *Server) Serve() error {
 	if stopping || errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
-	patience, cancel := context.WithTimeout(context.Background(), removePatience)
-	defer cancel()
-	return errors.Join(fmt.Errorf("serve components: %w", err), s.socket.remove(patience))
+	return errors.Join(fmt.Errorf("serve components: %w", err), s.socket.remove())
 }
 
 // Ready returns an error unless sidecars can reach the server.
@@ -308,10 +304,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	for _, p := range pulls {
 		p.pause()
 	}
-	// The file must go even when ctx leaves no time.
-	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), removePatience)
-	defer cancel()
-	removed := s.socket.remove(patience)
+	removed := s.socket.remove()
 	for _, p := range pulls {
 		p.drain(ctx)
 	}

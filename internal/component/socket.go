@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,9 +23,6 @@ const (
 	// What others get who are let in: groupMode a group's members, everybodyMode whom the policy chooses among all.
 	groupMode, groupFolderMode         = 0o660, 0o750
 	everybodyMode, everybodyFolderMode = 0o666, 0o755
-	// folderPatience is how often a folder that another process holds is tried again. It is held for as long as it takes
-	// to bind a socket.
-	folderPatience = 10 * time.Millisecond
 )
 
 // maxSocketPath is what sockaddr_un holds beside the NUL at its end (unix(7)).
@@ -80,11 +77,6 @@ func listenAt(ctx context.Context, path string, allowed socketAccess) (*socket, 
 	if err := makeFolder(filepath.Dir(path), allowed); err != nil {
 		return nil, fmt.Errorf("create socket folder: %w", err)
 	}
-	unlock, err := lockFolder(ctx, filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
 	if err := removeStale(ctx, path); err != nil {
 		return nil, err
 	}
@@ -116,14 +108,18 @@ func listenAt(ctx context.Context, path string, allowed socketAccess) (*socket, 
 
 // makeFolder makes the folder as accessible as the socket is to be. One that is there is left as it is.
 func makeFolder(dir string, allowed socketAccess) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(dir)
+	if err == nil {
+		warnOfOwner(dir, info, allowed.Logger)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), everybodyFolderMode); err != nil {
 		return err
 	}
 	_, mode := allowed.modes()
-	err := os.Mkdir(dir, folderMode)
+	err = os.Mkdir(dir, folderMode)
 	if errors.Is(err, fs.ErrExist) {
 		return nil // somebody else was faster
 	}
@@ -136,27 +132,11 @@ func makeFolder(dir string, allowed socketAccess) error {
 	return err
 }
 
-// lockFolder keeps two processes that start at once from taking each other's fresh socket for a stale one.
-func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("lock socket folder: %w", err)
-	}
-	again := time.NewTicker(folderPatience)
-	defer again.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { _ = f.Close() }, nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			return nil, errors.Join(fmt.Errorf("lock socket folder %s: %w", dir, err), f.Close())
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock socket folder %s, which another process holds: %w", dir, ctx.Err()), f.Close())
-		}
+// warnOfOwner logs that a folder belongs to another user, who can take its sockets away and put others in their place.
+func warnOfOwner(dir string, info os.FileInfo, log *slog.Logger) {
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		log.Warn("the folder of the sockets belongs to another user, who can replace what is in it", "folder", dir, "owner", owner.Uid)
 	}
 }
 
@@ -178,10 +158,9 @@ func removeStale(ctx context.Context, path string) error {
 		peer, _ := access.PeerOf(conn)
 		return errors.Join(&InUseError{Path: path, Holder: peer.Process.String()}, conn.Close())
 	case errors.Is(err, syscall.ECONNREFUSED):
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("remove stale socket: %w", err)
-		}
-		return nil
+		// Not one that another process has just put in its place.
+		stale := socket{path: path, file: info}
+		return stale.remove()
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	default:
@@ -189,26 +168,18 @@ func removeStale(ctx context.Context, path string) error {
 	}
 }
 
-// ours says whether the file at the path is still this socket's.
+// ours reports whether the file at the path is still this socket's.
 func (s *socket) ours() bool {
 	info, err := os.Lstat(s.path)
 	return err == nil && os.SameFile(info, s.file)
 }
 
 // remove takes the file away, if it is still ours, so that a sidecar that starts later does not wait at a dead socket.
-func (s *socket) remove(ctx context.Context) error {
-	unlock, err := lockFolder(ctx, filepath.Dir(s.path))
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	defer unlock()
+func (s *socket) remove() error {
 	if !s.ours() {
 		return nil
 	}
-	if err := os.Remove(s.path); err != nil {
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove socket: %w", err)
 	}
 	return nil

@@ -1,16 +1,21 @@
 package component
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/access"
 )
 
 func TestSocketIsPrivateWhateverTheUmask(t *testing.T) {
@@ -22,7 +27,7 @@ func TestSocketIsPrivateWhateverTheUmask(t *testing.T) {
 			// The folder is made beforehand where the umask would lock us out of it.
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "s"), 0o700))
 			require.NoError(t, os.Chmod(filepath.Join(dir, "s"), 0o700))
-			s, err := listenAt(t.Context(), filepath.Join(dir, "s", "bolt.sock"), socketAccess{})
+			s, err := listenAt(t.Context(), filepath.Join(dir, "s", "bolt.sock"), socketAccess{Options: access.Options{Logger: slog.Default()}})
 			require.NoError(t, err)
 			defer s.Close()
 			require.Equal(t, os.FileMode(socketMode), s.file.Mode().Perm())
@@ -94,18 +99,30 @@ func TestListenRefusesBadNames(t *testing.T) {
 	require.ErrorContains(t, err, `invalid name "../x"`)
 }
 
-func TestListenWaitsForTheFolder(t *testing.T) {
+// Whoever can open the folder can lock it.
+func TestListenDoesNotWaitForAStrangersLock(t *testing.T) {
 	dir := shortDir(t)
-	unlock, err := lockFolder(t.Context(), dir)
+	stranger, err := os.Open(dir)
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*folderPatience)
+	defer stranger.Close()
+	require.NoError(t, syscall.Flock(int(stranger.Fd()), syscall.LOCK_EX))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	_, err = listenAt(ctx, filepath.Join(dir, "a.sock"), socketAccess{})
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	unlock()
-	s, err := listenAt(t.Context(), filepath.Join(dir, "a.sock"), socketAccess{})
+	s, err := Listen(ctx, Options{SocketDir: dir})
 	require.NoError(t, err)
-	require.NoError(t, s.Close())
+	require.NoError(t, s.Stop(ctx))
+}
+
+func TestAFolderOfSomebodyElseIsNamed(t *testing.T) {
+	dir := shortDir(t)
+	var log bytes.Buffer
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	owner := info.Sys().(*syscall.Stat_t)
+	owner.Uid = 52001
+	warnOfOwner(dir, info, slog.New(slog.NewTextHandler(&log, nil)))
+	require.Contains(t, log.String(), "belongs to another user")
+	require.Contains(t, log.String(), "owner=52001")
 }
 
 func TestStopRemovesTheSocketUnlessItIsAnothers(t *testing.T) {
