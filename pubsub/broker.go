@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // Options for NewBroker; the zero value is the documented default.
@@ -438,7 +440,7 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 		b.mu.Lock()
 		if b.hasStreams(topic, group) {
 			b.mu.Unlock()
-			return &InvalidError{Field: "group", Value: group, Allowed: "a group that has no live stream on the topic; stop its app first"}
+			return invalid.New("group", group, "a group that has no live stream on the topic; stop its app first")
 		}
 		held := b.lockOrHeld(name)
 		b.mu.Unlock()

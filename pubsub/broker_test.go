@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
 )
@@ -342,9 +343,9 @@ func TestBadNamesAreRefused(t *testing.T) {
 	for name, topic := range map[string]string{"empty": "", "wildcard": "a.*", "rest": ">", "control": "a\nb", "long": strings.Repeat("x", 513)} {
 		t.Run(name, func(t *testing.T) {
 			err := b.broker.Publish(t.Context(), topic, []pubsub.Message{message("x")}, byID)[0]
-			var invalid *pubsub.InvalidError
-			require.ErrorAs(t, err, &invalid)
-			require.Equal(t, "topic", invalid.Field)
+			var refused *invalid.Error
+			require.ErrorAs(t, err, &refused)
+			require.Equal(t, "topic", refused.Field)
 		})
 	}
 	_, err := b.broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Topic: "a.>.b", Group: "g"})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -201,8 +202,8 @@ func TestAllOrNothing(t *testing.T) {
 		return b.broker.Publish(context.Background(), "t", messages, opts)
 	}
 	outcomes := publish(pubsub.PublishOptions{DedupBy: fields}, `{"id":1}`, `{}`, `{"id":2}`)
-	var invalid *pubsub.InvalidError
-	require.ErrorAs(t, outcomes[1], &invalid)
+	var refused *invalid.Error
+	require.ErrorAs(t, outcomes[1], &refused)
 	require.ErrorIs(t, errors.Join(outcomes[0], outcomes[2]), pubsub.ErrOthersRefused)
 	require.Zero(t, b.stats("t").Stored)
 

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // DedupBy says what makes two events the same one. The zero value is by id.
@@ -30,7 +32,7 @@ const dedupFieldsPrefix = "fields:"
 
 // ParseDedupBy reads "id", "data", "none" or "fields:" with a comma-separated list of JSON paths.
 func ParseDedupBy(s string) (DedupBy, error) {
-	invalid := &InvalidError{Field: "dedupBy", Value: s, Allowed: "id, data, none, or fields:PATH[,PATH…] with JSON paths into the payload"}
+	refused := invalid.New("dedupBy", s, "id, data, none, or fields:PATH[,PATH…] with JSON paths into the payload")
 	switch s {
 	case "id":
 		return DedupBy{mode: dedupID}, nil
@@ -41,13 +43,13 @@ func ParseDedupBy(s string) (DedupBy, error) {
 	}
 	list, ok := strings.CutPrefix(s, dedupFieldsPrefix)
 	if !ok {
-		return DedupBy{}, invalid
+		return DedupBy{}, refused
 	}
 	fields := strings.Split(list, ",")
 	for i, f := range fields {
 		fields[i] = strings.TrimSpace(f)
 		if fields[i] == "" {
-			return DedupBy{}, invalid
+			return DedupBy{}, refused
 		}
 	}
 	return DedupBy{mode: dedupFields, fields: fields}, nil
@@ -142,14 +144,14 @@ func eventData(event []byte) []byte {
 func (d DedupBy) fieldsKey(data, envelope []byte) ([]byte, error) {
 	// Unlike gjson's, this check bounds how deep values are nested.
 	if !json.Valid(envelope) {
-		return nil, &InvalidError{Field: "payload", Value: fmt.Sprintf("of %d bytes", len(envelope)), Allowed: fmt.Sprintf("JSON, since dedupBy is %q", d)}
+		return nil, invalid.New("payload", fmt.Sprintf("of %d bytes", len(envelope)), fmt.Sprintf("JSON, since dedupBy is %q", d))
 	}
 	values, missing := d.values(data)
 	if missing != "" {
 		values, missing = d.values(envelope)
 	}
 	if missing != "" {
-		return nil, &InvalidError{Field: "payload", Value: "without " + missing, Allowed: fmt.Sprintf("JSON that holds every field of dedupBy %q, in the event's data or in the envelope", d)}
+		return nil, invalid.New("payload", "without "+missing, fmt.Sprintf("JSON that holds every field of dedupBy %q, in the event's data or in the envelope", d))
 	}
 	return hashed("fields", values...), nil
 }

@@ -2,7 +2,6 @@ package pubsub
 
 import (
 	"errors"
-	"fmt"
 )
 
 var (
@@ -17,17 +16,3 @@ var (
 	// ErrTooLarge refuses an event that could never be delivered.
 	ErrTooLarge = errors.New("the event is too large")
 )
-
-// InvalidError refuses input: it names the field, the value and what is allowed.
-type InvalidError struct {
-	Field, Value, Allowed string
-}
-
-func (e *InvalidError) Error() string {
-	const longest = 64
-	value := e.Value
-	if len(value) > longest {
-		value = value[:longest] + "…"
-	}
-	return fmt.Sprintf("invalid %s %q: allowed: %s", e.Field, value, e.Allowed)
-}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // What NameLimits bound by default.
@@ -28,10 +30,7 @@ func checkMetadata(metadata map[string]string) error {
 	if len(metadata) <= MaxMetadataEntries && size <= MaxMetadataBytes {
 		return nil
 	}
-	return &InvalidError{
-		Field: "metadata", Value: fmt.Sprintf("of %d entries and %d bytes", len(metadata), size),
-		Allowed: fmt.Sprintf("at most %d entries and %d bytes for an event, keys and values together", MaxMetadataEntries, MaxMetadataBytes),
-	}
+	return invalid.New("metadata", fmt.Sprintf("of %d entries and %d bytes", len(metadata), size), fmt.Sprintf("at most %d entries and %d bytes for an event, keys and values together", MaxMetadataEntries, MaxMetadataBytes))
 }
 
 // MaxWait is the longest duration that anything to do with an event may have, some 68 years.
@@ -45,7 +44,7 @@ func checkDeliverAt(t time.Time) error {
 	if !t.After(LatestTime) {
 		return nil
 	}
-	return &InvalidError{Field: "deliverAt", Value: t.Format(time.RFC3339), Allowed: "a time up to " + LatestTime.Format(time.RFC3339)}
+	return invalid.New("deliverAt", t.Format(time.RFC3339), "a time up to "+LatestTime.Format(time.RFC3339))
 }
 
 var (

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // maxNameBytes bounds the names of topics and groups.
@@ -49,7 +51,7 @@ func checkName(field, name string) error {
 	if name != "" && len(name) <= maxNameBytes && utf8.ValidString(name) && strings.IndexFunc(name, unicode.IsControl) < 0 {
 		return nil
 	}
-	return &InvalidError{Field: field, Value: name, Allowed: "1 to 512 bytes of UTF-8 without control characters"}
+	return invalid.New(field, name, "1 to 512 bytes of UTF-8 without control characters")
 }
 
 // checkTopic refuses what cannot be published to.
@@ -58,7 +60,7 @@ func checkTopic(name string) error {
 		return err
 	}
 	if IsPattern(name) {
-		return &InvalidError{Field: "topic", Value: name, Allowed: "a name without the wildcards * and > (those are for subscriptions)"}
+		return invalid.New("topic", name, "a name without the wildcards * and > (those are for subscriptions)")
 	}
 	return nil
 }
@@ -71,7 +73,7 @@ func checkPattern(topic string) error {
 	parts := strings.Split(topic, ".")
 	for _, p := range parts[:len(parts)-1] {
 		if p == wildcardRest {
-			return &InvalidError{Field: "topic", Value: topic, Allowed: "the wildcard > only as the last part"}
+			return invalid.New("topic", topic, "the wildcard > only as the last part")
 		}
 	}
 	return nil

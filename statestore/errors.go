@@ -3,12 +3,14 @@ package statestore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // What went wrong, for errors.Is. The concrete types below carry the details.
 var (
-	// ErrInvalidArgument means that the call cannot succeed, whatever is stored. See ArgumentError.
-	ErrInvalidArgument = errors.New("invalid argument")
+	// ErrInvalidArgument means that the call cannot succeed, whatever is stored. See invalid.Error.
+	ErrInvalidArgument = invalid.Err
 	// ErrTooLarge means that a value is over MaxValueSize. See TooLargeError.
 	ErrTooLarge = errors.New("too large")
 	// ErrNoRoom means that a value was not read because the answer has no room for it.
@@ -16,23 +18,6 @@ var (
 	// ErrDamaged means that what is stored cannot be read. See DamagedError.
 	ErrDamaged = errors.New("damaged record")
 )
-
-// ArgumentError says what is wrong with a call.
-type ArgumentError struct {
-	// Field is the argument's name.
-	Field string
-	// Value is what was given, for people; long values are cut.
-	Value string
-	// Allowed says what would have been accepted.
-	Allowed string
-}
-
-func (e *ArgumentError) Error() string {
-	return fmt.Sprintf("%s %s is not allowed: it must be %s", e.Field, e.Value, e.Allowed)
-}
-
-// Unwrap returns ErrInvalidArgument.
-func (e *ArgumentError) Unwrap() error { return ErrInvalidArgument }
 
 // TooLargeError says which value is over the limit. Sizes are in bytes.
 type TooLargeError struct {

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 const (
@@ -33,11 +35,11 @@ type FieldPath struct {
 	places []int
 }
 
-// ParseFieldPath returns an ArgumentError for what cannot be a path.
+// ParseFieldPath returns an invalid.Error for what cannot be a path.
 func ParseFieldPath(text string) (FieldPath, error) {
 	parts := strings.Split(text, ".")
 	if len(text) > MaxFieldPathSize || len(parts) > MaxFieldPathParts || !utf8.ValidString(text) || slices.Contains(parts, "") {
-		return FieldPath{}, &ArgumentError{Field: "field path", Value: excerpt(text),
+		return FieldPath{}, &invalid.Error{Field: "field path", Value: excerpt(text),
 			Allowed: fmt.Sprintf("1 to %d field names with dots between them, at most %d bytes of UTF-8", MaxFieldPathParts, MaxFieldPathSize)}
 	}
 	p := FieldPath{text: text, names: make([]string, len(parts)), places: make([]int, len(parts))}

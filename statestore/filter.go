@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 const (
@@ -82,17 +84,17 @@ func (c *filterCompiler) filter(f Filter, depth int) (matcher, error) {
 		return nil, filterTooDeep()
 	}
 	if c.size++; c.size > MaxFilterSize {
-		return nil, &ArgumentError{Field: "filter", Value: fmt.Sprintf("of more than %d parts", MaxFilterSize),
+		return nil, &invalid.Error{Field: "filter", Value: fmt.Sprintf("of more than %d parts", MaxFilterSize),
 			Allowed: fmt.Sprintf("of at most %d comparisons, memberships, ands and ors", MaxFilterSize)}
 	}
 	if f == nil {
-		return nil, &ArgumentError{Field: "filter", Value: "nil", Allowed: "a comparison, a membership, an and or an or"}
+		return nil, &invalid.Error{Field: "filter", Value: "nil", Allowed: "a comparison, a membership, an and or an or"}
 	}
 	return f.compile(c, depth)
 }
 
 func filterTooDeep() error {
-	return &ArgumentError{Field: "filter", Value: "that is nested too deep", Allowed: fmt.Sprintf("nested at most %d deep", MaxFilterDepth)}
+	return &invalid.Error{Field: "filter", Value: "that is nested too deep", Allowed: fmt.Sprintf("nested at most %d deep", MaxFilterDepth)}
 }
 
 func (c *filterCompiler) operand(v any) (gjson.Result, error) {
@@ -120,12 +122,12 @@ func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
 		return &field{path: path, not: f.Op == OpNotEqual, test: m}, nil
 	case OpGreater, OpGreaterOrEqual, OpLess, OpLessOrEqual:
 		if want.Type != gjson.Number && want.Type != gjson.String {
-			return nil, &ArgumentError{Field: "filter value", Value: excerpt(want.Raw) + " of " + f.Path,
+			return nil, &invalid.Error{Field: "filter value", Value: excerpt(want.Raw) + " of " + f.Path,
 				Allowed: "a number or a string to be greater or less than"}
 		}
 		return &field{path: path, test: &bound{op: f.Op, want: want}}, nil
 	default:
-		return nil, &ArgumentError{Field: "comparison", Value: fmt.Sprint(f.Op), Allowed: "one of those that there are"}
+		return nil, &invalid.Error{Field: "comparison", Value: fmt.Sprint(f.Op), Allowed: "one of those that there are"}
 	}
 }
 
@@ -199,7 +201,7 @@ func (m *bound) holds(v gjson.Result) bool {
 
 func (f *In) compile(c *filterCompiler, _ int) (matcher, error) {
 	if len(f.Values) == 0 || len(f.Values) > MaxInValues {
-		return nil, &ArgumentError{Field: "IN", Value: fmt.Sprintf("of %s with %d values", excerpt(f.Path), len(f.Values)),
+		return nil, &invalid.Error{Field: "IN", Value: fmt.Sprintf("of %s with %d values", excerpt(f.Path), len(f.Values)),
 			Allowed: fmt.Sprintf("with 1 to %d values", MaxInValues)}
 	}
 	path, err := ParseFieldPath(f.Path)
@@ -253,7 +255,7 @@ func (f Or) compile(c *filterCompiler, depth int) (matcher, error) { return c.gr
 
 func (c *filterCompiler) group(name string, filters []Filter, depth int) (matcher, error) {
 	if len(filters) < 2 {
-		return nil, &ArgumentError{Field: name, Value: fmt.Sprintf("of %d filters", len(filters)), Allowed: "of at least two"}
+		return nil, &invalid.Error{Field: name, Value: fmt.Sprintf("of %d filters", len(filters)), Allowed: "of at least two"}
 	}
 	m := &group{all: name == "AND", parts: make([]matcher, len(filters))}
 	for i, f := range filters {

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 var compareOps = map[string]CompareOp{
@@ -14,7 +16,7 @@ var compareOps = map[string]CompareOp{
 // ParseFilter reads a filter as Dapr's state queries have it (https://docs.dapr.io/reference/api/state_api/#query-state),
 // decoded by encoding/json: an object with one field, which is EQ, NEQ, GT, GTE, LT or LTE (an object with one field, the
 // path), IN (the same, with an array), AND or OR (an array of filters). An object without fields is no filter: nil. What
-// is not such a filter is an ArgumentError; limits and paths are checked when the filter is used.
+// is not such a filter is an invalid.Error; limits and paths are checked when the filter is used.
 func ParseFilter(v any) (Filter, error) {
 	if m, ok := v.(map[string]any); ok && len(m) == 0 {
 		return nil, nil
@@ -59,7 +61,7 @@ func parseFilter(v any, depth int) (Filter, error) {
 	}
 	op, ok := compareOps[name]
 	if !ok {
-		return nil, &ArgumentError{Field: "filter", Value: excerpt(name),
+		return nil, &invalid.Error{Field: "filter", Value: excerpt(name),
 			Allowed: strings.Join(slices.Sorted(maps.Keys(compareOps)), ", ") + ", IN, AND or OR"}
 	}
 	path, value, err := singleField(name, arg)
@@ -76,7 +78,7 @@ func singleField(what string, v any) (name string, value any, err error) {
 		return "", nil, malformed(what, v, "an object with one field")
 	}
 	if len(m) != 1 {
-		return "", nil, &ArgumentError{Field: what, Value: fmt.Sprintf("with %d fields", len(m)), Allowed: "an object with one field"}
+		return "", nil, &invalid.Error{Field: what, Value: fmt.Sprintf("with %d fields", len(m)), Allowed: "an object with one field"}
 	}
 	for name, value = range m {
 	}
@@ -99,5 +101,5 @@ func malformed(what string, v any, allowed string) error {
 	default:
 		kind = "a number"
 	}
-	return &ArgumentError{Field: what, Value: "that is " + kind, Allowed: allowed}
+	return &invalid.Error{Field: what, Value: "that is " + kind, Allowed: allowed}
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 const (
@@ -34,7 +36,7 @@ const (
 // Indexes are kept with the data and outlast the Store. Which components will yet ask for which index cannot be known,
 // so one is removed only when no running Store has been asked for it for QueryIndexRetention.
 //
-// Errors: ArgumentError, also for more than MaxQueryIndexes in all; nothing is added then.
+// Errors: invalid.Error, also for more than MaxQueryIndexes in all; nothing is added then.
 func (s *Store) AddQueryIndexes(paths ...string) error {
 	for _, path := range paths {
 		if _, err := ParseFieldPath(path); err != nil {
@@ -76,7 +78,7 @@ func (x *indexer) ask(paths []string) error {
 	slices.Sort(union)
 	union = slices.Compact(union)
 	if len(union) > MaxQueryIndexes {
-		return &ArgumentError{Field: "queryIndexes", Value: fmt.Sprintf("of %d paths, with those that were asked for before,", len(union)),
+		return &invalid.Error{Field: "queryIndexes", Value: fmt.Sprintf("of %d paths, with those that were asked for before,", len(union)),
 			Allowed: fmt.Sprintf("at most %d", MaxQueryIndexes)}
 	}
 	if len(union) > len(x.paths) {

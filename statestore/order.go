@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // JSON values have one order: null, numbers, strings, objects, arrays, false, true, as in MongoDB. Numbers go by their
@@ -144,7 +146,7 @@ func nestedTooDeep(value []byte) bool {
 func operand(v any) (gjson.Result, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
-		return gjson.Result{}, &ArgumentError{Field: "filter value", Value: "that cannot be written as JSON", Allowed: "a JSON value: " + err.Error()}
+		return gjson.Result{}, &invalid.Error{Field: "filter value", Value: "that cannot be written as JSON", Allowed: "a JSON value: " + err.Error()}
 	}
 	return gjson.ParseBytes(raw), nil
 }

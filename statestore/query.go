@@ -56,7 +56,7 @@ type Page struct {
 // holds no more in memory than one page takes. After ctx ends, it examines at most 1 MiB more of values, or ends the look
 // at one part of a larger value that it was at.
 //
-// Errors: ArgumentError, DamagedError when a value cannot be read and the answer might lack it, ctx's and the engine's.
+// Errors: invalid.Error, DamagedError when a value cannot be read and the answer might lack it, ctx's and the engine's.
 func (s *Store) Query(ctx context.Context, q Query) (Page, error) {
 	plan, err := newQueryPlan(q)
 	if err != nil {

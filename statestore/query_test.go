@@ -122,10 +122,10 @@ func TestBadQueries(t *testing.T) {
 		return strings.Repeat(`{"AND":[{"EQ":{"a":1}},`, depth) + `{"EQ":{"a":1}}` + strings.Repeat(`]}`, depth)
 	}
 	for filter, text := range map[string]string{
-		`[]`:                           "filter that is an array is not allowed: it must be an object with one field",
+		`[]`:                           "invalid filter that is an array: allowed: an object with one field",
 		`null`:                         "filter that is null",
 		`{"EQ":{"a":1},"NEQ":{"a":1}}`: "filter with 2 fields",
-		`{"LIKE":{"a":1}}`:             `filter "LIKE" is not allowed: it must be EQ, GT, GTE, LT, LTE, NEQ, IN, AND or OR`,
+		`{"LIKE":{"a":1}}`:             `invalid filter "LIKE": allowed: EQ, GT, GTE, LT, LTE, NEQ, IN, AND or OR`,
 		`{"eq":{"a":1}}`:               `filter "eq"`,
 		`{"EQ":1}`:                     "EQ that is a number",
 		`{"EQ":{}}`:                    "EQ with 0 fields",
@@ -133,10 +133,10 @@ func TestBadQueries(t *testing.T) {
 		`{"EQ":{"":1}}`:                `field path ""`,
 		`{"EQ":{"a..b":1}}`:            `field path "a..b"`,
 		`{"EQ":{"a":` + strings.Repeat("[", 33) + strings.Repeat("]", 33) + `}}`: "nested too deep",
-		`{"IN":{"a":1}}`:                  `IN of "a" that is a number is not allowed: it must be an array of values`,
+		`{"IN":{"a":1}}`:                  `invalid IN of "a" that is a number: allowed: an array of values`,
 		`{"IN":{"a":[]}}`:                 `IN of "a" with 0 values`,
 		`{"IN":{"a..b":[1]}}`:             `field path "a..b"`,
-		`{"GT":{"a":true}}`:               "filter value \"true\" of a is not allowed: it must be a number or a string",
+		`{"GT":{"a":true}}`:               "invalid filter value \"true\" of a: allowed: a number or a string",
 		`{"LTE":{"a":null}}`:              "a number or a string",
 		`{"LT":{"a":[1]}}`:                "a number or a string",
 		`{"AND":{"a":1}}`:                 "AND that is an object",

@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // queryPlan is a query that was checked.
@@ -23,10 +25,10 @@ type queryPlan struct {
 
 func newQueryPlan(q Query) (*queryPlan, error) {
 	if q.Limit < 0 {
-		return nil, &ArgumentError{Field: "limit", Value: fmt.Sprint(q.Limit), Allowed: fmt.Sprintf("0 (the default) to %d", MaxQueryLimit)}
+		return nil, &invalid.Error{Field: "limit", Value: fmt.Sprint(q.Limit), Allowed: fmt.Sprintf("0 (the default) to %d", MaxQueryLimit)}
 	}
 	if len(q.Sort) > MaxSortKeys {
-		return nil, &ArgumentError{Field: "sort", Value: fmt.Sprintf("by %d fields", len(q.Sort)), Allowed: fmt.Sprintf("by at most %d fields", MaxSortKeys)}
+		return nil, &invalid.Error{Field: "sort", Value: fmt.Sprintf("by %d fields", len(q.Sort)), Allowed: fmt.Sprintf("by at most %d fields", MaxSortKeys)}
 	}
 	p := &queryPlan{keys: q.Sort, limit: min(q.Limit, MaxQueryLimit)}
 	if q.Limit == 0 {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // A token is base64url of a format byte and a CBOR map with integer keys: the position of the last item of a page, and
@@ -58,11 +60,11 @@ func encodeToken(keys []SortKey, at *position) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(append([]byte{tokenFormat}, body...)), nil
 }
 
-// decodeToken returns an ArgumentError unless token is from a query that sorted by keys.
+// decodeToken returns an invalid.Error unless token is from a query that sorted by keys.
 func decodeToken(token string, keys []SortKey) (*position, error) {
 	at, err := parseToken(token, keys)
 	if err != nil {
-		return nil, &ArgumentError{Field: "token", Value: excerpt(token), Allowed: "one that the page before came with: " + err.Error()}
+		return nil, &invalid.Error{Field: "token", Value: excerpt(token), Allowed: "one that the page before came with: " + err.Error()}
 	}
 	return at, nil
 }

@@ -76,7 +76,7 @@ func (s *Store) Close(ctx context.Context) error {
 
 // Get returns the key's present version; Item.Found says whether there is one.
 //
-// Errors: ArgumentError for a key that cannot exist, DamagedError, ctx's and the engine's.
+// Errors: invalid.Error for a key that cannot exist, DamagedError, ctx's and the engine's.
 func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 	if err := CheckKey(key); err != nil {
 		return Item{}, fmt.Errorf("get state: %w", err)
@@ -92,7 +92,7 @@ func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 }
 
 // GetMany returns one Item per key, in the order of keys, all from one consistent snapshot. What is wrong with one key
-// (ArgumentError, DamagedError) is its Item.Err; the error is for when nothing could be read. The sizes of the items are
+// (invalid.Error, DamagedError) is its Item.Err; the error is for when nothing could be read. The sizes of the items are
 // at most room in all, in bytes: ErrNoRoom is the Err of those that would take more, and their values are not copied.
 // A key that is given again is not read again, though its items take their room each.
 func (s *Store) GetMany(ctx context.Context, keys []string, room int) ([]Item, error) {
@@ -132,7 +132,7 @@ func (s *Store) GetMany(ctx context.Context, keys []string, room int) ([]Item, e
 
 // Apply takes a transaction. One without writes does nothing, and its idempotency key is not used up.
 //
-// Errors: ETagMismatchError, ArgumentError, TooLargeError and DamagedError change nothing. After ctx's and the engine's
+// Errors: ETagMismatchError, invalid.Error, TooLargeError and DamagedError change nothing. After ctx's and the engine's
 // errors it is unknown whether the transaction took effect; an idempotency key makes it safe to try again.
 func (s *Store) Apply(ctx context.Context, t Transaction) error {
 	return s.ApplyEach(ctx, []Transaction{t})[0]

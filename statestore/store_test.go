@@ -139,14 +139,14 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 		is     error
 		text   string
 	}{
-		"no key":                       {func(w *statestore.Write) { w.Key = "" }, statestore.ErrInvalidArgument, `key "" is not allowed: it must be 1 to 16384 bytes`},
-		"long key":                     {func(w *statestore.Write) { w.Key = long }, statestore.ErrInvalidArgument, "(1048576 bytes) is not allowed: it must be 1 to 16384"},
+		"no key":                       {func(w *statestore.Write) { w.Key = "" }, statestore.ErrInvalidArgument, `invalid key "": allowed: 1 to 16384 bytes`},
+		"long key":                     {func(w *statestore.Write) { w.Key = long }, statestore.ErrInvalidArgument, "(1048576 bytes): allowed: 1 to 16384"},
 		"key that no answer can carry": {func(w *statestore.Write) { w.Key = "\xff" }, statestore.ErrInvalidArgument, `key "\xff"`},
 		"no operation":                 {func(w *statestore.Write) { w.Op = 0 }, statestore.ErrInvalidArgument, "operation 0"},
 		"large value":                  {func(w *statestore.Write) { w.Value = make([]byte, statestore.MaxValueSize+1) }, statestore.ErrTooLarge, "4128769 bytes is too large: at most 4128768"},
 		"long content type":            {func(w *statestore.Write) { w.ContentType = long }, statestore.ErrInvalidArgument, "at most 1024 bytes"},
 		"bad content type":             {func(w *statestore.Write) { w.ContentType = "\xff" }, statestore.ErrInvalidArgument, `contentType "\xff"`},
-		"negative ttl":                 {func(w *statestore.Write) { w.TTL = -time.Second }, statestore.ErrInvalidArgument, "ttl -1s is not allowed: it must be 0 to"},
+		"negative ttl":                 {func(w *statestore.Write) { w.TTL = -time.Second }, statestore.ErrInvalidArgument, "invalid ttl -1s: allowed: 0 to"},
 		"endless ttl":                  {func(w *statestore.Write) { w.TTL = statestore.MaxTTL + 1 }, statestore.ErrInvalidArgument, "ttl"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // What one commit removes bounds the time for which a sweep can hold up other writers. Each of its keys may lie on a page
@@ -43,7 +45,7 @@ func startSweeper(engine Engine, opts Options) *sweeper {
 
 func checkCleanupInterval(interval time.Duration) error {
 	if interval < MinCleanupInterval {
-		return &ArgumentError{Field: "cleanupInterval", Value: interval.String(),
+		return &invalid.Error{Field: "cleanupInterval", Value: interval.String(),
 			Allowed: fmt.Sprintf("at least %s", MinCleanupInterval)}
 	}
 	return nil

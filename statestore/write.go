@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // Op is what a Write does.
@@ -64,13 +66,13 @@ func (t *Transaction) IdempotencyExpires(now time.Time) time.Time {
 func (t *Transaction) check() error {
 	switch {
 	case len(t.Writes) > MaxTransactionSize:
-		return &ArgumentError{Field: "operations", Value: fmt.Sprintf("(%d of them)", len(t.Writes)),
+		return &invalid.Error{Field: "operations", Value: fmt.Sprintf("(%d of them)", len(t.Writes)),
 			Allowed: fmt.Sprintf("at most %d in one transaction", MaxTransactionSize)}
 	case len(t.IdempotencyKey) > MaxIdempotencyKeySize:
-		return &ArgumentError{Field: "idempotencyKey", Value: excerpt(t.IdempotencyKey),
+		return &invalid.Error{Field: "idempotencyKey", Value: excerpt(t.IdempotencyKey),
 			Allowed: fmt.Sprintf("at most %d bytes long", MaxIdempotencyKeySize)}
 	case t.IdempotencyWindow < 0 || t.IdempotencyWindow > MaxTTL:
-		return &ArgumentError{Field: "idempotencyWindow", Value: t.IdempotencyWindow.String(),
+		return &invalid.Error{Field: "idempotencyWindow", Value: t.IdempotencyWindow.String(),
 			Allowed: fmt.Sprintf("0 (the default, %s) to %s", DefaultIdempotencyWindow, MaxTTL)}
 	}
 	for i := range t.Writes {
@@ -91,22 +93,22 @@ func (w *Write) check() error {
 	}
 	switch {
 	case w.Op != OpSet && w.Op != OpDelete:
-		return &ArgumentError{Field: "operation", Value: fmt.Sprint(w.Op), Allowed: "a set or a delete"}
+		return &invalid.Error{Field: "operation", Value: fmt.Sprint(w.Op), Allowed: "a set or a delete"}
 	case len(w.Value) > MaxValueSize:
 		return &TooLargeError{Key: w.Key, Size: len(w.Value), Limit: MaxValueSize}
 	case len(w.ContentType) > MaxContentTypeSize || !utf8.ValidString(w.ContentType):
-		return &ArgumentError{Field: "contentType", Value: excerpt(w.ContentType),
+		return &invalid.Error{Field: "contentType", Value: excerpt(w.ContentType),
 			Allowed: fmt.Sprintf("at most %d bytes of UTF-8", MaxContentTypeSize)}
 	case w.TTL < 0 || w.TTL > MaxTTL:
-		return &ArgumentError{Field: "ttl", Value: w.TTL.String(), Allowed: fmt.Sprintf("0 to %s", MaxTTL)}
+		return &invalid.Error{Field: "ttl", Value: w.TTL.String(), Allowed: fmt.Sprintf("0 to %s", MaxTTL)}
 	}
 	return nil
 }
 
-// CheckKey returns an ArgumentError for a key that cannot exist. Keys are UTF-8 because no gRPC answer could carry others.
+// CheckKey returns an invalid.Error for a key that cannot exist. Keys are UTF-8 because no gRPC answer could carry others.
 func CheckKey(key string) error {
 	if key == "" || len(key) > MaxKeySize || !utf8.ValidString(key) {
-		return &ArgumentError{Field: "key", Value: excerpt(key), Allowed: fmt.Sprintf("1 to %d bytes of UTF-8", MaxKeySize)}
+		return &invalid.Error{Field: "key", Value: excerpt(key), Allowed: fmt.Sprintf("1 to %d bytes of UTF-8", MaxKeySize)}
 	}
 	return nil
 }

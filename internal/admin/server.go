@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -122,13 +123,12 @@ func statusOf(err error) int {
 	var (
 		withStatus *statusError
 		name       *databases.NameError
-		invalid    *pubsub.InvalidError
 		tooLarge   *http.MaxBytesError
 	)
 	switch {
 	case errors.As(err, &withStatus):
 		return withStatus.status
-	case errors.As(err, &name), errors.As(err, &invalid), errors.Is(err, fs.ErrInvalid):
+	case errors.As(err, &name), errors.Is(err, invalid.Err), errors.Is(err, fs.ErrInvalid):
 		return http.StatusBadRequest
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge

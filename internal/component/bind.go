@@ -11,6 +11,7 @@ import (
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
@@ -81,7 +82,7 @@ func (s *Server) initialize(ctx context.Context, c *call, req any, k sidecars.Ki
 		size += len(name) + len(value)
 	}
 	if size > maxInitMetadata {
-		return nil, &ValueError{Field: "metadata", Value: fmt.Sprintf("of %d bytes", size), Allowed: fmt.Sprintf("at most %d bytes", maxInitMetadata)}
+		return nil, invalid.New("metadata", fmt.Sprintf("of %d bytes", size), fmt.Sprintf("at most %d bytes", maxInitMetadata))
 	}
 	answer, err := handler(ctx, req)
 	if err != nil {

@@ -3,7 +3,6 @@ package component
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/http"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -29,20 +29,6 @@ var ErrStopping = errors.New("the component is stopping")
 
 // ErrTooManyStreams refuses a subscription beyond Options.MaxStreams.
 var ErrTooManyStreams = errors.New("too many subscriptions")
-
-// ValueError refuses a value: it names the field, the value and what is allowed.
-type ValueError struct {
-	Field, Value, Allowed string
-}
-
-func (e *ValueError) Error() string {
-	const longest = 64
-	value := fmt.Sprintf("%q", e.Value)
-	if len(e.Value) > longest {
-		value = fmt.Sprintf("%q… (%d bytes)", e.Value[:longest], len(e.Value))
-	}
-	return fmt.Sprintf("invalid %s %s: allowed: %s", e.Field, value, e.Allowed)
-}
 
 // Tags and reasons of the errors that reach apps through the sidecar.
 const (
@@ -91,12 +77,10 @@ func toStatus(err error) error {
 		})
 	}
 
-	var value *ValueError
-	var invalid *pubsub.InvalidError
 	switch {
 	case errors.Is(err, statestore.ErrTooLarge), errors.Is(err, pubsub.ErrTooLarge):
 		return kitError(codes.InvalidArgument, http.StatusRequestEntityTooLarge, text, tagTooLarge)
-	case errors.As(err, &value), errors.As(err, &invalid), errors.Is(err, statestore.ErrInvalidArgument):
+	case errors.Is(err, invalid.Err):
 		return kitError(codes.InvalidArgument, http.StatusBadRequest, text, tagInvalid)
 	case errors.Is(err, ErrNotInitialized):
 		return status.Error(codes.FailedPrecondition, text)

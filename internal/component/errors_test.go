@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -43,9 +44,9 @@ func TestToStatus(t *testing.T) {
 		http int // of a kit error
 	}{
 		{status.Error(codes.Aborted, "as it is"), codes.Aborted, 0},
-		{&ValueError{Field: "f"}, codes.InvalidArgument, http.StatusBadRequest},
-		{&pubsub.InvalidError{Field: "f"}, codes.InvalidArgument, http.StatusBadRequest},
-		{&statestore.ArgumentError{Field: "f"}, codes.InvalidArgument, http.StatusBadRequest},
+		{invalid.New("f", "", ""), codes.InvalidArgument, http.StatusBadRequest},
+		{invalid.New("f", "", ""), codes.InvalidArgument, http.StatusBadRequest},
+		{&invalid.Error{Field: "f"}, codes.InvalidArgument, http.StatusBadRequest},
 		{&statestore.TooLargeError{}, codes.InvalidArgument, http.StatusRequestEntityTooLarge},
 		{pubsub.ErrTooLarge, codes.InvalidArgument, http.StatusRequestEntityTooLarge},
 		{ErrNotInitialized, codes.FailedPrecondition, 0},
@@ -110,5 +111,5 @@ func TestErrorTextIsBoundedAndUTF8(t *testing.T) {
 	s := status.Convert(toStatus(errors.New(strings.Repeat("x", maxErrorText) + "tail\xff")))
 	require.Less(t, len(s.Message()), maxErrorText+10)
 	require.Equal(t, "a\uFFFDb", status.Convert(toStatus(errors.New("a\xffb"))).Message())
-	require.Less(t, len((&ValueError{Value: strings.Repeat("x", 1<<20)}).Error()), 200)
+	require.Less(t, len((invalid.New("", strings.Repeat("x", 1<<20), "")).Error()), 200)
 }

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
 )
 
@@ -49,7 +50,7 @@ func parseProperties(given map[string]string) (properties, error) {
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		lower := strings.ToLower(key)
 		if _, twice := p[lower]; twice {
-			return nil, &ValueError{Field: "metadata", Value: key, Allowed: "each key once, whatever its case"}
+			return nil, invalid.New("metadata", key, "each key once, whatever its case")
 		}
 		p[lower] = strings.TrimSpace(given[key])
 	}
@@ -67,12 +68,12 @@ func defaults[C any](table []field[C]) C {
 	return c
 }
 
-// override changes in c what p names. The first value that is not allowed is a ValueError.
+// override changes in c what p names. The first value that is not allowed is an invalid.Error.
 func override[C any](c *C, table []field[C], p properties) error {
 	for _, f := range table {
 		value := p[strings.ToLower(f.Name)]
 		if value != "" && !f.parse(c, value) {
-			return &ValueError{Field: f.Name, Value: value, Allowed: f.Allowed}
+			return invalid.New(f.Name, value, f.Allowed)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -164,9 +165,9 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 // dedupByAllowed asks the one who knows.
 func dedupByAllowed() string {
 	_, err := pubsub.ParseDedupBy("")
-	var invalid *pubsub.InvalidError
-	errors.As(err, &invalid)
-	return invalid.Allowed
+	var refused *invalid.Error
+	errors.As(err, &refused)
+	return refused.Allowed
 }
 
 func parsePubSubConfig(given map[string]string, d Defaults) (pubsubConfig, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -69,7 +70,7 @@ func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
 	}
 }
 
-// Init opens the broker that the metadata names. Metadata that is not allowed is a ValueError.
+// Init opens the broker that the metadata names. Metadata that is not allowed is an invalid.Error.
 func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) error {
 	config, err := parsePubSubConfig(metadata.Properties, p.defaults)
 	if err != nil {
@@ -172,7 +173,7 @@ func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 		return nil, err
 	}
 	if id := property(req.Metadata, keyEventID); id != "" && len(req.Entries) > 1 {
-		return nil, &ValueError{Field: keyEventID, Value: id, Allowed: "in the metadata of an entry, not of a whole bulk publish"}
+		return nil, invalid.New(keyEventID, id, "in the metadata of an entry, not of a whole bulk publish")
 	}
 	outcomes := make([]error, len(req.Entries))
 	messages := make([]pubsub.Message, 0, len(req.Entries))
@@ -230,16 +231,16 @@ func (p *PubSub) message(topic string, data []byte, contentType string, metadata
 	after, at := property(metadata, keyDeliverAfter), property(metadata, keyDeliverAt)
 	switch {
 	case after != "" && at != "":
-		return pubsub.Message{}, &ValueError{Field: keyDeliverAt, Value: at, Allowed: "one of " + keyDeliverAfter + " and " + keyDeliverAt}
+		return pubsub.Message{}, invalid.New(keyDeliverAt, at, "one of "+keyDeliverAfter+" and "+keyDeliverAt)
 	case after != "":
 		var wait time.Duration
 		if !parseWait(&wait, after) {
-			return pubsub.Message{}, &ValueError{Field: keyDeliverAfter, Value: after, Allowed: waitAllowed + ", such as 30s"}
+			return pubsub.Message{}, invalid.New(keyDeliverAfter, after, waitAllowed+", such as 30s")
 		}
 		m.DeliverAt = p.clock.Now().Add(wait)
 	case at != "":
 		if m.DeliverAt, err = time.Parse(time.RFC3339, at); err != nil {
-			return pubsub.Message{}, &ValueError{Field: keyDeliverAt, Value: at, Allowed: "a time in RFC 3339, such as 2026-01-31T12:00:00Z"}
+			return pubsub.Message{}, invalid.New(keyDeliverAt, at, "a time in RFC 3339, such as 2026-01-31T12:00:00Z")
 		}
 	}
 	return m, deliverable(&proto.PullMessagesResponse{Data: data, TopicName: topic, Metadata: metadata, ContentType: contentType}, MaxEventSize)
@@ -267,11 +268,11 @@ func deliverable(m *proto.PullMessagesResponse, limit int) error {
 		return fmt.Errorf("%w: it has %d bytes, metadata included: at most %d are allowed", pubsub.ErrTooLarge, size, limit)
 	}
 	if !utf8.ValidString(m.GetContentType()) {
-		return &ValueError{Field: "content type", Value: m.GetContentType(), Allowed: "UTF-8"}
+		return invalid.New("content type", m.GetContentType(), "UTF-8")
 	}
 	for k, v := range m.GetMetadata() {
 		if !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return &ValueError{Field: "metadata " + strconv.Quote(k), Value: v, Allowed: "UTF-8"}
+			return invalid.New("metadata "+strconv.Quote(k), v, "UTF-8")
 		}
 	}
 	return nil

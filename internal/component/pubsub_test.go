@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	googleproto "google.golang.org/protobuf/proto"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -126,7 +127,7 @@ func TestPublishMetadata(t *testing.T) {
 		{"x", "\xff"}, {"\xff", "x"},
 	} {
 		_, err := read(bad...)
-		var value *ValueError
+		var value *invalid.Error
 		require.ErrorAs(t, err, &value, "%q", bad)
 	}
 }

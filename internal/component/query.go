@@ -10,6 +10,7 @@ import (
 	contribquery "github.com/dapr/components-contrib/state/query"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -17,12 +18,12 @@ var _ contribstate.Querier = (*StateStore)(nil)
 
 // Query returns a page of the values that are JSON and comply with the filter, in the sort's order or else in that of
 // their keys. The page has at most the limit's items (0: as many as go on a page) and is small enough for a sidecar to
-// receive; what comes after it is for its token to get. A query that is not allowed is a ValueError or matches
+// receive; what comes after it is for its token to get. A query that is not allowed is an invalid.Error or matches
 // statestore.ErrInvalidArgument.
 func (s *StateStore) Query(ctx context.Context, req *contribstate.QueryRequest) (*contribstate.QueryResponse, error) {
 	q := statestore.Query{Limit: req.Query.Page.Limit, Token: req.Query.Page.Token}
 	if req.Query.Filter != nil && len(req.Query.Filters) == 0 {
-		return nil, &ValueError{Field: "filter", Value: fmt.Sprintf("%T", req.Query.Filter), Allowed: "a filter that was read from JSON"}
+		return nil, invalid.New("filter", fmt.Sprintf("%T", req.Query.Filter), "a filter that was read from JSON")
 	}
 	var err error
 	if q.Filter, err = statestore.ParseFilter(req.Query.Filters); err != nil {
@@ -31,7 +32,7 @@ func (s *StateStore) Query(ctx context.Context, req *contribstate.QueryRequest) 
 	for i, by := range req.Query.Sort {
 		descending := strings.EqualFold(by.Order, contribquery.DESC)
 		if !descending && by.Order != "" && !strings.EqualFold(by.Order, contribquery.ASC) {
-			return nil, &ValueError{Field: fmt.Sprintf("sort[%d].order", i), Value: by.Order, Allowed: contribquery.ASC + " or " + contribquery.DESC}
+			return nil, invalid.New(fmt.Sprintf("sort[%d].order", i), by.Order, contribquery.ASC+" or "+contribquery.DESC)
 		}
 		q.Sort = append(q.Sort, statestore.SortKey{Path: by.Key, Descending: descending})
 	}
@@ -62,7 +63,7 @@ func correctQuery(ctx context.Context, req *proto.QueryRequest) (*proto.QueryRes
 	for name, filter := range asked.GetFilter() {
 		var v any
 		if err := json.Unmarshal(filter.GetValue(), &v); err != nil {
-			return nil, &ValueError{Field: "filter." + name, Value: string(filter.GetValue()), Allowed: "JSON: " + err.Error()}
+			return nil, invalid.New("filter."+name, string(filter.GetValue()), "JSON: "+err.Error())
 		}
 		fields.Filters[name] = v
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/dapr/components-contrib/health"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // hiddenContentType carries a set's content type past the SDK. Apps cannot use it: what they send under this key is
@@ -126,7 +128,7 @@ func hideContentType(r *proto.SetRequest) {
 }
 
 func missing(field string, index int, allowed string) error {
-	return &ValueError{Field: fmt.Sprintf("%s[%d]", field, index), Value: "", Allowed: allowed}
+	return invalid.New(fmt.Sprintf("%s[%d]", field, index), "", allowed)
 }
 
 // multiMaxSize is the service that the SDK does not have: TransactionalStoreMultiMaxSize.

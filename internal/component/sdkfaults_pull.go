@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	googleproto "google.golang.org/protobuf/proto"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -103,7 +104,7 @@ func (p *pull) RecvMsg(into any) error {
 		if r.err != nil && p.ctx.Err() != nil {
 			return r.err
 		}
-		return &ValueError{Field: "topic", Value: "", Allowed: "a topic's name in the first message of PullMessages"}
+		return invalid.New("topic", "", "a topic's name in the first message of PullMessages")
 	case r.err != nil:
 		return r.err
 	default:

@@ -23,6 +23,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/access"
 	_ "github.com/dapr-bolt/dapr-bolt/internal/grpcenv" // before gRPC is initialised
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
@@ -172,7 +173,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		}
 	}
 	if opts.Name != filepath.Base(opts.Name) {
-		return nil, &ValueError{Field: "name", Value: opts.Name, Allowed: "a file name without its extension"}
+		return nil, invalid.New("name", opts.Name, "a file name without its extension")
 	}
 	if opts.Sidecars == nil {
 		var err error

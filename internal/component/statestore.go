@@ -16,6 +16,7 @@ import (
 	contribstate "github.com/dapr/components-contrib/state"
 	stateutils "github.com/dapr/components-contrib/state/utils"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -59,7 +60,7 @@ func NewStateStore(backend Backend, opts ComponentOptions) *StateStore {
 	return &StateStore{backend: backend, defaults: opts.Defaults, log: opts.Logger}
 }
 
-// Init opens the store that the metadata names. Metadata that is not allowed is a ValueError.
+// Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
 func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) error {
 	config, err := parseStateConfig(metadata.Properties, s.defaults)
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *StateStore) Get(ctx context.Context, req *contribstate.GetRequest) (*co
 }
 
 // BulkGet returns one response for each request, in order. What is wrong with one item is its Error; so is that it finds
-// no room in an answer that a sidecar can receive. Keys that alone are too much for an answer are a ValueError.
+// no room in an answer that a sidecar can receive. Keys that alone are too much for an answer are an invalid.Error.
 func (s *StateStore) BulkGet(ctx context.Context, reqs []contribstate.GetRequest, _ contribstate.BulkGetOpts) ([]contribstate.BulkGetResponse, error) {
 	store, err := s.ready()
 	if err != nil {
@@ -142,7 +143,7 @@ func (s *StateStore) BulkGet(ctx context.Context, reqs []contribstate.GetRequest
 		room -= len(reqs[i].Key) + len(noRoomError) + itemOverhead
 	}
 	if room < 0 {
-		return nil, &ValueError{Field: "items", Value: fmt.Sprintf("%d keys", len(reqs)), Allowed: "as many keys as an answer of 4 MiB can hold; ask for fewer at once"}
+		return nil, invalid.New("items", fmt.Sprintf("%d keys", len(reqs)), "as many keys as an answer of 4 MiB can hold; ask for fewer at once")
 	}
 
 	keys := make([]string, len(reqs))
@@ -275,14 +276,13 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 		case contribstate.DeleteRequest:
 			writes[i], err = deleteOf(&op)
 		default:
-			err = &ValueError{Field: "operation", Value: fmt.Sprintf("%T", op), Allowed: "a set or a delete"}
+			err = invalid.New("operation", fmt.Sprintf("%T", op), "a set or a delete")
 		}
 		if err != nil {
 			return fmt.Errorf("operations[%d]: %w", i, err)
 		}
 		if id := property(op.GetMetadata(), keyIdempotencyKey); id != "" {
-			return &ValueError{Field: fmt.Sprintf("operations[%d].%s", i, keyIdempotencyKey), Value: id,
-				Allowed: "empty: an idempotency key is for a transaction as a whole"}
+			return invalid.New(fmt.Sprintf("operations[%d].%s", i, keyIdempotencyKey), id, "empty: an idempotency key is for a transaction as a whole")
 		}
 	}
 	if len(writes) == 0 {
@@ -301,11 +301,11 @@ func setOf(req *contribstate.SetRequest) (statestore.Write, error) {
 		return statestore.Write{}, concurrencyError(req.Options.Concurrency)
 	}
 	if req.Value == nil {
-		return statestore.Write{}, &ValueError{Field: "value", Value: "nil", Allowed: "bytes, or what can be written as JSON"}
+		return statestore.Write{}, invalid.New("value", "nil", "bytes, or what can be written as JSON")
 	}
 	value, err := stateutils.Marshal(req.Value, json.Marshal)
 	if err != nil {
-		return statestore.Write{}, &ValueError{Field: "value", Value: fmt.Sprintf("of type %T", req.Value), Allowed: "bytes, or what can be written as JSON: " + err.Error()}
+		return statestore.Write{}, invalid.New("value", fmt.Sprintf("of type %T", req.Value), "bytes, or what can be written as JSON: "+err.Error())
 	}
 	ttl, err := ttlInSeconds(req.Metadata, -1)
 	if err != nil {
@@ -344,7 +344,7 @@ func (s *openedStore) transaction(metadata map[string]string, key string) states
 }
 
 func concurrencyError(value string) error {
-	return &ValueError{Field: "concurrency", Value: value, Allowed: contribstate.FirstWrite + " or " + contribstate.LastWrite}
+	return invalid.New("concurrency", value, contribstate.FirstWrite+" or "+contribstate.LastWrite)
 }
 
 // contentTypeOf prefers the metadata over the field, as Dapr does.
@@ -371,7 +371,7 @@ func ttlInSeconds(metadata map[string]string, least int64) (time.Duration, error
 		if least < 0 {
 			allowed += ", or -1 for no end"
 		}
-		return 0, &ValueError{Field: keyTTLInSeconds, Value: value, Allowed: allowed}
+		return 0, invalid.New(keyTTLInSeconds, value, allowed)
 	}
 	return time.Duration(max(seconds, 0)) * time.Second, nil
 }

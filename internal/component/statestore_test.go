@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -424,7 +425,7 @@ func TestStateStoreInProcess(t *testing.T) {
 	require.ErrorContains(t, failed["c"], "value")
 	require.Equal(t, codes.InvalidArgument, status.Code(toStatus(err)), "the ETag must not hide the rest")
 
-	var value *ValueError
+	var value *invalid.Error
 	require.ErrorAs(t, store.Set(ctx, &contribstate.SetRequest{Key: "k", Value: "v", Options: contribstate.SetStateOption{Concurrency: "bad"}}), &value)
 	require.ErrorAs(t, store.Delete(ctx, &contribstate.DeleteRequest{Key: "k", Options: contribstate.DeleteStateOption{Concurrency: "bad"}}), &value)
 	require.ErrorAs(t, store.Set(ctx, &contribstate.SetRequest{Key: "k", Value: func() {}}), &value)

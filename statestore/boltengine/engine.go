@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -24,7 +25,7 @@ var _ statestore.Engine = (*engine)(nil)
 // of the same db and bucket share their data.
 func New(db *boltdb.DB, name string) (statestore.Engine, error) {
 	if name == "" || len(name) > boltdb.MaxNamespaceName {
-		return nil, &statestore.ArgumentError{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(name)),
+		return nil, &invalid.Error{Field: "bucket", Value: fmt.Sprintf("of %d bytes", len(name)),
 			Allowed: fmt.Sprintf("1 to %d bytes long", boltdb.MaxNamespaceName)}
 	}
 	e := &engine{db: db, name: boltdb.NewNamespace(boltdb.KindState, name), incarnation: db.Incarnation()}
