@@ -24,7 +24,9 @@ func New(field, value, allowed string) *Error {
 	return &Error{Field: field, Value: Quote(value), Allowed: allowed}
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("invalid %s %s: allowed: %s", e.Field, e.Value, e.Allowed) }
+func (e *Error) Error() string {
+	return fmt.Sprintf("invalid %s %s: allowed: %s", e.Field, e.Value, e.Allowed)
+}
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return Err }
