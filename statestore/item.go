@@ -21,9 +21,3 @@ type Item struct {
 
 // Size returns what the item takes of an answer's room, in bytes: value, ETag and content type.
 func (i *Item) Size() int { return len(i.Value) + len(i.ETag) + len(i.ContentType) }
-
-// ExpiredAt reports whether something that expires then (zero: never) is absent at now: the instant itself is the first
-// one of its absence.
-func ExpiredAt(expires, now time.Time) bool {
-	return !expires.IsZero() && !now.Before(expires)
-}

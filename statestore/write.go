@@ -36,14 +36,6 @@ type Write struct {
 	TTL time.Duration
 }
 
-// Expires returns the instant from which the key is absent, if the write takes effect at now; zero: it stays.
-func (w *Write) Expires(now time.Time) time.Time {
-	if w.TTL == 0 {
-		return time.Time{}
-	}
-	return now.Add(w.TTL)
-}
-
 // Transaction is writes that take effect as a whole, in order, or not at all.
 type Transaction struct {
 	Writes []Write
@@ -51,15 +43,6 @@ type Transaction struct {
 	IdempotencyKey string
 	// IdempotencyWindow is how long the key is remembered. Default: DefaultIdempotencyWindow.
 	IdempotencyWindow time.Duration
-}
-
-// IdempotencyExpires returns the instant from which the idempotency key is forgotten, if the transaction takes effect at
-// now.
-func (t *Transaction) IdempotencyExpires(now time.Time) time.Time {
-	if t.IdempotencyWindow == 0 {
-		return now.Add(DefaultIdempotencyWindow)
-	}
-	return now.Add(t.IdempotencyWindow)
 }
 
 // check finds what is wrong with a transaction whatever is stored.
