@@ -80,6 +80,7 @@ func (d *Delivery) failed(reason string) Settlement {
 // finish ends the delivery, unless it has ended, and lets others go out. It is called with the broker's lock held.
 func (d *Delivery) finish(end Settlement) bool {
 	if d.ended {
+		d.stream.answered()
 		return false
 	}
 	d.stream.remove(d)

@@ -151,3 +151,60 @@ func TestAGroupThatIsRemovedWhileItsAppStartsGetsEvents(t *testing.T) {
 		s.Close()
 	}
 }
+
+// An instance that hangs keeps what waits behind its oldest event for one ackWait, not for one after the other.
+func TestWhatWaitsBehindAHungInstanceGoesToOthers(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", AckWait: time.Minute, BackOff: pubsub.BackOff{time.Hour}, MaxAckPending: 3}
+	hung := b.subscribe(opts)
+	b.publish("t", many("", 0, 3)...)
+	oldest := b.next(hung)
+	sent := b.next(hung)
+	require.Eventually(t, func() bool { return hung.InFlight() == 3 }, waitLong, time.Millisecond)
+	healthy := b.subscribe(opts)
+	b.advance(time.Minute, 2)
+	b.expect(healthy, "1", "2")
+	require.Zero(t, hung.InFlight())
+	sent.Ack() // too late; but it is an answer, after which it shares in what comes
+	oldest.Ack()
+
+	b.publish("t", many("", 3, 6)...)
+	for _, s := range []*pubsub.Subscription{hung, healthy} {
+		require.Eventually(t, func() bool { return s.InFlight() == 3 }, waitLong, time.Millisecond)
+	}
+}
+
+// Until it answers, it has one event at a time.
+func TestAHungInstanceIsTriedWithOneEvent(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", AckWait: time.Minute, BackOff: pubsub.BackOff{time.Hour}, MaxAckPending: 3}
+	hung := b.subscribe(opts)
+	b.publish("t", many("", 0, 3)...)
+	b.next(hung)
+	require.Eventually(t, func() bool { return hung.InFlight() == 3 }, waitLong, time.Millisecond)
+	opts.AckWait, opts.MaxAckPending = 0, 1
+	busy := b.subscribe(opts)
+	b.publish("t", many("", 3, 2)...)
+	three := b.next(busy)
+	b.advance(time.Minute, 2)
+	require.Eventually(t, func() bool { return hung.InFlight() == 1 }, waitLong, time.Millisecond)
+	three.Ack()
+	b.expect(busy, "2", "4")
+	require.Equal(t, 1, hung.InFlight())
+	d := b.next(hung)
+	require.Equal(t, "1", string(d.Event.Data))
+}
+
+// An instance that is alone keeps what it has: who else should handle it.
+func TestAnInstanceThatIsAloneKeepsWhatItHas(t *testing.T) {
+	b := newBench(t)
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", AckWait: time.Minute, BackOff: pubsub.BackOff{time.Hour}})
+	b.publish("t", many("", 0, 3)...)
+	b.next(s)
+	second := b.next(s)
+	b.advance(time.Minute, 2)
+	require.Eventually(t, func() bool { return s.InFlight() == 2 }, waitLong, time.Millisecond)
+	require.NoError(t, second.Context().Err())
+	second.Ack()
+	b.expect(s, "2")
+}

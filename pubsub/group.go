@@ -55,11 +55,11 @@ type group struct {
 	partitions         partitions
 
 	// What the engine may have: the log after cursor, up to end; redriven events; retries, the first of them at nextRetry;
-	// the first blocked event of keys that came free.
-	cursor, end  uint64
-	moreRedriven bool
-	nextRetry    time.Time
-	freed        []string
+	// the first blocked event of keys that came free. appended is where the log has grown to since load began to read it.
+	cursor, end, appended uint64
+	moreRedriven          bool
+	nextRetry             time.Time
+	freed                 []string
 	// stalled: load has found no room for what it would read, or the engine failed. It tries again when something changes.
 	stalled bool
 
@@ -199,7 +199,7 @@ func (g *group) setStreams(streams []*Subscription) {
 
 // notifyAppended tells of events that were stored in the log, up to that sequence.
 func (g *group) notifyAppended(upTo uint64) {
-	g.end = max(g.end, upTo)
+	g.end, g.appended = max(g.end, upTo), max(g.appended, upTo)
 	if s, _ := g.slot(); s != nil && len(g.fresh) == 0 {
 		signal(g.mayLoad)
 	}
@@ -234,7 +234,7 @@ func (g *group) slot() (found *Subscription, at int) {
 		if !s.hasRoom() || s.waitsFor != nil && s.waitsFor != g {
 			continue
 		}
-		if len(s.inFlight) == 0 {
+		if len(s.inFlight) == 0 && !s.silent {
 			return s, next
 		}
 		if found == nil {
@@ -242,6 +242,11 @@ func (g *group) slot() (found *Subscription, at int) {
 		}
 	}
 	return found, at
+}
+
+// hasAnother reports whether another stream could take what this one has.
+func (g *group) hasAnother(s *Subscription) bool {
+	return slices.ContainsFunc(g.streams, func(other *Subscription) bool { return other != s && !other.silent && !other.paused })
 }
 
 // give hands the stream the next event. If none can go out before more is read, load hears of it.
@@ -639,11 +644,7 @@ func (g *group) readFreed(r room) error {
 func (g *group) readLog(r room) error {
 	b := g.broker
 	b.mu.Lock()
-	before := g.end
-	if before == endUnknown {
-		// What is appended while the engine reads sets it anew.
-		g.end = g.cursor
-	}
+	g.appended = 0
 	b.mu.Unlock()
 	events, err := b.engine.ReadLog(g.ctx, g.topic, g.group, g.cursor, r.limit, r.maxBytes)
 	if err != nil {
@@ -651,15 +652,12 @@ func (g *group) readLog(r room) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case err != nil || len(events) > 0 && before == endUnknown:
-		g.end = max(g.end, before)
-	case len(events) == 0 && g.end == before:
-		// The events that were known of have left the group meanwhile.
-		g.end = g.cursor
-	}
-	if n := len(events); n > 0 {
+	switch n := len(events); {
+	case n > 0:
 		g.cursor = events[n-1].Sequence
+	case err == nil:
+		// That was all, but for what was appended meanwhile.
+		g.end = max(g.cursor, g.appended)
 	}
 	g.fresh = g.hold(g.fromLog(events), r)
 	return err

@@ -54,6 +54,8 @@ type Subscription struct {
 	oldestSince    time.Time
 	ackTimer       clockwork.Timer
 	paused, closed bool
+	// silent: the time of an event ran out, and the app has not answered anything since then.
+	silent bool
 }
 
 func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
@@ -111,6 +113,7 @@ func (s *Subscription) Ack(number uint64) bool {
 func (s *Subscription) Nack(number uint64, reason string) bool {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
+	s.answered()
 	at, found := s.find(number)
 	if !found || number > s.taken {
 		return false
@@ -122,6 +125,7 @@ func (s *Subscription) Nack(number uint64, reason string) bool {
 func (s *Subscription) finish(number uint64, end Settlement) bool {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
+	s.answered()
 	at, found := s.find(number)
 	return found && number <= s.taken && s.inFlight[at].finish(end)
 }
@@ -197,7 +201,19 @@ func (s *Subscription) find(number uint64) (at int, found bool) {
 }
 
 func (s *Subscription) hasRoom() bool {
-	return !s.closed && !s.paused && len(s.inFlight) < s.opts.MaxAckPending
+	most := s.opts.MaxAckPending
+	if s.silent {
+		most = 1
+	}
+	return !s.closed && !s.paused && len(s.inFlight) < most
+}
+
+// answered follows any answer of the app, also one that comes too late.
+func (s *Subscription) answered() {
+	if s.silent {
+		s.silent = false
+		s.slotFreed()
+	}
 }
 
 // slotFreed is for whoever gives the stream room for an event. One that has none gets one whatever the budget says.
@@ -287,5 +303,16 @@ func (s *Subscription) checkAckWait() {
 		s.ackTimer = nil
 	}
 	late := s.inFlight[0]
+	// An app that hangs is not to keep what others could handle, one ackWait after the other.
+	s.silent = true
+	for i := len(s.inFlight) - 1; i > 0; i-- {
+		if d := s.inFlight[i]; d.group.hasAnother(s) {
+			s.remove(d)
+			d.group.putBack(d)
+		}
+	}
+	for _, g := range s.groups {
+		g.deliver()
+	}
 	late.finish(late.failed(fmt.Sprintf("not acknowledged within ackWait %s", s.opts.AckWait)))
 }
