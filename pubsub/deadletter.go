@@ -1,6 +1,8 @@
 package pubsub
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -103,6 +105,17 @@ type DeadLetterFilter struct {
 	After uint64
 	// Limit bounds the page. Zero: DefaultPageSize.
 	Limit int
+}
+
+// HasText reports whether the dead letter holds the filter's Text.
+func (f *DeadLetterFilter) HasText(d *DeadLetter) bool {
+	if f.Text == "" {
+		return true
+	}
+	text := strings.ToLower(f.Text)
+	in := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
+	return in(d.Event.ID) || in(string(d.Event.Data)) ||
+		slices.ContainsFunc(d.History.Attempts, func(a Attempt) bool { return in(a.Error) })
 }
 
 // DefaultPageSize is the page of a list that names no limit.

@@ -14,10 +14,9 @@ import (
 type buckets struct {
 	top    *boltdb.Bucket
 	opened struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids *boltdb.Bucket }
-	// known are topics as the write transaction has left them so far, and dedup what it changes of the ids; nil in one that
-	// only reads.
+	// known are topics as the write transaction has left them so far, and dedup what it changes of the ids.
 	known map[string]topicRecord
-	dedup *dedupChanges
+	dedup dedupChanges
 }
 
 func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -28,16 +27,8 @@ func (b *buckets) bury(of groupName, sequence uint64, event []byte, history hist
 	return b.dead().Put(deadKey(id), raw)
 }
 
-func (b *buckets) deadRecord(id uint64) (r deadRecord, ok bool) {
-	raw := b.dead().Get(deadKey(id))
-	if raw == nil {
-		return r, false
-	}
-	return decodeDeadRecord(raw), true
-}
-
 // deadLetter returns the dead letter. Whatever it died of, that it cannot be read is what counts from then on.
-func (r *deadRecord) deadLetter(id uint64) pubsub.DeadLetter {
+func (r deadRecord) deadLetter(id uint64) pubsub.DeadLetter {
 	d := pubsub.DeadLetter{
 		ID:      id,
 		Group:   r.Group,
@@ -66,7 +57,6 @@ func (b *buckets) removeDead(topic, group string) error {
 
 // DeadLetters implements pubsub.Engine.
 func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter) (found []pubsub.DeadLetter, err error) {
-	text := strings.ToLower(filter.Text)
 	err = e.read(func(b *buckets) error {
 		c := b.dead().Cursor()
 		for k, v := c.Seek(deadKey(filter.After + 1)); k != nil && len(found) < filter.Limit; k, v = c.Next() {
@@ -77,8 +67,7 @@ func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter
 			if filter.Topic != "" && r.Topic != filter.Topic || filter.Group != "" && r.Group != filter.Group || r.Time < nanos(filter.Since) {
 				continue
 			}
-			d := r.deadLetter(binary.BigEndian.Uint64(k))
-			if text == "" || mentions(&d, text) {
+			if d := r.deadLetter(binary.BigEndian.Uint64(k)); filter.HasText(&d) {
 				found = append(found, d)
 			}
 		}
@@ -87,26 +76,14 @@ func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter
 	return found, err
 }
 
-func mentions(d *pubsub.DeadLetter, text string) bool {
-	if strings.Contains(strings.ToLower(d.Event.ID), text) || strings.Contains(strings.ToLower(string(d.Event.Data)), text) {
-		return true
-	}
-	for _, a := range d.History.Attempts {
-		if strings.Contains(strings.ToLower(a.Error), text) {
-			return true
-		}
-	}
-	return false
-}
-
 // DeadLetter implements pubsub.Engine.
 func (e *Engine) DeadLetter(_ context.Context, id uint64) (d pubsub.DeadLetter, err error) {
 	err = e.read(func(b *buckets) error {
-		r, ok := b.deadRecord(id)
-		if !ok {
+		raw := b.dead().Get(deadKey(id))
+		if raw == nil {
 			return fmt.Errorf("dead letter %d: %w", id, pubsub.ErrNotFound)
 		}
-		d = r.deadLetter(id)
+		d = decodeDeadRecord(raw).deadLetter(id)
 		return nil
 	})
 	return d, err
@@ -134,10 +111,11 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 }
 
 func (b *buckets) redrive(id uint64) (d pubsub.DeadLetter, ok bool, err error) {
-	r, ok := b.deadRecord(id)
-	if !ok {
+	raw := b.dead().Get(deadKey(id))
+	if raw == nil {
 		return d, false, nil
 	}
+	r := decodeDeadRecord(raw)
 	if d = r.deadLetter(id); d.Event.Unreadable != "" {
 		return d, false, nil
 	}

@@ -38,18 +38,6 @@ type addedID struct {
 	hash dedupHash
 }
 
-// reset begins with a new transaction.
-func (c *dedupChanges) reset() {
-	if c.until == nil || len(c.added) > maxReused {
-		c.added, c.until = nil, map[dedupHash]time.Time{}
-	}
-	c.added, c.removed = c.added[:0], c.removed[:0]
-	clear(c.until)
-}
-
-// maxReused is how many ids the memory may be for that the next transaction takes over: clearing it costs its size.
-const maxReused = 1024
-
 // contains reports whether the window of an event's id is still open, and whether that is on disk already or rests on the
 // running transaction.
 func (e *Engine) contains(b *buckets, hash dedupHash, now time.Time) (found, onDisk bool) {
@@ -70,6 +58,9 @@ func (b *buckets) remember(hash dedupHash, window time.Duration, now time.Time) 
 	}
 	id, until := dedupID{window, number}, now.Add(window)
 	b.dedup.added = append(b.dedup.added, addedID{id, hash})
+	if b.dedup.until == nil {
+		b.dedup.until = map[dedupHash]time.Time{}
+	}
 	b.dedup.until[hash] = until
 	b.ids().SetFillPercent(sequentialFill)
 	return b.ids().Put(dedupKey(id), dedupValue(until, hash))
@@ -102,34 +93,21 @@ func (b *buckets) sweepIDs(now time.Time, step *budget) error {
 	return deleteAll(b.ids(), ended)
 }
 
-// loadChunk is how many ids are read in one transaction at open.
-const loadChunk = 100_000
-
 // loadDedup builds the index of all ids, some million in a second.
 func (e *Engine) loadDedup(ctx context.Context) error {
-	next := dedupKey(dedupID{})
-	for n := loadChunk; n == loadChunk; {
-		n = 0
-		err := e.read(func(b *buckets) error {
-			c := b.ids().Cursor()
-			for k, v := c.Seek(next); k != nil && n < loadChunk; k, v = c.Next() {
-				id, err := parseDedupKey(k)
-				if err != nil {
-					return err
-				}
-				if _, hash, ok := parseDedupValue(v); ok {
-					e.dedup.add(id, hash)
-				}
-				next = dedupKey(dedupID{id.window, id.number + 1})
-				n++
+	return e.read(func(b *buckets) error {
+		c := b.ids().Cursor()
+		for k, v := c.First(); k != nil && ctx.Err() == nil; k, v = c.Next() {
+			id, err := parseDedupKey(k)
+			if err != nil {
+				return err
 			}
-			return ctx.Err()
-		})
-		if err != nil {
-			return err
+			if _, hash, ok := parseDedupValue(v); ok {
+				e.dedup.add(id, hash)
+			}
 		}
-	}
-	return nil
+		return ctx.Err()
+	})
 }
 
 // dedupIndex says where in the ids bucket an id may stand, in some 10 bytes an id. On disk, ids lie in the order they

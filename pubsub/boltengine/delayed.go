@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -20,17 +21,13 @@ func (b *buckets) delay(t *topicRecord, event []byte, due time.Time) error {
 
 // Promote implements pubsub.Engine.
 func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics []string, next time.Time, err error) {
-	err = e.update(ctx, func(b *buckets) error {
+	err = e.update(ctx, func(b *buckets) (err error) {
 		topics = nil
 		var due [][]byte
-		var err error
-		if due, next, err = b.due(now, limit); err != nil {
-			return err
+		if due, next, err = b.due(now, newBudget(limit)); err != nil || len(due) == 0 {
+			return orUnchanged(err)
 		}
-		if len(due) == 0 {
-			return errUnchanged
-		}
-		names := map[uint32]string{}
+		names, grown := map[uint32]string{}, map[string]bool{}
 		if err := b.eachTopic(func(name string, t topicRecord) error { names[t.ID] = name; return nil }); err != nil {
 			return err
 		}
@@ -43,26 +40,21 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 			if err := b.promote(name, key); err != nil {
 				return err
 			}
-			if !slices.Contains(topics, name) {
-				topics = append(topics, name)
-			}
+			grown[name] = true
 		}
+		topics = slices.Collect(maps.Keys(grown))
 		return nil
 	})
 	return topics, next, err
 }
 
 // due returns the keys of the delayed events that are due, as many as one step may move, and when the next one is.
-func (b *buckets) due(now time.Time, limit int) (keys [][]byte, next time.Time, err error) {
-	step := newBudget(limit)
+func (b *buckets) due(now time.Time, step *budget) (keys [][]byte, next time.Time, err error) {
 	c := b.delayed().Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		at, _, err := parseDelayedKey(k)
-		if err != nil {
-			return nil, next, err
-		}
-		if at.After(now) || !step.take(len(v)) {
-			return keys, at, nil
+		if err != nil || at.After(now) || !step.take(len(v)) {
+			return keys, at, err
 		}
 		keys = append(keys, bytes.Clone(k))
 	}

@@ -11,11 +11,11 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// errUnchanged leaves a transaction without a write, and so without a sync.
-var errUnchanged = errors.New("nothing to write")
-
 // refusal is an error that came before any write.
 type refusal struct{ error }
+
+// errUnchanged leaves a transaction without a write, and so without a sync.
+var errUnchanged = refusal{errors.New("nothing to write")}
 
 // Engine implements pubsub.Engine on one bucket of a file.
 type Engine struct {
@@ -26,7 +26,6 @@ type Engine struct {
 	// The rest is the writer's alone. tx is the write transaction that runs, or the last one if it was rolled back, and
 	// writing its buckets.
 	dedup   dedupIndex
-	changes dedupChanges
 	tx      *boltdb.Tx
 	writing *buckets
 }
@@ -91,12 +90,9 @@ func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*b
 		if refused, ok := err.(refusal); ok {
 			return refused.error
 		}
-		if errors.Is(err, errUnchanged) {
-			return err
-		}
 		return boltdb.Dirty(err)
 	})
-	if errors.Is(err, errUnchanged) {
+	if errors.Is(err, errUnchanged.error) {
 		return nil
 	}
 	return err
@@ -105,12 +101,11 @@ func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*b
 // join returns the buckets that all functions of a write transaction share.
 func (e *Engine) join(tx *boltdb.Tx) *buckets {
 	if e.tx != tx {
-		e.changes.reset()
 		b := e.in(tx)
-		b.known, b.dedup = map[string]topicRecord{}, &e.changes
+		b.known = map[string]topicRecord{}
 		e.tx, e.writing = tx, b
 		tx.OnCommit(func() {
-			e.dedup.commit(&e.changes)
+			e.dedup.commit(&b.dedup)
 			e.tx, e.writing = nil, nil
 		})
 	}

@@ -11,11 +11,7 @@ import (
 // Stats implements pubsub.Engine.
 func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStats, err error) {
 	err = e.read(func(b *buckets) error {
-		delayed, err := b.countDelayed()
-		if err != nil {
-			return err
-		}
-		dead := b.countDead()
+		delayed, dead := b.countDelayed(), b.countDead()
 		return b.eachTopic(func(name string, t topicRecord) error {
 			s := pubsub.TopicStats{
 				Topic:        name,
@@ -69,17 +65,15 @@ func publishTime(event []byte) *time.Time {
 }
 
 // countDelayed counts by the topic's number.
-func (b *buckets) countDelayed() (map[uint32]uint64, error) {
+func (b *buckets) countDelayed() map[uint32]uint64 {
 	counts := map[uint32]uint64{}
 	c := b.delayed().Cursor()
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
-		_, topic, err := parseDelayedKey(k)
-		if err != nil {
-			return nil, err
+		if _, topic, err := parseDelayedKey(k); err == nil {
+			counts[topic]++
 		}
-		counts[topic]++
 	}
-	return counts, nil
+	return counts
 }
 
 func (b *buckets) countDead() map[groupName]uint64 {

@@ -206,11 +206,8 @@ func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err er
 				return nil
 			}
 			group, key, err := parseRetryKey(k)
-			if err != nil {
-				return err
-			}
 			owner, ok := owners[group]
-			if !ok || key.Redriven {
+			if err != nil || !ok || key.Redriven {
 				continue
 			}
 			r := decodeRetryRecord(v)
