@@ -27,8 +27,8 @@ func (c *cli) backupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Copy a database to a new file while the process runs",
-		Long: `Copy a database to a new file while the process runs. The copy is consistent and synced; put it in place of
-the database file, with no process running, to go back to it. Of a file at rest, any copy is a backup.`,
+		Long: `Copy a database to a new file while the process runs. The copy is consistent and synced; go back to it
+with restore.`,
 		Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			// The process has a working directory of its own.
@@ -73,8 +73,8 @@ func (c *cli) compactCommand() *cobra.Command {
 		Use:   "compact [FILE]",
 		Short: "Give the unused space of a database file at rest back",
 		Long: `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which
-needs that much free space, and puts it in the file's place in one step. A file that an earlier version made is laid out anew,
-so that writes to it cost as little as to a new one.`,
+needs that much free space, and puts it in the file's place in one step. The copy has the file's owner, group and mode. One
+that would not be smaller is dropped.`,
 		Args: atMostOneArg("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := c.file(args)
@@ -88,7 +88,57 @@ so that writes to it cost as little as to a new one.`,
 			if c.output == outputJSON {
 				return c.printJSON(compactResult{Path: path, Before: before, After: after})
 			}
+			if after == before {
+				_, err = fmt.Fprintf(c.out, "%s: left as it is: a copy would not be smaller than its %s\n", path, byteSize(before))
+				return err
+			}
 			_, err = fmt.Fprintf(c.out, "%s: %s before, %s after\n", path, byteSize(before), byteSize(after))
+			return err
+		},
+	}
+	c.outputFlag(cmd, cmd.Flags())
+	c.databaseFlag(cmd.Flags())
+	return cmd
+}
+
+type restoreResult struct {
+	Path string `json:"path"`
+	// Kept is where the file is that was there before; empty: there was none.
+	Kept string `json:"kept"`
+}
+
+func (c *cli) restoreCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Put a backup in the place of a database file at rest",
+		Long: `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode. The backup is
+checked first. What was there is kept under another name, which is printed. ETags that were given out after the backup, or after
+an earlier restore of it, are invalid from then on.`,
+		Args: exactArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			report, err := runChecker(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if !report.Sound {
+				return errors.Join(c.printReport(report), fmt.Errorf("restore: %w: %s", boltdb.ErrUnsound, args[0]))
+			}
+			result := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}
+			result.Kept, err = boltdb.Restore(cmd.Context(), args[0], result.Path, stateengine.Check)
+			switch {
+			case errors.Is(err, boltdb.ErrLocked):
+				return fmt.Errorf("%w: stop it first", err)
+			case err != nil:
+				return err
+			case c.output == outputJSON:
+				return c.printJSON(result)
+			}
+			if result.Kept != "" {
+				if _, err := fmt.Fprintf(c.out, "%s: kept as %s\n", result.Path, result.Kept); err != nil {
+					return err
+				}
+			}
+			_, err = fmt.Fprintf(c.out, "%s: restored from %s\n", result.Path, args[0])
 			return err
 		},
 	}

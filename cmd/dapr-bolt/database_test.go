@@ -90,8 +90,31 @@ func TestCompact(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, info.Size(), sizes.After)
 	got = shell{}.run(t, "compact", path, "--data-dir", f.data)
-	require.Regexp(t, `dapr\.db: .* KiB before, .* KiB after`, got.stdout)
+	require.Contains(t, got.stdout, "left as it is: a copy would not be smaller than its")
+	got = shell{}.run(t, "compact", atRest(t, newFolders(t)), "--data-dir", f.data)
+	require.Regexp(t, `dapr\.db: .* before, .* KiB after`, got.stdout)
 	start(t, f).stop(t)
+}
+
+func TestRestore(t *testing.T) {
+	p := start(t, newFolders(t))
+	backup := filepath.Join(t.TempDir(), "copy.db")
+	p.ok(t, "backup", backup)
+	got := shell{}.run(t, "restore", backup, "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, fmt.Sprintf("in use by process %d", p.cmd.Process.Pid))
+	p.stop(t)
+	got = shell{}.run(t, "restore", backup, "--data-dir", p.data, "--output", "json")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	var result restoreResult
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &result))
+	require.FileExists(t, result.Kept)
+	start(t, p.folders).stop(t)
+
+	require.NoError(t, os.WriteFile(backup, []byte("no database"), 0o600))
+	got = shell{}.run(t, "restore", backup, "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "the copy is damaged")
 }
 
 func TestCheck(t *testing.T) {

@@ -130,6 +130,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 		c.checkCommand(),
 		c.checkerCommand(),
 		c.compactCommand(),
+		c.restoreCommand(),
 		c.healthCommand(),
 		c.versionCommand(),
 	)

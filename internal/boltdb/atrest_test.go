@@ -1,12 +1,15 @@
 package boltdb
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -198,6 +201,121 @@ func TestCompactKeepsEverything(t *testing.T) {
 		require.Equal(t, "last", string(outer.Get([]byte("z"))))
 		return nil
 	}))
+}
+
+func TestCompactKeepsOwnerAndMode(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	path := fill(t, 4000, 3600)
+	require.NoError(t, os.Chown(path, 12345, 23456))
+	require.NoError(t, os.Chmod(path, 0o640))
+	_, _, err := Compact(t.Context(), path)
+	require.NoError(t, err)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	stat := info.Sys().(*syscall.Stat_t)
+	require.EqualValues(t, 12345, stat.Uid)
+	require.EqualValues(t, 23456, stat.Gid)
+	require.Equal(t, os.FileMode(0o640), info.Mode().Perm())
+}
+
+func TestWhatAKilledCompactLeavesIsRemoved(t *testing.T) {
+	path := fill(t, 4000, 3600)
+	leave := func() string {
+		left := filepath.Join(filepath.Dir(path), compactPrefix(path)+"1234")
+		require.NoError(t, os.WriteFile(left, make([]byte, 100), 0o600))
+		return left
+	}
+	left := leave()
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+	require.NoFileExists(t, left)
+	left = leave()
+	_, _, err = Compact(t.Context(), path)
+	require.NoError(t, err)
+	require.NoFileExists(t, left)
+}
+
+func TestCompactNeverMakesAFileLarger(t *testing.T) {
+	path := fill(t, 10, 0)
+	_, small, err := Compact(t.Context(), path)
+	require.NoError(t, err)
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	before, after, err := Compact(t.Context(), path)
+	require.NoError(t, err)
+	require.Equal(t, small, before)
+	require.Equal(t, before, after)
+	again, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, raw, again)
+}
+
+// One bit of the list of free pages, and later writes would go to pages that are in use.
+func TestAListOfFreePagesThatIsWrongIsFound(t *testing.T) {
+	path := fill(t, 4000, 3600)
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	m, _, whole := readMeta(bytes.NewReader(raw), int64(newestMeta(t, raw)))
+	require.True(t, whole)
+	first := int(m.freelist*m.pageSize) + pageHeader
+	for bit := range 6 {
+		damaged := bytes.Clone(raw)
+		damaged[first] ^= 1 << bit
+		require.NoError(t, os.WriteFile(path, damaged, 0o600))
+		require.NotEmpty(t, check(t, path), "check, bit %d", bit)
+		_, err := Open(t.Context(), path, Options{})
+		require.ErrorIs(t, err, ErrFormat, "open, bit %d", bit)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), put("k", "then")))
+	backup := filepath.Join(t.TempDir(), "copy.db")
+	require.NoError(t, db.Backup(t.Context(), backup))
+	require.NoError(t, db.Update(t.Context(), put("k", "now")))
+	_, err = Restore(t.Context(), backup, path, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	abandon(db)
+
+	kept, err := Restore(t.Context(), backup, path, nil)
+	require.NoError(t, err)
+	value := func(path string) (string, string) {
+		db, err := Open(t.Context(), path, Options{})
+		require.NoError(t, err)
+		defer db.Close()
+		return get(t, db, "k"), db.Incarnation()
+	}
+	was, first := value(path)
+	require.Equal(t, "then", was)
+	was, _ = value(kept)
+	require.Equal(t, "now", was, "what was there is kept, with its log")
+	_, err = Restore(t.Context(), backup, path, nil)
+	require.NoError(t, err)
+	_, second := value(path)
+	require.NotEqual(t, first, second, "what was counted after the first time is not counted again")
+
+	missing := filepath.Join(t.TempDir(), "none.db")
+	kept, err = Restore(t.Context(), backup, missing, nil)
+	require.NoError(t, err)
+	require.Empty(t, kept)
+	was, _ = value(missing)
+	require.Equal(t, "then", was)
+
+	raw, err := os.ReadFile(backup)
+	require.NoError(t, err)
+	root := int(binary.NativeEndian.Uint64(raw[newestMeta(t, raw)+pageHeader+metaRoot:])) * os.Getpagesize()
+	raw[root+pageKind] ^= 0xff
+	require.NoError(t, os.WriteFile(backup, raw, 0o600))
+	_, err = Restore(t.Context(), backup, path, nil)
+	require.ErrorIs(t, err, ErrUnsound)
+	was, _ = value(path)
+	require.Equal(t, "then", was)
 }
 
 func TestACancelledCopyEnds(t *testing.T) {

@@ -108,6 +108,9 @@ func (db *DB) openBolt(ctx context.Context) (l *wal, h *header, err error) {
 			if err == nil {
 				err = db.warn(inspect(file))
 			}
+			if err == nil {
+				err = db.warn(removeCopies(name), nil)
+			}
 			if err != nil && file != nil {
 				err = errors.Join(err, file.Close())
 				file = nil

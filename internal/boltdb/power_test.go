@@ -128,6 +128,7 @@ type disk struct {
 	steps         int
 	operations    int
 	failed        int // operation that failed last
+	refused       int // the step after it; 0: the moment after that was kept
 }
 
 func newDisk(r *rand.Rand, content map[string][]byte) *disk {
@@ -148,7 +149,9 @@ func (d *disk) file(name string) *diskFile {
 // happens counts an operation, keeps the moment perhaps, and makes the operation fail perhaps, but not two in a row.
 func (d *disk) happens(what string) error {
 	d.operations++
-	if d.oneIn > 0 && d.r.IntN(d.oneIn) == 0 {
+	// The moment when a step has just been refused is always kept.
+	if d.oneIn > 0 && (d.r.IntN(d.oneIn) == 0 || d.refused > 0 && d.steps == d.refused) {
+		d.refused = 0
 		m := moment{files: map[string]*diskFile{}, steps: d.steps, what: what}
 		for name, f := range d.files {
 			m.files[name] = f.clone()
@@ -156,7 +159,7 @@ func (d *disk) happens(what string) error {
 		d.moments = append(d.moments, m)
 	}
 	if d.failIn > 0 && d.operations > d.failed+60 && d.r.IntN(d.failIn) == 0 {
-		d.failed = d.operations
+		d.failed, d.refused = d.operations, d.steps+1
 		return []error{syscall.EIO, syscall.ENOSPC}[d.r.IntN(2)]
 	}
 	return nil

@@ -1,0 +1,109 @@
+package boltdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
+)
+
+// ErrUnsound refuses to restore a copy that is damaged.
+var ErrUnsound = errors.New("the copy is damaged")
+
+// Restore puts the copy of a database at backup in the place of the database file at path, which no process may have open
+// and which may be missing. The copy is checked first, with records as in Check, and stays. What was at path is kept, with
+// its log if it has one, at the path that is returned; "": there was nothing. The restored file has an incarnation of its
+// own.
+func Restore(ctx context.Context, backup, path string, records func(tx *Tx, problem func(error)) error) (kept string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("restore database: %w", err)
+		}
+	}()
+	var problems []error
+	if err := Check(ctx, backup, func(p error) { problems = append(problems, p) }, records); err != nil {
+		return "", err
+	}
+	if len(problems) > 0 {
+		return "", fmt.Errorf("%w: %s: %w", ErrUnsound, backup, problems[0])
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	// Whatever state it is in, nobody may use it now.
+	old, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if old != nil {
+		defer func() { err = errors.Join(err, old.Close()) }()
+		if err := lock(ctx, old, lockPatience); err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	temp, err := copyBeside(backup, path, old)
+	if err != nil {
+		return "", err
+	}
+	if old != nil {
+		if kept, err = keep(path); err != nil {
+			return "", errors.Join(err, os.Remove(temp))
+		}
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return "", errors.Join(err, os.Remove(temp))
+	}
+	return kept, durable.SyncDir(filepath.Dir(path))
+}
+
+// copyBeside returns the path of a synced copy of backup in the folder of path, which takes after old if there is one.
+func copyBeside(backup, path string, old *os.File) (temp string, err error) {
+	src, err := os.Open(backup)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	dst, err := os.CreateTemp(filepath.Dir(path), compactPrefix(path)+"*")
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err = errors.Join(err, dst.Close()); err != nil {
+			err = errors.Join(err, os.Remove(dst.Name()))
+		}
+	}()
+	if old != nil {
+		info, err := old.Stat()
+		if err != nil {
+			return "", err
+		}
+		if err := takeAfter(dst, info); err != nil {
+			return "", err
+		}
+	}
+	if _, err := io.Copy(dst, src); err != nil {
+		return "", err
+	}
+	if err := makeOwn(dst.Name()); err != nil {
+		return "", err
+	}
+	return dst.Name(), dst.Sync()
+}
+
+// keep gives the file at path, and its log, another name. The file keeps this one, too, until another takes it.
+func keep(path string) (kept string, err error) {
+	kept = path + ".replaced-" + time.Now().UTC().Format("20060102T150405.000000")
+	if err := os.Link(path, kept); err != nil {
+		return "", err
+	}
+	if err := os.Rename(path+logSuffix, kept+logSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", errors.Join(err, os.Remove(kept))
+	}
+	return kept, durable.SyncDir(filepath.Dir(path))
+}
