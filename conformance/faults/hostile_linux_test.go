@@ -24,6 +24,9 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
+// memoryFactor allows for what the race detector, with which dapr-bolt is built too, keeps of all memory that was used.
+var memoryFactor = map[bool]int64{false: 1, true: 8}[harness.RaceEnabled]
+
 // usage is what a process takes of the machine.
 type usage struct {
 	goroutines, descriptors int
