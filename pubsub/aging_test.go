@@ -52,7 +52,7 @@ func TestRetriesDoNotOutliveMaxAge(t *testing.T) {
 				b.advance(time.Hour-time.Nanosecond, 1)
 				b.advance(0, 1) // the sweep has been
 				require.Empty(t, b.deadLetters(pubsub.DeadLetterFilter{}))
-				// A queue that is still ending is left alone until the next sweep.
+				// A group that is still ending is left alone until the next sweep.
 				require.Eventually(t, func() bool {
 					b.clock.Advance(time.Minute)
 					return len(b.deadLetters(pubsub.DeadLetterFilter{})) > 0
@@ -95,7 +95,7 @@ func TestARedrivenEventOutlivesItsTimeToLive(t *testing.T) {
 	b.expect(s, "short")
 }
 
-// An event that is in hand when it grows too old is a dead letter, and its failure then is no retry for later events
+// An event that is in flight when it grows too old is a dead letter, and its failure then is no retry for later events
 // to wait for.
 func TestAFailureOfAnEventThatIsDeadHoldsNothingBack(t *testing.T) {
 	b := newBench(t)
@@ -109,21 +109,21 @@ func TestAFailureOfAnEventThatIsDeadHoldsNothingBack(t *testing.T) {
 	b.expect(s, "next")
 }
 
-// engineInSweep stops in Sweep while it holds the retries of group g of topic t.
+// engineInSweep stops in BuryAged while it holds the retries of group g of topic t.
 type engineInSweep struct {
 	pubsub.Engine
-	claimed, goOn chan struct{}
-	swept         atomic.Bool
-	early         atomic.Bool
+	locked, goOn chan struct{}
+	swept        atomic.Bool
+	early        atomic.Bool
 }
 
-func (e *engineInSweep) Sweep(ctx context.Context, now time.Time, limit int, claim func(topic, group string) bool) (bool, error) {
-	if !e.swept.Load() && claim("t", "g") && claim("t", "g") {
-		close(e.claimed)
+func (e *engineInSweep) BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (bool, error) {
+	if !e.swept.Load() && lock("t", "g") && lock("t", "g") {
+		close(e.locked)
 		<-e.goOn
 		e.swept.Store(true)
 	}
-	return e.Engine.Sweep(ctx, now, limit, claim)
+	return e.Engine.BuryAged(ctx, now, limit, lock)
 }
 
 func (e *engineInSweep) Retrying(ctx context.Context, topic, group string) (int, map[string]int, error) {
@@ -133,16 +133,16 @@ func (e *engineInSweep) Retrying(ctx context.Context, topic, group string) (int,
 	return e.Engine.Retrying(ctx, topic, group)
 }
 
-func TestAQueueWaitsForASweepOfItsRetries(t *testing.T) {
+func TestAGroupWaitsForASweepOfItsRetries(t *testing.T) {
 	b := newBench(t)
 	require.NoError(t, b.broker.Close(t.Context()))
 	engine, err := boltengine.New(t.Context(), b.db, "pubsub")
 	require.NoError(t, err)
-	stopped := &engineInSweep{Engine: engine, claimed: make(chan struct{}), goOn: make(chan struct{})}
+	stopped := &engineInSweep{Engine: engine, locked: make(chan struct{}), goOn: make(chan struct{})}
 	b.broker, err = pubsub.NewBroker(t.Context(), stopped, pubsub.Options{Clock: b.clock, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	b.advance(time.Minute, 1)
-	<-stopped.claimed
+	<-stopped.locked
 
 	held := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
 	other := b.subscribe(pubsub.SubscribeOptions{Group: "other", Topic: "t"})
@@ -150,7 +150,7 @@ func TestAQueueWaitsForASweepOfItsRetries(t *testing.T) {
 	b.expect(other, "1")
 	close(stopped.goOn)
 	b.expect(held, "1")
-	require.False(t, stopped.early.Load(), "the queue has looked at its retries in the middle of a sweep of them")
+	require.False(t, stopped.early.Load(), "the group has looked at its retries in the middle of a sweep of them")
 }
 
 func TestStatsTellTheOldestEventOfEachGroup(t *testing.T) {

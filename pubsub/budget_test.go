@@ -84,7 +84,7 @@ func TestRoomThatIsLeftIsUsed(t *testing.T) {
 		s.Pause()
 	}
 	hog.Close()
-	// The first is still in hand: only the room that was left lets more in.
+	// The first is still in flight: only the room that was left lets more in.
 	b.next(waiting[3])
 	waiting[0].Resume()
 	b.next(waiting[0])
@@ -95,7 +95,7 @@ func TestRoomThatIsLeftIsUsed(t *testing.T) {
 	require.Eventually(t, func() bool { return budget.Used() == 0 }, waitLong, time.Millisecond)
 }
 
-// Out of room, a stream that has nothing in hand is not passed over for one that has.
+// Out of room, a stream that has nothing in flight is not passed over for one that has.
 func TestAnEmptyStreamOfAGroupIsNotPassedOver(t *testing.T) {
 	b, _ := newBudgetBench(t)
 	for i := range 30 {

@@ -52,7 +52,7 @@ func interruption(h History, opts SubscribeOptions, now time.Time) Settlement {
 
 // endUndelivered returns what becomes of an event that must not be delivered any more; false: it may be. Who redrives an
 // event wants it delivered, whatever its time. Those that grow too old in the log are the engine's to bury: see
-// Engine.Sweep.
+// Engine.BuryAged.
 func endUndelivered(d *Delivery, keepExpired bool, clock clockwork.Clock) (Settlement, bool) {
 	expires := !d.Event.Expires.IsZero() && d.history.Redriven == 0
 	if d.Event.Unreadable == "" && !expires && !d.aged {

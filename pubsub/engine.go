@@ -54,11 +54,13 @@ type Engine interface {
 	// Purge removes dead letters and returns how many there were.
 	Purge(ctx context.Context, ids []uint64) (int, error)
 
-	// Sweep takes one bounded step of cleaning: ids whose window has ended, and events older than their topic's
-	// MaxAge, which go to the dead letters of the groups that still owe them. Of the retries, it touches those of groups
-	// for which claim returns true, now or for the same group before; whoever consumes such a group must wait for Sweep
-	// to return. more says that a further step would find work.
-	Sweep(ctx context.Context, now time.Time, limit int, claim func(topic, group string) bool) (more bool, err error)
+	// Sweep forgets ids whose window has ended, in one bounded step. more says that a further step would find work.
+	Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error)
+	// BuryAged takes events out of their topics that are older than MaxAge, in one bounded step; they go to the dead letters
+	// of the groups that still owe them. Of the retries, it touches those of groups for which lock returns true, now or for
+	// the same group before; whoever consumes such a group must wait for BuryAged to return. more says that a further step
+	// would find work.
+	BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (more bool, err error)
 }
 
 // Entry is a message as the engine stores it.

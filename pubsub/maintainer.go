@@ -26,17 +26,17 @@ func (s *stepSize) adapt(took time.Duration) {
 	}
 }
 
-// maintainer does a broker's work that nobody asks for: it promotes delayed events into their topics when they are due,
-// and it sweeps: dedup keys whose window has ended, and aged events, which become dead letters. Between two steps of a
-// sweep, what is due is promoted.
+// maintainer does a broker's work that nobody asks for. It has three tasks, which it takes in bounded steps: promote delayed
+// events when they are due, sweep dedup keys whose window has ended, and bury aged events. What is due is promoted between
+// any two steps of the others.
 type maintainer struct {
 	broker   *Broker
 	interval time.Duration
 	wake     chan struct{}
 	cancel   context.CancelFunc
 	done     chan struct{}
-	// Both belong to run.
-	promoteStep, sweepStep stepSize
+	// They belong to run.
+	promoteStep, sweepStep, buryStep stepSize
 
 	mu  sync.Mutex
 	due time.Time // of the earliest delayed event; zero: none is known
@@ -52,6 +52,7 @@ func startMaintainer(b *Broker, interval time.Duration) *maintainer {
 		done:        make(chan struct{}),
 		promoteStep: firstStep,
 		sweepStep:   firstStep,
+		buryStep:    firstStep,
 		due:         b.clock.Now(),
 	}
 	go m.run(ctx)
@@ -85,6 +86,9 @@ func (m *maintainer) run(ctx context.Context) {
 		now := clock.Now()
 		if !now.Before(nextSweep) {
 			for m.sweep(ctx) {
+				m.promote(ctx)
+			}
+			for m.buryAged(ctx) {
 				m.promote(ctx)
 			}
 			nextSweep = now.Add(m.interval)
@@ -136,27 +140,39 @@ func (m *maintainer) promote(ctx context.Context) {
 	}
 }
 
-// sweep takes one step, and reports whether there is work for another. Retries are the engine's to change while it holds
-// their group's lock.
+// sweep forgets dedup keys whose window has ended. It reports whether there is work for another step.
 func (m *maintainer) sweep(ctx context.Context) (more bool) {
+	now := m.broker.clock.Now()
+	more, err := m.broker.engine.Sweep(ctx, now, int(m.sweepStep))
+	m.sweepStep.adapt(m.broker.clock.Since(now))
+	return m.goesOn(ctx, more, err)
+}
+
+// buryAged makes dead letters of events that are older than their topic keeps them. Retries are the engine's to change
+// while their group's lock is held. It reports whether there is work for another step.
+func (m *maintainer) buryAged(ctx context.Context) (more bool) {
 	b := m.broker
 	now := b.clock.Now()
-	held := map[groupName]bool{}
-	more, err := b.engine.Sweep(ctx, now, int(m.sweepStep), func(topic, group string) bool {
+	locked := map[groupName]bool{}
+	more, err := b.engine.BuryAged(ctx, now, int(m.buryStep), func(topic, group string) bool {
 		name := groupName{topic, group}
-		if !held[name] {
-			held[name] = b.tryLockGroup(name)
+		if !locked[name] {
+			locked[name] = b.tryLockGroup(name)
 		}
-		return held[name]
+		return locked[name]
 	})
-	m.sweepStep.adapt(b.clock.Since(now))
-	for name, locked := range held {
-		if locked {
+	m.buryStep.adapt(b.clock.Since(now))
+	for name, is := range locked {
+		if is {
 			b.unlockGroup(name)
 		}
 	}
+	return m.goesOn(ctx, more, err)
+}
+
+func (m *maintainer) goesOn(ctx context.Context, more bool, err error) bool {
 	if err != nil && ctx.Err() == nil {
-		b.log.Error("what has ended could not be cleaned away", "error", err)
+		m.broker.log.Error("what has ended could not be cleaned away", "error", err)
 	}
 	return more && err == nil && ctx.Err() == nil
 }

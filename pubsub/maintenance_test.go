@@ -30,7 +30,7 @@ type slowSweep struct {
 	swept    chan struct{}
 }
 
-func (e *slowSweep) Sweep(_ context.Context, _ time.Time, limit int, _ func(topic, group string) bool) (bool, error) {
+func (e *slowSweep) Sweep(_ context.Context, _ time.Time, limit int) (bool, error) {
 	e.clock.Advance(e.took)
 	e.mu.Lock()
 	defer e.mu.Unlock()

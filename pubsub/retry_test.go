@@ -139,7 +139,7 @@ func TestAPartitionKeyHoldsOnlyItsOwnEvents(t *testing.T) {
 	b.publish("t", keyed("a", "a1"), keyed("b", "b1"), keyed("a", "a2"), keyed("b", "b2"), message("free"))
 	a1, b1, free := b.next(s), b.next(s), b.next(s)
 	require.Equal(t, []string{"a1", "b1", "free"}, []string{string(a1.Event.Data), string(b1.Event.Data), string(free.Event.Data)},
-		"one event of each key is in hand")
+		"one event of each key is in flight")
 	a1.Nack("no")
 	b1.Ack()
 	free.Ack()

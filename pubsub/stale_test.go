@@ -33,7 +33,7 @@ func (e *engineInRead) ReadRetries(ctx context.Context, topic, group string, now
 		}
 		close(e.stopped)
 		<-e.settled
-		// The retry is settled; whether the queue has taken note of it shows within moments, or not at all.
+		// The retry is settled; whether the group has taken note of it shows within moments, or not at all.
 		for range 50 {
 			if !skip(k) {
 				return false
@@ -58,7 +58,7 @@ func (e *engineInRead) Settle(ctx context.Context, topic, group string, settleme
 	return gone, err
 }
 
-// An event that was acknowledged while the queue was reading retries is not taken from what it read, and delivered again.
+// An event that was acknowledged while the group was reading retries is not taken from what it read, and delivered again.
 func TestAnAckDuringAReadOfRetriesHolds(t *testing.T) {
 	b := newBench(t)
 	require.NoError(t, b.broker.Close(t.Context()))
@@ -101,7 +101,7 @@ func (e *engineInReadLog) ReadLog(ctx context.Context, topic, group string, afte
 	return e.Engine.ReadLog(ctx, topic, group, after, limit, maxBytes)
 }
 
-// An event that is put back while the queue is on its way to a later one with its partition key is not overtaken.
+// An event that is put back while the group is on its way to a later one with its partition key is not overtaken.
 func TestAnEventThatIsPutBackIsNotOvertaken(t *testing.T) {
 	b := newBench(t)
 	require.NoError(t, b.broker.Close(t.Context()))
@@ -116,7 +116,7 @@ func TestAnEventThatIsPutBackIsNotOvertaken(t *testing.T) {
 	b.publish("t", pubsub.Message{Data: []byte("1"), PartitionKey: "k"})
 	b.next(leaves)
 	stays := b.subscribe(opts)
-	b.expectNothing(stays, "t") // and the queue has read all there is
+	b.expectNothing(stays, "t") // and the group has read all there is
 	engine.stop <- struct{}{}
 	b.publish("t", pubsub.Message{Data: []byte("2"), PartitionKey: "k"})
 	<-engine.stopped

@@ -63,7 +63,7 @@ func TestDedupMatchesAMapOfWindows(t *testing.T) {
 			case "step":
 				now = now.Add(time.Duration(rapid.IntRange(1, 120).Draw(rt, "seconds")) * time.Second)
 			case "sweep":
-				_, err := e.Sweep(rt.Context(), now, rapid.IntRange(1, 4).Draw(rt, "limit"), unclaimed)
+				_, err := e.Sweep(rt.Context(), now, rapid.IntRange(1, 4).Draw(rt, "limit"))
 				require.NoError(rt, err)
 			case "reopen":
 				var err error
@@ -73,7 +73,7 @@ func TestDedupMatchesAMapOfWindows(t *testing.T) {
 		}
 		for more := true; more; {
 			var err error
-			more, err = e.Sweep(rt.Context(), now, 4, unclaimed)
+			more, err = e.Sweep(rt.Context(), now, 4)
 			require.NoError(rt, err)
 		}
 		open := 0

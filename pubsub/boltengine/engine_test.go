@@ -61,7 +61,7 @@ func settle(t *testing.T, e *Engine, group string, settlements []pubsub.Settleme
 	require.Empty(t, gone)
 }
 
-func unclaimed(string, string) bool { return false }
+func unlocked(string, string) bool { return false }
 
 // counts returns how many entries each bucket holds.
 func counts(t *testing.T, e *Engine, db *boltdb.DB) map[string]int {
@@ -150,13 +150,17 @@ func TestSweepTakesBoundedSteps(t *testing.T) {
 	for _, step := range []struct {
 		bucket string
 		ended  time.Time
-	}{{"ids", noon.Add(time.Minute)}, {"log", noon.Add(time.Hour)}} {
-		more, err := e.Sweep(t.Context(), step.ended.Add(-1), 4, unclaimed)
+		take   func(now time.Time) (bool, error)
+	}{
+		{"ids", noon.Add(time.Minute), func(now time.Time) (bool, error) { return e.Sweep(t.Context(), now, 4) }},
+		{"log", noon.Add(time.Hour), func(now time.Time) (bool, error) { return e.BuryAged(t.Context(), now, 4, unlocked) }},
+	} {
+		more, err := step.take(step.ended.Add(-1))
 		require.NoError(t, err)
 		require.False(t, more)
 		require.Equal(t, 10, counts(t, e, db)[step.bucket])
 		for _, left := range []int{6, 2, 0} {
-			more, err := e.Sweep(t.Context(), step.ended, 4, unclaimed)
+			more, err := step.take(step.ended)
 			require.NoError(t, err)
 			require.Equal(t, left, counts(t, e, db)[step.bucket])
 			require.Equal(t, left > 0, more)
@@ -210,10 +214,10 @@ func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
 		}))
 	}
 	always := func(string, string) bool { return true }
-	_, err = e.Sweep(t.Context(), noon, 10, always)
+	_, err = e.BuryAged(t.Context(), noon, 10, always)
 	require.NoError(t, err)
 	require.Equal(t, 1, counts(t, e, db)["dead"], "the retry")
-	_, err = e.Sweep(t.Context(), noon.Add(time.Hour), 10, always)
+	_, err = e.BuryAged(t.Context(), noon.Add(time.Hour), 10, always)
 	require.NoError(t, err)
 	require.Equal(t, 4, counts(t, e, db)["dead"])
 	dead, err := e.DeadLetters(t.Context(), pubsub.DeadLetterFilter{Limit: 10})
@@ -239,7 +243,7 @@ func TestTheSweepGetsPastManyEventsThatCannotBeRead(t *testing.T) {
 		return nil
 	}))
 	for range 20 {
-		_, err := e.Sweep(t.Context(), noon.Add(time.Hour), 2, unclaimed)
+		_, err := e.BuryAged(t.Context(), noon.Add(time.Hour), 2, unlocked)
 		require.NoError(t, err)
 	}
 	require.Zero(t, counts(t, e, db)["log"])

@@ -34,25 +34,16 @@ func (s *budget) take(bytes int) bool {
 }
 
 // Sweep implements pubsub.Engine.
-func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func(topic, group string) bool) (more bool, err error) {
-	retries, err := e.agedRetries(now, limit)
-	if err != nil {
-		return false, err
-	}
+func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error) {
+	return e.step(ctx, limit, func(b *buckets, step *budget) error { return b.sweepIDs(now, step) })
+}
+
+// step runs one bounded step of maintenance, and reports whether there is more to do.
+func (e *Engine) step(ctx context.Context, limit int, do func(b *buckets, step *budget) error) (more bool, err error) {
 	err = e.updateDeferred(ctx, func(b *buckets) error {
 		step := newBudget(limit)
-		if err := b.sweepIDs(now, step); err != nil {
+		if err := do(b, step); err != nil {
 			return err
-		}
-		if err := b.sweepLogs(now, step); err != nil {
-			return err
-		}
-		for _, r := range retries {
-			if !step.exhausted && claim(r.topic, r.group) {
-				if err := b.buryRetry(r, now, step); err != nil {
-					return err
-				}
-			}
 		}
 		if more = step.exhausted; !step.used {
 			return errUnchanged
@@ -62,8 +53,29 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int, claim func
 	return more, err
 }
 
-// sweepLogs takes out of the topics what is too old, and what every group is done with.
-func (b *buckets) sweepLogs(now time.Time, step *budget) error {
+// BuryAged implements pubsub.Engine. It trims what every group is done with, too.
+func (e *Engine) BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (more bool, err error) {
+	retries, err := e.agedRetries(now, limit)
+	if err != nil {
+		return false, err
+	}
+	return e.step(ctx, limit, func(b *buckets, step *budget) error {
+		if err := b.buryAgedInLogs(now, step); err != nil {
+			return err
+		}
+		for _, r := range retries {
+			if !step.exhausted && lock(r.topic, r.group) {
+				if err := b.buryRetry(r, now, step); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// buryAgedInLogs takes out of the topics what is too old, and what every group is done with.
+func (b *buckets) buryAgedInLogs(now time.Time, step *budget) error {
 	var names []string
 	err := b.eachTopic(func(name string, t topicRecord) error {
 		if t.First <= t.Last {
