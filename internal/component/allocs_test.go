@@ -28,15 +28,15 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func(c *benchSidecar) error
 	}{
-		{"Ping", 16, func(c *benchSidecar) error {
+		{"Ping", 14, func(c *benchSidecar) error {
 			_, err := c.Ping(c.ctx, &proto.PingRequest{})
 			return err
 		}},
-		{"Get", 19, func(c *benchSidecar) error {
+		{"Get", 20, func(c *benchSidecar) error {
 			_, err := c.Get(c.ctx, &proto.GetRequest{Key: "there"})
 			return err
 		}},
-		{"Set", 84, func(c *benchSidecar) error {
+		{"Set", 80, func(c *benchSidecar) error {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},
@@ -45,7 +45,7 @@ func TestAllocs(t *testing.T) {
 			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
 			return err
 		}},
-		{"stream of 500 deliveries", 5_400, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
+		{"stream of 500 deliveries", 6_400, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
 	} {
 		// Whatever else happens in the process only adds to the number, so that the least of a few is the call's own.
 		allocs := func(server *benchSidecar) float64 {

@@ -17,8 +17,16 @@ type answer struct {
 	release func()
 }
 
-// reserve makes room for an answer until it is written or its connection is closed.
-func (l *limiter) reserve(conn *connection, m googleproto.Message, size int64) (*answer, error) {
+// reserve makes room for an answer until it is written or its connection is closed. It returns what gRPC is to write.
+func (l *limiter) reserve(conn *connection, built any) (any, error) {
+	m, ok := built.(googleproto.Message)
+	if !ok {
+		return built, nil
+	}
+	size := int64(googleproto.Size(m))
+	if size <= smallAnswer {
+		return built, nil
+	}
 	var deaf []*connection
 	defer func() {
 		for _, c := range deaf {

@@ -46,9 +46,8 @@ var consuming = map[string]bool{
 	proto.PubSub_Resume_FullMethodName:       true,
 }
 
-// bindUnary finds the instance that a call is for, and makes it on Init.
-func (s *Server) bindUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	c := callOf(ctx)
+// answer finds the instance that a call is for, makes it on Init, and lets it answer.
+func (s *Server) answer(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (any, error) {
 	switch r := req.(type) {
 	case *proto.InitRequest:
 		c.store = NewStateStore(s.opts.Backend, s.componentOptions(c))
@@ -60,15 +59,7 @@ func (s *Server) bindUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 	if err := s.bind(ctx, c); err != nil {
 		return nil, err
 	}
-	return handler(ctx, req)
-}
-
-func (s *Server) bindStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx := stream.Context()
-	if err := s.bind(ctx, callOf(ctx)); err != nil {
-		return err
-	}
-	return handler(srv, stream)
+	return correctUnary(ctx, c, req, handler)
 }
 
 // maxInitMetadata bounds what one Init may give to remember, in bytes.
@@ -84,7 +75,7 @@ func (s *Server) initialize(ctx context.Context, c *call, req any, k sidecars.Ki
 	if size > maxInitMetadata {
 		return nil, invalid.New("metadata", fmt.Sprintf("of %d bytes", size), fmt.Sprintf("at most %d bytes", maxInitMetadata))
 	}
-	answer, err := handler(ctx, req)
+	answer, err := correctUnary(ctx, c, req, handler)
 	if err != nil {
 		return nil, err
 	}

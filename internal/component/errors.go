@@ -11,7 +11,6 @@ import (
 
 	contribstate "github.com/dapr/components-contrib/state"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
@@ -147,16 +146,4 @@ func errorText(err error) string {
 		text = text[:maxErrorText] + "…"
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
-}
-
-func statusUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	answer, err := handler(ctx, req)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	return answer, nil
-}
-
-func statusStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	return toStatus(handler(srv, stream))
 }

@@ -303,54 +303,51 @@ func (l *limiter) run(ctx context.Context) {
 	}
 }
 
-// unary lets a call be worked on when it is its turn.
-func (l *limiter) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	c := callOf(ctx)
-	defer l.end(c)
-	lane, weight, size := l.lane(c)
-	if err := lane.Acquire(ctx, weight); err != nil {
-		return nil, err
+// enter waits until it is the turn of a call whose request is there. The caller must leave the lane when it was worked on.
+func (l *limiter) enter(ctx context.Context, c *call) (at lane, err error) {
+	at, size := l.lane(c)
+	if err := at.Acquire(ctx, at.weight); err != nil {
+		return lane{}, err
 	}
 	if !l.begin(c, size) {
-		lane.Release(weight)
-		return nil, c.Err()
+		at.leave()
+		return lane{}, c.Err()
 	}
-	answer, err := handler(ctx, req)
-	lane.Release(weight)
-	if err != nil {
-		return nil, err
-	}
-	if m, ok := answer.(googleproto.Message); ok {
-		if size := int64(googleproto.Size(m)); size > smallAnswer {
-			return l.reserve(c.conn, m, size)
-		}
-	}
-	return answer, nil
+	return at, nil
 }
 
-// lane returns where a call waits for its turn, what it may at most take, and what of that is its request.
-func (l *limiter) lane(c *call) (lane *semaphore.Weighted, weight, size int64) {
+// lane is where a call waits for its turn, and what it may at most take.
+type lane struct {
+	*semaphore.Weighted
+	weight int64
+}
+
+func (l lane) leave() { l.Release(l.weight) }
+
+// lane returns the lane of a call, and what of its weight is the request.
+func (l *limiter) lane(c *call) (at lane, size int64) {
 	l.mu.Lock()
 	size = c.bytes
 	l.mu.Unlock()
+	at = lane{l.small, size}
 	switch c.method {
 	case proto.StateStore_Get_FullMethodName:
-		return l.small, min(size+receiveLimit, l.limit), size
+		at.weight += receiveLimit
 	case proto.StateStore_BulkGet_FullMethodName, proto.QueriableStateStore_Query_FullMethodName:
-		return l.rest, min(size+receiveLimit, l.limit), size
+		at = lane{l.rest, size + receiveLimit}
+	default:
+		if size > smallCall {
+			at.Weighted = l.rest
+		}
 	}
-	if size > smallCall {
-		return l.rest, min(size, l.limit), size
-	}
-	return l.small, min(size, l.limit), size
+	at.weight = min(at.weight, l.limit)
+	return at, size
 }
 
-// stream counts a stream's messages until they are received.
-func (l *limiter) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	c := callOf(stream.Context())
-	defer l.end(c)
+// metered returns a stream whose messages are counted until they are received.
+func (l *limiter) metered(c *call, stream grpc.ServerStream) (*meteredStream, error) {
 	if !l.begin(c, 0) {
-		return c.Err()
+		return nil, c.Err()
 	}
 	// gRPC asked for Done before the stream was served, and its reads wait for what it got.
 	l.following.Add(1)
@@ -360,7 +357,7 @@ func (l *limiter) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServer
 		defer l.mu.Unlock()
 		c.interrupt()
 	})
-	return handler(srv, &meteredStream{stream, l, c})
+	return &meteredStream{stream, l, c}, nil
 }
 
 type meteredStream struct {

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // settled waits until nothing is counted, although connections are open.
@@ -360,4 +362,19 @@ func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
 			ended++
 		}
 	}
+}
+
+type panickingBackend struct{ Backend }
+
+func (panickingBackend) StateStore(context.Context, string, string) (*statestore.Store, error) {
+	panic("no store")
+}
+
+func TestAPanicLeavesNothingCounted(t *testing.T) {
+	h := newHouse(t, func(h *house) { h.backend = panickingBackend{} })
+	c := h.dial("a")
+	_, err := c.Init(c.ctx, &proto.InitRequest{})
+	require.ErrorContains(t, err, "the call panicked; see the log of dapr-bolt")
+	require.Contains(t, h.log.String(), "no store")
+	settled(t, h.server.limiter)
 }

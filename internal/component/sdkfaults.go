@@ -16,8 +16,8 @@ import (
 const hiddenContentType = "\x00contentType"
 
 // correctUnary puts right what the SDK does wrong with unary calls. It answers those calls itself that the SDK does not
-// pass on. It runs after the connection's component was bound to ctx.
-func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// pass on. The call is bound.
+func correctUnary(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (any, error) {
 	switch r := req.(type) {
 	// Fault: a request without metadata makes Init panic.
 	case *proto.InitRequest:
@@ -82,14 +82,13 @@ func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 		// Fault: the error of a call is thrown away. The runtime takes any answer for success, also one with failed
 		// entries in it, of which it does not tell the app: one entry that was not stored must fail the call.
 		answer, err := handler(ctx, req)
-		if failure := callOf(ctx).bulkErr; err == nil && failure != nil {
+		if failure := c.bulkErr; err == nil && failure != nil {
 			return nil, failure
 		}
 		return answer, err
 
 	// Fault: Ping is answered without asking the component.
 	case *proto.PingRequest:
-		c := callOf(ctx)
 		var pinger health.Pinger = c.pubsub
 		if c.store != nil {
 			pinger = c.store
@@ -101,9 +100,9 @@ func correctUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler
 
 	// Fault: Pause and Resume are not implemented.
 	case *proto.PauseRequest:
-		return &proto.PauseResponse{}, callOf(ctx).pubsub.Pause(ctx)
+		return &proto.PauseResponse{}, c.pubsub.Pause(ctx)
 	case *proto.ResumeRequest:
-		return &proto.ResumeResponse{}, callOf(ctx).pubsub.Resume(ctx)
+		return &proto.ResumeResponse{}, c.pubsub.Resume(ctx)
 	}
 	return handler(ctx, req)
 }

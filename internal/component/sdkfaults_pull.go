@@ -254,12 +254,8 @@ func (p *pull) close(stopping bool) {
 	}
 }
 
-// pullStream is the interceptor that puts a pull around each PullMessages stream.
-func (s *Server) pullStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if info.FullMethod != proto.PubSub_PullMessages_FullMethodName {
-		return handler(srv, stream)
-	}
-	c := callOf(stream.Context())
+// pullMessages puts a pull around a PullMessages stream.
+func (s *Server) pullMessages(c *call, srv any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
 	p := newPull(stream, s.opts.Logger.With("component", c.component))
 	p.begun = func() { p.closed = c.conn.session.StreamOpened(c.component) }
 	c.pull = p

@@ -15,7 +15,6 @@ import (
 	sdkpubsub "github.com/dapr-sandbox/components-go-sdk/pubsub/v1"
 	sdkstate "github.com/dapr-sandbox/components-go-sdk/state/v1"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/jonboulle/clockwork"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -203,8 +202,6 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 }
 
 func (s *Server) newGRPC() *grpc.Server {
-	logUnary, logStream := callLogger(s.opts.Logger)
-	onPanic := panicAnswer(s.opts.Logger)
 	server := grpc.NewServer(
 		grpc.Creds(peerCredentials{s}),
 		grpc.InTapHandle(s.limiter.tap),
@@ -220,10 +217,8 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(callWorkers),
-		// The outermost comes first. A panic is answered inside the log, so that the call is logged as failed; the
-		// corrections come last, closest to the SDK.
-		grpc.ChainUnaryInterceptor(logUnary, recovery.UnaryServerInterceptor(onPanic), statusUnary, s.limiter.unary, s.bindUnary, correctUnary),
-		grpc.ChainStreamInterceptor(logStream, recovery.StreamServerInterceptor(onPanic), statusStream, s.limiter.stream, s.bindStream, s.pullStream),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
 	)
 	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return callOf(ctx).store })
 	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return callOf(ctx).pubsub })
@@ -231,6 +226,62 @@ func (s *Server) newGRPC() *grpc.Server {
 	// The runtime finds out what a socket serves by reflection: v1alpha; tools use v1.
 	reflection.Register(server)
 	return server
+}
+
+// unary is the way of a unary call: it is logged, its panic and its error are made a status, it waits for its turn, is
+// bound to an instance, corrected, and then the SDK's. An interceptor for each of these took an allocation each.
+func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	c, start := callOf(ctx), time.Now()
+	answer, err := s.workOn(ctx, c, req, handler)
+	if err != nil {
+		answer, err = nil, toStatus(err)
+	}
+	logCall(ctx, s.opts.Logger, c, start, err)
+	return answer, err
+}
+
+func (s *Server) workOn(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (answer any, err error) {
+	defer answerPanic(ctx, s.opts.Logger, c, &err)
+	defer s.limiter.end(c)
+	answer, err = s.takeTurn(ctx, c, req, handler)
+	if err != nil {
+		return nil, err
+	}
+	return s.limiter.reserve(c.conn, answer)
+}
+
+func (s *Server) takeTurn(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (any, error) {
+	lane, err := s.limiter.enter(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer lane.leave()
+	return s.answer(ctx, c, req, handler)
+}
+
+// stream is the way of a stream, which is no different but for its messages: those are counted as they arrive.
+func (s *Server) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx := stream.Context()
+	c, start := callOf(ctx), time.Now()
+	err := toStatus(s.workOnStream(ctx, c, srv, stream, handler))
+	logCall(ctx, s.opts.Logger, c, start, err)
+	return err
+}
+
+func (s *Server) workOnStream(ctx context.Context, c *call, srv any, stream grpc.ServerStream, handler grpc.StreamHandler) (err error) {
+	defer answerPanic(ctx, s.opts.Logger, c, &err)
+	defer s.limiter.end(c)
+	metered, err := s.limiter.metered(c, stream)
+	if err != nil {
+		return err
+	}
+	if err := s.bind(ctx, c); err != nil {
+		return err
+	}
+	if c.method == proto.PubSub_PullMessages_FullMethodName {
+		return s.pullMessages(c, srv, metered, handler)
+	}
+	return handler(srv, metered)
 }
 
 func (s *Server) componentOptions(c *call) ComponentOptions {

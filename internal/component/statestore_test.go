@@ -126,7 +126,7 @@ func TestMissingParts(t *testing.T) {
 		"operations[0]": &proto.TransactionalStateRequest{Operations: []*proto.TransactionalStateOperation{{Request: &proto.TransactionalStateOperation_Delete{}}}},
 		"operations[1]": &proto.TransactionalStateRequest{Operations: []*proto.TransactionalStateOperation{setOp(&proto.SetRequest{}), setOp(nil)}},
 	} {
-		_, err := correctUnary(t.Context(), req, nil, nil)
+		_, err := correctUnary(t.Context(), nil, req, nil)
 		requireInvalid(t, toStatus(err), field)
 	}
 }
