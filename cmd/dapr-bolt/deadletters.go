@@ -128,8 +128,8 @@ func bucketNames(buckets []admin.Bucket) string {
 }
 
 // eachPage calls fn with page after page, bucket after bucket, until opts.Limit dead letters were seen (0: all of them).
-// It returns whether there are more, and what to continue after in the last bucket, or 0 when that has no more.
-func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (more bool, next uint64, err error) {
+// It returns what to continue after in the last bucket, or 0 when that has no more, and the buckets that were not reached.
+func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (next uint64, unseen []admin.Bucket, err error) {
 	left, after := opts.Limit, opts.After
 	for i, bucket := range buckets {
 		for opts.Bucket, opts.After = bucket, after; ; {
@@ -139,20 +139,14 @@ func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket,
 			}
 			page, err := client.DeadLetters(ctx, opts)
 			if err != nil {
-				return false, 0, err
+				return 0, nil, err
 			}
 			if err := fn(page.DeadLetters); err != nil {
-				return false, 0, err
+				return 0, nil, err
 			}
 			if left > 0 {
 				if left -= len(page.DeadLetters); left == 0 {
-					if page.Next == 0 && i+1 < len(buckets) {
-						_, _, err = eachPage(ctx, client, buckets[i+1:], first(opts), func(rest []admin.DeadLetter) error {
-							more = more || len(rest) > 0
-							return nil
-						})
-					}
-					return more || page.Next != 0, page.Next, err
+					return page.Next, buckets[i+1:], nil
 				}
 			}
 			if page.Next == 0 {
@@ -161,18 +155,12 @@ func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket,
 			opts.After = page.Next
 		}
 	}
-	return false, 0, nil
-}
-
-// first selects the first one alone.
-func first(opts admin.ListOptions) admin.ListOptions {
-	opts.After, opts.Limit, opts.Data = 0, 1, false
-	return opts
+	return 0, nil, nil
 }
 
 func (c *cli) listTable(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions) error {
 	var rows [][]cell
-	more, next, err := eachPage(ctx, client, buckets, opts, func(letters []admin.DeadLetter) error {
+	next, unseen, err := eachPage(ctx, client, buckets, opts, func(letters []admin.DeadLetter) error {
 		for i := range letters {
 			d := &letters[i]
 			rows = append(rows, []cell{
@@ -202,8 +190,10 @@ func (c *cli) listTable(ctx context.Context, client *admin.Client, buckets []adm
 	switch {
 	case next != 0 && len(buckets) == 1:
 		fmt.Fprintf(c.errOut, "there are more: --after %d lists the next page, --all all of them\n", next)
-	case more:
+	case next != 0:
 		fmt.Fprintln(c.errOut, "there are more: --all lists all of them, --bucket and --after page through one bucket")
+	case len(unseen) > 0:
+		fmt.Fprintf(c.errOut, "there may be more: --all lists all of them; not looked into: %s\n", bucketNames(unseen))
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ func TestListsShowAllBuckets(t *testing.T) {
 	require.Equal(t, "shop", p.list(t, "--database", "shop")[0].Database)
 	require.Len(t, p.list(t, "--limit", "2"), 2)
 	got := shell{}.run(t, "dead-letters", "list", "--limit", "1", "--data-dir", p.data)
-	require.Contains(t, got.stderr, "there are more: --all lists all of them")
+	require.Contains(t, got.stderr, "there may be more: --all lists all of them; not looked into: pubsub, shop/pubsub")
 	got = shell{}.run(t, "dead-letters", "list", "--after", "1", "--data-dir", p.data)
 	require.Equal(t, exitUsage, got.code)
 	require.Contains(t, got.stderr, "--after goes with --bucket")
@@ -256,4 +256,15 @@ func TestCompletion(t *testing.T) {
 	got := shell{env: map[string]string{"HOME": "/nowhere"}}.run(t, "__complete", "dead-letters", "show", "")
 	require.Equal(t, exitOK, got.code, "without a process there is nothing to complete")
 	require.Equal(t, fmt.Sprintln(":4"), got.stdout[:3])
+}
+
+// Whatever an app answers, its dead letter says something, and little more than the app.
+func FuzzCause(f *testing.F) {
+	f.Add("retriable error occurred: retriable error returned from app while processing pub/sub event e, topic: t, body: no slot. status code returned: 500")
+	f.Add("error returned from app while processing pub/sub event e: retriable error occurred: retriable error occurred")
+	f.Fuzz(func(t *testing.T, text string) {
+		got := cause(text)
+		require.Equal(t, text == "", got == "")
+		require.LessOrEqual(t, len(got), len(text)+len(" (status )"))
+	})
 }

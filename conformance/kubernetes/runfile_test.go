@@ -1,6 +1,8 @@
 package kubernetes_test
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,7 +49,7 @@ func TestDaprRun(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".dapr", "config.yaml"),
 		[]byte("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: daprConfig\nspec: {}\n"), 0o644))
 
-	runFile, ports := onFreePorts(t, h, checkout.Path("cmd", "todo", "dapr.yaml"))
+	runFile, ports, sidecars := onFreePorts(t, h, checkout.Path("cmd", "todo", "dapr.yaml"))
 	app, err := h.StartApp(harness.AppOptions{
 		Name: "dapr-run", Path: cli, Args: []string{"run", "-f", runFile},
 		// With -f the CLI (1.16) does not look at --runtime-path, but at this variable.
@@ -57,6 +59,14 @@ func TestDaprRun(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, app.WaitReady(t.Context()))
 	seeSaga(t, "http://"+app.Address)
+	// A sidecar that looks for a placement or scheduler service that is not there stays at 500.
+	for _, port := range sidecars {
+		require.EventuallyWithT(t, func(c *assertCollect) {
+			response, err := harness.Call(t.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/v1.0/healthz", port), nil)
+			require.NoError(c, err)
+			require.NoError(c, response.OK())
+		}, seen, 50*time.Millisecond)
+	}
 
 	// Ctrl-C, or SIGTERM, ends both apps and both sidecars.
 	require.NoError(t, app.Stop())
@@ -65,8 +75,9 @@ func TestDaprRun(t *testing.T) {
 	}
 }
 
-// onFreePorts writes a copy of the run file with the apps on free ports, and returns those.
-func onFreePorts(t *testing.T, h *harness.Harness, path string) (copied string, ports []int) {
+// onFreePorts writes a copy of the run file with the apps and the HTTP APIs of their sidecars on free ports, and returns
+// those.
+func onFreePorts(t *testing.T, h *harness.Harness, path string) (copied string, ports, sidecars []int) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -85,10 +96,14 @@ func onFreePorts(t *testing.T, h *harness.Harness, path string) (copied string, 
 		require.NoError(t, err)
 		ports = append(ports, port)
 		app["appPort"] = port
+		port, err = h.FreePort()
+		require.NoError(t, err)
+		sidecars = append(sidecars, port)
+		app["daprHTTPPort"] = port
 	}
 	raw, err = yaml.Marshal(file)
 	require.NoError(t, err)
 	copied = h.Dir("dapr.yaml")
 	require.NoError(t, os.WriteFile(copied, raw, 0o644))
-	return copied, ports
+	return copied, ports, sidecars
 }
