@@ -65,23 +65,26 @@ func (m *machine) Kill() {
 	if m.random.IntN(2) == 0 {
 		m.beside.Wait()
 	}
-	if m.faults {
+	if m.faults && m.random.IntN(2) == 0 {
 		m.failDisk()
 	}
-	m.awaitCut(m.disk.CutWithin(m.within()), m.Done())
+	if m.faults && m.random.IntN(2) == 0 {
+		m.awaitCut(m.disk.FailAndCut(m.within(), m.errno()), m.Done())
+	} else {
+		m.awaitCut(m.disk.CutWithin(m.within()), m.Done())
+	}
 	m.cut()
 }
 
-// failDisk makes the disk fail for a while. After that, dapr-bolt must take writes again.
+func (m *machine) errno() syscall.Errno {
+	return []syscall.Errno{syscall.EIO, syscall.ENOSPC}[m.random.IntN(2)]
+}
+
+// failDisk makes the disk fail for a while, after which dapr-bolt must take writes again.
 func (m *machine) failDisk() {
-	errno := []syscall.Errno{syscall.EIO, syscall.ENOSPC}[m.random.IntN(2)]
-	times := []int{1, 5, 25}[m.random.IntN(3)]
-	m.disk.FailWithin(m.within(), times, errno)
+	m.disk.FailWithin(m.within(), []int{1, 5, 1 << 30}[m.random.IntN(3)], m.errno())
 	for patience := time.Now().Add(mostIdle); m.disk.Failed() == 0 && time.Now().Before(patience); {
-		time.Sleep(time.Millisecond)
-	}
-	if m.random.IntN(3) == 0 {
-		return
+		time.Sleep(poll)
 	}
 	time.Sleep(time.Duration(m.random.IntN(50)) * time.Millisecond)
 	m.disk.EndFaults()

@@ -47,6 +47,8 @@ type fault struct {
 	after, times int
 	errno        syscall.Errno
 	failed       int
+	// cut: the power goes out soon after.
+	cut bool
 }
 
 // node is a file or a folder.
@@ -149,6 +151,15 @@ func (d *Disk) FailWithin(n, times int, errno syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = fault{after: d.random.IntN(n), times: times, errno: errno, failed: d.fault.failed}
+}
+
+// FailAndCut makes the disk fail one of the next n writes and syncs with errno, and the power go out before it has made
+// four more changes. It returns a channel that is closed when it is out.
+func (d *Disk) FailAndCut(n int, errno syscall.Errno) <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = fault{after: d.random.IntN(n), times: 1, errno: errno, cut: true, failed: d.fault.failed}
+	return d.out
 }
 
 // EndFaults makes the disk work again.
@@ -391,10 +402,13 @@ func (d *Disk) failing() syscall.Errno {
 	}
 	f.times--
 	f.failed++
+	if f.cut {
+		d.steps, d.kind = 1+d.random.IntN(4), changing
+	}
 	return f.errno
 }
 
-// write returns how many bytes it has written. A write that fails may have written the beginning.
+// write returns how many bytes it has written. A write that fails may have written the beginning, or everything.
 func (d *Disk) write(n *node, at int, data []byte) (int, syscall.Errno) {
 	if errno := d.enter(changing); errno != 0 {
 		return 0, errno
@@ -402,7 +416,9 @@ func (d *Disk) write(n *node, at int, data []byte) (int, syscall.Errno) {
 	defer d.mu.Unlock()
 	errno := d.failing()
 	if errno != 0 {
-		data = data[:d.random.IntN(len(data)/sector+1)*sector]
+		if d.random.IntN(2) == 0 {
+			data = data[:d.random.IntN(len(data)/sector+1)*sector]
+		}
 	}
 	if len(data) > 0 {
 		d.change(n, change{at, slices.Clone(data)})
