@@ -80,13 +80,16 @@ func (m *machine) errno() syscall.Errno {
 	return []syscall.Errno{syscall.EIO, syscall.ENOSPC}[m.random.IntN(2)]
 }
 
-// failDisk makes the disk fail for a while, after which dapr-bolt must take writes again.
+// failDisk makes the disk fail for a while, after which dapr-bolt must take writes again, or until the power goes out.
 func (m *machine) failDisk() {
 	m.disk.FailWithin(m.within(), []int{1, 5, 1 << 30}[m.random.IntN(3)], m.errno())
 	for patience := time.Now().Add(mostIdle); m.disk.Failed() == 0 && time.Now().Before(patience); {
 		time.Sleep(poll)
 	}
 	time.Sleep(time.Duration(m.random.IntN(50)) * time.Millisecond)
+	if m.random.IntN(3) == 0 {
+		return
+	}
 	m.disk.EndFaults()
 	if err := m.recovers(); err != nil {
 		m.fail(err)

@@ -46,7 +46,7 @@ func (p *publisher) work(ctx context.Context) error {
 			err = p.race(ctx, ids)
 		} else if err = p.publish(ctx, p.client, ids); err == nil {
 			p.published(ids)
-		} else if p.Excuses(err) && rand.IntN(2) == 0 {
+		} else if p.Excuses(err) && !unsure(err) && rand.IntN(2) == 0 {
 			p.events.failed(ids...)
 			continue
 		} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc/codes"
@@ -89,10 +90,13 @@ func (w *writer) written(err error, version int, keys ...string) {
 	case err == nil:
 		w.keys.acknowledged(version, keys...)
 		w.acked.Add(1)
-	case w.Excuses(err):
+	case w.Excuses(err) && !unsure(err):
 		w.keys.failedToWrite(version, keys...)
 	}
 }
+
+// unsure says whether an error says that what was asked for may have taken place.
+func unsure(err error) bool { return strings.Contains(err.Error(), "may have taken place") }
 
 func setRequest(key string, value []byte) *proto.SetRequest {
 	return &proto.SetRequest{Key: key, Value: value}

@@ -26,6 +26,9 @@ var (
 	ErrLocked = errors.New("the database file is in use")
 	// ErrFormat means that the file is not one that this build can read.
 	ErrFormat = errors.New("not a database file of this version")
+	// ErrUnsure means that a write has failed, and that the disk fails to take back what is on it of the write. As long as
+	// the process lives, it has not taken place; whether it has after a crash nobody knows.
+	ErrUnsure = errors.New("the disk fails, and if the process ends before it works again, the write may have taken place")
 	// ErrDamaged means that reading met what cannot be.
 	ErrDamaged = errors.New("the database file is damaged (dapr-bolt check says where), or this is a bug")
 )

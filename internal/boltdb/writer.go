@@ -376,7 +376,10 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 		return err
 	}
 	db.uncertain = true
-	db.tell(db.trust())
+	if untrusted := db.trust(); untrusted != nil {
+		db.tell(untrusted)
+		return fmt.Errorf("%w: %w", ErrUnsure, err)
+	}
 	return err
 }
 
