@@ -122,7 +122,7 @@ func (l *largeBolt) open(ctx context.Context) error {
 
 func (l *largeBolt) close() error { return errors.Join(l.store.Close(), l.broker.Close()) }
 
-// beside measures while something else goes on, again and again, and notes by how much the file grew.
+// beside measures while something else goes on, again and again, and notes by how much the database grew.
 func (b *bench) beside(ctx context.Context, l *largeBolt, disturb func(context.Context) error, measure func() error) error {
 	disturbing, stop := context.WithCancel(ctx)
 	defer stop()
@@ -150,12 +150,17 @@ func (b *bench) beside(ctx context.Context, l *largeBolt, disturb func(context.C
 	return nil
 }
 
-func (l *largeBolt) fileSize() (int64, error) {
-	info, err := os.Stat(filepath.Join(l.DataDir, "dapr.db"))
-	if err != nil {
-		return 0, err
+// fileSize is that of the database with its log.
+func (l *largeBolt) fileSize() (size int64, err error) {
+	paths, err := filepath.Glob(filepath.Join(l.DataDir, "dapr.db*"))
+	for _, path := range paths {
+		info, statErr := os.Stat(path)
+		if statErr != nil {
+			return 0, statErr
+		}
+		size += info.Size()
 	}
-	return info.Size(), nil
+	return size, err
 }
 
 // query reads every value and finds none.
