@@ -1,5 +1,5 @@
-// Package boltdb keeps one bbolt file: it opens and locks it, checks its format version, and gathers concurrent
-// writers into shared, synced transactions.
+// Package boltdb keeps one bbolt file and a log beside it: it opens and locks the file, recovers it after a crash, and gathers
+// concurrent writers into shared transactions, each of which is one sync of the log.
 package boltdb
 
 import (

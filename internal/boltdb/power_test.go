@@ -158,7 +158,11 @@ func (d *disk) happens(what string) error {
 		}
 		d.moments = append(d.moments, m)
 	}
-	if d.failIn > 0 && d.operations > d.failed+60 && d.r.IntN(d.failIn) == 0 {
+	failIn := d.failIn
+	if what == "sync db" {
+		failIn = min(failIn, 4) // there are few
+	}
+	if failIn > 0 && d.operations > d.failed+60 && d.r.IntN(failIn) == 0 {
 		d.failed, d.refused = d.operations, d.steps+1
 		return []error{syscall.EIO, syscall.ENOSPC}[d.r.IntN(2)]
 	}
