@@ -85,9 +85,10 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	}
 	items := make([]statestore.Item, len(keys))
 	err := e.view(func(b bucket) error {
+		left := room
 		for i, key := range keys {
-			items[i] = b.item(key, room, now)
-			room -= items[i].Size()
+			items[i] = b.item(key, left, now)
+			left -= items[i].Size()
 		}
 		return nil
 	})
