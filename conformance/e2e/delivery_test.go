@@ -159,7 +159,7 @@ func TestTheSidecarWorksOnWhenTheProcessWasKilled(t *testing.T) {
 	topics := e.topics("--database", "events")
 	require.Len(t, topics, 1)
 	require.EqualValues(t, 6, topics[0].Stored, "events in the database that Init named")
-	require.Empty(t, e.topics(), "events in the default database")
+	require.Empty(t, e.topics("--database", "dapr"), "events in the default database")
 	r := e.call(d, http.MethodPost, "/v1.0/publish/"+pubsubName+"/orders", []byte(fiveMiB[:200<<10]), "Content-Type", "text/plain")
 	require.Equal(t, http.StatusInternalServerError, r.Status)
 	require.Contains(t, string(r.Body), "full", "the limit that Init named")
