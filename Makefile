@@ -10,7 +10,7 @@ RACE := -race
 endif
 
 # No test hangs longer, on however slow a machine.
-HANGS := 2h
+HANGS := 60m
 
 .DEFAULT_GOAL := help
 

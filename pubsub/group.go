@@ -107,6 +107,7 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		mayLoad:      make(chan struct{}, 1),
 		maySettle:    make(chan struct{}, 1),
 		partitions:   partitions{},
+		state:        groupOpening,
 		end:          endUnknown,
 		moreRedriven: true,
 		busy:         map[RetryKey]struct{}{},

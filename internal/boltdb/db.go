@@ -180,7 +180,8 @@ func (db *DB) View(fn func(tx *Tx) error) error {
 		}
 		// The last transaction is being committed.
 		db.committing.Lock()
-		db.committing.Unlock() //nolint:staticcheck // it is waited for, not held
+		//lint:ignore SA2001 it is waited for, not held
+		db.committing.Unlock()
 	}
 }
 

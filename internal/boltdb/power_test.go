@@ -132,7 +132,8 @@ type disk struct {
 }
 
 func newDisk(r *rand.Rand, content map[string][]byte) *disk {
-	d := &disk{files: map[string]*diskFile{}, r: r, failed: -100}
+	// Its goroutines draw beside the caller.
+	d := &disk{files: map[string]*diskFile{}, r: rand.New(rand.NewPCG(r.Uint64(), r.Uint64())), failed: -100}
 	for name, b := range content {
 		d.files[name] = &diskFile{durable: bytes.Clone(b)}
 	}

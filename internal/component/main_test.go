@@ -241,15 +241,3 @@ func staleSocket(t *testing.T, path string) {
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	require.NoError(t, l.Close())
 }
-
-// testHandler keeps a log's text for tests that have no house.
-type testHandler struct {
-	slog.Handler
-	text *logBuffer
-}
-
-func testLogger(t *testing.T) *slog.Logger {
-	t.Helper()
-	text := &logBuffer{}
-	return slog.New(&testHandler{slog.NewTextHandler(text, nil), text})
-}

@@ -99,7 +99,7 @@ func (t *topicAccount) trim() {
 }
 
 func (a *accounts) publish() {
-	name, t := a.drawTopic()
+	name, _ := a.drawTopic()
 	opts := pubsub.AppendOptions{TopicLimits: pubsub.TopicLimits{
 		MaxAge:   rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(a.t, "maxAge"),
 		MaxBytes: rapid.SampledFrom([]int64{0, 0, 500, 2000}).Draw(a.t, "maxBytes"),
@@ -118,7 +118,7 @@ func (a *accounts) publish() {
 		return
 	}
 	require.NoError(a.t, results[0].Err)
-	t = a.ensure(name)
+	t := a.ensure(name)
 	t.maxAge = opts.MaxAge
 	if at := entry.Event.DeliverAt; !at.IsZero() {
 		t.delayed = append(t.delayed, at)
