@@ -89,6 +89,7 @@ torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks
 
 .PHONY: power-cuts
 power-cuts: ## Cut the power of dapr-bolt's disk 1,000 times in the middle of work and of recovery (as root, with FUSE)
+	BOLTDB_POWER_RUNS=50 go test ./internal/boltdb -run '^TestPowerFailure$$' -count 1 -v -timeout 4h
 	go -C conformance test ./crash -run '^TestPowerCuts' -count 1 -v -timeout 4h -cuts 1000
 
 # BASE names a commit whose build is measured beside this one. Redis's server is installed where that is possible; a report

@@ -466,7 +466,7 @@ func TestPowerFailure(t *testing.T) {
 				_, err := fmt.Sscan(s, &seed)
 				require.NoError(t, err)
 			}
-			runs := 4
+			runs := 2
 			if s := os.Getenv("BOLTDB_POWER_RUNS"); s != "" {
 				_, err := fmt.Sscan(s, &runs)
 				require.NoError(t, err)
