@@ -29,13 +29,13 @@ var (
 	// ErrUnsure means that a write has failed, and that the disk fails to take back what is on it of the write. As long as
 	// the process lives, it has not taken place; whether it has after a crash nobody knows.
 	ErrUnsure = errors.New("the disk fails, and if the process ends before it works again, the write may have taken place")
-	// ErrDamaged means that reading met what cannot be.
+	// ErrDamaged means that a call met what cannot be.
 	ErrDamaged = errors.New("the database file is damaged (dapr-bolt check says where), or this is a bug")
 )
 
 // Options for Open; the zero value is the documented default.
 type Options struct {
-	// Logger hears of panics in write functions. Default: slog.Default().
+	// Logger hears of panics in functions that read or write. Default: slog.Default().
 	Logger *slog.Logger
 	// LockTimeout is how long Open waits for another process to let go of the file. Default: 1s.
 	LockTimeout time.Duration
@@ -195,9 +195,7 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			db.log.Error("panic while reading", "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("%w: panic while reading: %v", ErrDamaged, p)
-			db.damage.CompareAndSwap(nil, &err)
+			err = db.panicked("while reading", p)
 		}
 	}()
 	tx, err := db.bolt.Begin(false)

@@ -26,7 +26,7 @@ type failure struct {
 const maxProbe = 4 << 20
 
 // Ready says whether writes work: it returns the error of the last commit that failed, unless one that is as large has
-// succeeded since, or does now, or the first damage that reads have met.
+// succeeded since, or does now, or the first damage that a call has met.
 func (db *DB) Ready(ctx context.Context) error {
 	if damage := db.damage.Load(); damage != nil {
 		return *damage
@@ -55,6 +55,15 @@ func (db *DB) failed(err error, size int64) error {
 		size = max(size, last.size)
 	}
 	db.failure.Store(&failure{err, size})
+	return err
+}
+
+// panicked returns a panic, which a damaged page is to bbolt, as an error. Where it comes from code that calls bbolt,
+// nothing tells it from a bug.
+func (db *DB) panicked(where string, p any) error {
+	db.log.Error("panic "+where, "panic", p, "stack", string(debug.Stack()))
+	err := fmt.Errorf("%w: panic %s: %v", ErrDamaged, where, p)
+	db.damage.CompareAndSwap(nil, &err)
 	return err
 }
 

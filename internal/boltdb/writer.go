@@ -437,8 +437,7 @@ func (db *DB) trust() error {
 func (db *DB) call(fn func(tx *Tx) error, tx *Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			db.log.Error("panic in a write function", "panic", p, "stack", string(debug.Stack()))
-			err = Dirty(fmt.Errorf("panic in a write function: %v", p))
+			err = Dirty(db.panicked("in a write function", p))
 		}
 	}()
 	return fn(tx)
