@@ -76,6 +76,7 @@ func TestASidecarWithBadMetadataSaysWhyItDoesNotStart(t *testing.T) {
 			require.NoError(t, harness.WriteComponents(resources, harness.NewComponent("wrong", test.kind+".bolt", test.field, test.value)))
 			d, err := e.StartDaprd(harness.DaprdOptions{Path: e.programs.Daprd, AppID: "app", Name: name, Resources: []string{resources}})
 			require.NoError(t, err)
+			<-d.Done() // it may call itself healthy for a moment before
 			err = d.WaitReady(t.Context())
 			require.ErrorContains(t, err, "ended while starting: exit status 1")
 			for _, text := range []string{"wrong", test.field, test.value, test.allowed} {
