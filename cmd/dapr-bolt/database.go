@@ -1,19 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -116,20 +110,14 @@ checked first. What was there is kept under another name, which is printed. ETag
 an earlier restore of it, are invalid from then on.`,
 		Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := runChecker(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if !report.Sound {
-				return errors.Join(c.printReport(report), fmt.Errorf("restore: %w: %s", boltdb.ErrUnsound, args[0]))
-			}
 			result := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}
+			var err error
 			result.Kept, err = boltdb.Restore(cmd.Context(), args[0], result.Path, stateengine.Check)
 			switch {
 			case errors.Is(err, boltdb.ErrLocked):
 				return fmt.Errorf("%w: stop it first", err)
 			case err != nil:
-				return err
+				return notThere(err)
 			case c.output == outputJSON:
 				return c.printJSON(result)
 			}
@@ -155,13 +143,8 @@ func notThere(err error) error {
 	return err
 }
 
-const (
-	// maxProblems bounds what is listed: one damaged page can have any number of consequences.
-	maxProblems = 20
-	// moreWithin is how long the search goes on after the first problem: a wrong number in a page can send it through
-	// pages that do not exist for hours.
-	moreWithin = 5 * time.Second
-)
+// maxProblems bounds what is listed.
+const maxProblems = 20
 
 // checkReport is what was found.
 type checkReport struct {
@@ -181,7 +164,7 @@ func (c *cli) checkCommand() *cobra.Command {
 code is 1 if anything is damaged.`,
 		Args: atMostOneArg("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := runChecker(cmd.Context(), c.file(args))
+			report, err := checkFile(cmd.Context(), c.file(args))
 			if err != nil {
 				return err
 			}
@@ -216,96 +199,17 @@ func (c *cli) printReport(r checkReport) error {
 	return err
 }
 
-// checkerName is the hidden command that checks in a process of its own: reading a damaged file can end the process
-// that does it (see boltdb.Check).
-const checkerName = "check-pages"
-
-// checkerLine is what that process writes, one JSON object a line.
-type checkerLine struct {
-	Problem string `json:"problem,omitempty"`
-	// Error says why the file could not be read.
-	Error string `json:"error,omitempty"`
-	// Done says that every page was read.
-	Done bool `json:"done,omitempty"`
-}
-
-func (c *cli) checkerCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    checkerName + " FILE",
-		Hidden: true,
-		Args:   exactArgs("FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			enc := json.NewEncoder(c.out)
-			var writeErr error
-			err := boltdb.Check(cmd.Context(), args[0], func(problem error) {
-				if writeErr == nil {
-					writeErr = enc.Encode(checkerLine{Problem: problem.Error()})
-				}
-			}, stateengine.Check)
-			switch {
-			case errors.Is(err, boltdb.ErrLocked):
-				err = fmt.Errorf("%w: check a copy instead: dapr-bolt backup FILE, then dapr-bolt check FILE", err)
-			case err != nil:
-				err = notThere(err)
-			}
-			last := checkerLine{Done: true}
-			if err != nil {
-				last = checkerLine{Error: err.Error()}
-			}
-			return errors.Join(writeErr, enc.Encode(last))
-		},
-	}
-}
-
-// runChecker starts a process that checks the file, and ends it once it has said enough.
-func runChecker(ctx context.Context, path string) (report checkReport, err error) {
-	report = checkReport{Path: path, Problems: []string{}}
-	self, err := os.Executable()
-	if err != nil {
-		return report, fmt.Errorf("check: %w", err)
-	}
-	running, end := context.WithCancel(ctx)
-	defer end()
-	checker := exec.CommandContext(running, self, checkerName, "--", path)
-	var stderr bytes.Buffer
-	checker.Stderr = &stderr
-	stdout, err := checker.StdoutPipe()
-	if err != nil {
-		return report, fmt.Errorf("check: %w", err)
-	}
-	if err := checker.Start(); err != nil {
-		return report, fmt.Errorf("check: %w", err)
-	}
-	var line checkerLine
-	var enough atomic.Bool
-	var cutOff *time.Timer
-	for dec := json.NewDecoder(stdout); ; line = (checkerLine{}) {
-		if err = dec.Decode(&line); err != nil || line.Done || line.Error != "" {
-			break
+// checkFile reads the file and lists what is damaged.
+func checkFile(ctx context.Context, path string) (checkReport, error) {
+	report := checkReport{Path: path, Problems: []string{}}
+	err := boltdb.Check(ctx, path, func(problem error) {
+		if report.More = len(report.Problems) == maxProblems; !report.More {
+			report.Problems = append(report.Problems, problem.Error())
 		}
-		if len(report.Problems) == maxProblems {
-			enough.Store(true)
-			break
-		}
-		report.Problems = append(report.Problems, line.Problem)
-		if cutOff == nil {
-			cutOff = time.AfterFunc(moreWithin, func() { enough.Store(true); end() })
-			defer cutOff.Stop()
-		}
-	}
-	interrupted := ctx.Err()
-	end()
-	waitErr := checker.Wait()
-	report.More = enough.Load() && !line.Done
-	switch {
-	case interrupted != nil:
-		return report, fmt.Errorf("check: %w", context.Cause(ctx))
-	case line.Error != "":
-		return report, errors.New(line.Error)
-	case err != nil && !report.More:
-		first, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-		report.Problems = append(report.Problems, fmt.Sprintf("reading it ended in a fault: %s (%v)", first, waitErr))
+	}, stateengine.Check)
+	if errors.Is(err, boltdb.ErrLocked) {
+		err = fmt.Errorf("%w: check a copy instead: dapr-bolt backup FILE, then dapr-bolt check FILE", err)
 	}
 	report.Sound = len(report.Problems) == 0
-	return report, nil
+	return report, notThere(err)
 }

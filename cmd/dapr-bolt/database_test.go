@@ -200,19 +200,6 @@ func TestCheckFindsAFlippedBitOfAValue(t *testing.T) {
 	require.NotContains(t, got.stdout+got.stderr, `"sound"`)
 }
 
-// A damaged page can make bbolt read outside the file, which ends the process that does it.
-func TestCheckSurvivesAFaultOfItsChecker(t *testing.T) {
-	report, err := runChecker(t.Context(), atRest(t, newFolders(t)))
-	require.NoError(t, err)
-	require.True(t, report.Sound)
-	t.Setenv(dieAsChecker, "1")
-	report, err = runChecker(t.Context(), atRest(t, newFolders(t)))
-	require.NoError(t, err)
-	require.False(t, report.Sound)
-	require.Len(t, report.Problems, 1)
-	require.Contains(t, report.Problems[0], "reading it ended in a fault: ")
-}
-
 func TestVersion(t *testing.T) {
 	env := shell{env: map[string]string{"HOME": t.TempDir()}}
 	require.Regexp(t, `^dapr-bolt \S+ \(go\S+, \S+/\S+\)\n$`, env.run(t, "version").stdout)

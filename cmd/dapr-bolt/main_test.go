@@ -19,19 +19,11 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
-const (
-	// asProgram makes the test binary behave as dapr-bolt itself.
-	asProgram = "DAPR_BOLT_TEST_AS_PROGRAM"
-	// dieAsChecker makes it fault, as reading a damaged file can.
-	dieAsChecker = "DAPR_BOLT_TEST_DIE_AS_CHECKER"
-)
+// asProgram makes the test binary behave as dapr-bolt itself.
+const asProgram = "DAPR_BOLT_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
-		if os.Getenv(dieAsChecker) != "" {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
-			select {}
-		}
 		main()
 		return
 	}

@@ -54,7 +54,7 @@ func TestCheck(t *testing.T) {
 	}{
 		"sound":     {func(*testing.T, string) {}, ""},
 		"empty":     {func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 0)) }, "the file is empty"},
-		"cut short": {func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 64<<10)) }, "the file is cut short: it has 65536 bytes"},
+		"cut short": {func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 64<<10)) }, "cut short: it has 65536 bytes"},
 		"not a file of bbolt": {func(t *testing.T, path string) {
 			require.NoError(t, os.WriteFile(path, make([]byte, 20000), 0o600))
 		}, ErrFormat.Error()},
@@ -89,6 +89,14 @@ func TestCheck(t *testing.T) {
 			require.Equal(t, before, after)
 		})
 	}
+}
+
+func TestACancelledCheckEnds(t *testing.T) {
+	path := fill(t, 1000, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := Check(ctx, path, func(problem error) { t.Error(problem) }, nil)
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestCheckReadsAFileThatCannotBeWritten(t *testing.T) {

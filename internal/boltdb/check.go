@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // lockPatience is how long Check and Compact wait for a process that is just letting go of the file.
@@ -16,54 +17,79 @@ const lockPatience = time.Second
 
 // Check reads every page of the database file at path, which no process may have open, changes nothing, and calls
 // problem for everything that is damaged: pages first, and if all of them are sound, what records finds, which is to look
-// at what the buckets hold (nil: nobody does). The error is for when the file could not be read, such as ErrLocked.
-//
-// bbolt trusts what it reads. A damaged file can make this call report the consequences of one bad number by the
-// billion, or end the process with a fault that no code can recover: whoever must survive that runs Check in a process
-// of its own.
-func Check(ctx context.Context, path string, problem func(error), records func(tx *Tx, problem func(error)) error) error {
+// at what the buckets hold (nil: nobody does). Checks can run side by side, and a file that cannot be written can be
+// checked. The error is for when the file could not be read, such as ErrLocked.
+func Check(ctx context.Context, path string, problem func(error), records func(tx *Tx, problem func(error)) error) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("check database: %w", err)
+		}
+	}()
 	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("check database: %w", err)
+		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("check database: %s is not a file", path)
+		return fmt.Errorf("%s is not a file", path)
 	}
 	if info.Size() == 0 {
 		problem(fmt.Errorf("%w: the file is empty", ErrFormat))
 		return nil
 	}
 	if err := recoverFile(ctx, path); err != nil {
-		return fmt.Errorf("check database: %w", err)
+		return err
 	}
-	db, err := openReadOnly(ctx, path)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := lock(ctx, f, unix.LOCK_SH, lockPatience); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	sound, err := checkPages(ctx, f, problem)
+	if err != nil || !sound || records == nil {
+		return err
+	}
+	db, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockPatience})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return errors.Join(db.View(func(tx *bbolt.Tx) error { return records(&Tx{tx: tx}, problem) }), db.Close())
+}
+
+// checkPages reports whether all pages are sound, and calls problem for what is not.
+func checkPages(ctx context.Context, f *os.File, problem func(error)) (sound bool, err error) {
+	m, _, err := newestState(f)
 	if errors.Is(err, ErrFormat) {
 		problem(err)
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("check database: %w", err)
+		return false, err
 	}
-	err = db.View(func(tx *bbolt.Tx) error {
-		if tx.Size() > info.Size() {
-			// Reading past the end would be a fault, not an error.
-			problem(fmt.Errorf("the file is cut short: it has %d bytes, its pages take %d", info.Size(), tx.Size()))
-			return nil
-		}
-		sound := true
-		for found := range tx.Check() {
+	sound = true
+	verify(untilDone{ctx, f}, m, func(found error) bool {
+		if ctx.Err() == nil {
 			sound = false
 			problem(found)
 		}
-		if !sound || records == nil {
-			return nil
-		}
-		return records(&Tx{tx: tx}, problem)
+		return ctx.Err() == nil
 	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return fmt.Errorf("check database %s: %w", path, err)
+	return sound, context.Cause(ctx)
+}
+
+// untilDone is a file that cannot be read any more when ctx has ended.
+type untilDone struct {
+	ctx context.Context
+	io.ReaderAt
+}
+
+func (r untilDone) ReadAt(b []byte, at int64) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
 	}
-	return nil
+	return r.ReaderAt.ReadAt(b, at)
 }
 
 // recoverFile makes a file that was not closed cleanly whole without its log.
@@ -76,30 +102,4 @@ func recoverFile(ctx context.Context, path string) error {
 		return err
 	}
 	return db.Close()
-}
-
-// openReadOnly takes a shared lock: checks can run side by side, and a file that cannot be written can be checked.
-func openReadOnly(ctx context.Context, path string) (db *bbolt.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("%w: %v", ErrFormat, p)
-		}
-	}()
-	db, err = bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockPatience, PreLoadFreelist: false})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, heldBy(ctx, path)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	return db, err
-}
-
-// heldBy returns boltdb's error for a locked file, which names the process that holds it.
-func heldBy(ctx context.Context, path string) error {
-	db, err := Open(ctx, path, Options{LockTimeout: time.Millisecond})
-	if err != nil {
-		return err
-	}
-	return errors.Join(fmt.Errorf("open database %s: %w by a process that has just ended; try again", path, ErrLocked), db.Close())
 }

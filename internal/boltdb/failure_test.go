@@ -37,7 +37,7 @@ func onWrite(t *testing.T, db *DB, write func(b []byte, off int64, write func([]
 
 func isMeta(off int64) bool { return off < 2*int64(syscall.Getpagesize()) }
 
-func checkPages(t *testing.T, db *DB) {
+func checkReachable(t *testing.T, db *DB) {
 	t.Helper()
 	require.NoError(t, db.View(func(tx *Tx) error {
 		for problem := range tx.tx.Check() {
@@ -118,14 +118,14 @@ func TestAFailedCommitLeavesNothing(t *testing.T) {
 			for i := range 100 {
 				require.NoError(t, db.Update(t.Context(), put(fmt.Sprint(i), "x")))
 			}
-			checkPages(t, db)
+			checkReachable(t, db)
 			require.NoError(t, db.Close())
 			again, err := Open(t.Context(), db.Path(), Options{})
 			require.NoError(t, err)
 			defer again.Close()
 			require.Equal(t, "before", get(t, again, "k"))
 			require.Equal(t, "after", get(t, again, "next"))
-			checkPages(t, again)
+			checkReachable(t, again)
 		})
 	}
 }

@@ -177,7 +177,7 @@ func TestTheMetaPageThatCountsMustBeWhole(t *testing.T) {
 	require.Contains(t, log, "one of the two meta pages")
 	require.NotEmpty(t, get(t, db, "299"))
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))
-	checkPages(t, db)
+	checkReachable(t, db)
 }
 
 // useDamaged opens a file with this content, and the log beside it if there is one, reads it and writes to it. It may be

@@ -67,18 +67,37 @@ const maxVerified = 64 << 20
 // nothing. A new, empty file passes. The warning is for a file that can be used.
 func inspect(f *os.File) (warning, err error) {
 	info, err := f.Stat()
+	if err != nil || info.Mode().IsRegular() && info.Size() == 0 {
+		return nil, err
+	}
+	newest, both, err := newestState(f)
 	if err != nil {
 		return nil, err
 	}
+	if info.Size() <= maxVerified || newest.freelist == noFreelist {
+		verify(f, newest, func(damage error) bool { err = damage; return false })
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !both {
+		return errHalfMeta, nil
+	}
+	return nil, nil
+}
+
+// newestState returns what the meta page says that counts, and whether both meta pages are whole.
+func newestState(f *os.File) (newest meta, both bool, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return meta{}, false, err
+	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: it is not a file", ErrFormat)
+		return meta{}, false, fmt.Errorf("%w: it is not a file", ErrFormat)
 	}
 	size := info.Size()
-	if size == 0 {
-		return nil, nil
-	}
 	newest, magic, whole := readMeta(f, 0)
-	both := whole
+	both = whole
 	if whole {
 		second, _, valid := readMeta(f, int64(newest.pageSize))
 		both = valid
@@ -95,20 +114,11 @@ func inspect(f *os.File) (warning, err error) {
 	}
 	switch {
 	case !magic:
-		return nil, fmt.Errorf("%w: it is no bbolt file", ErrFormat)
+		err = fmt.Errorf("%w: it is no bbolt file", ErrFormat)
 	case !whole:
-		return nil, fmt.Errorf("%w: damaged: both of the pages that say where everything is are", ErrFormat)
+		err = fmt.Errorf("%w: damaged: both of the pages that say where everything is are", ErrFormat)
 	case newest.highWater > uint64(size)/newest.pageSize:
-		return nil, fmt.Errorf("%w: cut short: it has %d bytes, its pages take %d", ErrFormat, size, newest.highWater*newest.pageSize)
+		err = fmt.Errorf("%w: cut short: it has %d bytes, its pages take %d", ErrFormat, size, newest.highWater*newest.pageSize)
 	}
-	if size <= maxVerified || newest.freelist == noFreelist {
-		verify(f, newest, func(damage error) bool { err = damage; return false })
-		if err != nil {
-			return nil, err
-		}
-	}
-	if !both {
-		return errHalfMeta, nil
-	}
-	return nil, nil
+	return newest, both, err
 }

@@ -170,7 +170,7 @@ func (db *DB) lockAndInspect(ctx context.Context, name string, flag int, mode os
 	if err != nil {
 		return nil, err
 	}
-	if err := lock(ctx, f, db.opts.LockTimeout); err != nil {
+	if err := lock(ctx, f, unix.LOCK_EX, db.opts.LockTimeout); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	if err := nameNew(f, mode); err != nil {
@@ -193,14 +193,14 @@ func nameNew(f *os.File, mode os.FileMode) error {
 	return durable.SyncDir(filepath.Dir(f.Name()))
 }
 
-// lock waits until no other process has the file open.
-func lock(ctx context.Context, f *os.File, within time.Duration) error {
+// lock waits until no other process has the file open or, with unix.LOCK_SH as how, has it open to write.
+func lock(ctx context.Context, f *os.File, how int, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	again := time.NewTicker(lockPoll)
 	defer again.Stop()
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return nil

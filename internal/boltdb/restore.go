@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
@@ -43,7 +45,7 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	}
 	if old != nil {
 		defer func() { err = errors.Join(err, old.Close()) }()
-		if err := lock(ctx, old, lockPatience); err != nil {
+		if err := lock(ctx, old, unix.LOCK_EX, lockPatience); err != nil {
 			return "", fmt.Errorf("%s: %w", path, err)
 		}
 	}

@@ -43,7 +43,12 @@ func variety(t testing.TB) []byte {
 }
 
 func firstProblem(raw []byte, m meta) (err error) {
-	verify(bytes.NewReader(raw), m, func(problem error) bool { err = problem; return false })
+	verify(bytes.NewReader(raw), m, func(problem error) bool {
+		if err == nil {
+			err = problem
+		}
+		return true
+	})
 	return err
 }
 
