@@ -23,7 +23,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // A simulated disk keeps, for the database file and its log, what is certainly on the disk, and what was written since
@@ -344,12 +343,6 @@ func change(tx *Tx, r *rand.Rand) error {
 		case 5:
 			for range 20 {
 				err = errors.Join(err, b.Delete(key()))
-			}
-		case 6:
-			if r.IntN(10) == 0 {
-				if err = b.DeleteBucket(fmt.Appendf(nil, "nested%d", r.IntN(3))); errors.Is(err, bolterrors.ErrBucketNotFound) {
-					err = nil
-				}
 			}
 		default:
 			size := r.IntN(1500)

@@ -12,12 +12,11 @@ import (
 // changes, and what follows here. Numbers are unsigned varints, keys, values and names have their length before them.
 // Bucket 0 is the top of the file; an operation that opens one gives it a number, for this record.
 const (
-	opOpen         = iota + 1 // number of the parent, name
-	opPut                     // key, value
-	opDelete                  // key
-	opSequence                // the bucket's counter
-	opCreate                  // name of a bucket in it
-	opDeleteBucket            // name of a bucket in it
+	opOpen     = iota + 1 // number of the parent, name
+	opPut                 // key, value
+	opDelete              // key
+	opSequence            // the bucket's counter
+	opCreate              // name of a bucket in it
 )
 
 // maxKeptRecord bounds the memory that a recorder keeps for the next record, in bytes.
@@ -89,7 +88,6 @@ func replay(tx *bbolt.Tx, payload []byte) error {
 type bucketChanger interface {
 	Bucket(name []byte) *bbolt.Bucket
 	CreateBucket(name []byte) (*bbolt.Bucket, error)
-	DeleteBucket(name []byte) error
 }
 
 type replayer struct {
@@ -146,11 +144,6 @@ func (r *replayer) step() error {
 		name := r.bytes()
 		if r.err == nil {
 			_, r.err = in.CreateBucket(name)
-		}
-	case op == opDeleteBucket:
-		name := r.bytes()
-		if r.err == nil {
-			r.err = in.DeleteBucket(name)
 		}
 	case b == nil:
 		return errRecord

@@ -38,16 +38,6 @@ func (tx *Tx) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	return tx.CreateBucket(name)
 }
 
-// DeleteBucket removes a bucket and all that is in it.
-func (tx *Tx) DeleteBucket(name []byte) error {
-	if err := tx.tx.DeleteBucket(name); err != nil {
-		return err
-	}
-	tx.rec.op(opDeleteBucket, 0)
-	tx.rec.bytes(name)
-	return nil
-}
-
 // ForEach calls fn for every bucket at the top of the file.
 func (tx *Tx) ForEach(fn func(name []byte, b *Bucket) error) error {
 	return tx.tx.ForEach(func(name []byte, b *bbolt.Bucket) error { return fn(name, tx.wrap(b, nil, name)) })
@@ -173,16 +163,6 @@ func (b *Bucket) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	return b.CreateBucket(name)
 }
 
-// DeleteBucket removes a bucket of b and all that is in it.
-func (b *Bucket) DeleteBucket(name []byte) error {
-	if err := b.b.DeleteBucket(name); err != nil {
-		return err
-	}
-	b.tx.rec.op(opDeleteBucket, b.number())
-	b.tx.rec.bytes(name)
-	return nil
-}
-
 // ForEach calls fn for every key, in order; v is nil where the key names a bucket. fn must not change b.
 func (b *Bucket) ForEach(fn func(k, v []byte) error) error { return b.b.ForEach(fn) }
 
@@ -205,14 +185,8 @@ type Cursor struct {
 // First moves to the first key.
 func (c Cursor) First() (key, value []byte) { return c.c.First() }
 
-// Last moves to the last key.
-func (c Cursor) Last() (key, value []byte) { return c.c.Last() }
-
 // Next moves to the next key.
 func (c Cursor) Next() (key, value []byte) { return c.c.Next() }
-
-// Prev moves to the key before.
-func (c Cursor) Prev() (key, value []byte) { return c.c.Prev() }
 
 // Seek moves to the key, or to the next one if it is not there.
 func (c Cursor) Seek(key []byte) (k, value []byte) { return c.c.Seek(key) }
