@@ -30,6 +30,8 @@ type bench struct {
 	broker *pubsub.Broker
 	// opts are the broker's, but for its clock and log.
 	opts pubsub.Options
+	// wrap changes the engine that the broker gets; nil: it does not.
+	wrap func(pubsub.Engine) pubsub.Engine
 }
 
 func newBench(t *testing.T) *bench {
@@ -43,8 +45,12 @@ func (b *bench) open() {
 	var err error
 	b.db, err = boltdb.Open(context.Background(), b.path, boltdb.Options{LazyDelay: -1})
 	require.NoError(b.t, err)
-	engine, err := boltengine.New(context.Background(), b.db, "pubsub")
+	var engine pubsub.Engine
+	engine, err = boltengine.New(context.Background(), b.db, "pubsub")
 	require.NoError(b.t, err)
+	if b.wrap != nil {
+		engine = b.wrap(engine)
+	}
 	b.opts.Clock, b.opts.Logger = b.clock, slog.New(slog.DiscardHandler)
 	b.broker, err = pubsub.NewBroker(context.Background(), engine, b.opts)
 	require.NoError(b.t, err)
@@ -272,6 +278,25 @@ func TestMaxBytesRefusesUntilThereIsRoom(t *testing.T) {
 	require.ErrorContains(t, errs[2], "maxBytes is 3000")
 	b.expect(s, big, big)
 	require.Eventually(t, func() bool { return publish(1)[0] == nil }, waitLong, time.Millisecond)
+}
+
+// The second of two in one call is a duplicate, for which no room is needed.
+func TestADuplicateInTheSameCallTakesNoRoom(t *testing.T) {
+	b := newBench(t)
+	opts := byID
+	opts.Limits.MaxBytes = 3000
+	big := strings.Repeat("x", 1000)
+	messages := []pubsub.Message{named("a", big), named("a", big), named("b", big), named("b", big), named("c", big)}
+	for i, err := range b.broker.Publish(t.Context(), "t", messages, opts) {
+		if i < 4 {
+			require.NoError(t, err, "message %d", i)
+		} else {
+			require.ErrorIs(t, err, pubsub.ErrTopicFull)
+		}
+	}
+	stats := b.stats("t")
+	require.EqualValues(t, 2, stats.Stored)
+	require.EqualValues(t, 2, stats.Duplicates)
 }
 
 func TestWildcardsCoverTopicsThatComeUpLater(t *testing.T) {

@@ -81,11 +81,6 @@ func (e *Engine) append(b *buckets, p *publish) error {
 		}
 		entry := &p.entries[i]
 		if entry.DedupKey != nil {
-			// Twice in one call: the first one counts.
-			if found, _ := e.contains(b, p.hashes[i], p.now); found {
-				p.results[i].Duplicate = true
-				continue
-			}
 			if err := b.remember(p.hashes[i], entry.DedupWindow, p.now); err != nil {
 				return err
 			}
@@ -108,12 +103,18 @@ func (e *Engine) append(b *buckets, p *publish) error {
 // whether there is nothing to write. It writes nothing itself.
 func (e *Engine) checkEntries(b *buckets, p *publish, held int64) (nothing bool) {
 	nothing = true
+	// Twice in one call: the first one counts, and takes room once.
+	accepted := make(map[dedupHash]bool, len(p.entries))
 	for i := range p.entries {
 		if p.entries[i].DedupKey != nil {
 			if found, onDisk := e.contains(b, p.hashes[i], p.now); found {
 				p.results[i].Duplicate = true
 				// The answer to the duplicate of an event that is in the running transaction waits for the sync, too.
 				nothing = nothing && onDisk
+				continue
+			}
+			if accepted[p.hashes[i]] {
+				p.results[i].Duplicate = true
 				continue
 			}
 		}
@@ -125,6 +126,9 @@ func (e *Engine) checkEntries(b *buckets, p *publish, held int64) (nothing bool)
 		}
 		held += size
 		nothing = false
+		if p.entries[i].DedupKey != nil && i+1 < len(p.entries) {
+			accepted[p.hashes[i]] = true
+		}
 	}
 	return nothing
 }
