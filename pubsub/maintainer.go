@@ -88,6 +88,7 @@ func (m *maintainer) run(ctx context.Context) {
 			for m.sweep(ctx) {
 				m.promote(ctx)
 			}
+			m.promote(ctx)
 			for m.buryAged(ctx) {
 				m.promote(ctx)
 			}
