@@ -52,8 +52,8 @@ MODEL_DIR := $(firstword $(wildcard /dev/shm) /tmp)
 
 .PHONY: test-model
 test-model:
-	@echo "== pub/sub model: 10000 histories"
-	GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR=$(MODEL_DIR) go test -count=1 -timeout $(HANGS) -run '^TestModel$$' ./pubsub -rapid.checks=10000
+	@echo "== pub/sub models: 10000 histories each"
+	GOTMPDIR="$${TMPDIR:-/tmp}" TMPDIR=$(MODEL_DIR) go test -count=1 -timeout $(HANGS) -run '^TestModel' ./pubsub -rapid.checks=10000
 
 # The sidecar is built first, with its progress shown, so that no test's time
 # limit has to allow for it. Most tests wait for processes: four of a package run

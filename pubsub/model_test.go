@@ -2,10 +2,8 @@ package pubsub_test
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,147 +14,26 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// The model is what a group is promised, written down without a broker: which events it is owed, how often each was
-// tried, and when it may come again. The broker is free in what the promises leave open, such as which of two streams
-// gets an event.
-type modelEvent struct {
-	data          string
-	key           string
-	deliveries    int
-	interruptions int       // since the last delivery that failed
-	notBefore     time.Time // no delivery before it
-	surely        time.Time // due without doubt: notBefore and all jitter
-	expires       time.Time // zero: never
-	inHand        *modelStream
-	redriven      bool
-	reason        pubsub.Reason // of a dead letter
-}
-
-// fresh says that e waits for its first delivery, or its first since it was redriven.
-func (e *modelEvent) fresh() bool { return e.deliveries+e.interruptions == 0 }
-
-// expired says that e's time to live has ended: it goes as soon as the broker looks at it.
-func (e *modelEvent) expired(now time.Time) bool {
-	return e.inHand == nil && !e.expires.IsZero() && !now.Before(e.expires)
-}
-
-func (e *modelEvent) due(surely bool) time.Time {
-	if surely {
-		return e.surely
-	}
-	return e.notBefore
-}
-
-// fails is a delivery or an interruption too much, or one after which e waits.
-func (e *modelEvent) fails(g *modelGroup, now time.Time, count *int, reason pubsub.Reason) {
-	e.inHand = nil
-	if *count++; *count == modelMaxDeliver {
-		g.dies(e, reason)
-		return
-	}
-	e.notBefore, e.surely = now.Add(modelBackOff), now.Add(modelBackOff+modelBackOff/10)
-}
-
-type modelGroup struct {
-	name    string
-	ordered bool
-	keeps   bool          // what has expired, as dead letters
-	owed    []*modelEvent // in publish order
-	dead    map[string]*modelEvent
-	streams []*modelStream
-}
-
-type modelStream struct {
-	group  *modelGroup
-	opened time.Time
-	sub    *pubsub.Subscription
-	hand   []*pubsub.Delivery
-}
-
-// tooMuchMetadata is more than an event may have.
-var tooMuchMetadata = strings.Repeat("x", 64<<10+1)
-
 const (
 	modelTopic      = "t"
 	modelMaxDeliver = 3
 	modelBackOff    = 10 * time.Second
-	modelWindow     = time.Minute
 	modelPrefetch   = 2
+	// modelSweepInterval is the default.
+	modelSweepInterval = 10 * time.Second
 )
 
 type machine struct {
 	b      *bench
 	t      *rapid.T
 	groups []*modelGroup
-	seen   map[string]time.Time
-	count  int
+	modelTopicState
+	count int
+	// expiring says whether events have a time to live.
+	expiring bool
+	engine   *busyEngine
 	// prefetch is how many events a stream is sure to have in hand.
 	prefetch int
-}
-
-func (g *modelGroup) options() pubsub.SubscribeOptions {
-	return pubsub.SubscribeOptions{
-		Group: g.name, Topic: modelTopic, Ordered: g.ordered, MaxDeliver: modelMaxDeliver,
-		BackOff: pubsub.BackOff{modelBackOff}, MaxAckPending: modelPrefetch, DeadLetterExpired: g.keeps,
-	}
-}
-
-// free says whether the promises let e go out now; surely whether they demand it.
-func (g *modelGroup) free(e *modelEvent, now time.Time, surely bool) bool {
-	if e.inHand != nil || now.Before(e.due(surely)) || surely && e.expired(now) {
-		return false
-	}
-	fresh := e.fresh()
-	for _, other := range g.owed {
-		if other == e || other.expired(now) && !now.Before(other.due(surely)) {
-			continue
-		}
-		before := slices.Index(g.owed, other) < slices.Index(g.owed, e)
-		switch {
-		case g.ordered && other.inHand != nil,
-			g.ordered && fresh && !other.fresh(),
-			g.ordered && surely && before,
-			e.key != "" && e.key == other.key && (other.inHand != nil || fresh && !other.fresh() || fresh && before && !other.redriven),
-			surely && e.redriven && before:
-			return false
-		}
-	}
-	return true
-}
-
-func (m *machine) publish() {
-	n := rapid.IntRange(1, 3).Draw(m.t, "n")
-	var messages []pubsub.Message
-	var refused []bool
-	now := m.b.clock.Now()
-	for range n {
-		m.count++
-		id := fmt.Sprint("id", rapid.IntRange(0, 5).Draw(m.t, "id"))
-		key := rapid.SampledFrom([]string{"", "", "k", "l"}).Draw(m.t, "key")
-		data := fmt.Sprint("event", m.count)
-		ttl := time.Duration(max(rapid.IntRange(-60, 60).Draw(m.t, "ttl"), 0)) * time.Second
-		message := pubsub.Message{Data: []byte(data), EventID: id, PartitionKey: key, TTL: ttl}
-		if rapid.IntRange(0, 9).Draw(m.t, "out of bounds") == 0 {
-			message.Metadata = map[string]string{"x": tooMuchMetadata}
-			messages, refused = append(messages, message), append(refused, true)
-			continue
-		}
-		messages, refused = append(messages, message), append(refused, false)
-		if until, ok := m.seen[id]; ok && now.Before(until) {
-			continue
-		}
-		m.seen[id] = now.Add(modelWindow)
-		for _, g := range m.groups {
-			e := &modelEvent{data: data, key: key}
-			if ttl > 0 {
-				e.expires = now.Add(ttl)
-			}
-			g.owed = append(g.owed, e)
-		}
-	}
-	for i, err := range m.b.broker.Publish(context.Background(), modelTopic, messages, pubsub.PublishOptions{DedupWindow: modelWindow}) {
-		require.Equal(m.t, refused[i], err != nil, "%v", err)
-	}
 }
 
 func (m *machine) subscribe() {
@@ -167,10 +44,19 @@ func (m *machine) subscribe() {
 	m.open(g)
 }
 
+// open subscribes. A group that was removed begins anew.
 func (m *machine) open(g *modelGroup) {
-	sub, err := m.b.broker.Subscribe(context.Background(), g.options())
+	if g.removed {
+		m.openAnew(g, m.drawPolicy())
+		return
+	}
+	g.streams = append(g.streams, m.stream(g, pubsub.DeliverAll))
+}
+
+func (m *machine) stream(g *modelGroup, policy pubsub.DeliverPolicy) *modelStream {
+	sub, err := m.b.broker.Subscribe(context.Background(), g.options(policy))
 	require.NoError(m.t, err)
-	g.streams = append(g.streams, &modelStream{group: g, sub: sub, opened: m.b.clock.Now()})
+	return &modelStream{group: g, sub: sub, opened: m.b.clock.Now()}
 }
 
 // take receives an event where the promises demand that there is one.
@@ -200,7 +86,7 @@ func (m *machine) takeFrom(g *modelGroup) *modelStream {
 // took checks that the promises allow a delivery.
 func (m *machine) took(s *modelStream, d *pubsub.Delivery) {
 	g := s.group
-	at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == string(d.Event.Data) })
+	at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == dataOf(&d.Event) })
 	require.GreaterOrEqual(m.t, at, 0, "group %s got %s, which it is not owed", g.name, d.Event.Data)
 	e := g.owed[at]
 	require.Nil(m.t, e.inHand, "%s is in two hands", e.data)
@@ -227,20 +113,8 @@ func (m *machine) pick() (*modelStream, *pubsub.Delivery, *modelEvent) {
 		return nil, nil, nil
 	}
 	s := rapid.SampledFrom(held).Draw(m.t, "stream")
-	i := rapid.IntRange(0, len(s.hand)-1).Draw(m.t, "delivery")
-	d := s.hand[i]
-	s.hand = slices.Delete(s.hand, i, i+1)
+	d := s.end(rapid.IntRange(0, len(s.hand)-1).Draw(m.t, "delivery"))
 	return s, d, s.group.find(d)
-}
-
-func (g *modelGroup) forget(e *modelEvent) {
-	g.owed = slices.DeleteFunc(g.owed, func(o *modelEvent) bool { return o == e })
-}
-
-func (g *modelGroup) dies(e *modelEvent, reason pubsub.Reason) {
-	g.forget(e)
-	e.redriven, e.reason = false, reason
-	g.dead[e.data] = e
 }
 
 func (m *machine) ack() {
@@ -263,6 +137,14 @@ func (m *machine) nack() {
 	e.fails(s.group, m.b.clock.Now(), &e.deliveries, pubsub.ReasonMaxDeliver)
 }
 
+func (m *machine) bury() {
+	s, d, e := m.pick()
+	if d == nil {
+		return
+	}
+	s.group.bury(d, e)
+}
+
 func (m *machine) interrupt() {
 	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
 	m.interruptIn(g)
@@ -277,7 +159,7 @@ func (m *machine) interruptInARow() {
 		}
 		m.takeFrom(g)
 		m.interruptIn(g)
-		m.b.clock.Advance(modelBackOff + modelBackOff/10)
+		m.advance(modelBackOff + modelBackOff/10)
 	}
 }
 
@@ -297,12 +179,6 @@ func (m *machine) interruptIn(g *modelGroup) {
 	s.putBack()
 }
 
-// find returns the event that a stream has in hand.
-func (g *modelGroup) find(d *pubsub.Delivery) *modelEvent {
-	at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == string(d.Event.Data) })
-	return g.owed[at]
-}
-
 func (m *machine) endStream() {
 	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
 	if len(g.streams) == 0 {
@@ -314,26 +190,15 @@ func (m *machine) endStream() {
 	s.putBack()
 }
 
-func (s *modelStream) putBack() {
-	for _, e := range s.group.owed {
-		if e.inHand == s {
-			e.inHand = nil
-		}
-	}
-}
-
 func (m *machine) restart() {
 	for _, g := range m.groups {
-		for _, s := range g.streams {
-			s.putBack()
-		}
-		g.streams = nil
+		g.close()
 	}
 	m.b.reopen()
 }
 
 func (m *machine) step() {
-	m.b.clock.Advance(time.Duration(rapid.IntRange(1, 40).Draw(m.t, "seconds")) * time.Second)
+	m.advance(time.Duration(rapid.IntRange(1, 40).Draw(m.t, "seconds")) * time.Second)
 }
 
 // deadLetters waits until the dead letters that the promises demand are there. There are no others but of what has
@@ -360,47 +225,62 @@ func (m *machine) deadLetters() []pubsub.DeadLetter {
 	}
 }
 
-// hasDied checks a dead letter. Whether the broker has looked at an event that expired shows here first.
-func (g *modelGroup) hasDied(t *rapid.T, d pubsub.DeadLetter, now time.Time) {
-	data := string(d.Event.Data)
-	if at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == data }); at >= 0 && g.keeps && g.owed[at].expired(now) {
-		g.dies(g.owed[at], pubsub.ReasonExpired)
+// redriveBehindBusyKeys sends dead letters back while others, most likely of the same keys, are in hand or retried.
+func (m *machine) redriveBehindBusyKeys() {
+	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
+	if len(g.streams) == 0 {
+		m.open(g)
 	}
-	require.Contains(t, g.dead, data, "a dead letter of group %s", g.name)
-	require.Equal(t, g.dead[data].reason, d.Reason, "reason of %s", data)
+	m.publish()
+	m.publish()
+	for range 3 {
+		if s := m.takeFrom(g); s != nil {
+			d := s.end(len(s.hand) - 1)
+			g.bury(d, g.find(d))
+		}
+	}
+	m.takeFrom(g)
+	if rapid.Bool().Draw(m.t, "retried") {
+		m.nack()
+	}
+	m.redrive()
+	m.publish()
+	m.takeFrom(g)
+	m.ack()
+	m.takeFrom(g)
 }
 
+// redrive sends some of the dead letters back, in any order.
 func (m *machine) redrive() {
 	dead := m.deadLetters()
 	if len(dead) == 0 {
 		return
 	}
-	d := rapid.SampledFrom(dead).Draw(m.t, "dead letter")
-	moved, err := m.b.broker.Redrive(context.Background(), []uint64{d.ID})
+	var ids []uint64
+	for _, d := range dead {
+		ids = append(ids, d.ID)
+	}
+	ids = rapid.Permutation(ids).Draw(m.t, "dead letters")[:rapid.IntRange(1, len(ids)).Draw(m.t, "n")]
+	moved, err := m.b.broker.Redrive(context.Background(), ids)
 	require.NoError(m.t, err)
-	require.Len(m.t, moved, 1)
-	for _, g := range m.groups {
-		if g.name != d.Group {
-			continue
+	require.Len(m.t, moved, len(ids))
+	for _, d := range moved {
+		for _, g := range m.groups {
+			if g.name == d.Group {
+				g.redrive(dataOf(&d.Event))
+			}
 		}
-		e := g.dead[string(d.Event.Data)]
-		delete(g.dead, e.data)
-		*e = modelEvent{data: e.data, key: e.key, redriven: true}
-		g.owed = append(g.owed, e)
 	}
 }
 
 // drain shows that every group gets all that it is still owed, and nothing else.
 func (m *machine) drain() {
 	for _, g := range m.groups {
-		for _, s := range g.streams {
-			s.sub.Close()
-			s.putBack()
-		}
-		g.streams = nil
+		g.close()
 	}
-	m.b.clock.Advance(time.Hour)
+	m.advance(time.Hour)
 	for _, g := range m.groups {
+		m.open(g)
 		for _, e := range slices.Clone(g.owed) {
 			switch {
 			case !e.expired(m.b.clock.Now()):
@@ -410,7 +290,6 @@ func (m *machine) drain() {
 				g.forget(e)
 			}
 		}
-		m.open(g)
 		for len(g.owed) > 0 {
 			s := m.takeFrom(g)
 			require.NotNil(m.t, s, "group %s is owed %d events and none is free", g.name, len(g.owed))
@@ -420,6 +299,8 @@ func (m *machine) drain() {
 		}
 	}
 	m.deadLetters()
+	// What a group did not want when it began leaves with the next sweep.
+	m.advance(modelSweepInterval)
 	require.Eventually(m.t, func() bool {
 		all, err := m.b.broker.Stats(context.Background())
 		require.NoError(m.t, err)
@@ -449,12 +330,17 @@ func TestModel(t *testing.T) {
 			b.opts.Budget = pubsub.NewBudget(1)
 			prefetch = 1
 		}
-		b.open()
-		defer b.close()
-		m := &machine{b: b, t: rt, prefetch: prefetch, seen: map[string]time.Time{}, groups: []*modelGroup{
+		m := &machine{b: b, t: rt, prefetch: prefetch, modelTopicState: modelTopicState{seen: map[string]time.Time{}}, groups: []*modelGroup{
 			{name: "plain", keeps: rapid.Bool().Draw(rt, "plain keeps expired"), dead: map[string]*modelEvent{}},
 			{name: "ordered", ordered: true, keeps: rapid.Bool().Draw(rt, "ordered keeps expired"), dead: map[string]*modelEvent{}},
 		}}
+		m.expiring = rapid.Bool().Draw(rt, "expiring")
+		b.wrap = func(e pubsub.Engine) pubsub.Engine {
+			m.engine = &busyEngine{Engine: e, clock: b.clock, running: make(chan struct{})}
+			return m.engine
+		}
+		b.open()
+		defer b.close()
 		for range m.groups {
 			m.subscribe()
 		}
@@ -463,7 +349,7 @@ func TestModel(t *testing.T) {
 				m.open(g)
 			}
 		}
-		actions := []func(){m.publish, m.publish, m.subscribe, m.take, m.take, m.take, m.ack, m.ack, m.nack, m.nack, m.endStream, m.interrupt, m.interruptInARow, m.restart, m.step, m.redrive}
+		actions := []func(){m.publish, m.publish, m.subscribe, m.take, m.take, m.take, m.ack, m.ack, m.nack, m.nack, m.endStream, m.interrupt, m.interruptInARow, m.restart, m.step, m.stepDuringSweep, m.bury, m.redrive, m.redriveBehindBusyKeys, m.remove, m.removeDuringSubscribe}
 		for range rapid.IntRange(5, 60).Draw(rt, "steps") {
 			actions[rapid.IntRange(0, len(actions)-1).Draw(rt, "action")]()
 		}
