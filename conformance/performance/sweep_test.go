@@ -166,7 +166,7 @@ func wait(t *testing.T, d time.Duration) {
 	}
 }
 
-var removedLine = regexp.MustCompile(`msg="removed state that had ended".* records=(\d+)`)
+var removedLine = regexp.MustCompile(`msg="removed expired state".* records=(\d+)`)
 
 // removed adds up what the log says.
 func removed(t *testing.T, bolt *harness.Bolt) (n int) {
