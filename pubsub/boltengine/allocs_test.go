@@ -49,7 +49,7 @@ func TestAllocs(t *testing.T) {
 		run  func()
 	}{
 		{"append", 195, publish(1)},
-		{"append of 64", 1800, publish(many)},
+		{"append of 64", 1850, publish(many)},
 		{"reading and settling of 64", 1170, settle},
 	} {
 		got := testing.AllocsPerRun(runs, c.run)
