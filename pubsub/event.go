@@ -41,7 +41,7 @@ type Event struct {
 	Unreadable string
 }
 
-// ExpiredAt says whether the event's time to live has run out.
+// ExpiredAt reports whether the event's time to live has run out.
 func (e *Event) ExpiredAt(now time.Time) bool {
 	return !e.Expires.IsZero() && !now.Before(e.Expires)
 }

@@ -80,7 +80,7 @@ func (g *modelGroup) options(policy pubsub.DeliverPolicy) pubsub.SubscribeOption
 	}
 }
 
-// free says whether the promises let e go out now; surely whether they demand it.
+// free reports whether the promises let e go out now; surely whether they demand it.
 func (g *modelGroup) free(e *modelEvent, now time.Time, surely bool) bool {
 	if e.inHand != nil || now.Before(e.due(surely)) || surely && e.expired(now) {
 		return false
@@ -128,7 +128,7 @@ func (g *modelGroup) remove() {
 	clear(g.dead)
 }
 
-// find returns the event that a stream has in hand.
+// find returns the event that a stream has in flight.
 func (g *modelGroup) find(d *pubsub.Delivery) *modelEvent {
 	at := slices.IndexFunc(g.owed, func(e *modelEvent) bool { return e.data == dataOf(&d.Event) })
 	return g.owed[at]

@@ -29,10 +29,10 @@ type machine struct {
 	groups []*modelGroup
 	modelTopicState
 	count int
-	// expiring says whether events have a time to live.
+	// expiring reports whether events have a time to live.
 	expiring bool
 	engine   *busyEngine
-	// prefetch is how many events a stream is sure to have in hand.
+	// prefetch is how many events a stream is sure to have in flight.
 	prefetch int
 }
 
@@ -225,7 +225,7 @@ func (m *machine) deadLetters() []pubsub.DeadLetter {
 	}
 }
 
-// redriveBehindBusyKeys sends dead letters back while others, most likely of the same keys, are in hand or retried.
+// redriveBehindBusyKeys sends dead letters back while others, most likely of the same keys, are in flight or retried.
 func (m *machine) redriveBehindBusyKeys() {
 	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
 	if len(g.streams) == 0 {

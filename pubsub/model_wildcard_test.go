@@ -19,7 +19,7 @@ import (
 type wildcardTopic struct {
 	name  string
 	count int
-	// owed are the numbers of the events that are neither acknowledged nor in hand.
+	// owed are the numbers of the events that are neither acknowledged nor in flight.
 	owed []int
 	// open says that the stream has had an event of the topic, from when on the topic takes its turns. passed counts the
 	// events of other topics that came since then while it had some waiting.
@@ -104,7 +104,7 @@ func (m *wildcardMachine) takeAndAck() {
 	m.ack()
 }
 
-// restart ends the stream and opens another one, which gets what was in hand.
+// restart ends the stream and opens another one, which gets what was in flight.
 func (m *wildcardMachine) restart() {
 	if rapid.IntRange(0, 3).Draw(m.t, "restarts") > 0 {
 		return

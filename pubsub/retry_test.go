@@ -97,7 +97,7 @@ func TestAckWaitCountsFromBeingTheOldest(t *testing.T) {
 	one, two := b.next(s), b.next(s)
 	b.advance(50*time.Second, 2)
 	one.Ack()
-	// 100 s after it was handed over, the second is in hand for 50 s of its own: its clock has been set anew.
+	// 100 s after it was handed over, the second is in flight for 50 s of its own: its clock has been set anew.
 	b.advance(50*time.Second, 2)
 	b.advance(0, 2)
 	two.Ack()

@@ -19,7 +19,7 @@ const (
 	wildcardRest = ">"
 )
 
-// IsPattern says whether a subscription's topic holds wildcards.
+// IsPattern reports whether a subscription's topic holds wildcards.
 func IsPattern(topic string) bool {
 	for part := range strings.SplitSeq(topic, ".") {
 		if part == wildcardPart || part == wildcardRest {
@@ -29,7 +29,7 @@ func IsPattern(topic string) bool {
 	return false
 }
 
-// Matches says whether a topic's name matches a subscription's topic, which may hold wildcards.
+// Matches reports whether a topic's name matches a subscription's topic, which may hold wildcards.
 func Matches(pattern, name string) bool {
 	patternParts, nameParts := strings.Split(pattern, "."), strings.Split(name, ".")
 	for i, p := range patternParts {

@@ -63,6 +63,6 @@ type IndexProgress struct {
 	Path string
 	// Keys that it has dealt with since its beginning.
 	Keys uint64
-	// Complete says whether that was all of them.
+	// Complete reports whether that was all of them.
 	Complete bool
 }

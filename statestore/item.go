@@ -5,7 +5,7 @@ import "time"
 // Item is one version of a key, or the news that there is none.
 type Item struct {
 	Key string
-	// Found says whether the key exists; if not, all fields below but Err are zero.
+	// Found reports whether the key exists; if not, all fields below but Err are zero.
 	Found bool
 	// Value is byte for byte what was set. It belongs to whoever got the Items; those of one key share it.
 	Value []byte

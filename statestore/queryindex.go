@@ -42,11 +42,11 @@ func indexKeys(path *FieldPath, value []byte, m *meter) (keys [][]byte) {
 	return keys
 }
 
-// indexed says whether an index has keys for v. It has none for null, so that an index is no larger than its field is
+// indexed reports whether an index has keys for v. It has none for null, so that an index is no larger than its field is
 // common, and none for arrays and objects as such.
 func indexed(v gjson.Result) bool { return v.Type != gjson.Null && v.Type != gjson.JSON }
 
-// IndexManyKeys says whether keys of one value make an index one where a value may have several.
+// IndexManyKeys reports whether keys of one value make an index one where a value may have several.
 func IndexManyKeys(keys [][]byte) bool {
 	return len(keys) > 1 || len(keys) == 1 && bytes.Equal(keys[0], overflowKey)
 }
@@ -58,12 +58,12 @@ func (r *IndexRange) holds(key []byte) bool {
 	return bytes.Compare(key, r.From) >= 0 && !r.Below(key)
 }
 
-// Below says whether the whole range is below key.
+// Below reports whether the whole range is below key.
 func (r *IndexRange) Below(key []byte) bool {
 	return bytes.Compare(key[:min(len(key), len(r.To))], r.To) > 0
 }
 
-// Single says whether the range holds one index key only.
+// Single reports whether the range holds one index key only.
 func (r *IndexRange) Single() bool { return bytes.Equal(r.From, r.To) }
 
 // lookup finds what a filter can find by an index.

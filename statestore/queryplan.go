@@ -53,7 +53,7 @@ func newQueryPlan(q Query) (*queryPlan, error) {
 	return p, nil
 }
 
-// byKey says whether the answer is in the order of the keys.
+// byKey reports whether the answer is in the order of the keys.
 func (p *queryPlan) byKey() bool { return len(p.keys) == 0 }
 
 func (p *queryPlan) run(ctx context.Context, snapshot Snapshot) (Page, error) {

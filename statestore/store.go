@@ -74,7 +74,7 @@ func (s *Store) Close(ctx context.Context) error {
 	return nil
 }
 
-// Get returns the key's present version; Item.Found says whether there is one.
+// Get returns the key's present version; Item.Found reports whether there is one.
 //
 // Errors: invalid.Error for a key that cannot exist, DamagedError, ctx's and the engine's.
 func (s *Store) Get(ctx context.Context, key string) (Item, error) {

@@ -275,7 +275,7 @@ func (p *process) stopParts(ctx context.Context) (err error) {
 	}
 }
 
-// ready says whether sidecars are served and what they write is kept.
+// ready reports whether sidecars are served and what they write is kept.
 func (p *process) ready(ctx context.Context) error {
 	server := p.component.Load()
 	if server == nil {

@@ -35,7 +35,7 @@ const (
 	publishOrder order = iota
 	// anyOrder: streams share the group, and a retry may be late.
 	anyOrder
-	// strictOrder: nothing is delivered while an event before it is in hand or being retried.
+	// strictOrder: nothing is delivered while an event before it is in flight or being retried.
 	strictOrder
 	// keyOrder: the same among events of one partition key.
 	keyOrder
@@ -224,7 +224,7 @@ func (b *eventBook) deliver(group string, s *stream, id, sequence string, number
 	return g.poison && poisonous(id)
 }
 
-// poisonous says whether an event is one that no attempt can handle.
+// poisonous reports whether an event is one that no attempt can handle.
 func poisonous(id string) bool { return strings.HasSuffix(id, "13") }
 
 // letGo notes, before it is told, that a consumer has handled an event or failed to.

@@ -55,7 +55,7 @@ func (f *findings) add(p Promise, format string, args ...any) {
 	}
 }
 
-// any says whether a promise was broken.
+// any reports whether a promise was broken.
 func (f *findings) any() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

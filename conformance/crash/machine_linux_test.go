@@ -114,7 +114,7 @@ func (m *machine) recovers() error {
 	}
 }
 
-// excuses says whether an answer may be an error because the disk has failed.
+// excuses reports whether an answer may be an error because the disk has failed.
 func (m *machine) excuses(err error) bool {
 	return err != nil && !harness.Unanswered(err) && m.disk.Failed() > 0
 }

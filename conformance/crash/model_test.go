@@ -54,7 +54,7 @@ type answer struct {
 // state is what a group's keys hold; "": nothing.
 type state [groupSize]string
 
-// holds says whether the conditions, all looked at before the first change, hold.
+// holds reports whether the conditions, all looked at before the first change, hold.
 func (c call) holds(s state) bool {
 	for _, change := range c.changes {
 		stored := s[change.key]

@@ -30,7 +30,7 @@ type Options struct {
 	Victim Victim
 	// MostAcks bounds how much is acknowledged between two kills. Default: 2000.
 	MostAcks int
-	// Excuses says whether an error is one that a call may get now, such as that of a disk which is made to fail. What
+	// Excuses reports whether an error is one that a call may get now, such as that of a disk which is made to fail. What
 	// was asked for must then not have happened. Default: none is.
 	Excuses func(error) bool
 	// UntilBroken ends the kills when a promise is seen to be broken.

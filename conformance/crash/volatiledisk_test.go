@@ -128,7 +128,7 @@ func (d *Disk) powerOut() {
 	}
 }
 
-// IsOut says whether the power is out.
+// IsOut reports whether the power is out.
 func (d *Disk) IsOut() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

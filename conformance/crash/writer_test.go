@@ -95,7 +95,7 @@ func (w *writer) written(err error, version int, keys ...string) {
 	}
 }
 
-// unsure says whether an error says that what was asked for may have taken place.
+// unsure reports whether an error says that what was asked for may have taken place.
 func unsure(err error) bool { return strings.Contains(err.Error(), "may have taken place") }
 
 func setRequest(key string, value []byte) *proto.SetRequest {

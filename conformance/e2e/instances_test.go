@@ -12,7 +12,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-// An instance that hangs keeps what it has in hand, and no more: the other one gets the rest.
+// An instance that hangs keeps what it has in flight, and no more: the other one gets the rest.
 func TestAStuckInstanceDoesNotHoldTheOtherBack(t *testing.T) {
 	t.Parallel()
 	const events, pending = 200, 4
@@ -36,7 +36,7 @@ func TestAStuckInstanceDoesNotHoldTheOtherBack(t *testing.T) {
 	require.Len(t, stuck.received(), pending)
 }
 
-// What an instance has in hand when its sidecar ends goes to another one at once, and was not a failed delivery: with
+// What an instance has in flight when its sidecar ends goes to another one at once, and was not a failed delivery: with
 // maxDeliver 1, that would be a dead letter.
 func TestARolledOverInstance(t *testing.T) {
 	t.Parallel()

@@ -43,7 +43,7 @@ func (o *keyOrder) handle(d delivery) (int, string) {
 	}
 	o.mu.Lock()
 	if other, taken := o.inHand[e.Key]; taken {
-		o.faults = append(o.faults, fmt.Sprintf("%s: event %d of key %s came while event %d was in hand", o.name, e.N, e.Key, other))
+		o.faults = append(o.faults, fmt.Sprintf("%s: event %d of key %s came while event %d was in flight", o.name, e.N, e.Key, other))
 	}
 	if e.N != o.done[e.Key]+1 {
 		o.faults = append(o.faults, fmt.Sprintf("%s: event %d of key %s came after event %d", o.name, e.N, e.Key, o.done[e.Key]))

@@ -19,7 +19,7 @@ func TestTopicsAndGroups(t *testing.T) {
 		switch d.ID {
 		case "retried", "dead":
 			return http.StatusInternalServerError, "no"
-		case "in hand":
+		case "in flight":
 			<-hang
 		}
 		return http.StatusOK, ""
@@ -33,7 +33,7 @@ func TestTopicsAndGroups(t *testing.T) {
 	e.streams("orders", "gone", 0)
 
 	began := time.Now().Add(-time.Second)
-	for _, id := range []string{"fine", "retried", "in hand", "waiting", "waiting too"} {
+	for _, id := range []string{"fine", "retried", "in flight", "waiting", "waiting too"} {
 		e.publish(shop, "orders", id)
 	}
 	e.publish(shop, "orders", "fine")

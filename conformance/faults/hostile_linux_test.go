@@ -488,7 +488,7 @@ func TestNobodyAcknowledgesForOthers(t *testing.T) {
 	require.Equal(t, 1, strings.Count(logOf(t, b), "ignored an acknowledgement"), "it is told once")
 }
 
-// owed is what groups wait for or have in hand.
+// owed is what groups wait for or have in flight.
 func (e *env) owed(b *harness.Bolt) map[string]int {
 	e.t.Helper()
 	var topics []struct {

@@ -39,7 +39,7 @@ func TestRoundsLeaveNothing(t *testing.T) {
 		m, err := stream.Recv()
 		require.NoError(t, err)
 		if i%4 == 1 {
-			return // with an event in hand
+			return // with an event in flight
 		}
 		require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId()}))
 		if i%4 == 2 {

@@ -151,7 +151,7 @@ func (c *rawClient) call(method string, more ...hpack.HeaderField) uint32 {
 	return stream
 }
 
-// send sends bytes in frames of a size, until the stream or the connection is ended; it says whether they were all sent.
+// send sends bytes in frames of a size, until the stream or the connection is ended; it reports whether they were all sent.
 func (c *rawClient) send(stream uint32, data []byte, size int) bool {
 	for len(data) > 0 {
 		c.mu.Lock()

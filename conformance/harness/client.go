@@ -108,7 +108,7 @@ func (c *Client) Pull(ctx context.Context, topic string) (proto.PubSub_PullMessa
 	return stream, nil
 }
 
-// Unanswered says whether err is what a client sees of a process that dies, or that is not there.
+// Unanswered reports whether err is what a client sees of a process that dies, or that is not there.
 func Unanswered(err error) bool { return status.Code(err) == codes.Unavailable }
 
 // Pairs makes a map of a list of pairs of key and value.

@@ -86,7 +86,7 @@ func Listen(ctx context.Context, port int) (net.Listener, error) {
 	}
 }
 
-// CheckPort says whether port can be listened on, on this machine's addresses.
+// CheckPort reports whether port can be listened on, on this machine's addresses.
 func CheckPort(port int) error {
 	for _, host := range []string{"127.0.0.1", ""} {
 		listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))

@@ -235,7 +235,7 @@ func (p *Process) signal(signal os.Signal) *run {
 	return r
 }
 
-// excuse says whether it is the first to ask that of r.
+// excuse reports whether it is the first to ask that of r.
 func (p *Process) excuse(r *run) (first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -22,7 +22,7 @@ type Policy struct {
 	UIDs, GIDs []uint32
 }
 
-// open says whether the policy lets in anybody whom the permissions of a private socket would keep out.
+// open reports whether the policy lets in anybody whom the permissions of a private socket would keep out.
 func (p Policy) open() bool { return len(p.UIDs) > 0 || len(p.GIDs) > 0 }
 
 // Check returns an error where this system cannot tell who connects, and the policy needs to know.

@@ -205,7 +205,7 @@ func page(ctx context.Context, broker *pubsub.Broker, opts ListOptions) (DeadLet
 	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
 	filter := pubsub.DeadLetterFilter{Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Text: opts.Text, After: opts.After}
 	for bytes := 0; ; {
-		// One more than fits says whether there is a next page.
+		// One more than fits reports whether there is a next page.
 		filter.Limit = min(readStep, opts.Limit-len(out.DeadLetters)+1)
 		letters, err := broker.DeadLetters(ctx, filter)
 		if err != nil {

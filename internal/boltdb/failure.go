@@ -25,7 +25,7 @@ type failure struct {
 // maxProbe bounds what Ready writes to find out whether there is room again, in bytes.
 const maxProbe = 4 << 20
 
-// Ready says whether writes work: it returns the error of the last commit that failed, unless one that is as large has
+// Ready reports whether writes work: it returns the error of the last commit that failed, unless one that is as large has
 // succeeded since, or does now, or the first damage that a call has met.
 func (db *DB) Ready(ctx context.Context) error {
 	if damage := db.damage.Load(); damage != nil {

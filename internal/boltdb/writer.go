@@ -404,7 +404,7 @@ func (db *DB) begin() (*bbolt.Tx, error) {
 	return tx, nil
 }
 
-// commit commits without a sync; list says whether the list of free pages is written. If it fails, the file is
+// commit commits without a sync; list reports whether the list of free pages is written. If it fails, the file is
 // uncertain.
 func (db *DB) commit(tx *bbolt.Tx, list bool) error {
 	id := uint64(tx.ID())

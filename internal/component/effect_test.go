@@ -48,7 +48,7 @@ func (e *effectTest) topic() (found pubsub.TopicStats) {
 	return found
 }
 
-// becomes waits until the group has so many events waiting, in hand, delayed and dead.
+// becomes waits until the group has so many events waiting, in flight, delayed and dead.
 func (e *effectTest) becomes(waiting, inHand, delayed, dead uint64) {
 	e.t.Helper()
 	require.EventuallyWithT(e.t, func(c *assert.CollectT) {

@@ -344,7 +344,7 @@ func (p *PubSub) remove(s *subscription) {
 	p.mu.Unlock()
 }
 
-// Pause stops new deliveries to the component's subscriptions, present and future; what is in hand can still be handled.
+// Pause stops new deliveries to the component's subscriptions, present and future; what is in flight can still be handled.
 func (p *PubSub) Pause(context.Context) error {
 	p.setPaused(true)
 	return nil
@@ -369,7 +369,7 @@ func (p *PubSub) setPaused(paused bool) {
 	}
 }
 
-// Close ends the component's subscriptions, puts back what they have in hand without counting it as delivered, and waits
+// Close ends the component's subscriptions, puts back what they have in flight without counting it as delivered, and waits
 // for handlers that are running; the context that they were given has ended. The Backend keeps the broker.
 func (p *PubSub) Close() error {
 	p.mu.Lock()

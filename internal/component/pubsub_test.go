@@ -349,7 +349,7 @@ func TestPubSubInProcess(t *testing.T) {
 	require.NoError(t, p.Close())
 	require.ErrorIs(t, p.Subscribe(ctx, contribpubsub.SubscribeRequest{Topic: "t"}, nil), pubsub.ErrClosed)
 
-	// What was in hand is delivered again, uncounted; a subscription also ends with its context.
+	// What was in flight is delivered again, uncounted; a subscription also ends with its context.
 	p = NewPubSub(h.manager, ComponentOptions{Defaults: testDefaults})
 	require.NoError(t, p.Init(ctx, md))
 	short, cancel := context.WithCancel(ctx)

@@ -20,7 +20,7 @@ import (
 // pull is one PullMessages stream. The SDK opens and ends it; the events and acknowledgements in between pass it by, for
 // these faults:
 //
-//   - Its handler blocks until the event is acknowledged, so events in hand beside it would need goroutines, which
+//   - Its handler blocks until the event is acknowledged, so events in flight beside it would need goroutines, which
 //     overtake each other on the way to the stream.
 //   - An acknowledgement that comes twice, or when the event was given up, panics (it is sent on a closed channel).
 //   - A stream cannot be ended from this side: here RecvMsg returns when stop was called.
@@ -204,7 +204,7 @@ func (p *pull) pause() {
 	}
 }
 
-// drain waits until nothing is in hand, the stream has ended, or ctx has.
+// drain waits until nothing is in flight, the stream has ended, or ctx has.
 func (p *pull) drain(ctx context.Context) {
 	p.mu.Lock()
 	sub := p.sub

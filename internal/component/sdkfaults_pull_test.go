@@ -41,7 +41,7 @@ func TestPullNeedsATopicFirst(t *testing.T) {
 	requireInvalid(t, err, "topic")
 }
 
-// Fault: events in hand beside one another overtake each other on their way to the stream.
+// Fault: events in flight beside one another overtake each other on their way to the stream.
 func TestPullKeepsTheOrder(t *testing.T) {
 	h := newHouse(t)
 	c := h.bus("a", "consumerID", "app", "dedupBy", "none")
@@ -55,7 +55,7 @@ func TestPullKeepsTheOrder(t *testing.T) {
 		m := s.next()
 		require.Equal(t, fmt.Sprint(i), string(m.GetData()))
 		unacked = append(unacked, m.GetId())
-		if len(unacked) == 50 { // the stream has as many in hand as it may
+		if len(unacked) == 50 { // the stream has as many in flight as it may
 			for _, id := range unacked {
 				s.ack(id)
 			}

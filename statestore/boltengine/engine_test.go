@@ -278,7 +278,7 @@ func TestASweepIsBoundedInBytes(t *testing.T) {
 	require.Equal(t, map[byte]int{prefixIndex: len(paths)}, r.count(t))
 }
 
-// holds says whether a raw key is on disk.
+// holds reports whether a raw key is on disk.
 func (r *rig) holds(t require.TestingT, k []byte) (found bool) {
 	require.NoError(t, r.db.View(func(tx *boltdb.Tx) error {
 		found = tx.Bucket([]byte("state/state")).Get(k) != nil

@@ -48,7 +48,7 @@ func startHandler(t *testing.T, port int) *handler {
 	return h
 }
 
-// end ends the handler with whatever it has in hand, as the app's end would.
+// end ends the handler with whatever it has in flight, as the app's end would.
 func (h *handler) end() {
 	_ = h.server.Close()
 	h.served.Wait()
@@ -68,7 +68,7 @@ func startWithHandler(t *testing.T, n *node) (*localPod, *handler) {
 	return pod, h
 }
 
-// What an app has in hand when a process beside it is killed comes again, and that is no failure of the app: it does not
+// What an app has in flight when a process beside it is killed comes again, and that is no failure of the app: it does not
 // count towards maxDeliver.
 func TestEventInHandWhenAContainerIsKilled(t *testing.T) {
 	t.Parallel()
@@ -89,7 +89,7 @@ func TestEventInHandWhenAContainerIsKilled(t *testing.T) {
 	pod.stop()
 }
 
-// An event that an app has in hand when its Pod is deleted is finished if the app finishes it, and else comes again.
+// An event that an app has in flight when its Pod is deleted is finished if the app finishes it, and else comes again.
 func TestEventInHandWhenThePodStops(t *testing.T) {
 	t.Parallel()
 	for _, overlay := range []string{overlayPod, overlayNative} {
