@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 )
 
 const (
@@ -81,7 +82,7 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 		page, err := client.DeadLetters(ctx, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
 		for _, d := range page.DeadLetters {
 			if id := strconv.FormatUint(d.ID, 10); !slices.Contains(args, id) {
-				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, textCell(cause(d.LastError)).text))
+				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, textCell(cause.Of(d.LastError)).text))
 			}
 		}
 		return offers, err

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -172,7 +173,7 @@ func (c *cli) listTable(ctx context.Context, client *admin.Client, buckets []adm
 				textCell(string(d.Reason)),
 				numberCell(d.Deliveries),
 				textCell(d.Event.ID),
-				textCell(cause(d.LastError)),
+				textCell(cause.Of(d.LastError)),
 			})
 		}
 		return nil

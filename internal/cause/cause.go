@@ -1,4 +1,5 @@
-package main
+// Package cause finds what a failed delivery says beyond the words that Dapr puts around it.
+package cause
 
 import (
 	"regexp"
@@ -16,8 +17,8 @@ var (
 	retryStatus   = regexp.MustCompile(`^RETRY status returned from app while processing pub/sub event .*$`)
 )
 
-// cause returns what a failed delivery's text says beyond Dapr's own words, for lists.
-func cause(text string) string {
+// Of returns what a failed delivery's text says beyond Dapr's own words, for lists.
+func Of(text string) string {
 	for {
 		rest := strings.TrimPrefix(text, boilerplate.FindString(text))
 		if rest == text || rest == "" {
