@@ -105,18 +105,18 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
 	flags.Lookup("log-json").NoOptDefVal = "true"
 	addFlag(flags, &c.socketGID, "socket-group", "", "group", "a group, by name or number, whose members may connect: the socket gets mode 0660", parseGroup)
-	addFlag(flags, &c.allow.UIDs, "allow-uid", "", "uids", "user ids, separated by commas, whose sidecars may connect; everybody else is refused, and the socket gets mode 0666", parseIDNumbers)
+	addFlag(flags, &c.allow.UIDs, "allow-uid", "", "uids", "user ids, separated by commas, whose sidecars may connect, and nobody else's: the socket gets mode 0666", parseIDNumbers)
 	addFlag(flags, &c.allow.GIDs, "allow-gid", "", "gids", "group ids, likewise", parseIDNumbers)
 	addFlag(flags, &c.maxConnections, "max-connections", strconv.Itoa(c.maxConnections), "count", "connections that sidecars may have open at once; each has one for each component", parseCount)
 	addFlag(flags, &c.maxStreams, "max-streams", strconv.Itoa(c.maxStreams), "count", "subscriptions that may be open at once", parseCount)
-	addFlag(flags, &c.maxCalls, "max-calls", strconv.Itoa(c.maxCalls), "count", "calls that may be open at once, subscriptions among them; a further one takes the place of the one whose request has been arriving longest, or is refused", parseCount)
+	addFlag(flags, &c.maxCalls, "max-calls", strconv.Itoa(c.maxCalls), "count", "calls that may be open at once, subscriptions among them", parseCount)
 	addFlag(flags, &c.maxDatabases, "max-databases", strconv.Itoa(c.maxDatabases), "count", "database files that may be open at once", parseCount)
 	addFlag(flags, &c.names.MaxTopics, "max-topics", strconv.Itoa(c.names.MaxTopics), "count", "topics that a bucket may have", parseCount)
-	addFlag(flags, &c.names.MaxGroups, "max-groups", strconv.Itoa(c.names.MaxGroups), "count", "consumer groups that a topic may have and, apart from them, wildcard subscriptions that a bucket may have", parseCount)
-	addFlag(flags, &c.maxPendingBytes, "max-pending-bytes", byteCount(c.maxPendingBytes), "bytes", "what the events may take that are in memory to be delivered or acknowledged, of all subscriptions; further ones wait on disk, but for one event of each subscription", parseBytes)
-	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "what may be taken, each apart, by requests that are still arriving (beyond it, those are ended that began first), by calls that are being worked on, reads of one key and calls up to 64 KiB apart from others (beyond it, they wait for their turn), and by answers that are not read yet (beyond it, clients are cut off that read nothing for 10 s, or the call is refused)", parseBytes)
-	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, in which to change the value of the metadata item resubscribed after a restart, so that the hot reload of the sidecars subscribes their apps again", parseFiles)
-	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar, such as http://127.0.0.1:3500, to shut down after a restart, so that Kubernetes starts it afresh and it subscribes its app again; $"+apiTokenVariable+" is sent along", parseURL)
+	addFlag(flags, &c.names.MaxGroups, "max-groups", strconv.Itoa(c.names.MaxGroups), "count", "consumer groups that a topic may have; as many wildcard subscriptions that a bucket may have", parseCount)
+	addFlag(flags, &c.maxPendingBytes, "max-pending-bytes", byteCount(c.maxPendingBytes), "bytes", "memory for events to be delivered or acknowledged, of all subscriptions; further events wait on disk", parseBytes)
+	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "memory for requests that arrive, for calls that are worked on, and for answers not read yet, each apart", parseBytes)
+	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, to touch after a restart, so that sidecars subscribe their apps again", parseFiles)
+	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar's URL, to shut it down after a restart, so that Kubernetes starts it afresh; $"+apiTokenVariable+" is sent along", parseURL)
 	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json",
 		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
 		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"} {

@@ -15,17 +15,17 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
-	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
+	"github.com/dapr-bolt/dapr-bolt/internal/reference"
 )
 
-var update = flag.Bool("update", false, "write the table of refusals into the README instead of comparing it")
+var update = flag.Bool("update", false, "write the table of refusals into the configuration reference instead of comparing it")
 
-// refusal is a row of the README's table, and what brings it about.
+// refusal is a row of the reference's table, and what brings it about.
 type refusal struct {
 	what string
 	http int
 	grpc codes.Code
-	// note stands behind both codes in the README.
+	// note stands behind both codes in the reference.
 	note  string
 	tries []try
 }
@@ -69,7 +69,7 @@ func item(key string, with ...func(*common.StateItem)) *common.StateItem {
 	return i
 }
 
-// refusals are what an app can be refused. The README has the same table.
+// refusals are what an app can be refused. The reference has the same table.
 var refusals = []refusal{
 	{
 		"a set or delete whose ETag is not the key's; a first-write of a key that is there", 409, codes.Aborted, "", []try{
@@ -81,7 +81,7 @@ var refusals = []refusal{
 		},
 	},
 	{
-		"what is not allowed in a set, delete or get: `ttlInSeconds: -5`, a key over 16 KiB, a `contentType` or `idempotencyKey` over 1 KiB, …", 400, codes.InvalidArgument, "", []try{
+		"what is not allowed in a set, delete or get, such as a key over 16 KiB", 400, codes.InvalidArgument, "", []try{
 			save(item("key", with("ttlInSeconds", "-5"))).saying(notAllowedTTL, "a whole number of seconds from 1 to", "-1 for no end"),
 			save(item("taken on its own"), item("key", with("ttlInSeconds", "-5"))).saying(notAllowedTTL),
 			save(item("key", wrongETag), item("new", with("ttlInSeconds", "-5"))).saying(notAllowedTTL, `etag "wrong" does not match`),
@@ -109,7 +109,7 @@ var refusals = []refusal{
 		},
 	},
 	{
-		"one key of a bulk get: what is wrong with it, or that the answer, of at most 4 MiB, has no room for its value", 200, codes.OK, ", with an `error` beside the key", []try{
+		"one key of a bulk get that is wrong, or does not fit into the answer of 4 MiB", 200, codes.OK, ", with an `error` beside the key", []try{
 			bulkGet("key", longKey).saying(`key \"app||kkk`, "1 to 16384 bytes"),
 		},
 	},
@@ -130,7 +130,7 @@ var refusals = []refusal{
 		},
 	},
 	{
-		"a publish, whatever is wrong with it: `ttlInSeconds`, `deliverAfter`, `deliverAt`, the topic's name, its metadata, more than 4190208 bytes, a topic that is full", 500, codes.Internal, "", []try{
+		"a publish, whatever is wrong with it: its metadata, topic or size (at most 4190208 bytes), a full topic", 500, codes.Internal, "", []try{
 			publish("topic", "x", "ttlInSeconds", "-5").saying(notAllowedTTL, "a whole number of seconds from 1 to"),
 			publish("topic", "x", "deliverAfter", "later").saying(`deliverAfter "later"`, "a duration of 0 or more"),
 			publish("topic", "x", "deliverAt", "later").saying(`deliverAt "later"`, "RFC 3339"),
@@ -220,7 +220,7 @@ var whileDown = refusal{
 	},
 }
 
-// Every row of the README's table is what an app sees.
+// Every row of the reference's table is what an app sees.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -266,8 +266,8 @@ func TestRefusals(t *testing.T) {
 	require.NoError(t, e.bolt.Restart(t.Context()))
 }
 
-// TestReadmeRefusals holds the README's table to the one above.
-func TestReadmeRefusals(t *testing.T) {
+// TestReferenceOfRefusals holds the reference's table to the one above.
+func TestReferenceOfRefusals(t *testing.T) {
 	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
 	var table strings.Builder
@@ -275,5 +275,5 @@ func TestReadmeRefusals(t *testing.T) {
 	for _, r := range refusals {
 		fmt.Fprintf(&table, "| %s | %d%s | `%s`%s |\n", r.what, r.http, r.note, r.grpc, r.note)
 	}
-	readmetest.Check(t, checkout.Path("README.md"), "refused", table.String(), *update, "go -C conformance test ./e2e -run TestReadmeRefusals -update")
+	reference.Check(t, checkout.Path("docs", "configuration.md"), "refused", table.String(), *update, "go -C conformance test ./e2e -run TestReferenceOfRefusals -update")
 }

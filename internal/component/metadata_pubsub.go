@@ -62,13 +62,13 @@ func publisherFields(d Defaults) []field[publisherConfig] {
 			func(c *publisherConfig, v string) bool { c.Database = v; return true },
 		},
 		{
-			Field{"bucket", d.PubSubBucket, nameAllowed, "the bucket in that file; the same database and bucket is the same data, whatever the component is called"},
+			Field{"bucket", d.PubSubBucket, nameAllowed, "the bucket in that file: components with the same database and bucket share their data"},
 			func(c *publisherConfig, v string) bool { c.Bucket = v; return true },
 		},
 		{
 			Field{
 				"dedupBy", pubsub.DedupBy{}.String(), dedupByAllowed(),
-				"what makes two events the same one: `id`: the `eventID` metadata, else the CloudEvent's source and id; `data`: the event's data, byte for byte, or for a CloudEvent without data what `id` goes by; `fields:type,data.id`: the JSON values at those paths of the event's data or, if any is missing there, all of them in the envelope (white space, the order of an object's members, and how a string or a number is written do not matter: `1` and `1.0` are equal); `none`: nothing",
+				"what makes two events the same one; [more](#what-counts-as-a-duplicate)",
 			},
 			func(c *publisherConfig, v string) bool {
 				by, err := pubsub.ParseDedupBy(v)
@@ -83,11 +83,11 @@ func publisherFields(d Defaults) []field[publisherConfig] {
 			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.DedupWindow, v) },
 		},
 		{
-			Field{"maxAge", "168h", waitAllowed, "an event older than this, counted from when it was published or, if it was held back, from when it was due, leaves the topic, and goes to the dead letters of the groups that still owe it; `0`: no limit; the newest publish's holds for all of the topic"},
+			Field{"maxAge", "168h", waitAllowed, "how old an event may get before it leaves the topic; `0`: no limit; [more](#what-ends-an-event)"},
 			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
 		},
 		{
-			Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic whose events take more than this refuses publishes; they count wherever they stand (waiting, delayed, retried, redriven), but not as dead letters; none or `0`: no limit"},
+			Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic whose events take more than this refuses publishes; none or `0`: no limit; [more](#what-ends-an-event)"},
 			func(c *publisherConfig, v string) bool {
 				n, ok := parseSize(v)
 				if ok = ok && n >= 0; ok {
@@ -129,7 +129,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 		},
 	},
 	{
-		Field{"ackWait", "1m", waitAllowed, "how long the app may take for one event, counted from when it is that event's turn; `0`: no limit"},
+		Field{"ackWait", "1m", waitAllowed, "how long the app may take for one event, from when it is that event's turn; `0`: no limit"},
 		func(o *pubsub.SubscribeOptions, v string) bool { return parseWait(&o.AckWait, v) },
 	},
 	{
@@ -157,7 +157,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 		},
 	},
 	{
-		Field{"deadLetterExpired", "false", "true or false", "an event whose `ttlInSeconds` ended before it was handled goes to the dead letters instead of being dropped"},
+		Field{"deadLetterExpired", "false", "true or false", "whether an event whose `ttlInSeconds` ended unhandled becomes a dead letter instead of being dropped"},
 		func(o *pubsub.SubscribeOptions, v string) bool { return parseFlag(&o.DeadLetterExpired, v) },
 	},
 }

@@ -35,14 +35,14 @@ func stateFields(d Defaults) []field[stateConfig] {
 			func(c *stateConfig, v string) bool { c.Database = v; return true },
 		},
 		{
-			Field{"bucket", d.StateBucket, nameAllowed, "the bucket in that file; the same database and bucket is the same data, whatever the component is called"},
+			Field{"bucket", d.StateBucket, nameAllowed, "the bucket in that file: components with the same database and bucket share their data"},
 			func(c *stateConfig, v string) bool { c.Bucket = v; return true },
 		},
 		{
 			Field{
 				"cleanupInterval", shortDuration(statestore.DefaultCleanupInterval),
 				fmt.Sprintf("a duration of at least %s", statestore.MinCleanupInterval),
-				"how often expired keys are removed from the file (they are hidden from the instant they expire); of several components on one bucket, the shortest holds",
+				"how often expired keys are removed from the file; of several components on one bucket, the shortest holds",
 			},
 			func(c *stateConfig, v string) bool {
 				d, ok := parseDuration(v)
@@ -70,7 +70,7 @@ func stateFields(d Defaults) []field[stateConfig] {
 			Field{
 				"queryIndexes", "",
 				fmt.Sprintf("field paths such as `person.city`, with commas between them; at most %d on one bucket", statestore.MaxQueryIndexes),
-				fmt.Sprintf("fields on which EQ, IN, GT, GTE, LT and LTE, alone or in an AND, run on an index, built in the background; of several components on one bucket, all of theirs; one that no running component has named for %d days is removed", statestore.QueryIndexRetention/(24*time.Hour)),
+				"fields on which queries use an index",
 			},
 			func(c *stateConfig, v string) bool {
 				c.QueryIndexes = strings.Split(v, ",")

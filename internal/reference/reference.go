@@ -1,5 +1,5 @@
-// Package readmetest holds sections of the README to what the code goes by.
-package readmetest
+// Package reference holds marked sections of the documents to what the code goes by, in tests.
+package reference
 
 import (
 	"fmt"
@@ -20,12 +20,12 @@ func Check(t testing.TB, path, section, want string, update bool, command string
 	require.NoError(t, err)
 	start := fmt.Sprintf("<!-- reference: %s -->", section)
 	before, rest, ok := strings.Cut(string(raw), start)
-	require.True(t, ok, "the README has no %s", start)
+	require.True(t, ok, "there is no %s in the document", start)
 	got, after, ok := strings.Cut(rest, end)
-	require.True(t, ok, "the README has no end to %s", start)
+	require.True(t, ok, "there is no end to %s in the document", start)
 	if update {
 		require.NoError(t, os.WriteFile(path, []byte(before+start+want+end+after), 0o644))
 		return
 	}
-	require.Equal(t, want, got, "the README's reference of %s is not what the code says: %s", section, command)
+	require.Equal(t, want, got, "the reference of %s is not what the code says: %s", section, command)
 }

@@ -13,13 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
-	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
+	"github.com/dapr-bolt/dapr-bolt/internal/reference"
 )
 
-var update = flag.Bool("update", false, "write the flags into the README instead of comparing them")
+var update = flag.Bool("update", false, "write the flags into the reference instead of comparing them")
 
-// TestReadmeFlags holds the README's list of flags to the flags.
-func TestReadmeFlags(t *testing.T) {
+// TestReferenceOfFlags holds the reference's list of flags to the flags.
+func TestReferenceOfFlags(t *testing.T) {
 	// Setenv puts back at the end what Unsetenv takes away.
 	t.Setenv(component.SocketDirVariable, "")
 	require.NoError(t, os.Unsetenv(component.SocketDirVariable))
@@ -41,21 +41,13 @@ func TestReadmeFlags(t *testing.T) {
 	}
 	root.PersistentFlags().VisitAll(add)
 	root.Flags().VisitAll(add)
-	readmetest.Check(t, "../../README.md", "flags", b.String(), *update, "go test ./cmd/dapr-bolt -run TestReadmeFlags -update")
+	reference.Check(t, "../../docs/configuration.md", "flags", b.String(), *update, "go test ./cmd/dapr-bolt -run TestReferenceOfFlags -update")
 }
 
 // TestLinksLeadSomewhere follows the links in the repository's documents to its files and their headings.
 func TestLinksLeadSomewhere(t *testing.T) {
-	const root = "../.."
-	var documents []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "deploy/*.md", "conformance/*/*.md"} {
-		found, err := filepath.Glob(filepath.Join(root, pattern))
-		require.NoError(t, err)
-		documents = append(documents, found...)
-	}
-	require.NotEmpty(t, documents)
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	for _, document := range documents {
+	for _, document := range documents(t) {
 		text, err := os.ReadFile(document)
 		require.NoError(t, err)
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
@@ -86,4 +78,38 @@ func anchors(t *testing.T, document string) (names []string) {
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}
 	return names
+}
+
+// documents are the paths of what users read.
+func documents(t *testing.T) (paths []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.md", "docs/*.md", "deploy/*.md", "conformance/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join("../..", pattern))
+		require.NoError(t, err)
+		paths = append(paths, found...)
+	}
+	require.NotEmpty(t, paths)
+	return paths
+}
+
+// TestTableCellsAreShort holds the tables of the README and the guides to cells that can be taken in at a glance.
+func TestTableCellsAreShort(t *testing.T) {
+	const most = 20
+	for _, document := range documents(t) {
+		if dir := filepath.Base(filepath.Dir(document)); dir != "docs" && dir != ".." {
+			continue
+		}
+		text, err := os.ReadFile(document)
+		require.NoError(t, err)
+		for number, line := range strings.Split(string(text), "\n") {
+			if !strings.HasPrefix(line, "|") {
+				continue
+			}
+			for _, cell := range strings.Split(line, "|") {
+				if words := len(strings.Fields(cell)); words > most {
+					t.Errorf("%s:%d: a table cell has %d words, at most %d: %s", document, number+1, words, most, cell)
+				}
+			}
+		}
+	}
 }

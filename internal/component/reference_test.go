@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/readmetest"
+	"github.com/dapr-bolt/dapr-bolt/internal/reference"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-var update = flag.Bool("update", false, "write the metadata reference into the README instead of comparing it")
+var update = flag.Bool("update", false, "write the metadata reference into the reference instead of comparing it")
 
-// TestReadmeReference holds the README's metadata reference to the tables that the code goes by.
-func TestReadmeReference(t *testing.T) {
+// TestReferenceOfMetadata holds the metadata reference to the tables that the code goes by.
+func TestReferenceOfMetadata(t *testing.T) {
 	var names []string
 	for _, f := range SubscriptionMetadata() {
 		names = append(names, "`"+f.Name+"`")
@@ -26,7 +26,7 @@ func TestReadmeReference(t *testing.T) {
 		"latest time":    "up to " + pubsub.LatestTime.Format(time.RFC3339),
 		"event metadata": fmt.Sprintf("at most %d entries and %d bytes of metadata", pubsub.MaxMetadataEntries, pubsub.MaxMetadataBytes),
 	} {
-		readmetest.Check(t, "../../README.md", section, want, *update, "go test ./internal/component -run TestReadmeReference -update")
+		reference.Check(t, "../../docs/configuration.md", section, want, *update, "go test ./internal/component -run TestReferenceOfMetadata -update")
 	}
 }
 
