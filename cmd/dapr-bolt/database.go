@@ -31,7 +31,7 @@ with restore.`,
 				return err
 			}
 			return c.withClient(func(client *admin.Client) error {
-				result, err := client.Backup(cmd.Context(), c.database, path)
+				result, err := client.Backup(cmd.Context(), admin.BackupRequest{Database: c.database, Path: path})
 				if err != nil {
 					return err
 				}

@@ -238,7 +238,7 @@ func (c *cli) showCommand() *cobra.Command {
 				return err
 			}
 			return c.withClient(func(client *admin.Client) error {
-				d, err := client.DeadLetter(cmd.Context(), c.bucket, ids[0])
+				d, err := client.DeadLetter(cmd.Context(), admin.IDRequest{Bucket: c.bucket, ID: ids[0]})
 				var refused *admin.Error
 				if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 					return fmt.Errorf("%w%s", err, c.elsewhere(cmd.Context(), client))
@@ -413,7 +413,7 @@ func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, r
 			}
 		}
 		first = false
-		result, err := client.Redrive(ctx, c.bucket, batch)
+		result, err := client.Redrive(ctx, admin.IDsRequest{Bucket: c.bucket, IDs: batch})
 		if err != nil {
 			return done, err
 		}
@@ -493,7 +493,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 				}
 				purged := 0
 				for batch := range slices.Chunk(ids, admin.MaxIDs) {
-					result, err := client.Purge(cmd.Context(), c.bucket, batch)
+					result, err := client.Purge(cmd.Context(), admin.IDsRequest{Bucket: c.bucket, IDs: batch})
 					if err != nil {
 						return fmt.Errorf("%s of %d removed: %w", count(purged, "dead letter", "dead letters"), len(ids), err)
 					}

@@ -115,8 +115,11 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		info.HTTP = health.Addr()
 	}
 
-	adminServer, err := admin.Listen(ctx, admin.Options{
-		Path:      c.adminSocket(),
+	known, err := sidecars.Open(sidecars.Options{Dir: c.dataDir, Clock: c.clock, Logger: p.log})
+	if err != nil {
+		return err
+	}
+	service := admin.NewService(admin.ServiceOptions{
 		Databases: p.databases,
 		Ready:     p.ready,
 		Info: func() admin.Info {
@@ -126,17 +129,16 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 			}
 			return info
 		},
-		Logger: p.log,
+		Sidecars: known,
+		Clock:    c.clock,
+		Logger:   p.log,
 	})
+	adminServer, err := admin.Listen(ctx, admin.Options{Path: c.adminSocket(), Service: service, Logger: p.log})
 	if err != nil {
 		return err
 	}
 	p.add(part{stop: adminServer.Stop, socket: c.adminSocket()})
 
-	known, err := sidecars.Open(sidecars.Options{Dir: c.dataDir, Clock: c.clock, Logger: p.log})
-	if err != nil {
-		return err
-	}
 	server, err := component.Listen(ctx, component.Options{
 		Name:      c.name,
 		SocketDir: c.socketDir,

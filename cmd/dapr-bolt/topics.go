@@ -70,7 +70,7 @@ func (c *cli) watchTopics(ctx context.Context, client *admin.Client, every time.
 }
 
 func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
-	topics, err := client.Topics(ctx, c.bucket)
+	topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: c.bucket})
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ end that.`,
 						return err
 					}
 				}
-				if err := client.RemoveGroup(cmd.Context(), c.bucket, topic, group); err != nil {
+				if err := client.RemoveGroup(cmd.Context(), admin.GroupRequest{Bucket: c.bucket, Topic: topic, Group: group}); err != nil {
 					return err
 				}
 				if c.output == outputJSON {
@@ -162,7 +162,7 @@ end that.`,
 // findGroup returns what a group of the bucket that commands change is owed, or an error that says what there is.
 func (c *cli) findGroup(ctx context.Context, client *admin.Client, topic, group string) (found pubsub.GroupStats, err error) {
 	bucket := c.bucket.WithDefaults()
-	topics, err := client.Topics(ctx, bucket)
+	topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: bucket})
 	if err != nil {
 		return found, err
 	}

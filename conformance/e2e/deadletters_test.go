@@ -113,7 +113,7 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 	e.dead(events)
 	failing.stop()
 
-	admin := e.admin()
+	client := e.admin()
 	cuts := 0
 	for kill := range kills {
 		// In every other life they come back at once.
@@ -131,7 +131,7 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 		for worker := range 3 {
 			group.Go(func() {
 				for i := worker; i < len(ids) && ctx.Err() == nil; i += 3 {
-					if _, err := admin.Redrive(ctx, adminBucket, ids[i:i+1]); err != nil {
+					if _, err := client.Redrive(ctx, admin.IDsRequest{IDs: ids[i : i+1]}); err != nil {
 						return
 					}
 					redriven.Add(1)
@@ -170,6 +170,3 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 	fmt.Printf("%d kills, %d of them in the middle of redrives: of %d dead letters, %d were sent back and delivered, %d are there\n",
 		kills, cuts, events, len(acking.received()), len(before))
 }
-
-// adminBucket is the default database and bucket.
-var adminBucket = admin.Bucket{}

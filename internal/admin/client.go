@@ -62,63 +62,62 @@ func NewClient(path string) *Client {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Info describes the process.
-func (c *Client) Info(ctx context.Context) (Info, error) {
-	return call[Info](ctx, c, pathInfo, struct{}{})
-}
+func (c *Client) Info(ctx context.Context) (Info, error) { return callInfo.ask(ctx, c, empty{}) }
 
 // Ready returns nil if the process serves and can write its databases, else what is wrong.
 func (c *Client) Ready(ctx context.Context) error {
-	_, err := call[struct{}](ctx, c, pathReady, struct{}{})
+	_, err := callReady.ask(ctx, c, empty{})
 	return err
 }
 
-// DeadLetters returns one page, by ascending id.
-func (c *Client) DeadLetters(ctx context.Context, opts ListOptions) (DeadLetterPage, error) {
-	return call[DeadLetterPage](ctx, c, pathList, opts)
-}
-
-// DeadLetter returns one dead letter with its payload.
-func (c *Client) DeadLetter(ctx context.Context, bucket Bucket, id uint64) (DeadLetter, error) {
-	return call[DeadLetter](ctx, c, pathShow, idRequest{bucket, id})
-}
-
-// Redrive sends at most MaxIDs dead letters back to their groups. Ids that are not there are left out of the result.
-func (c *Client) Redrive(ctx context.Context, bucket Bucket, ids []uint64) (RedriveResult, error) {
-	return call[RedriveResult](ctx, c, pathRedrive, idsRequest{bucket, ids})
-}
-
-// Purge removes at most MaxIDs dead letters for good. Ids that are not there are not counted.
-func (c *Client) Purge(ctx context.Context, bucket Bucket, ids []uint64) (PurgeResult, error) {
-	return call[PurgeResult](ctx, c, pathPurge, idsRequest{bucket, ids})
-}
-
-// Buckets lists the pub/sub buckets of the data directory.
+// Buckets lists the buckets of the data directory.
 func (c *Client) Buckets(ctx context.Context) (Buckets, error) {
-	return call[Buckets](ctx, c, pathBuckets, struct{}{})
+	return callBuckets.ask(ctx, c, empty{})
 }
 
-// Topics counts what is stored, by topic and group: in a bucket, or in all of them if bucket is the zero value.
-func (c *Client) Topics(ctx context.Context, bucket Bucket) (Topics, error) {
-	return call[Topics](ctx, c, pathTopics, bucket)
+// Backup has the process write a copy of the database to a new file.
+func (c *Client) Backup(ctx context.Context, request BackupRequest) (BackupResult, error) {
+	return callBackup.ask(ctx, c, request)
 }
 
-// RemoveGroup ends a group that left for good.
-func (c *Client) RemoveGroup(ctx context.Context, bucket Bucket, topic, group string) error {
-	_, err := call[struct{}](ctx, c, pathRemoveGroup, removeGroupRequest{bucket, topic, group})
+// Topics is Service.Topics.
+func (c *Client) Topics(ctx context.Context, request TopicsRequest) (Topics, error) {
+	return callTopics.ask(ctx, c, request)
+}
+
+// RemoveGroup is Service.RemoveGroup.
+func (c *Client) RemoveGroup(ctx context.Context, request GroupRequest) error {
+	_, err := callRemoveGroup.ask(ctx, c, request)
 	return err
 }
 
-// Backup has the process write a copy of the database to a new file at an absolute path.
-func (c *Client) Backup(ctx context.Context, database, path string) (BackupResult, error) {
-	return call[BackupResult](ctx, c, pathBackup, backupRequest{database, path})
+// DeadLetters is Service.DeadLetters.
+func (c *Client) DeadLetters(ctx context.Context, opts ListOptions) (DeadLetterPage, error) {
+	return callDeadLetters.ask(ctx, c, opts)
 }
 
-func call[T any](ctx context.Context, c *Client, path string, request any) (answer T, err error) {
+// DeadLetter is Service.DeadLetter.
+func (c *Client) DeadLetter(ctx context.Context, request IDRequest) (DeadLetter, error) {
+	return callDeadLetter.ask(ctx, c, request)
+}
+
+// Redrive is Service.Redrive.
+func (c *Client) Redrive(ctx context.Context, request IDsRequest) (RedriveResult, error) {
+	return callRedrive.ask(ctx, c, request)
+}
+
+// Purge is Service.Purge.
+func (c *Client) Purge(ctx context.Context, request IDsRequest) (PurgeResult, error) {
+	return callPurge.ask(ctx, c, request)
+}
+
+// ask sends the request and returns the answer.
+func (k call[Request, Answer]) ask(ctx context.Context, c *Client, request Request) (answer Answer, err error) {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return answer, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://dapr-bolt"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://dapr-bolt"+k.path, bytes.NewReader(body))
 	if err != nil {
 		return answer, err
 	}

@@ -26,6 +26,7 @@ type data struct {
 	dir       string
 	manager   *databases.Manager
 	broker    *pubsub.Broker
+	service   *Service
 	published int
 }
 
@@ -36,6 +37,11 @@ func newData(t *testing.T) *data {
 	d.manager, err = databases.Open(t.Context(), databases.Options{Dir: d.dir})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.manager.Close(context.Background())) })
+	d.service = NewService(ServiceOptions{
+		Databases: d.manager,
+		Ready:     func(context.Context) error { return nil },
+		Info:      func() Info { return Info{Version: "v1", Socket: "/run/bolt.sock"} },
+	})
 	d.broker, err = d.manager.Broker(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
 	require.NoError(t, err)
 	return d
@@ -92,12 +98,7 @@ func (d *data) dies(topic, payload string) uint64 {
 func (d *data) serve() *Client {
 	d.t.Helper()
 	path := socketPath(d.t)
-	s, err := Listen(d.t.Context(), Options{
-		Path:      path,
-		Databases: d.manager,
-		Ready:     func(context.Context) error { return nil },
-		Info:      func() Info { return Info{Version: "v1", Socket: "/run/bolt.sock"} },
-	})
+	s, err := Listen(d.t.Context(), Options{Path: path, Service: d.service})
 	require.NoError(d.t, err)
 	d.t.Cleanup(func() { require.NoError(d.t, s.Stop(context.Background())) })
 	c := NewClient(path)

@@ -1,25 +1,16 @@
 package admin
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"context"
+	"errors"
+	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// DataEncoding says how an event's payload stands in JSON.
-type DataEncoding string
-
-const (
-	// DataJSON: the payload is JSON and stands as it is.
-	DataJSON DataEncoding = "json"
-	// DataText: the payload is UTF-8 text and stands as a string.
-	DataText DataEncoding = "text"
-	// DataBase64: the payload is anything else and stands as a string in base64 (RFC 4648, section 4).
-	DataBase64 DataEncoding = "base64"
-)
+// readStep is how many dead letters are in memory at once while a page is put together.
+const readStep = 16
 
 // DeadLetter is a dead letter as the admin socket and `--output json` show it.
 type DeadLetter struct {
@@ -43,88 +34,190 @@ type Attempt struct {
 	Error string    `json:"error"`
 }
 
-// Event is the event of a dead letter.
-type Event struct {
-	ID           string            `json:"id"`
-	Sequence     uint64            `json:"sequence"`
-	PublishTime  time.Time         `json:"publishTime,omitzero"`
-	Expires      *time.Time        `json:"expires,omitempty"`
-	PartitionKey string            `json:"partitionKey,omitempty"`
-	ContentType  string            `json:"contentType"`
-	Metadata     map[string]string `json:"metadata"`
-	// Size is the payload's length in bytes.
-	Size int `json:"size"`
-	// Unreadable says why what is stored of the event cannot be decoded; the payload is then what is stored.
-	Unreadable string `json:"unreadable,omitempty"`
-	// DataEncoding is empty where the payload was not asked for.
-	DataEncoding DataEncoding    `json:"dataEncoding,omitempty"`
-	Data         json.RawMessage `json:"data,omitempty"`
+// DeadLetterPage is one page of a list.
+type DeadLetterPage struct {
+	DeadLetters []DeadLetter `json:"deadLetters"`
+	// Next is what to continue after; zero: this was the last page.
+	Next uint64 `json:"next,omitempty"`
 }
 
-func newDeadLetter(bucket Bucket, d *pubsub.DeadLetter, withData bool) (DeadLetter, error) {
-	e := &d.Event
+// ListOptions select dead letters; the zero value selects the first page of all, without payloads.
+type ListOptions struct {
+	Bucket
+	Topic string `json:"topic,omitempty"`
+	Group string `json:"group,omitempty"`
+	// Since selects those that died at or after it.
+	Since time.Time `json:"since,omitzero"`
+	// Text selects those whose payload, event id or any error holds it, case-insensitively.
+	Text string `json:"text,omitempty"`
+	// After is the id to continue after.
+	After uint64 `json:"after,omitempty"`
+	// Limit bounds the page, at most MaxPageSize. Default: pubsub.DefaultPageSize. A page with payloads may be shorter.
+	Limit int `json:"limit,omitempty"`
+	// Data asks for the payloads.
+	Data bool `json:"data,omitempty"`
+}
+
+// IDRequest names a dead letter.
+type IDRequest struct {
+	Bucket
+	ID uint64 `json:"id"`
+}
+
+// IDsRequest names dead letters.
+type IDsRequest struct {
+	Bucket
+	IDs []uint64 `json:"ids"`
+}
+
+// RedriveResult says what went back to its group.
+type RedriveResult struct {
+	Redriven []uint64 `json:"redriven"`
+	// Unreadable were left where they are: what is stored of them cannot be decoded.
+	Unreadable []uint64 `json:"unreadable,omitempty"`
+}
+
+// PurgeResult says how many dead letters are gone.
+type PurgeResult struct {
+	Purged int `json:"purged"`
+}
+
+func newDeadLetter(bucket Bucket, d *pubsub.DeadLetter, withData bool) DeadLetter {
 	out := DeadLetter{
 		Bucket:     bucket.WithDefaults(),
 		ID:         d.ID,
-		Topic:      e.Topic,
+		Topic:      d.Event.Topic,
 		Group:      d.Group,
 		Reason:     d.Reason,
 		Time:       d.Time,
 		LastError:  d.LastError(),
 		Deliveries: d.History.Deliveries,
 		Redriven:   d.History.Redriven,
-		Attempts:   make([]Attempt, len(d.History.Attempts)),
-		Event: Event{
-			ID:           e.ID,
-			Sequence:     e.Sequence,
-			PublishTime:  e.PublishTime,
-			PartitionKey: e.PartitionKey,
-			ContentType:  e.ContentType,
-			Metadata:     e.Metadata,
-			Size:         len(e.Data),
-			Unreadable:   e.Unreadable,
-		},
+		Attempts:   newAttempts(d.History.Attempts),
+		Event:      newEvent(&d.Event, withData),
 	}
-	for i, a := range d.History.Attempts {
-		out.Attempts[i] = Attempt{At: a.At, Error: a.Error}
-	}
-	if !e.Expires.IsZero() {
-		out.Event.Expires = &e.Expires
-	}
-	if out.Event.Metadata == nil {
-		out.Event.Metadata = map[string]string{}
-	}
-	if !withData {
-		return out, nil
-	}
-	var err error
-	out.Event.DataEncoding, out.Event.Data, err = encodeData(e.Data)
-	return out, err
+	return out
 }
 
-func encodeData(data []byte) (DataEncoding, json.RawMessage, error) {
-	encoding, text := DataText, string(data)
-	switch {
-	case !utf8.Valid(data):
-		encoding, text = DataBase64, base64.StdEncoding.EncodeToString(data)
-	case json.Valid(data):
-		return DataJSON, data, nil
+func newAttempts(attempts []pubsub.Attempt) []Attempt {
+	out := make([]Attempt, len(attempts))
+	for i, a := range attempts {
+		out[i] = Attempt{At: a.At, Error: a.Error}
 	}
-	quoted, err := json.Marshal(text)
-	return encoding, quoted, err
+	return out
 }
 
-// Payload returns the event's data byte for byte as it was published, except that JSON may have lost white space.
-func (e *Event) Payload() ([]byte, error) {
-	if e.DataEncoding == DataJSON || e.DataEncoding == "" {
-		return e.Data, nil
+// DeadLetters returns one page, by ascending id.
+func (s *Service) DeadLetters(ctx context.Context, opts ListOptions) (page DeadLetterPage, err error) {
+	if opts.Limit, err = pageSize(opts.Limit); err != nil {
+		return page, err
 	}
-	var text string
-	if err := json.Unmarshal(e.Data, &text); err != nil {
-		return nil, err
+	broker, err := s.broker(ctx, opts.Bucket)
+	if err != nil {
+		return page, err
 	}
-	if e.DataEncoding == DataBase64 {
-		return base64.StdEncoding.DecodeString(text)
+	return deadLetterPage(ctx, broker, opts)
+}
+
+// deadLetterPage puts a page together in small steps, so that it takes little more memory than its payloads, or than its
+// metadata where those were not asked for.
+func deadLetterPage(ctx context.Context, broker *pubsub.Broker, opts ListOptions) (DeadLetterPage, error) {
+	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
+	filter := pubsub.DeadLetterFilter{Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Text: opts.Text, After: opts.After}
+	for bytes := 0; ; {
+		// One more than fits reports whether there is a next page.
+		filter.Limit = min(readStep, opts.Limit-len(out.DeadLetters)+1)
+		letters, err := broker.DeadLetters(ctx, filter)
+		if err != nil {
+			return out, err
+		}
+		for i := range letters {
+			if len(out.DeadLetters) == opts.Limit || opts.Data && bytes > 0 && bytes+len(letters[i].Event.Data) > maxPageBytes {
+				out.Next = filter.After
+				return out, nil
+			}
+			d := newDeadLetter(opts.Bucket, &letters[i], opts.Data)
+			out.DeadLetters = append(out.DeadLetters, d)
+			bytes += len(letters[i].Event.Data)
+			filter.After = d.ID
+		}
+		if len(letters) < filter.Limit {
+			return out, nil
+		}
 	}
-	return []byte(text), nil
+}
+
+// DeadLetter returns one dead letter with its payload.
+func (s *Service) DeadLetter(ctx context.Context, request IDRequest) (DeadLetter, error) {
+	broker, err := s.broker(ctx, request.Bucket)
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	d, err := broker.DeadLetter(ctx, request.ID)
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	return newDeadLetter(request.Bucket, &d, true), nil
+}
+
+// ids checks a request.
+func (s *Service) ids(ctx context.Context, request *IDsRequest) (*pubsub.Broker, error) {
+	if len(request.IDs) == 0 || len(request.IDs) > MaxIDs {
+		return nil, badRequest("ids: there are %d: allowed: 1 to %d in one call", len(request.IDs), MaxIDs)
+	}
+	request.Bucket = request.WithDefaults()
+	return s.broker(ctx, request.Bucket)
+}
+
+// Redrive sends at most MaxIDs dead letters back to their groups. Ids that are not there are left out of the result.
+func (s *Service) Redrive(ctx context.Context, request IDsRequest) (RedriveResult, error) {
+	broker, err := s.ids(ctx, &request)
+	if err != nil {
+		return RedriveResult{}, err
+	}
+	moved, err := broker.Redrive(ctx, request.IDs)
+	if err != nil {
+		return RedriveResult{}, err
+	}
+	result := RedriveResult{Redriven: make([]uint64, len(moved))}
+	for i := range moved {
+		result.Redriven[i] = moved[i].ID
+	}
+	if result.Unreadable, err = unreadable(ctx, broker, request.IDs, result.Redriven); err != nil {
+		return RedriveResult{}, err
+	}
+	s.changed(ctx, "dead letters were redriven", "database", request.Database, "bucket", request.Name, "count", len(moved))
+	return result, nil
+}
+
+// unreadable returns those of ids, but for done, that are dead letters which cannot be decoded.
+func unreadable(ctx context.Context, broker *pubsub.Broker, ids, done []uint64) (found []uint64, err error) {
+	for _, id := range ids {
+		if slices.Contains(done, id) {
+			continue
+		}
+		d, err := broker.DeadLetter(ctx, id)
+		switch {
+		case errors.Is(err, pubsub.ErrNotFound):
+		case err != nil:
+			return nil, err
+		case d.Event.Unreadable != "":
+			found = append(found, id)
+		}
+	}
+	return found, nil
+}
+
+// Purge removes at most MaxIDs dead letters for good. Ids that are not there are not counted.
+func (s *Service) Purge(ctx context.Context, request IDsRequest) (PurgeResult, error) {
+	broker, err := s.ids(ctx, &request)
+	if err != nil {
+		return PurgeResult{}, err
+	}
+	n, err := broker.Purge(ctx, request.IDs)
+	if err != nil {
+		return PurgeResult{}, err
+	}
+	s.changed(ctx, "dead letters were purged", "database", request.Database, "bucket", request.Name, "count", n)
+	return PurgeResult{Purged: n}, nil
 }

@@ -114,7 +114,7 @@ func TestShowKeepsPayloads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newData(t)
 			id := d.dies("orders", p.data)
-			letter, err := d.serve().DeadLetter(t.Context(), Bucket{}, id)
+			letter, err := d.serve().DeadLetter(t.Context(), IDRequest{ID: id})
 			require.NoError(t, err)
 			require.Equal(t, p.encoding, letter.Event.DataEncoding)
 			require.Equal(t, p.json, string(letter.Event.Data))
@@ -138,10 +138,10 @@ func TestRedriveAndPurge(t *testing.T) {
 	ids := []uint64{d.dies("orders", ""), d.dies("orders", ""), d.dies("orders", "")}
 	c := d.serve()
 
-	redriven, err := c.Redrive(t.Context(), Bucket{}, []uint64{ids[1], 99})
+	redriven, err := c.Redrive(t.Context(), IDsRequest{IDs: []uint64{ids[1], 99}})
 	require.NoError(t, err)
 	require.Equal(t, ids[1:2], redriven.Redriven)
-	purged, err := c.Purge(t.Context(), Bucket{"dapr", "pubsub"}, ids)
+	purged, err := c.Purge(t.Context(), IDsRequest{Bucket{"dapr", "pubsub"}, ids})
 	require.NoError(t, err)
 	require.Equal(t, 2, purged.Purged)
 	page, err := c.DeadLetters(t.Context(), ListOptions{})
@@ -149,7 +149,7 @@ func TestRedriveAndPurge(t *testing.T) {
 	require.Empty(t, page.DeadLetters)
 
 	for _, ids := range [][]uint64{nil, make([]uint64, MaxIDs+1)} {
-		_, err = c.Redrive(t.Context(), Bucket{}, ids)
+		_, err = c.Redrive(t.Context(), IDsRequest{IDs: ids})
 		requireStatus(t, err, http.StatusBadRequest, "allowed: 1 to 1000 in one call")
 	}
 }
@@ -163,7 +163,7 @@ func TestTopics(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, errors.Join(other.Publish(t.Context(), "sales", []pubsub.Message{{Data: []byte("1")}}, pubsub.PublishOptions{})...))
 	c := d.serve()
-	topics, err := c.Topics(t.Context(), Bucket{})
+	topics, err := c.Topics(t.Context(), TopicsRequest{})
 	require.NoError(t, err)
 	require.Len(t, topics.Topics, 3)
 	byName := map[string]TopicStats{}
@@ -176,16 +176,16 @@ func TestTopics(t *testing.T) {
 	require.Equal(t, Bucket{"shop", "pubsub"}, byName["sales"].Bucket)
 	buckets, err := c.Buckets(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, Buckets{Buckets: []Bucket{{"dapr", "pubsub"}, {"shop", "pubsub"}}}, buckets)
+	require.Equal(t, Buckets{Buckets: []Bucket{{"dapr", "pubsub"}, {"shop", "pubsub"}}, State: []Bucket{}}, buckets)
 
-	require.NoError(t, c.RemoveGroup(t.Context(), Bucket{}, "orders", "app"))
-	topics, err = c.Topics(t.Context(), Bucket{"dapr", "pubsub"})
+	require.NoError(t, c.RemoveGroup(t.Context(), GroupRequest{Topic: "orders", Group: "app"}))
+	topics, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{"dapr", "pubsub"}})
 	require.NoError(t, err)
 	require.Len(t, topics.Topics, 2)
 	for _, topic := range topics.Topics {
 		require.Empty(t, topic.Groups)
 	}
-	requireStatus(t, c.RemoveGroup(t.Context(), Bucket{}, "orders", "app"), http.StatusNotFound, "not found")
+	requireStatus(t, c.RemoveGroup(t.Context(), GroupRequest{Topic: "orders", Group: "app"}), http.StatusNotFound, "not found")
 }
 
 // What cannot be looked into is said, and the rest is there.
@@ -193,7 +193,7 @@ func TestADamagedDatabaseIsMissingAlone(t *testing.T) {
 	d := newData(t)
 	d.dies("orders", "")
 	require.NoError(t, os.WriteFile(filepath.Join(d.dir, "broken.db"), []byte("no database"), 0o600))
-	topics, err := d.serve().Topics(t.Context(), Bucket{})
+	topics, err := d.serve().Topics(t.Context(), TopicsRequest{})
 	require.NoError(t, err)
 	require.Len(t, topics.Topics, 1)
 	require.Contains(t, topics.Missing, "broken")
@@ -204,7 +204,7 @@ func TestBackupAndInfo(t *testing.T) {
 	d.publish("orders", "")
 	c := d.serve()
 	path := filepath.Join(t.TempDir(), "copy.db")
-	result, err := c.Backup(t.Context(), "", path)
+	result, err := c.Backup(t.Context(), BackupRequest{Path: path})
 	require.NoError(t, err)
 	require.Equal(t, "dapr", result.Database)
 	require.Equal(t, path, result.Path)
@@ -232,18 +232,18 @@ func TestErrorsReachTheClient(t *testing.T) {
 	d := newData(t)
 	d.publish("orders", "")
 	c := d.serve()
-	_, err := c.DeadLetter(t.Context(), Bucket{}, 5)
+	_, err := c.DeadLetter(t.Context(), IDRequest{ID: 5})
 	requireStatus(t, err, http.StatusNotFound, "dead letter 5: not found")
-	_, err = c.Topics(t.Context(), Bucket{Database: "../x"})
+	_, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{Database: "../x"}})
 	requireStatus(t, err, http.StatusBadRequest, `invalid database "../x"`)
-	_, err = c.Topics(t.Context(), Bucket{Name: "none"})
+	_, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{Name: "none"}})
 	requireStatus(t, err, http.StatusNotFound, `no pub/sub bucket "none": there is pubsub`)
 	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders"})
-	requireStatus(t, c.RemoveGroup(t.Context(), Bucket{}, "orders", "app"), http.StatusBadRequest, "stop its app first")
+	requireStatus(t, c.RemoveGroup(t.Context(), GroupRequest{Topic: "orders", Group: "app"}), http.StatusBadRequest, "stop its app first")
 	sub.Close()
-	require.Equal(t, http.StatusServiceUnavailable, statusOf(pubsub.ErrClosed))
+	require.Equal(t, http.StatusServiceUnavailable, StatusOf(pubsub.ErrClosed))
 	require.NoError(t, d.manager.Close(t.Context()))
-	_, err = c.Topics(t.Context(), Bucket{Name: "pubsub"})
+	_, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{Name: "pubsub"}})
 	requireStatus(t, err, http.StatusInternalServerError, "closed")
 }
 
@@ -327,7 +327,7 @@ func TestALiveSocketIsRefusedAndADeadOneReplaced(t *testing.T) {
 	require.NoError(t, err)
 	dead.SetUnlinkOnClose(false)
 	require.NoError(t, dead.Close())
-	s, err := Listen(t.Context(), Options{Path: path, Databases: newData(t).manager, Info: func() Info { return Info{} }})
+	s, err := Listen(t.Context(), Options{Path: path, Service: newData(t).service})
 	require.NoError(t, err)
 	c := NewClient(path)
 	defer c.Close()
@@ -365,11 +365,11 @@ func TestNobodyThere(t *testing.T) {
 func TestStopLetsRunningCallsEnd(t *testing.T) {
 	path := socketPath(t)
 	entered, release := make(chan struct{}), make(chan struct{})
-	s, err := Listen(t.Context(), Options{Path: path, Ready: func(context.Context) error {
+	s, err := Listen(t.Context(), Options{Path: path, Service: NewService(ServiceOptions{Ready: func(context.Context) error {
 		close(entered)
 		<-release
 		return nil
-	}})
+	}})})
 	require.NoError(t, err)
 	c := NewClient(path)
 	defer c.Close()
@@ -391,11 +391,11 @@ func FuzzRequestBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		req, err := http.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
 		require.NoError(t, err)
-		var into idsRequest
+		var into IDsRequest
 		err = decode(req, &into)
 		if err != nil {
-			require.GreaterOrEqual(t, statusOf(err), 400)
-			require.Less(t, statusOf(err), 500)
+			require.GreaterOrEqual(t, StatusOf(err), 400)
+			require.Less(t, StatusOf(err), 500)
 		}
 	})
 }

@@ -1,0 +1,170 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+
+	"github.com/jonboulle/clockwork"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// ServiceOptions for NewService; the zero value of each that is not required is the documented default.
+type ServiceOptions struct {
+	// Databases is what the calls work on. Required.
+	Databases *databases.Manager
+	// Ready says what keeps the process from serving, or nil. Required.
+	Ready func(ctx context.Context) error
+	// Info describes the process; PID and Databases are filled in. Required.
+	Info func() Info
+	// Sidecars knows who is connected. Default: nobody is.
+	Sidecars *sidecars.Registry
+	// Clock default: the system's.
+	Clock clockwork.Clock
+	// Logger hears of changes that people made. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Service is what people can see of a running process, and do to it. Its methods may be called from any goroutine. StatusOf
+// says of what kind their errors are.
+type Service struct {
+	opts ServiceOptions
+	log  *slog.Logger
+}
+
+// NewService returns a Service.
+func NewService(opts ServiceOptions) *Service {
+	opts.Clock = cmp.Or[clockwork.Clock](opts.Clock, clockwork.NewRealClock())
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
+	return &Service{opts: opts, log: opts.Logger}
+}
+
+type byKey struct{}
+
+// By returns a context for calls on somebody's behalf, who is named in the log of what was changed. Default: the command
+// line.
+func By(ctx context.Context, who string) context.Context { return context.WithValue(ctx, byKey{}, who) }
+
+// changed logs what somebody has changed.
+func (s *Service) changed(ctx context.Context, what string, attributes ...any) {
+	who, ok := ctx.Value(byKey{}).(string)
+	if !ok {
+		who = "the command line"
+	}
+	s.log.Info(what, append(attributes, "by", who)...)
+}
+
+// refusal is an error with the HTTP status that it is answered with.
+type refusal struct {
+	status int
+	err    error
+}
+
+func (e *refusal) Error() string { return e.err.Error() }
+func (e *refusal) Unwrap() error { return e.err }
+
+func refuse(status int, format string, args ...any) error {
+	return &refusal{status, fmt.Errorf(format, args...)}
+}
+
+func badRequest(format string, args ...any) error {
+	return refuse(http.StatusBadRequest, format, args...)
+}
+
+// StatusOf returns the HTTP status that says of what kind a call's error is.
+func StatusOf(err error) int {
+	var (
+		refused  *refusal
+		name     *databases.NameError
+		tooLarge *http.MaxBytesError
+	)
+	switch {
+	case errors.As(err, &refused):
+		return refused.status
+	case errors.As(err, &name), errors.Is(err, invalid.Err), errors.Is(err, fs.ErrInvalid):
+		return http.StatusBadRequest
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, pubsub.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return http.StatusNotFound
+	case errors.Is(err, fs.ErrExist):
+		return http.StatusConflict
+	case errors.Is(err, pubsub.ErrClosed), errors.Is(err, databases.ErrClosed):
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+// pageSize returns how long a page is.
+func pageSize(limit int) (int, error) {
+	if limit < 0 || limit > MaxPageSize {
+		return 0, badRequest("limit %d: allowed: 1 to %d", limit, MaxPageSize)
+	}
+	return cmp.Or(limit, DefaultPageSize), nil
+}
+
+// Info describes the process.
+func (s *Service) Info() (Info, error) {
+	info := s.opts.Info()
+	info.PID = os.Getpid()
+	var err error
+	info.Databases, err = s.opts.Databases.Databases()
+	return info, err
+}
+
+// Ready returns nil if the process serves and can write its databases, else what is wrong.
+func (s *Service) Ready(ctx context.Context) error {
+	if err := s.opts.Ready(ctx); err != nil {
+		return &refusal{http.StatusServiceUnavailable, err}
+	}
+	return nil
+}
+
+// Buckets lists the buckets of the data directory.
+func (s *Service) Buckets(ctx context.Context) (Buckets, error) {
+	all, err := s.opts.Databases.Brokers(ctx)
+	answer := Buckets{Buckets: make([]Bucket, len(all)), State: []Bucket{}, Missing: text(err)}
+	for i, b := range all {
+		answer.Buckets[i] = Bucket{b.Database, b.Bucket}
+	}
+	return answer, nil
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// broker returns what works on a bucket of events.
+func (s *Service) broker(ctx context.Context, bucket Bucket) (*pubsub.Broker, error) {
+	bucket = bucket.WithDefaults()
+	return s.opts.Databases.ExistingBroker(ctx, bucket.Database, bucket.Name)
+}
+
+// Backup writes a consistent copy of a database to a new file. It takes as long as the file is large.
+func (s *Service) Backup(ctx context.Context, request BackupRequest) (BackupResult, error) {
+	if request.Database == "" {
+		request.Database = databases.DefaultDatabase
+	}
+	if err := s.opts.Databases.Backup(ctx, request.Database, request.Path); err != nil {
+		return BackupResult{}, err
+	}
+	info, err := os.Stat(request.Path)
+	if err != nil {
+		return BackupResult{}, err
+	}
+	s.changed(ctx, "a database was backed up", "database", request.Database, "path", request.Path, "bytes", info.Size())
+	return BackupResult{Database: request.Database, Path: request.Path, Size: info.Size()}, nil
+}
