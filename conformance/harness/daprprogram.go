@@ -21,11 +21,22 @@ func (c Checkout) Scheduler(ctx context.Context, progress io.Writer) (string, er
 	return c.daprProgram(ctx, "scheduler", "", progress)
 }
 
-// daprProgram returns the path of <dapr>/cmd/<name> of the pinned version, built
+// daprProgram returns the path of <dapr>/cmd/<name> of the pinned version.
+func (c Checkout) daprProgram(ctx context.Context, name, note string, progress io.Writer) (string, error) {
+	number := strings.TrimPrefix(c.daprVersion, "v")
+	return c.pinnedProgram(ctx, name, c.daprVersion, daprModule+"/cmd/"+name, note, progress,
+		// A daprd without one of its component tags panics at start; the stable
+		// set also carries the built-in peers that tests compare with.
+		"-tags", "stablecomponents",
+		"-ldflags", "-s -w -X "+daprModule+"/pkg/buildinfo.version="+number+
+			" -X github.com/dapr/kit/logger.DaprVersion="+number)
+}
+
+// pinnedProgram returns the path of a program that conformance/go.mod pins, built
 // into the checkout's cache when it is not there yet. Processes that ask at the same
 // time share one build.
-func (c Checkout) daprProgram(ctx context.Context, name, note string, progress io.Writer) (string, error) {
-	path := c.Path(".cache", name+"-"+c.daprVersion, name)
+func (c Checkout) pinnedProgram(ctx context.Context, name, version, pkg, note string, progress io.Writer, flags ...string) (string, error) {
+	path := c.Path(".cache", name+"-"+version, name)
 	if isFile(path) {
 		return path, nil
 	}
@@ -37,22 +48,15 @@ func (c Checkout) daprProgram(ctx context.Context, name, note string, progress i
 	if isFile(path) {
 		return path, nil
 	}
-	version := strings.TrimPrefix(c.daprVersion, "v")
 	return path, goBuild(ctx, goBuildOptions{
-		What:     name + " " + version,
+		What:     name + " " + strings.TrimPrefix(version, "v"),
 		Note:     note,
 		Dir:      c.Path("conformance"),
-		Package:  daprModule + "/cmd/" + name,
+		Package:  pkg,
 		Output:   path,
 		Progress: progress,
-		// A daprd without one of its component tags panics at start; the stable
-		// set also carries the built-in peers that tests compare with.
-		Flags: []string{
-			"-tags", "stablecomponents",
-			"-ldflags", "-s -w -X " + daprModule + "/pkg/buildinfo.version=" + version +
-				" -X github.com/dapr/kit/logger.DaprVersion=" + version,
-		},
-		Env: []string{"CGO_ENABLED=0"},
+		Flags:    flags,
+		Env:      []string{"CGO_ENABLED=0"},
 	})
 }
 

@@ -89,8 +89,9 @@ func (h *Harness) Keep() {
 }
 
 // Close stops what still runs: sidecars first, then apps, then components, those
-// of one kind together. It returns once every process is gone, with the errors of
-// those that did not end by themselves with status 0.
+// of one kind together, with the errors of those that did not end by themselves with
+// status 0. Then it kills the servers, whose data nobody looks at afterwards. It
+// returns once every process is gone.
 func (h *Harness) Close() error {
 	h.mu.Lock()
 	processes, keep := h.processes, h.keep
@@ -98,10 +99,14 @@ func (h *Harness) Close() error {
 	h.mu.Unlock()
 
 	var errs []error
-	for _, k := range []kind{kindSidecar, kindApp, kindComponent} {
+	for _, k := range []kind{kindSidecar, kindApp, kindComponent, kindServer} {
 		var stops []func() error
 		for _, p := range processes {
-			if p.kind == k {
+			switch {
+			case p.kind != k:
+			case k == kindServer:
+				stops = append(stops, func() error { p.Kill(); return nil })
+			default:
 				stops = append(stops, p.Stop)
 			}
 		}

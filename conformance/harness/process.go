@@ -27,7 +27,8 @@ const (
 type kind int
 
 const (
-	kindComponent kind = iota
+	kindServer kind = iota
+	kindComponent
 	kindApp
 	kindSidecar
 )
@@ -227,6 +228,12 @@ func (p *Process) Kill() {
 	p.excuse(r)
 	<-r.done
 }
+
+// Pause stops the process where it stands (SIGSTOP), as a machine that hangs would. Its connections stay open.
+func (p *Process) Pause() { p.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
 
 func (p *Process) signal(signal os.Signal) *run {
 	r := p.newest()

@@ -28,7 +28,7 @@ func (h *Harness) StartServer(opts ServerOptions) (*Server, error) {
 	if opts.Network == "" {
 		opts.Network = "tcp"
 	}
-	process, err := h.start(kindComponent, spec{
+	process, err := h.start(kindServer, spec{
 		Name: opts.Name,
 		Path: opts.Path,
 		Args: opts.Args,

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"io"
 	"os"
 	"sync"
 	"testing"
@@ -12,13 +13,55 @@ import (
 const RaceOptions = "halt_on_error=1 atexit_sleep_ms=0"
 
 // BoltProgram makes dapr-bolt once for all tests of a package, and returns the binary's path.
-var BoltProgram = sync.OnceValues(func() (string, error) {
-	checkout, err := FindCheckout()
-	if err != nil {
-		return "", err
-	}
-	return checkout.Command(context.Background(), "dapr-bolt", os.Stderr)
+var BoltProgram = programForTests(func(c Checkout, ctx context.Context, progress io.Writer) (string, error) {
+	return c.Command(ctx, "dapr-bolt", progress)
 })
+
+// EtcdProgram and NATSProgram are the same for the servers of a cluster.
+var (
+	EtcdProgram = programForTests(Checkout.EtcdServer)
+	NATSProgram = programForTests(Checkout.NATSServer)
+)
+
+func programForTests(build func(c Checkout, ctx context.Context, progress io.Writer) (string, error)) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		checkout, err := FindCheckout()
+		if err != nil {
+			return "", err
+		}
+		return build(checkout, context.Background(), os.Stderr)
+	})
+}
+
+// StartEtcd starts a cluster of etcd servers that ends with its harness.
+func StartEtcd(t testing.TB, h *Harness, opts ClusterOptions) *Etcd {
+	t.Helper()
+	path, err := EtcdProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Path = path
+	etcd, err := h.StartEtcd(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return etcd
+}
+
+// StartNATS starts a cluster of nats-servers that ends with its harness.
+func StartNATS(t testing.TB, h *Harness, opts ClusterOptions) *NATS {
+	t.Helper()
+	path, err := NATSProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Path = path
+	nats, err := h.StartNATS(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nats
+}
 
 // TestPrograms makes the programs once for all tests of a package.
 var TestPrograms = sync.OnceValues(func() (Programs, error) {
