@@ -108,7 +108,6 @@ type DB struct {
 	cp         checkpoint
 	nextHeader *header
 	rec        recorder
-	errors     *commitErrors
 	// uncertain: what is known in memory may differ from the file. acknowledged is the last sequence of the log before that.
 	uncertain    bool
 	acknowledged uint64
@@ -146,7 +145,6 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		opts:      opts,
 		log:       opts.Logger.With("database", path),
 		lazyDelay: opts.LazyDelay,
-		errors:    newCommitErrors(opts.Logger.With("database", path)),
 		urgent:    make(chan *request, maxBatch),
 		lazy:      make(chan *request, maxBatch),
 		tasks:     make(chan func()),

@@ -237,14 +237,6 @@ func TestASlowDisk(t *testing.T) {
 	require.Equal(t, "slow", get(t, db, "k"))
 }
 
-func TestBboltsErrorsHaveTheirCause(t *testing.T) {
-	require.ErrorIs(t, withCause(fmt.Errorf("file resize error: %s", syscall.EFBIG)), syscall.EFBIG)
-	wrapped := fmt.Errorf("write: %w", syscall.ENOSPC)
-	require.Equal(t, wrapped, withCause(wrapped))
-	other := errors.New("something else")
-	require.Equal(t, other, withCause(other))
-}
-
 func TestAPanicWhileReadingIsAnError(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))

@@ -97,7 +97,6 @@ func (db *DB) openBolt(ctx context.Context) (l *wal, h *header, err error) {
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: mappingSize(),
 		NoGrowSync:      true,
-		Logger:          db.errors,
 		// Not yet known to be ours, the file must stay as it is; with this, bbolt does not write a list that it lacks.
 		NoFreelistSync: true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {

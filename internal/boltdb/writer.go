@@ -405,15 +405,26 @@ func (db *DB) begin() (*bbolt.Tx, error) {
 }
 
 // commit commits without a sync; list reports whether the list of free pages is written. If it fails, the file is
-// uncertain.
-func (db *DB) commit(tx *bbolt.Tx, list bool) error {
+// uncertain: bbolt's memory is of no use any more, and the file is opened anew. Since there is room, which was made sure
+// of before, that takes a disk that fails. bbolt reads the whole file before it says so, and ends the process if a page is
+// damaged, too; the next one recovers.
+func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
 	id := uint64(tx.ID())
 	db.committing.Lock()
 	defer db.committing.Unlock()
+	defer func() {
+		// A damaged page is a panic to bbolt.
+		if p := recover(); p != nil {
+			err = errors.Join(db.panicked("in a commit", p), tx.Rollback())
+		}
+		if err != nil {
+			err = fmt.Errorf("commit: %w", err)
+			db.uncertain = true
+			db.stuck.Store(&err)
+		}
+	}()
 	db.bolt.NoFreelistSync = !list
-	if err := db.errors.commit(tx); err != nil {
-		db.uncertain = true
-		db.stuck.Store(&err)
+	if err := tx.Commit(); err != nil {
 		return err
 	}
 	db.visible.Store(id)

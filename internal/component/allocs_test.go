@@ -28,24 +28,24 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func(c *benchSidecar) error
 	}{
-		{"Ping", 14, func(c *benchSidecar) error {
+		{"Ping", 11, func(c *benchSidecar) error {
 			_, err := c.Ping(c.ctx, &proto.PingRequest{})
 			return err
 		}},
-		{"Get", 20, func(c *benchSidecar) error {
+		{"Get", 17, func(c *benchSidecar) error {
 			_, err := c.Get(c.ctx, &proto.GetRequest{Key: "there"})
 			return err
 		}},
-		{"Set", 80, func(c *benchSidecar) error {
+		{"Set", 70, func(c *benchSidecar) error {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},
-		{"Publish", 200, func(c *benchSidecar) error {
+		{"Publish", 176, func(c *benchSidecar) error {
 			id++
 			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
 			return err
 		}},
-		{"stream of 500 deliveries", 6_400, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
+		{"stream of 500 deliveries", 5_000, func(c *benchSidecar) error { return c.deliver("t", deliveries) }},
 	} {
 		// Whatever else happens in the process only adds to the number, so that the least of a few is the call's own.
 		allocs := func(server *benchSidecar) float64 {

@@ -48,9 +48,9 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func()
 	}{
-		{"append", 195, publish(1)},
-		{"append of 64", 1850, publish(many)},
-		{"reading and settling of 64", 1170, settle},
+		{"append", 168, publish(1)},
+		{"append of 64", 1340, publish(many)},
+		{"reading and settling of 64", 920, settle},
 	} {
 		got := testing.AllocsPerRun(runs, c.run)
 		t.Logf("%s: %.0f allocations", c.call, got)

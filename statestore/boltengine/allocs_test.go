@@ -39,10 +39,10 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func() error
 	}{
-		{"set", 90, func() error { return r.store.Apply(ctx, next(1)) }},
-		{"transaction of 10", 360, func() error { return r.store.Apply(ctx, next(10)) }},
-		{"bulk set of 10", 375, func() error { return errors.Join(r.store.ApplyEach(ctx, each(next(10)))...) }},
-		{"get", 18, func() error { _, err := r.store.Get(ctx, next(1).Writes[0].Key); return err }},
+		{"set", 84, func() error { return r.store.Apply(ctx, next(1)) }},
+		{"transaction of 10", 300, func() error { return r.store.Apply(ctx, next(10)) }},
+		{"bulk set of 10", 312, func() error { return errors.Join(r.store.ApplyEach(ctx, each(next(10)))...) }},
+		{"get", 16, func() error { _, err := r.store.Get(ctx, next(1).Writes[0].Key); return err }},
 	} {
 		got := testing.AllocsPerRun(200, func() { require.NoError(t, c.run()) })
 		t.Logf("%s: %.0f allocations", c.call, got)
