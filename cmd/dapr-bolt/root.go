@@ -82,7 +82,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 		Version:           version(),
 		Args:              subcommandArgs,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.prepare(cmd) },
-		RunE:              func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context(), nil) },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (run %s --help for the flags)", err, cmd.CommandPath())
@@ -98,12 +98,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 
 	flags := root.Flags()
 	flags.SortFlags = false
-	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+component.SocketDirVariable+" is theirs and counts here too", parsePath)
-	addFlag(flags, &c.name, "name", c.name, "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
-	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz and /metrics are; empty turns them off", parseListen)
-	addFlag(flags, &c.logLevel, "log-level", c.logLevel, "level", "debug, info, warn or error", oneOf(logLevels...))
-	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
-	flags.Lookup("log-json").NoOptDefVal = "true"
+	c.processFlags(flags, &c.logLevel)
 	addFlag(flags, &c.socketGID, "socket-group", "", "group", "a group, by name or number, whose members may connect: the socket gets mode 0660", parseGroup)
 	addFlag(flags, &c.allow.UIDs, "allow-uid", "", "uids", "user ids, separated by commas, whose sidecars may connect, and nobody else's: the socket gets mode 0666", parseIDNumbers)
 	addFlag(flags, &c.allow.GIDs, "allow-gid", "", "gids", "group ids, likewise", parseIDNumbers)
@@ -117,13 +112,13 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "memory for requests that arrive, for calls that are worked on, and for answers not read yet, each apart", parseBytes)
 	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, to touch after a restart, so that sidecars subscribe their apps again", parseFiles)
 	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar's URL, to shut it down after a restart, so that Kubernetes starts it afresh; $"+apiTokenVariable+" is sent along", parseURL)
-	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json",
-		"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
+	for _, name := range []string{"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
 		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"} {
 		fromEnv(flags, name)
 	}
 
 	root.AddCommand(
+		c.devCommand(),
 		c.deadLettersCommand(),
 		c.topicsCommand(),
 		c.backupCommand(),
@@ -134,6 +129,19 @@ The subcommands look into the process that runs on the same --data-dir.`,
 		c.versionCommand(),
 	)
 	return root
+}
+
+// processFlags are for each command that serves. level is where the log level goes; what it holds is the default.
+func (c *cli) processFlags(flags *pflag.FlagSet, level *string) {
+	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+component.SocketDirVariable+" is theirs and counts here too", parsePath)
+	addFlag(flags, &c.name, "name", c.name, "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
+	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz and /metrics are; empty turns them off", parseListen)
+	addFlag(flags, level, "log-level", *level, "level", "debug, info, warn or error", oneOf(logLevels...))
+	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
+	flags.Lookup("log-json").NoOptDefVal = "true"
+	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json"} {
+		fromEnv(flags, name)
+	}
 }
 
 func (c *cli) outputFlag(cmd *cobra.Command, flags *pflag.FlagSet) {

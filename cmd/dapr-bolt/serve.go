@@ -53,17 +53,20 @@ func (p *process) add(added part) {
 	p.parts = append(p.parts, added)
 }
 
-// serve runs until ctx ends, which is a clean stop, or until the process cannot serve any more.
-func (c *cli) serve(ctx context.Context) error {
+// serve runs until ctx ends, which is a clean stop, until work returns (nil: there is none), or until the process cannot
+// serve any more. What ends it ends the context of work first, and waits for it.
+func (c *cli) serve(ctx context.Context, work func(ctx context.Context) error) error {
 	p := &process{log: newLogger(c.errOut, c.logLevel, c.logJSON), failed: make(chan error, 1)}
 	outcome := "could not start"
 	err := c.start(ctx, p)
 	switch {
 	case err == nil:
 		outcome = "stopped with an error"
-		select {
-		case err = <-p.failed:
-		case <-ctx.Done():
+		if work == nil {
+			work = func(ctx context.Context) error { <-ctx.Done(); return nil }
+		}
+		err = p.during(ctx, work)
+		if ctx.Err() != nil {
 			p.log.Info("stopping: streams are drained and files closed", "cause", context.Cause(ctx).Error(), "within", stopWithin.String())
 		}
 	case ctx.Err() != nil:
@@ -75,6 +78,21 @@ func (c *cli) serve(ctx context.Context) error {
 	}
 	p.log.Info("stopped")
 	return nil
+}
+
+// during runs work, and ends it when the process cannot serve any more.
+func (p *process) during(ctx context.Context, work func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	worked := make(chan error, 1)
+	go func() { worked <- work(ctx) }()
+	select {
+	case err := <-worked:
+		return err
+	case err := <-p.failed:
+		cancel()
+		return errors.Join(err, <-worked)
+	}
 }
 
 // start brings up the parts in the order in which they need each other. The component's socket comes last: a sidecar

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+)
+
+// lookInterval is how often `dapr-bolt dev` looks for what it reports.
+const lookInterval = time.Second
+
+// devOptions are what the flags of `dapr-bolt dev` say beside those of the process.
+type devOptions struct {
+	components string
+	logLevel   string
+	apps       appOptions
+}
+
+func (c *cli) devCommand() *cobra.Command {
+	o := devOptions{
+		components: "components",
+		logLevel:   "warn",
+		apps:       appOptions{protocol: "http", healthPath: "/healthz"},
+	}
+	cmd := &cobra.Command{
+		Use:   "dev [flags] [-- COMMAND…]",
+		Short: "Serve, write component files, and run an app with its sidecar, until Ctrl-C",
+		Long: `Serve for a developer's day. Where --components has no component files, two are written: statestore and pubsub.
+With a command, or with a run file, 'dapr run' starts the app beside a sidecar that loads them, and Ctrl-C ends
+everything. Where a dapr-bolt serves the same data directory already, it is used.
+
+dapr-bolt dev                                                     serve, and say how to start apps
+dapr-bolt dev --app-id orders --app-port 8000 -- python app.py    serve, and run an app
+dapr-bolt dev -f dapr.yaml                                        serve, and run all apps of a run file`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
+				return usagef("unexpected argument %q: the command to run goes behind --", args[0])
+			}
+			if len(args) > 0 && o.apps.runFile != "" {
+				return usagef("there are a command and --run-file %s: allowed: one of the two", o.apps.runFile)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.apps.command = args
+			return c.dev(cmd.Context(), &o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	addFlag(flags, &o.components, "components", o.components, "dir", "where the component files are, or are to be written", parsePath)
+	flags.VarP(&value[string]{target: &o.apps.runFile, kind: "file", parse: parsePath}, "run-file", "f", "a run file of the Dapr CLI, such as dapr.yaml, with the apps to start")
+	addFlag(flags, &o.apps.id, "app-id", "", "id", "the app's id, and so its consumer group (default: the working directory's name)", parseText)
+	addFlag(flags, &o.apps.port, "app-port", "", "port", "where the app listens; none: it does not", parsePort)
+	addFlag(flags, &o.apps.protocol, "app-protocol", o.apps.protocol, "protocol", "how the sidecar calls the app", oneOf("http", "grpc", "https", "grpcs", "h2c"))
+	addFlag(flags, &o.apps.healthPath, "app-health-check-path", o.apps.healthPath, "path", "where the app answers 200 while it is well; events wait while it does not; empty turns the check off", parseText)
+	addFlag(flags, &o.apps.httpPort, "dapr-http-port", "", "port", "the sidecar's HTTP port (default: a free one)", parsePort)
+	addFlag(flags, &o.apps.grpcPort, "dapr-grpc-port", "", "port", "the sidecar's gRPC port (default: a free one)", parsePort)
+	addFlag(flags, &o.apps.placement, "placement-host-address", "", "host:port", "Dapr's placement service, which actors and workflows need; none: there is none", parseText)
+	addFlag(flags, &o.apps.scheduler, "scheduler-host-address", "", "host:port", "Dapr's scheduler service, likewise", parseText)
+	addFlag(flags, &o.apps.runtimePath, "runtime-path", "", "dir", "the folder with .dapr/bin/daprd in it (default: $DAPR_RUNTIME_PATH or the home directory)", parsePath)
+	c.processFlags(flags, &o.logLevel)
+	return cmd
+}
+
+// dev serves, or uses the process that does already, and runs apps until they end or ctx does.
+func (c *cli) dev(ctx context.Context, o *devOptions) error {
+	info, running, err := c.runningProcess(ctx)
+	if err != nil {
+		return err
+	}
+	if running {
+		c.name, c.socketDir = strings.TrimSuffix(filepath.Base(info.Socket), filepath.Ext(info.Socket)), filepath.Dir(info.Socket)
+	}
+	o.apps.logLevel, o.apps.socketDir = o.logLevel, c.socketDir
+	run, folders, err := o.apps.prepare(o.components, c.lookupEnv)
+	if err != nil {
+		return err
+	}
+	files, err := c.ensureComponents(folders)
+	if err != nil {
+		return err
+	}
+	work := func(ctx context.Context) error { return c.work(ctx, run) }
+	if running {
+		fmt.Fprintf(c.out, "dapr-bolt runs already, as process %d: it is used, and must go on\n", info.PID)
+		return work(ctx)
+	}
+	c.logLevel, c.resubscribe = o.logLevel, files
+	return c.serve(ctx, work)
+}
+
+// work is what `dapr-bolt dev` does while a process serves. run nil: there is no app to run.
+func (c *cli) work(ctx context.Context, run *daprRun) error {
+	fmt.Fprintf(c.out, `dapr-bolt serves state.%s and pubsub.%s; what they keep is in %s
+  dapr-bolt topics --watch        shows what each app is owed
+  dapr-bolt dead-letters list     shows the events that could not be handled, and why
+`, c.name, c.name, c.dataDir)
+	ctx, cancel := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer cancel()
+	helpers.Go(func() { c.reportDeadLetters(ctx) })
+	if run == nil {
+		fmt.Fprintln(c.out, "start each app in a terminal of its own: dapr-bolt dev --app-id ID --app-port PORT -- COMMAND")
+		<-ctx.Done()
+		return nil
+	}
+	if run.healthURL != "" {
+		helpers.Go(func() { c.reportHealth(ctx, run.healthURL) })
+	}
+	return run.until(ctx, c.out, c.errOut)
+}
+
+// runningProcess reports whether a process serves the data directory, and what it says of itself.
+func (c *cli) runningProcess(ctx context.Context) (info admin.Info, running bool, err error) {
+	client := admin.NewClient(c.adminSocket())
+	defer client.Close()
+	info, err = client.Info(ctx)
+	var notRunning *admin.NotRunningError
+	if errors.As(err, &notRunning) {
+		return info, false, nil
+	}
+	if err == nil && info.Socket == "" {
+		err = fmt.Errorf("process %d on %s is starting or stopping: try again", info.PID, c.dataDir)
+	}
+	return info, err == nil, err
+}
+
+// reportDeadLetters says which events die, until ctx ends.
+func (c *cli) reportDeadLetters(ctx context.Context) {
+	client := admin.NewClient(c.adminSocket())
+	defer client.Close()
+	since, last := c.clock.Now(), make(map[admin.Bucket]uint64)
+	for c.wait(ctx, lookInterval) == nil {
+		// What cannot be asked now is asked the next time.
+		buckets, _ := client.Buckets(ctx)
+		for _, bucket := range buckets.Buckets {
+			page, _ := client.DeadLetters(ctx, admin.ListOptions{Bucket: bucket, Since: since, After: last[bucket]})
+			for _, d := range page.DeadLetters {
+				last[bucket] = d.ID
+				fmt.Fprintf(c.out, "dead letter %d: app %s did not handle event %s of topic %s in %s: %s\n",
+					d.ID, d.Group, d.Event.ID, d.Topic, count(len(d.Attempts), "attempt", "attempts"), cause.Of(d.LastError))
+			}
+		}
+	}
+}
+
+// reportHealth says so if the app's first answer at url is not that it is well, as Dapr then keeps events from it.
+func (c *cli) reportHealth(ctx context.Context, url string) {
+	for c.wait(ctx, lookInterval) == nil {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			continue // it does not listen yet
+		}
+		_ = response.Body.Close()
+		if response.StatusCode >= 300 {
+			fmt.Fprintf(c.out, "the app answers GET %s with %s: it gets no events until it answers 200; "+
+				"name another path with --app-health-check-path, or turn the check off with an empty one\n", url, response.Status)
+		}
+		return
+	}
+}
+
+func parsePort(text string) (int, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, errors.New("allowed: 1 to 65535")
+	}
+	return int(port), nil
+}
+
+func parseText(text string) (string, error) { return text, nil }
