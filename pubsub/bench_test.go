@@ -73,7 +73,7 @@ func BenchmarkPublishDeliverAck(b *testing.B) {
 	require.NoError(b, <-took)
 }
 
-func takeAndAck(ctx context.Context, stream *pubsub.Subscription, n int) error {
+func takeAndAck(ctx context.Context, stream pubsub.Subscription, n int) error {
 	for range n {
 		d, err := stream.Next(ctx)
 		if err != nil {

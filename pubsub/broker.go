@@ -9,7 +9,6 @@ package pubsub
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -56,7 +55,7 @@ type Broker struct {
 	// until everything is written down, the maintainer, or who removes it. Each is closed when it is released.
 	locks map[groupName]chan struct{}
 	// streams are the open subscriptions, for topics that come up later.
-	streams map[*Subscription]struct{}
+	streams map[*subscription]struct{}
 	topics  map[string]struct{}
 	// warned holds the topics whose events came without an id, for one warning each.
 	warned map[string]struct{}
@@ -93,7 +92,7 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		groups:     map[string]map[string]*group{},
 		unfinished: map[*group]struct{}{},
 		locks:      map[groupName]chan struct{}{},
-		streams:    map[*Subscription]struct{}{},
+		streams:    map[*subscription]struct{}{},
 		topics:     map[string]struct{}{},
 		warned:     map[string]struct{}{},
 		duplicates: map[string]uint64{},
@@ -106,8 +105,7 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 	return b, nil
 }
 
-// Close ends every subscription, puts back what is in flight, writes down what was acknowledged, and waits for all of
-// it, or for ctx.
+// Close implements Service.
 func (b *Broker) Close(ctx context.Context) error {
 	b.mu.Lock()
 	b.closed = true
@@ -132,56 +130,19 @@ func (b *Broker) Close(ctx context.Context) error {
 	return nil
 }
 
-// PublishOptions hold for one publisher; the zero value deduplicates nothing and bounds nothing.
-type PublishOptions struct {
-	DedupBy     DedupBy
-	DedupWindow time.Duration
-	Limits      TopicLimits
-	// AllOrNothing stores no message when one is refused: the others get ErrOthersRefused.
-	AllOrNothing bool
-}
-
-// Publish stores messages at the end of topic, in one commit. It returns one outcome for each message: nil means that
-// it is on disk, now or since an earlier publish of the same event.
+// Publish implements Service.
 func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, opts PublishOptions) []error {
-	outcomes := make([]error, len(messages))
-	fail := func(err error) []error {
-		for i := range outcomes {
-			if outcomes[i] == nil {
-				outcomes[i] = err
-			}
-		}
-		return outcomes
-	}
-	if err := checkTopic(topic); err != nil {
-		return fail(err)
-	}
 	if b.isClosed() {
-		return fail(ErrClosed)
+		return failAll(make([]error, len(messages)), ErrClosed)
 	}
-
 	now := b.clock.Now()
-	entries := make([]Entry, 0, len(messages))
-	places := make([]int, 0, len(messages))
-	for i := range messages {
-		entry, err := newEntry(topic, &messages[i], opts, now)
-		if err != nil {
-			outcomes[i] = err
-			continue
-		}
-		entries = append(entries, entry)
-		places = append(places, i)
-	}
+	entries, places, outcomes := NewEntries(topic, messages, opts, now)
 	if len(entries) == 0 {
 		return outcomes
 	}
-	if opts.AllOrNothing && len(entries) < len(messages) {
-		return fail(ErrOthersRefused)
-	}
-
 	results, err := b.engine.Append(ctx, topic, entries, AppendOptions{TopicLimits: opts.Limits, Names: b.names, AllOrNothing: opts.AllOrNothing}, now)
 	if err != nil {
-		return fail(fmt.Errorf("publish to topic %q: %w", topic, err))
+		return failAll(outcomes, fmt.Errorf("publish to topic %q: %w", topic, err))
 	}
 	nameless, last, duplicates := false, uint64(0), uint64(0)
 	for i, r := range results {
@@ -198,7 +159,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 		nameless = nameless || entries[i].DedupKey == nil
 		last = max(last, r.Sequence)
 	}
-	if nameless && opts.DedupWindow > 0 && opts.DedupBy.mode == dedupID {
+	if nameless && opts.WantsID() {
 		b.warnNoID(topic)
 	}
 	if duplicates > 0 {
@@ -208,39 +169,6 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	}
 	b.notifyAppended(topic, last)
 	return outcomes
-}
-
-func newEntry(topic string, m *Message, opts PublishOptions, now time.Time) (Entry, error) {
-	if err := errors.Join(checkMetadata(m.Metadata), checkDeliverAt(m.DeliverAt)); err != nil {
-		return Entry{}, err
-	}
-	key, id, err := opts.DedupBy.key(m)
-	if err != nil {
-		return Entry{}, err
-	}
-	if opts.DedupWindow <= 0 {
-		key = nil
-	}
-	e := Entry{
-		Event: Event{
-			Topic:        topic,
-			ID:           id,
-			Data:         m.Data,
-			ContentType:  m.ContentType,
-			Metadata:     m.Metadata,
-			PublishTime:  now,
-			PartitionKey: m.PartitionKey,
-		},
-		DedupKey:    key,
-		DedupWindow: opts.DedupWindow,
-	}
-	if m.TTL > 0 {
-		e.Event.Expires = now.Add(m.TTL)
-	}
-	if m.DeliverAt.After(now) {
-		e.Event.DeliverAt = m.DeliverAt
-	}
-	return e, nil
 }
 
 func (b *Broker) warnNoID(topic string) {
@@ -276,13 +204,9 @@ func (b *Broker) addTopic(topic string) {
 	}
 }
 
-// Subscribe opens a stream of the events that opts.Group is owed. Streams of one group share its events. The caller
-// must Close it.
-func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscription, error) {
-	if err := checkPattern(opts.Topic); err != nil {
-		return nil, err
-	}
-	if err := checkName("consumerID", opts.Group); err != nil {
+// Subscribe implements Service.
+func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error) {
+	if err := opts.Check(); err != nil {
 		return nil, err
 	}
 	if IsPattern(opts.Topic) {
@@ -319,7 +243,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (*Subscri
 }
 
 // attach gives a stream its share of one topic. It is called with b.mu held.
-func (b *Broker) attach(topic string, s *Subscription, policy DeliverPolicy) {
+func (b *Broker) attach(topic string, s *subscription, policy DeliverPolicy) {
 	name := groupName{topic, s.opts.Group}
 	g := b.groups[topic][name.group]
 	if g == nil {
@@ -333,7 +257,7 @@ func (b *Broker) attach(topic string, s *Subscription, policy DeliverPolicy) {
 }
 
 // detach ends a stream's part in its groups, and groups that have no other stream. It is called with b.mu held.
-func (b *Broker) detach(s *Subscription) {
+func (b *Broker) detach(s *subscription) {
 	delete(b.streams, s)
 	for _, g := range s.groups {
 		g.remove(s)
@@ -393,7 +317,7 @@ func (b *Broker) isClosed() bool {
 	return b.closed
 }
 
-// DeadLetters lists dead letters by ascending ID, one page at a time.
+// DeadLetters implements Service.
 func (b *Broker) DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error) {
 	if filter.Limit <= 0 {
 		filter.Limit = DefaultPageSize
@@ -401,13 +325,12 @@ func (b *Broker) DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]De
 	return b.engine.DeadLetters(ctx, filter)
 }
 
-// DeadLetter returns one dead letter, or ErrNotFound.
+// DeadLetter implements Service.
 func (b *Broker) DeadLetter(ctx context.Context, id uint64) (DeadLetter, error) {
 	return b.engine.DeadLetter(ctx, id)
 }
 
-// Redrive sends dead letters back to their groups, at the end of the order and with the count of deliveries reset. It
-// returns those that were there and can be read.
+// Redrive implements Service.
 func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error) {
 	moved, err := b.engine.Redrive(ctx, ids)
 	if err != nil {
@@ -423,7 +346,7 @@ func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error
 	return moved, nil
 }
 
-// Purge removes dead letters for good and returns how many there were.
+// Purge implements Service.
 func (b *Broker) Purge(ctx context.Context, ids []uint64) (int, error) {
 	n, err := b.engine.Purge(ctx, ids)
 	if err != nil {
@@ -432,8 +355,7 @@ func (b *Broker) Purge(ctx context.Context, ids []uint64) (int, error) {
 	return n, nil
 }
 
-// RemoveGroup ends a group that left for good: what it was owed and its dead letters of the topic are forgotten. A
-// group that still has streams is refused.
+// RemoveGroup implements Service.
 func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	name := groupName{topic, group}
 	for {
@@ -472,7 +394,7 @@ func (b *Broker) hasStreams(topic, group string) bool {
 	return false
 }
 
-// Stats counts what is stored and what is in flight, by topic and group.
+// Stats implements Service.
 func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 	stats, err := b.engine.Stats(ctx, b.clock.Now())
 	if err != nil {

@@ -83,7 +83,7 @@ func (b *bench) publish(topic string, messages ...pubsub.Message) {
 	}
 }
 
-func (b *bench) subscribe(o pubsub.SubscribeOptions) *pubsub.Subscription {
+func (b *bench) subscribe(o pubsub.SubscribeOptions) pubsub.Subscription {
 	b.t.Helper()
 	if o.MaxAckPending == 0 {
 		o.MaxAckPending = 64
@@ -93,7 +93,7 @@ func (b *bench) subscribe(o pubsub.SubscribeOptions) *pubsub.Subscription {
 	return s
 }
 
-func (b *bench) next(s *pubsub.Subscription) *pubsub.Delivery {
+func (b *bench) next(s pubsub.Subscription) *pubsub.Delivery {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLong)
 	defer cancel()
@@ -103,7 +103,7 @@ func (b *bench) next(s *pubsub.Subscription) *pubsub.Delivery {
 }
 
 // expect takes deliveries and acks them; they must hold exactly data, in that order.
-func (b *bench) expect(s *pubsub.Subscription, data ...string) {
+func (b *bench) expect(s pubsub.Subscription, data ...string) {
 	b.t.Helper()
 	for _, want := range data {
 		d := b.next(s)
@@ -113,7 +113,7 @@ func (b *bench) expect(s *pubsub.Subscription, data ...string) {
 }
 
 // expectNothing proves that no delivery is on its way: a marker published now arrives as the next one.
-func (b *bench) expectNothing(s *pubsub.Subscription, topic string) {
+func (b *bench) expectNothing(s pubsub.Subscription, topic string) {
 	b.t.Helper()
 	marker := fmt.Sprintf("marker %d", time.Now().UnixNano())
 	b.publish(topic, message(marker))

@@ -39,7 +39,7 @@ func TestSlowStreamsHoldNoMoreThanTheBudget(t *testing.T) {
 	const slow, events = 5, 20
 	b, budget := newBudgetBench(t)
 	good := b.subscribe(pubsub.SubscribeOptions{Group: "good", Topic: "t"})
-	var stuck []*pubsub.Subscription
+	var stuck []pubsub.Subscription
 	for i := range slow {
 		stuck = append(stuck, b.subscribe(pubsub.SubscribeOptions{Group: fmt.Sprint("slow", i), Topic: "t"}))
 	}
@@ -73,7 +73,7 @@ func TestRoomThatIsLeftIsUsed(t *testing.T) {
 	}
 	hog := b.subscribe(pubsub.SubscribeOptions{Group: "hog", Topic: "t"})
 	require.Eventually(t, func() bool { return hog.InFlight() >= 5 }, waitLong, time.Millisecond)
-	var waiting []*pubsub.Subscription
+	var waiting []pubsub.Subscription
 	for i := range 4 {
 		s := b.subscribe(pubsub.SubscribeOptions{Group: fmt.Sprint("waiting", i), Topic: "t", MaxAckPending: 2})
 		b.next(s)

@@ -33,43 +33,58 @@ func death(h History, reason Reason, now time.Time) Settlement {
 	return Settlement{Outcome: Dead, History: h, Reason: reason, At: now}
 }
 
-// failure returns what becomes of an event after a failed delivery, which its history counts.
-func failure(h History, opts SubscribeOptions, now time.Time) Settlement {
-	if opts.MaxDeliver > 0 && h.Deliveries >= opts.MaxDeliver {
+// Failed returns what becomes of an event after one more failed delivery. Its history is that of the deliveries before.
+func (o *SubscribeOptions) Failed(h History, reason string, now time.Time) Settlement {
+	h = h.failed(Attempt{At: now, Error: shortened(reason)})
+	if o.MaxDeliver > 0 && h.Deliveries >= o.MaxDeliver {
 		return death(h, ReasonMaxDeliver, now)
 	}
-	return Settlement{Outcome: Retried, History: h, Due: opts.BackOff.due(h, now)}
+	return Settlement{Outcome: Retried, History: h, Due: o.BackOff.due(h, now)}
 }
 
-// interruption returns what becomes of an event over which its stream has ended.
-func interruption(h History, opts SubscribeOptions, now time.Time) Settlement {
+// Interrupted returns what becomes of an event over which its stream has ended.
+func (o *SubscribeOptions) Interrupted(h History, now time.Time) Settlement {
 	h = h.interrupted(now)
-	if opts.MaxDeliver > 0 && h.Interruptions >= max(opts.MaxDeliver, minInterruptions) {
+	if o.MaxDeliver > 0 && h.Interruptions >= max(o.MaxDeliver, minInterruptions) {
 		return death(h, ReasonInterrupted, now)
 	}
-	return Settlement{Outcome: Retried, History: h, Due: opts.BackOff.due(h, now)}
+	return Settlement{Outcome: Retried, History: h, Due: o.BackOff.due(h, now)}
 }
 
-// endUndelivered returns what becomes of an event that must not be delivered any more; false: it may be. Who redrives an
-// event wants it delivered, whatever its time. Those that grow too old in the log are the engine's to bury: see
-// Engine.BuryAged.
-func endUndelivered(d *Delivery, keepExpired bool, clock clockwork.Clock) (Settlement, bool) {
-	expires := !d.Event.Expires.IsZero() && d.history.Redriven == 0
-	if d.Event.Unreadable == "" && !expires && !d.aged {
+// Buried returns the dead letter that an event becomes after a delivery that no other would mend.
+func Buried(h History, reason Reason, text string, now time.Time) Settlement {
+	return death(h.failed(Attempt{At: now, Error: shortened(text)}), reason, now)
+}
+
+// EndUndelivered returns what becomes of an event that must not be delivered any more; false: it may be. aged says that it
+// is older than its topic keeps events. Who redrives an event wants it delivered, whatever its time.
+func EndUndelivered(e *Event, h History, aged, keepExpired bool, clock clockwork.Clock) (Settlement, bool) {
+	expires := !e.Expires.IsZero() && h.Redriven == 0
+	if e.Unreadable == "" && !expires && !aged {
 		return Settlement{}, false
 	}
 	now := clock.Now()
-	switch expired := expires && d.Event.ExpiredAt(now); {
-	case d.Event.Unreadable != "":
-		return death(d.history, ReasonUnreadable, now), true
+	switch expired := expires && e.ExpiredAt(now); {
+	case e.Unreadable != "":
+		return death(h, ReasonUnreadable, now), true
 	case expired && keepExpired:
-		return death(d.history, ReasonExpired, now), true
+		return death(h, ReasonExpired, now), true
 	case expired:
 		return Settlement{Outcome: Expired}, true
-	case d.aged:
-		return death(d.history, ReasonMaxAge, now), true
+	case aged:
+		return death(h, ReasonMaxAge, now), true
 	}
 	return Settlement{}, false
+}
+
+// maxErrorBytes bounds the error text of an attempt.
+const maxErrorBytes = 4096
+
+func shortened(text string) string {
+	if len(text) > maxErrorBytes {
+		text = text[:maxErrorBytes] + "…"
+	}
+	return strings.ToValidUTF8(text, "�")
 }
 
 // DeadLetter is an event that a consumer group could not handle, kept until a person redrives or purges it.

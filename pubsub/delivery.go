@@ -1,12 +1,6 @@
 package pubsub
 
-import (
-	"context"
-	"strings"
-)
-
-// maxErrorBytes bounds the error text of an attempt.
-const maxErrorBytes = 4096
+import "context"
 
 // Delivery is one event in flight: handed to an app instance that has not answered yet. Its first Ack or Nack counts;
 // what comes after the delivery has ended changes nothing.
@@ -16,9 +10,29 @@ type Delivery struct {
 	Count int
 	// Number says which delivery of its stream this is, from 1.
 	Number uint64
+	Acknowledger
+}
+
+// Acknowledger ends the delivery that it was made for. Its methods may be called from any goroutine.
+type Acknowledger interface {
+	// Context ends when the delivery does: it was acked or nacked, its ackWait ran out, or its stream was closed.
+	Context() context.Context
+	// Ack ends the event for the group. It does not wait until that is kept: a crash right after it may deliver the event
+	// again.
+	Ack()
+	// Nack counts the delivery as failed for the given reason: the event is delivered again after its wait, or goes to the
+	// dead letters when it was delivered as often as allowed.
+	Nack(reason string)
+	// Bury ends the event for the group as a dead letter, for a reason that no further delivery would mend.
+	Bury(reason Reason, text string)
+}
+
+// delivery is a Delivery of a Broker.
+type delivery struct {
+	Delivery
 
 	// stream is nil until the event goes out.
-	stream *Subscription
+	stream *subscription
 	group  *group
 	// retry is what the engine knows the event by; nil: it comes from the log.
 	retry   *RetryKey
@@ -36,8 +50,8 @@ type Delivery struct {
 	cancel context.CancelFunc
 }
 
-// Context ends when the delivery does: it was acked or nacked, its ackWait ran out, or its stream was closed.
-func (d *Delivery) Context() context.Context {
+// Context implements Acknowledger.
+func (d *delivery) Context() context.Context {
 	d.group.broker.mu.Lock()
 	defer d.group.broker.mu.Unlock()
 	if d.ctx == nil {
@@ -49,36 +63,33 @@ func (d *Delivery) Context() context.Context {
 	return d.ctx
 }
 
-// Ack ends the event for the group. It does not wait for the disk: a crash right after it may deliver the event again.
-func (d *Delivery) Ack() {
+// Ack implements Acknowledger.
+func (d *delivery) Ack() {
 	d.group.broker.mu.Lock()
 	defer d.group.broker.mu.Unlock()
 	d.finish(Settlement{Outcome: Acked})
 }
 
-// Nack counts the delivery as failed for the given reason: the event is delivered again after its wait, or goes to the
-// dead letters when it was delivered as often as allowed.
-func (d *Delivery) Nack(reason string) {
+// Nack implements Acknowledger.
+func (d *delivery) Nack(reason string) {
 	d.group.broker.mu.Lock()
 	defer d.group.broker.mu.Unlock()
 	d.finish(d.failed(reason))
 }
 
-// Bury ends the event for the group as a dead letter, for a reason that no further delivery would mend.
-func (d *Delivery) Bury(reason Reason, text string) {
+// Bury implements Acknowledger.
+func (d *delivery) Bury(reason Reason, text string) {
 	d.group.broker.mu.Lock()
 	defer d.group.broker.mu.Unlock()
-	now := d.group.broker.clock.Now()
-	d.finish(death(d.history.failed(Attempt{At: now, Error: shortened(text)}), reason, now))
+	d.finish(Buried(d.history, reason, text, d.group.broker.clock.Now()))
 }
 
-func (d *Delivery) failed(reason string) Settlement {
-	now := d.group.broker.clock.Now()
-	return failure(d.history.failed(Attempt{At: now, Error: shortened(reason)}), d.stream.opts, now)
+func (d *delivery) failed(reason string) Settlement {
+	return d.stream.opts.Failed(d.history, reason, d.group.broker.clock.Now())
 }
 
 // finish ends the delivery, unless it has ended, and lets others go out. It is called with the broker's lock held.
-func (d *Delivery) finish(end Settlement) bool {
+func (d *delivery) finish(end Settlement) bool {
 	if d.ended {
 		d.stream.answered()
 		return false
@@ -88,11 +99,4 @@ func (d *Delivery) finish(end Settlement) bool {
 	d.stream.slotFreed()
 	d.group.deliver()
 	return true
-}
-
-func shortened(text string) string {
-	if len(text) > maxErrorBytes {
-		text = text[:maxErrorBytes] + "…"
-	}
-	return strings.ToValidUTF8(text, "�")
 }

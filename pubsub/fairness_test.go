@@ -169,7 +169,7 @@ func TestWhatWaitsBehindAHungInstanceGoesToOthers(t *testing.T) {
 	oldest.Ack()
 
 	b.publish("t", many("", 3, 6)...)
-	for _, s := range []*pubsub.Subscription{hung, healthy} {
+	for _, s := range []pubsub.Subscription{hung, healthy} {
 		require.Eventually(t, func() bool { return s.InFlight() == 3 }, waitLong, time.Millisecond)
 	}
 }

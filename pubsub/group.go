@@ -41,14 +41,14 @@ type group struct {
 	mayLoad, maySettle chan struct{}
 
 	state   groupState
-	streams []*Subscription
+	streams []*subscription
 	turn    int
 	// ordered and keepExpired are what a stream asks for, or one of the last streams did.
 	ordered, keepExpired bool
 
 	// What may go out next, in this order of precedence: what streams have put back, by sequence; what failed and is due;
 	// what was redriven; what a partition key had blocked; and the log, from its beginning.
-	returned, retries, redriven, unblocked, fresh []*Delivery
+	returned, retries, redriven, unblocked, fresh []*delivery
 
 	// inFlight counts the events that streams have; retrying, those that wait for another delivery or are in one.
 	inFlight, retrying int
@@ -173,15 +173,15 @@ func (g *group) open() bool {
 // All functions from here to load are called with the broker's lock held.
 
 // add gives the group a stream.
-func (g *group) add(s *Subscription) {
+func (g *group) add(s *subscription) {
 	g.setStreams(append(slices.Clone(g.streams), s))
 	s.groups = append(s.groups, g)
 	signal(g.mayLoad)
 }
 
 // remove takes a stream away, and ends the group if it was the last.
-func (g *group) remove(s *Subscription) {
-	g.setStreams(slices.DeleteFunc(slices.Clone(g.streams), func(other *Subscription) bool { return other == s }))
+func (g *group) remove(s *subscription) {
+	g.setStreams(slices.DeleteFunc(slices.Clone(g.streams), func(other *subscription) bool { return other == s }))
 	if len(g.streams) > 0 {
 		g.deliver()
 		return
@@ -190,11 +190,11 @@ func (g *group) remove(s *Subscription) {
 	g.stop()
 }
 
-func (g *group) setStreams(streams []*Subscription) {
+func (g *group) setStreams(streams []*subscription) {
 	g.streams = streams
 	if len(streams) > 0 {
-		g.keepExpired = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.DeadLetterExpired })
-		g.ordered = slices.ContainsFunc(streams, func(s *Subscription) bool { return s.opts.Ordered })
+		g.keepExpired = slices.ContainsFunc(streams, func(s *subscription) bool { return s.opts.DeadLetterExpired })
+		g.ordered = slices.ContainsFunc(streams, func(s *subscription) bool { return s.opts.Ordered })
 	}
 }
 
@@ -228,7 +228,7 @@ func (g *group) deliver() {
 }
 
 // slot returns the next stream in turn that takes an event, one that has none before any other; or nil.
-func (g *group) slot() (found *Subscription, at int) {
+func (g *group) slot() (found *subscription, at int) {
 	for i := range g.streams {
 		next := (g.turn + i) % len(g.streams)
 		s := g.streams[next]
@@ -246,12 +246,12 @@ func (g *group) slot() (found *Subscription, at int) {
 }
 
 // hasAnother reports whether another stream could take what this one has.
-func (g *group) hasAnother(s *Subscription) bool {
-	return slices.ContainsFunc(g.streams, func(other *Subscription) bool { return other != s && !other.silent && !other.paused })
+func (g *group) hasAnother(s *subscription) bool {
+	return slices.ContainsFunc(g.streams, func(other *subscription) bool { return other != s && !other.silent && !other.paused })
 }
 
 // give hands the stream the next event. If none can go out before more is read, load hears of it.
-func (g *group) give(s *Subscription) bool {
+func (g *group) give(s *subscription) bool {
 	d := g.next()
 	if d == nil {
 		if g.loads() {
@@ -270,7 +270,7 @@ func (g *group) canDeliver() bool {
 }
 
 // next takes the next event that may go out, or returns nil. Events that must not be delivered any more end on the way.
-func (g *group) next() *Delivery {
+func (g *group) next() *delivery {
 	for g.canDeliver() {
 		d := g.take()
 		if d == nil {
@@ -278,7 +278,8 @@ func (g *group) next() *Delivery {
 		}
 		g.inFlight++
 		g.partitions.takeOff(d)
-		end, ends := endUndelivered(d, g.keepExpired, g.broker.clock)
+		// Those that grow too old in the log are the engine's to bury: see Engine.BuryAged.
+		end, ends := EndUndelivered(&d.Event, d.history, d.aged, g.keepExpired, g.broker.clock)
 		if !ends {
 			return d
 		}
@@ -288,7 +289,7 @@ func (g *group) next() *Delivery {
 }
 
 // take removes the next event that may go out from those that were read.
-func (g *group) take() *Delivery {
+func (g *group) take() *delivery {
 	if d := takeFirst(&g.returned, g.partitions.canRedeliver); d != nil {
 		g.partitions.retake(d.Event.PartitionKey)
 		return d
@@ -324,7 +325,7 @@ func (g *group) take() *Delivery {
 	return nil
 }
 
-func takeFirst(from *[]*Delivery, may func(*Delivery) bool) *Delivery {
+func takeFirst(from *[]*delivery, may func(*delivery) bool) *delivery {
 	i := slices.IndexFunc(*from, may)
 	if i < 0 {
 		return nil
@@ -347,18 +348,18 @@ func (g *group) reached(sequence uint64) bool {
 }
 
 // putBack takes a delivery back that ended without an answer.
-func (g *group) putBack(d *Delivery) {
+func (g *group) putBack(d *delivery) {
 	g.inFlight--
 	g.partitions.putBack(d.Event.PartitionKey)
-	again := &Delivery{Event: d.Event, Count: d.Count, group: g, retry: d.retry, history: d.history, after: d.after, bytes: d.bytes}
-	at, _ := slices.BinarySearchFunc(g.returned, again, func(a, b *Delivery) int {
+	again := &delivery{Delivery: Delivery{Event: d.Event, Count: d.Count}, group: g, retry: d.retry, history: d.history, after: d.after, bytes: d.bytes}
+	at, _ := slices.BinarySearchFunc(g.returned, again, func(a, b *delivery) int {
 		return int(int64(a.Event.Sequence) - int64(b.Event.Sequence))
 	})
 	g.returned = slices.Insert(g.returned, at, again)
 }
 
 // finish records what became of an event that was in flight.
-func (g *group) finish(d *Delivery, s Settlement) {
+func (g *group) finish(d *delivery, s Settlement) {
 	s.Sequence, s.Retry, s.partitionKey = d.Event.Sequence, d.retry, d.Event.PartitionKey
 	g.inFlight--
 	g.stalled = false
@@ -400,7 +401,7 @@ func (g *group) letGo(key string, first bool, redriven []RetryKey) {
 }
 
 // drop gives back what an event took of the budget.
-func (g *group) drop(d *Delivery) {
+func (g *group) drop(d *delivery) {
 	g.held -= d.bytes
 	g.broker.budget.free(d.bytes)
 }
@@ -514,7 +515,7 @@ func (g *group) read(all, one source, mayExceed bool) (loaded bool, err error) {
 type room struct{ limit, maxBytes, reserved int }
 
 // hold counts what was read, in the place of what was reserved for it. It is called with the broker's lock held.
-func (g *group) hold(read []*Delivery, r room) []*Delivery {
+func (g *group) hold(read []*delivery, r room) []*delivery {
 	bytes := 0
 	for _, d := range read {
 		bytes += d.bytes
@@ -528,22 +529,22 @@ func (g *group) hold(read []*Delivery, r room) []*Delivery {
 	return read
 }
 
-func (g *group) fromLog(events []Event) []*Delivery {
-	all := make([]Delivery, len(events))
-	read := make([]*Delivery, len(events))
+func (g *group) fromLog(events []Event) []*delivery {
+	all := make([]delivery, len(events))
+	read := make([]*delivery, len(events))
 	for i := range events {
-		all[i] = Delivery{Event: events[i], Count: 1, group: g, bytes: events[i].size()}
+		all[i] = delivery{Delivery: Delivery{Event: events[i], Count: 1}, group: g, bytes: events[i].size()}
 		read[i] = &all[i]
 	}
 	return read
 }
 
-func (g *group) fromRetries(retries []Retry) []*Delivery {
-	read := make([]*Delivery, len(retries))
+func (g *group) fromRetries(retries []Retry) []*delivery {
+	read := make([]*delivery, len(retries))
 	for i := range retries {
 		r := &retries[i]
-		read[i] = &Delivery{
-			Event: r.Event, Count: r.History.Deliveries + 1, group: g,
+		read[i] = &delivery{
+			Delivery: Delivery{Event: r.Event, Count: r.History.Deliveries + 1}, group: g,
 			retry: &r.Key, history: r.History, aged: r.Aged, after: r.After, bytes: r.Event.size() + r.History.size(),
 		}
 		g.busy[r.Key] = struct{}{}
@@ -619,7 +620,7 @@ func (g *group) readFreed(r room) error {
 		g.hold(nil, r)
 		return err
 	}
-	var read []*Delivery
+	var read []*delivery
 	p := g.partitions[key]
 	switch {
 	case !known:

@@ -69,7 +69,7 @@ func (g *modelGroup) GoString() string { return g.name }
 type modelStream struct {
 	group  *modelGroup
 	opened time.Time
-	sub    *pubsub.Subscription
+	sub    pubsub.Subscription
 	hand   []*pubsub.Delivery
 }
 

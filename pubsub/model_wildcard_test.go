@@ -32,7 +32,7 @@ type wildcardMachine struct {
 	t      *rapid.T
 	slots  int
 	topics []*wildcardTopic
-	sub    *pubsub.Subscription
+	sub    pubsub.Subscription
 	hand   []*pubsub.Delivery
 }
 

@@ -49,25 +49,25 @@ func (ps partitions) of(key string) *partition {
 }
 
 // canRedeliver reports whether an event may go out that was delivered before.
-func (ps partitions) canRedeliver(d *Delivery) bool {
+func (ps partitions) canRedeliver(d *delivery) bool {
 	p := ps[d.Event.PartitionKey]
 	return p == nil || p.inFlight == 0
 }
 
 // canDeliverFirst reports whether the first blocked event of its key may go out.
-func (ps partitions) canDeliverFirst(d *Delivery) bool {
+func (ps partitions) canDeliverFirst(d *delivery) bool {
 	p := ps[d.Event.PartitionKey]
 	return p == nil || p.free()
 }
 
 // canDeliver reports whether an event of the log may go out.
-func (ps partitions) canDeliver(d *Delivery) bool {
+func (ps partitions) canDeliver(d *delivery) bool {
 	p := ps[d.Event.PartitionKey]
 	return p == nil || p.free() && !p.hasBlocked() && p.first == firstOnDisk
 }
 
 // canDeliverRedriven reports whether a redriven event may go out: the key is free, and what is blocked came after it.
-func (ps partitions) canDeliverRedriven(d *Delivery) bool {
+func (ps partitions) canDeliverRedriven(d *delivery) bool {
 	p := ps[d.Event.PartitionKey]
 	switch {
 	case p == nil:
@@ -82,7 +82,7 @@ func (ps partitions) canDeliverRedriven(d *Delivery) bool {
 }
 
 // takeOff follows an event that goes out.
-func (ps partitions) takeOff(d *Delivery) {
+func (ps partitions) takeOff(d *delivery) {
 	key := d.Event.PartitionKey
 	if key == "" {
 		return
@@ -141,7 +141,7 @@ func (ps partitions) addRetrying(key string, n int) {
 }
 
 // block notes an event of the log that must wait.
-func (ps partitions) block(d *Delivery) {
+func (ps partitions) block(d *delivery) {
 	p, sequence := ps[d.Event.PartitionKey], d.Event.Sequence
 	if p.scanned >= p.last && len(p.blocked) < maxBlockedKnown {
 		p.blocked = append(p.blocked, sequence)
@@ -151,7 +151,7 @@ func (ps partitions) block(d *Delivery) {
 }
 
 // blockRedriven notes a redriven event that must wait.
-func (ps partitions) blockRedriven(d *Delivery) {
+func (ps partitions) blockRedriven(d *delivery) {
 	p := ps[d.Event.PartitionKey]
 	p.redriven = append(p.redriven, *d.retry)
 }

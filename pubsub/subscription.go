@@ -33,8 +33,30 @@ type SubscribeOptions struct {
 	DeadLetterExpired bool
 }
 
-// Subscription is one stream: the events of a consumer group that one app instance has in flight.
-type Subscription struct {
+// LateText is the error text of a delivery that was not acknowledged within AckWait.
+func (o *SubscribeOptions) LateText() string {
+	return fmt.Sprintf("not acknowledged within ackWait %s", o.AckWait)
+}
+
+// Check refuses names that are not allowed, and fills in the defaults.
+func (o *SubscribeOptions) Check() error {
+	if err := checkPattern(o.Topic); err != nil {
+		return err
+	}
+	if err := checkName("consumerID", o.Group); err != nil {
+		return err
+	}
+	if o.MaxAckPending <= 0 {
+		o.MaxAckPending = 1
+	}
+	if o.DeliverPolicy == "" {
+		o.DeliverPolicy = DeliverAll
+	}
+	return nil
+}
+
+// subscription is a Subscription of a Broker.
+type subscription struct {
 	broker *Broker
 	opts   SubscribeOptions
 	// arrived tells Next of an event; ended is closed by Close; emptied is for Emptied.
@@ -48,7 +70,7 @@ type Subscription struct {
 	turn     int
 	waitsFor *group
 	// inFlight are the deliveries that have not ended, the oldest first. Next has returned those up to the number taken.
-	inFlight     []*Delivery
+	inFlight     []*delivery
 	given, taken uint64
 	// oldestSince is when the oldest became that.
 	oldestSince    time.Time
@@ -58,14 +80,8 @@ type Subscription struct {
 	silent bool
 }
 
-func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
-	if opts.MaxAckPending <= 0 {
-		opts.MaxAckPending = 1
-	}
-	if opts.DeliverPolicy == "" {
-		opts.DeliverPolicy = DeliverAll
-	}
-	return &Subscription{
+func newSubscription(b *Broker, opts SubscribeOptions) *subscription {
+	return &subscription{
 		broker:  b,
 		opts:    opts,
 		arrived: make(chan struct{}, 1),
@@ -74,9 +90,8 @@ func newSubscription(b *Broker, opts SubscribeOptions) *Subscription {
 	}
 }
 
-// Next waits for the next event. It returns ErrClosed once the subscription is closed. Every delivery must be ended by
-// Ack or Nack, or it ends by itself after AckWait or Close.
-func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
+// Next implements Subscription.
+func (s *subscription) Next(ctx context.Context) (*Delivery, error) {
 	for {
 		s.broker.mu.Lock()
 		if s.closed {
@@ -91,7 +106,7 @@ func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 				signal(s.arrived)
 			}
 			s.broker.mu.Unlock()
-			return d, nil
+			return &d.Delivery, nil
 		}
 		s.broker.mu.Unlock()
 		select {
@@ -103,14 +118,13 @@ func (s *Subscription) Next(ctx context.Context) (*Delivery, error) {
 	}
 }
 
-// Ack acknowledges the delivery of that number. It reports false if Next has not returned it, or it has ended.
-func (s *Subscription) Ack(number uint64) bool {
+// Ack implements Subscription.
+func (s *subscription) Ack(number uint64) bool {
 	return s.finish(number, Settlement{Outcome: Acked})
 }
 
-// Nack fails the delivery of that number for the given reason. It reports false if Next has not returned it, or it has
-// ended.
-func (s *Subscription) Nack(number uint64, reason string) bool {
+// Nack implements Subscription.
+func (s *subscription) Nack(number uint64, reason string) bool {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
 	s.answered()
@@ -122,7 +136,7 @@ func (s *Subscription) Nack(number uint64, reason string) bool {
 	return d.finish(d.failed(reason))
 }
 
-func (s *Subscription) finish(number uint64, end Settlement) bool {
+func (s *subscription) finish(number uint64, end Settlement) bool {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
 	s.answered()
@@ -130,41 +144,38 @@ func (s *Subscription) finish(number uint64, end Settlement) bool {
 	return found && number <= s.taken && s.inFlight[at].finish(end)
 }
 
-// Pause stops new deliveries; what is in flight can still be acknowledged.
-func (s *Subscription) Pause() {
+// Pause implements Subscription.
+func (s *subscription) Pause() {
 	s.broker.mu.Lock()
 	s.paused = true
 	s.broker.mu.Unlock()
 }
 
-// Resume undoes Pause.
-func (s *Subscription) Resume() {
+// Resume implements Subscription.
+func (s *subscription) Resume() {
 	s.broker.mu.Lock()
 	s.paused = false
 	s.slotFreed()
 	s.broker.mu.Unlock()
 }
 
-// InFlight counts the events that were handed over and have not ended yet.
-func (s *Subscription) InFlight() int {
+// InFlight implements Subscription.
+func (s *subscription) InFlight() int {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
 	return len(s.inFlight)
 }
 
-// Emptied gets a value when the last event in flight has ended.
-func (s *Subscription) Emptied() <-chan struct{} { return s.emptied }
+// Emptied implements Subscription.
+func (s *subscription) Emptied() <-chan struct{} { return s.emptied }
 
-// Close ends the stream of a process that stops, and puts what is in flight back at once, uncounted. It may be called
-// more than once.
-func (s *Subscription) Close() { s.end(false) }
+// Close implements Subscription.
+func (s *subscription) Close() { s.end(false) }
 
-// Interrupt is Close for a stream that its consumer has ended. The oldest event in flight, if Next has returned it, may be
-// why: for that one it counts as an interruption, after which it waits as it does after a failed delivery, and too many of
-// which in a row make it a dead letter. The events behind it were not being handled yet.
-func (s *Subscription) Interrupt() { s.end(true) }
+// Interrupt implements Subscription.
+func (s *subscription) Interrupt() { s.end(true) }
 
-func (s *Subscription) end(interrupted bool) {
+func (s *subscription) end(interrupted bool) {
 	b := s.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -180,7 +191,7 @@ func (s *Subscription) end(interrupted bool) {
 		d := s.inFlight[0]
 		s.remove(d)
 		if interrupted && first && d.Number <= s.taken {
-			d.group.finish(d, interruption(d.history, s.opts, b.clock.Now()))
+			d.group.finish(d, s.opts.Interrupted(d.history, b.clock.Now()))
 		} else {
 			d.group.putBack(d)
 		}
@@ -191,16 +202,16 @@ func (s *Subscription) end(interrupted bool) {
 // All functions from here are called with the broker's lock held.
 
 // find returns where the delivery of that number is in flight, or would be.
-func (s *Subscription) find(number uint64) (at int, found bool) {
+func (s *subscription) find(number uint64) (at int, found bool) {
 	if len(s.inFlight) > 0 && s.inFlight[0].Number == number {
 		return 0, true
 	}
-	return slices.BinarySearchFunc(s.inFlight, number, func(d *Delivery, number uint64) int {
+	return slices.BinarySearchFunc(s.inFlight, number, func(d *delivery, number uint64) int {
 		return int(int64(d.Number) - int64(number))
 	})
 }
 
-func (s *Subscription) hasRoom() bool {
+func (s *subscription) hasRoom() bool {
 	most := s.opts.MaxAckPending
 	if s.silent {
 		most = 1
@@ -209,7 +220,7 @@ func (s *Subscription) hasRoom() bool {
 }
 
 // answered follows any answer of the app, also one that comes too late.
-func (s *Subscription) answered() {
+func (s *subscription) answered() {
 	if s.silent {
 		s.silent = false
 		s.slotFreed()
@@ -217,7 +228,7 @@ func (s *Subscription) answered() {
 }
 
 // slotFreed is for whoever gives the stream room for an event. One that has none gets one whatever the budget says.
-func (s *Subscription) slotFreed() {
+func (s *subscription) slotFreed() {
 	if len(s.inFlight) == 0 {
 		for _, g := range s.groups {
 			g.stalled = false
@@ -227,7 +238,7 @@ func (s *Subscription) slotFreed() {
 }
 
 // fill offers the stream's room to its topics in turn. Whose turn it is may read its events first.
-func (s *Subscription) fill() {
+func (s *subscription) fill() {
 	for refused := 0; refused < len(s.groups) && s.waitsFor == nil && s.hasRoom(); {
 		g := s.groups[s.turn%len(s.groups)]
 		s.turn++
@@ -243,9 +254,9 @@ func (s *Subscription) fill() {
 }
 
 // add hands a delivery over.
-func (s *Subscription) add(d *Delivery) {
+func (s *subscription) add(d *delivery) {
 	s.given++
-	d.Number = s.given
+	d.Number, d.Acknowledger = s.given, d
 	s.inFlight = append(s.inFlight, d)
 	if len(s.inFlight) == 1 {
 		s.newOldest()
@@ -254,7 +265,7 @@ func (s *Subscription) add(d *Delivery) {
 }
 
 // remove takes a delivery out of flight, which has ended.
-func (s *Subscription) remove(d *Delivery) {
+func (s *subscription) remove(d *delivery) {
 	at, _ := s.find(d.Number)
 	if at == 0 {
 		s.inFlight[0] = nil
@@ -275,7 +286,7 @@ func (s *Subscription) remove(d *Delivery) {
 }
 
 // newOldest starts the ack clock of the oldest event. A timer that is running already finds out about it when it fires.
-func (s *Subscription) newOldest() {
+func (s *subscription) newOldest() {
 	if s.opts.AckWait <= 0 {
 		return
 	}
@@ -286,7 +297,7 @@ func (s *Subscription) newOldest() {
 }
 
 // checkAckWait is the timer's: it fails the oldest event if its time ran out, and sets the timer for the next.
-func (s *Subscription) checkAckWait() {
+func (s *subscription) checkAckWait() {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
 	s.ackTimer = nil
@@ -314,5 +325,5 @@ func (s *Subscription) checkAckWait() {
 	for _, g := range s.groups {
 		g.deliver()
 	}
-	late.finish(late.failed(fmt.Sprintf("not acknowledged within ackWait %s", s.opts.AckWait)))
+	late.finish(late.failed(s.opts.LateText()))
 }

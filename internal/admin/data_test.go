@@ -25,7 +25,7 @@ type data struct {
 	t         *testing.T
 	dir       string
 	manager   *databases.Manager
-	broker    *pubsub.Broker
+	broker    pubsub.Service
 	service   *Service
 	published int
 }
@@ -60,7 +60,7 @@ func (d *data) publish(topic, payload string, change ...func(event *pubsub.Messa
 	require.NoError(d.t, d.broker.Publish(d.t.Context(), topic, []pubsub.Message{m}, pubsub.PublishOptions{DedupBy: byID, DedupWindow: time.Minute})[0])
 }
 
-func (d *data) subscribe(opts pubsub.SubscribeOptions) *pubsub.Subscription {
+func (d *data) subscribe(opts pubsub.SubscribeOptions) pubsub.Subscription {
 	d.t.Helper()
 	opts.Group = "app"
 	sub, err := d.broker.Subscribe(d.t.Context(), opts)
@@ -69,7 +69,7 @@ func (d *data) subscribe(opts pubsub.SubscribeOptions) *pubsub.Subscription {
 	return sub
 }
 
-func (d *data) next(sub *pubsub.Subscription) *pubsub.Delivery {
+func (d *data) next(sub pubsub.Subscription) *pubsub.Delivery {
 	d.t.Helper()
 	delivery, err := sub.Next(d.t.Context())
 	require.NoError(d.t, err)

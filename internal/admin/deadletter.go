@@ -121,7 +121,7 @@ func (s *Service) DeadLetters(ctx context.Context, opts ListOptions) (page DeadL
 
 // deadLetterPage puts a page together in small steps, so that it takes little more memory than its payloads, or than its
 // metadata where those were not asked for.
-func deadLetterPage(ctx context.Context, broker *pubsub.Broker, opts ListOptions) (DeadLetterPage, error) {
+func deadLetterPage(ctx context.Context, broker pubsub.Service, opts ListOptions) (DeadLetterPage, error) {
 	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
 	filter := pubsub.DeadLetterFilter{Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Text: opts.Text, After: opts.After}
 	for bytes := 0; ; {
@@ -161,7 +161,7 @@ func (s *Service) DeadLetter(ctx context.Context, request IDRequest) (DeadLetter
 }
 
 // ids checks a request.
-func (s *Service) ids(ctx context.Context, request *IDsRequest) (*pubsub.Broker, error) {
+func (s *Service) ids(ctx context.Context, request *IDsRequest) (pubsub.Service, error) {
 	if len(request.IDs) == 0 || len(request.IDs) > MaxIDs {
 		return nil, badRequest("ids: there are %d: allowed: 1 to %d in one call", len(request.IDs), MaxIDs)
 	}
@@ -191,7 +191,7 @@ func (s *Service) Redrive(ctx context.Context, request IDsRequest) (RedriveResul
 }
 
 // unreadable returns those of ids, but for done, that are dead letters which cannot be decoded.
-func unreadable(ctx context.Context, broker *pubsub.Broker, ids, done []uint64) (found []uint64, err error) {
+func unreadable(ctx context.Context, broker pubsub.Service, ids, done []uint64) (found []uint64, err error) {
 	for _, id := range ids {
 		if slices.Contains(done, id) {
 			continue

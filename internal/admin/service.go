@@ -148,7 +148,7 @@ func text(err error) string {
 }
 
 // broker returns what works on a bucket of events.
-func (s *Service) broker(ctx context.Context, bucket Bucket) (*pubsub.Broker, error) {
+func (s *Service) broker(ctx context.Context, bucket Bucket) (pubsub.Service, error) {
 	bucket = bucket.WithDefaults()
 	return s.opts.Databases.ExistingBroker(ctx, bucket.Database, bucket.Name)
 }

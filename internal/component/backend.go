@@ -11,7 +11,7 @@ import (
 // owns them. An error that matches statestore.ErrInvalidArgument refuses a name for good.
 type Backend interface {
 	StateStore(ctx context.Context, database, bucket string) (*statestore.Store, error)
-	Broker(ctx context.Context, database, bucket string) (*pubsub.Broker, error)
+	Broker(ctx context.Context, database, bucket string) (pubsub.Service, error)
 }
 
 // Defaults are what a component works on when its metadata names no database or no bucket.

@@ -121,7 +121,7 @@ func (b *tappedBackend) StateStore(context.Context, string, string) (*statestore
 	return b.store, nil
 }
 
-func (b *tappedBackend) Broker(context.Context, string, string) (*pubsub.Broker, error) {
+func (b *tappedBackend) Broker(context.Context, string, string) (pubsub.Service, error) {
 	return nil, nil
 }
 

@@ -42,7 +42,7 @@ type PubSub struct {
 	clock    clockwork.Clock
 
 	mu            sync.Mutex
-	broker        *pubsub.Broker // nil before Init
+	broker        pubsub.Service // nil before Init
 	config        pubsubConfig
 	subscriptions map[*subscription]struct{}
 	paused        bool
@@ -110,7 +110,7 @@ func (p *PubSub) Ping(ctx context.Context) error {
 	return err
 }
 
-func (p *PubSub) ready() (*pubsub.Broker, pubsubConfig, error) {
+func (p *PubSub) ready() (pubsub.Service, pubsubConfig, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {

@@ -20,7 +20,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-func (h *house) broker() *pubsub.Broker {
+func (h *house) broker() pubsub.Service {
 	h.t.Helper()
 	b, err := h.manager.Broker(h.t.Context(), testDefaults.Database, testDefaults.PubSubBucket)
 	require.NoError(h.t, err)

@@ -13,7 +13,7 @@ import (
 
 // subscription brings the events of one stream to a handler.
 type subscription struct {
-	source  *pubsub.Subscription
+	source  pubsub.Subscription
 	handler contribpubsub.Handler
 	// leave is called when a stream's subscription has ended.
 	leave func()

@@ -64,7 +64,7 @@ type Manager struct {
 	opts    Options
 	files   *shared[string, *boltdb.DB]
 	stores  *shared[namespace, *statestore.Store]
-	brokers *shared[namespace, *pubsub.Broker]
+	brokers *shared[namespace, pubsub.Service]
 	budget  *pubsub.Budget
 
 	closeOnce sync.Once
@@ -152,7 +152,7 @@ func (m *Manager) StateStore(ctx context.Context, database, bucket string) (*sta
 
 // Broker returns the topics that bucket of database holds, and creates both if need be. Every call with the same names
 // returns the same Broker, which the Manager closes.
-func (m *Manager) Broker(ctx context.Context, database, bucket string) (*pubsub.Broker, error) {
+func (m *Manager) Broker(ctx context.Context, database, bucket string) (pubsub.Service, error) {
 	ns := namespace{database, bucket}
 	if err := ns.check(); err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (m *Manager) Broker(ctx context.Context, database, bucket string) (*pubsub.
 
 // ExistingBroker is Broker for callers that only look: it creates nothing. What is missing is an error that matches
 // fs.ErrNotExist and names what is there instead.
-func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (*pubsub.Broker, error) {
+func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (pubsub.Service, error) {
 	ns := namespace{database, bucket}
 	if err := ns.check(); err != nil {
 		return nil, err
@@ -243,7 +243,7 @@ func (m *Manager) Databases() ([]Database, error) {
 // OpenBroker is a broker, and where its topics are.
 type OpenBroker struct {
 	Database, Bucket string
-	Broker           *pubsub.Broker
+	Broker           pubsub.Service
 }
 
 // Brokers returns the brokers of all pub/sub buckets that the directory holds, by database and bucket, and opens those that
@@ -337,7 +337,7 @@ func (m *Manager) openStore(ctx context.Context, ns namespace) (*statestore.Stor
 	return statestore.New(engine, statestore.Options{Clock: m.opts.Clock, Logger: m.logger(ns)})
 }
 
-func (m *Manager) openBroker(ctx context.Context, ns namespace) (*pubsub.Broker, error) {
+func (m *Manager) openBroker(ctx context.Context, ns namespace) (pubsub.Service, error) {
 	db, err := m.files.get(ctx, ns.database)
 	if err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ func TestBadNamesCreateNothing(t *testing.T) {
 func TestOneStoreAndOneBrokerForEachBucket(t *testing.T) {
 	m := open(t, t.TempDir())
 	const callers = 16
-	stores, brokers := make([]*statestore.Store, callers), make([]*pubsub.Broker, callers)
+	stores, brokers := make([]*statestore.Store, callers), make([]pubsub.Service, callers)
 	errs := make([]error, 2*callers)
 	var all sync.WaitGroup
 	for i := range callers {
