@@ -117,7 +117,7 @@ type engineInSweep struct {
 	early        atomic.Bool
 }
 
-func (e *engineInSweep) BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (bool, error) {
+func (e *engineInSweep) BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) ([]pubsub.AgedEvent, bool, error) {
 	if !e.swept.Load() && lock("t", "g") && lock("t", "g") {
 		close(e.locked)
 		<-e.goOn

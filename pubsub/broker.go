@@ -32,6 +32,10 @@ type Options struct {
 	SweepInterval time.Duration
 	// Budget is shared with the other brokers of the process. Default: one of its own, of DefaultPendingBytes.
 	Budget *Budget
+	// Totals is shared with the other brokers of the process. Default: one of its own.
+	Totals *Totals
+	// Timings returns where the times of a group go. Default: nowhere.
+	Timings func(group string) Timings
 	NameLimits
 }
 
@@ -43,6 +47,8 @@ type Broker struct {
 	log        *slog.Logger
 	names      NameLimits
 	budget     *Budget
+	totals     *Totals
+	timings    func(group string) Timings
 	maintainer *maintainer
 
 	// mu guards what follows, the groups and their streams. It is held for no longer than it takes to change memory.
@@ -56,12 +62,12 @@ type Broker struct {
 	locks map[groupName]chan struct{}
 	// streams are the open subscriptions, for topics that come up later.
 	streams map[*subscription]struct{}
-	topics  map[string]struct{}
+	// topics are those that were ever published or subscribed to.
+	topics map[string]*TopicCounts
 	// warned holds the topics whose events came without an id, for one warning each.
 	warned map[string]struct{}
-	// duplicates that were dropped, by topic, and events that expired are counted since the broker started.
-	duplicates map[string]uint64
-	expired    map[groupName]uint64
+	// groupCounts has the groups of which something was counted.
+	groupCounts map[groupName]*GroupCounts
 }
 
 // NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
@@ -78,28 +84,35 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 	if opts.Budget == nil {
 		opts.Budget = NewBudget(0)
 	}
+	if opts.Totals == nil {
+		opts.Totals = &Totals{}
+	}
+	if opts.Timings == nil {
+		opts.Timings = func(string) Timings { return Timings{} }
+	}
 	opts.NameLimits.setDefaults()
 	names, err := engine.Topics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)
 	}
 	b := &Broker{
-		engine:     engine,
-		clock:      opts.Clock,
-		log:        opts.Logger,
-		names:      opts.NameLimits,
-		budget:     opts.Budget,
-		groups:     map[string]map[string]*group{},
-		unfinished: map[*group]struct{}{},
-		locks:      map[groupName]chan struct{}{},
-		streams:    map[*subscription]struct{}{},
-		topics:     map[string]struct{}{},
-		warned:     map[string]struct{}{},
-		duplicates: map[string]uint64{},
-		expired:    map[groupName]uint64{},
+		engine:      engine,
+		clock:       opts.Clock,
+		log:         opts.Logger,
+		names:       opts.NameLimits,
+		budget:      opts.Budget,
+		totals:      opts.Totals,
+		timings:     opts.Timings,
+		groups:      map[string]map[string]*group{},
+		unfinished:  map[*group]struct{}{},
+		locks:       map[groupName]chan struct{}{},
+		streams:     map[*subscription]struct{}{},
+		topics:      map[string]*TopicCounts{},
+		warned:      map[string]struct{}{},
+		groupCounts: map[groupName]*GroupCounts{},
 	}
 	for _, name := range names {
-		b.topics[name] = struct{}{}
+		b.topics[name] = &TopicCounts{}
 	}
 	b.maintainer = startMaintainer(b, opts.SweepInterval)
 	return b, nil
@@ -144,7 +157,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if err != nil {
 		return failAll(outcomes, fmt.Errorf("publish to topic %q: %w", topic, err))
 	}
-	nameless, last, duplicates := false, uint64(0), uint64(0)
+	nameless, last, counts := false, uint64(0), TopicCounts{}
 	for i, r := range results {
 		outcomes[places[i]] = r.Err
 		if r.Err != nil {
@@ -154,7 +167,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 			b.maintainer.notifyDelayed(at)
 		}
 		if r.Duplicate {
-			duplicates++
+			counts.Duplicates++
+		} else {
+			counts.Published++
 		}
 		nameless = nameless || entries[i].DedupKey == nil
 		last = max(last, r.Sequence)
@@ -162,12 +177,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if nameless && opts.WantsID() {
 		b.warnNoID(topic)
 	}
-	if duplicates > 0 {
-		b.mu.Lock()
-		b.duplicates[topic] += duplicates
-		b.mu.Unlock()
-	}
-	b.notifyAppended(topic, last)
+	b.notifyAppended(topic, last, counts)
 	return outcomes
 }
 
@@ -181,27 +191,34 @@ func (b *Broker) warnNoID(topic string) {
 	}
 }
 
-// notifyAppended tells the groups of a topic that it has new events, up to that sequence.
-func (b *Broker) notifyAppended(topic string, upTo uint64) {
+// notifyAppended tells the groups of a topic that it has new events, up to that sequence, and adds to what is counted of
+// the topic.
+func (b *Broker) notifyAppended(topic string, upTo uint64, more TopicCounts) {
+	b.totals.Published.Add(more.Published)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.addTopic(topic)
+	counts := b.addTopic(topic)
+	counts.Published += more.Published
+	counts.Duplicates += more.Duplicates
 	for _, g := range b.groups[topic] {
 		g.notifyAppended(upTo)
 	}
 }
 
-// addTopic gives a topic that came up just now to the streams whose wildcards match it. It is called with b.mu held.
-func (b *Broker) addTopic(topic string) {
-	if _, known := b.topics[topic]; known {
-		return
+// addTopic gives a topic that came up just now to the streams whose wildcards match it, and returns what is counted of
+// it. It is called with b.mu held.
+func (b *Broker) addTopic(topic string) *TopicCounts {
+	if counts := b.topics[topic]; counts != nil {
+		return counts
 	}
-	b.topics[topic] = struct{}{}
+	counts := &TopicCounts{}
+	b.topics[topic] = counts
 	for s := range b.streams {
 		if IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic) {
 			b.attach(topic, s, DeliverAll)
 		}
 	}
+	return counts
 }
 
 // Subscribe implements Service.
@@ -338,6 +355,7 @@ func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error
 	}
 	for _, d := range moved {
 		b.mu.Lock()
+		b.counts(groupName{d.Event.Topic, d.Group}).Redriven++
 		if g := b.groups[d.Event.Topic][d.Group]; g != nil {
 			g.notifyRedriven()
 		}
@@ -381,6 +399,9 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	if err := b.engine.RemoveGroup(ctx, topic, group); err != nil {
 		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, err)
 	}
+	b.mu.Lock()
+	delete(b.groupCounts, name)
+	b.mu.Unlock()
 	return nil
 }
 
@@ -403,10 +424,12 @@ func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
 	for i := range stats {
 		t := &stats[i]
 		b.mu.Lock()
-		t.Duplicates = b.duplicates[t.Topic]
+		if counts := b.topics[t.Topic]; counts != nil {
+			t.TopicCounts = *counts
+		}
 		for j := range t.Groups {
 			g := &t.Groups[j]
-			g.Expired = b.expired[groupName{t.Topic, g.Group}]
+			g.GroupCounts = b.counts(groupName{t.Topic, g.Group}).Clone()
 			if live := b.groups[t.Topic][g.Group]; live != nil {
 				g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
 			}

@@ -26,6 +26,9 @@ const (
 	ReasonUnreadable Reason = "unreadable"
 )
 
+// Reasons lists them all.
+var Reasons = []Reason{ReasonMaxDeliver, ReasonInterrupted, ReasonExpired, ReasonMaxAge, ReasonTooLarge, ReasonUnreadable}
+
 // minInterruptions is how many it takes to make a dead letter: a single one may be a restart of the app.
 const minInterruptions = 2
 

@@ -1,6 +1,9 @@
 package pubsub
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Delivery is one event in flight: handed to an app instance that has not answered yet. Its first Ack or Nack counts;
 // what comes after the delivery has ended changes nothing.
@@ -43,8 +46,12 @@ type delivery struct {
 	aged bool
 	// bytes is what the delivery takes of the budget.
 	bytes int
+	// again says that the event was delivered before, though that does not count.
+	again bool
 
-	// The broker's lock guards the rest. ctx is nil until somebody asks for it.
+	// The broker's lock guards the rest. since is when Next returned the delivery; zero: it has not. ctx is nil until somebody
+	// asks for it.
+	since  time.Time
 	ended  bool
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -94,6 +101,7 @@ func (d *delivery) finish(end Settlement) bool {
 		d.stream.answered()
 		return false
 	}
+	d.group.answered(d, end.Outcome)
 	d.stream.remove(d)
 	d.group.finish(d, end)
 	d.stream.slotFreed()

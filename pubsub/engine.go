@@ -58,10 +58,13 @@ type Engine interface {
 	Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error)
 	// BuryAged takes events out of their topics that are older than MaxAge, in one bounded step; they go to the dead letters
 	// of the groups that still owe them. Of the retries, it touches those of groups for which lock returns true, now or for
-	// the same group before; whoever consumes such a group must wait for BuryAged to return. more says that a further step
-	// would find work.
-	BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (more bool, err error)
+	// the same group before; whoever consumes such a group must wait for BuryAged to return. buried has one entry for
+	// each dead letter. more says that a further step would find work.
+	BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (buried []AgedEvent, more bool, err error)
 }
+
+// AgedEvent says whose an event was that BuryAged has made a dead letter.
+type AgedEvent struct{ Topic, Group string }
 
 // Entry is a message as the engine stores it.
 type Entry struct {
@@ -170,8 +173,7 @@ type GroupStats struct {
 	// Retrying counts the events that wait for their next delivery.
 	Retrying uint64 `json:"retrying"`
 	Dead     uint64 `json:"dead"`
-	// Expired counts the events that ended by their time to live since the process started, and are no dead letters.
-	Expired uint64 `json:"expired"`
+	GroupCounts
 	// OldestTime is when the oldest event that the group has not settled was published; dead letters are settled.
 	OldestTime *time.Time `json:"oldestTime,omitempty"`
 	// Streams counts the app instances that consume now.
@@ -180,12 +182,12 @@ type GroupStats struct {
 
 // TopicStats counts what a topic holds.
 type TopicStats struct {
-	Topic        string       `json:"topic"`
-	Stored       uint64       `json:"stored"`
-	Delayed      uint64       `json:"delayed"`
-	Bytes        int64        `json:"bytes"`
-	LastSequence uint64       `json:"lastSequence"`
-	OldestTime   *time.Time   `json:"oldestTime,omitempty"`
-	Duplicates   uint64       `json:"duplicates"`
-	Groups       []GroupStats `json:"groups"`
+	Topic        string     `json:"topic"`
+	Stored       uint64     `json:"stored"`
+	Delayed      uint64     `json:"delayed"`
+	Bytes        int64      `json:"bytes"`
+	LastSequence uint64     `json:"lastSequence"`
+	OldestTime   *time.Time `json:"oldestTime,omitempty"`
+	TopicCounts
+	Groups []GroupStats `json:"groups"`
 }

@@ -33,6 +33,9 @@ type group struct {
 	groupName
 	broker *Broker
 	policy DeliverPolicy
+	// counts are guarded by the broker's lock.
+	counts  *GroupCounts
+	timings Timings
 	// ctx ends with the last stream; done is closed when everything is written down.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -103,6 +106,8 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		groupName:    name,
 		broker:       b,
 		policy:       policy,
+		counts:       b.counts(name),
+		timings:      b.timings(name.group),
 		done:         make(chan struct{}),
 		mayLoad:      make(chan struct{}, 1),
 		maySettle:    make(chan struct{}, 1),
@@ -351,7 +356,8 @@ func (g *group) reached(sequence uint64) bool {
 func (g *group) putBack(d *delivery) {
 	g.inFlight--
 	g.partitions.putBack(d.Event.PartitionKey)
-	again := &delivery{Delivery: Delivery{Event: d.Event, Count: d.Count}, group: g, retry: d.retry, history: d.history, after: d.after, bytes: d.bytes}
+	again := &delivery{Delivery: Delivery{Event: d.Event, Count: d.Count}, group: g, retry: d.retry, history: d.history, after: d.after, bytes: d.bytes,
+		again: d.again || !d.since.IsZero()}
 	at, _ := slices.BinarySearchFunc(g.returned, again, func(a, b *delivery) int {
 		return int(int64(a.Event.Sequence) - int64(b.Event.Sequence))
 	})
@@ -727,8 +733,8 @@ func (g *group) settled(batch []Settlement, gone []int) {
 			g.nextRetry = earliest(g.nextRetry, s.Due)
 			changed = true
 		}
-		if s.Outcome == Expired && !slices.Contains(gone, i) {
-			g.broker.expired[groupName{g.topic, g.group}]++
+		if ended := s.Outcome == Expired || s.Outcome == Dead; ended && !slices.Contains(gone, i) {
+			g.counts.ended(s)
 		}
 	}
 	for _, i := range gone {

@@ -133,7 +133,7 @@ func (m *maintainer) promote(ctx context.Context) {
 			next = now.Add(enginePause)
 		}
 		for _, t := range topics {
-			b.notifyAppended(t, endUnknown)
+			b.notifyAppended(t, endUnknown, TopicCounts{})
 		}
 		m.mu.Lock()
 		m.due = earliest(m.due, next)
@@ -155,7 +155,7 @@ func (m *maintainer) buryAged(ctx context.Context) (more bool) {
 	b := m.broker
 	now := b.clock.Now()
 	locked := map[groupName]bool{}
-	more, err := b.engine.BuryAged(ctx, now, int(m.buryStep), func(topic, group string) bool {
+	buried, more, err := b.engine.BuryAged(ctx, now, int(m.buryStep), func(topic, group string) bool {
 		name := groupName{topic, group}
 		if !locked[name] {
 			locked[name] = b.tryLockGroup(name)
@@ -163,6 +163,11 @@ func (m *maintainer) buryAged(ctx context.Context) (more bool) {
 		return locked[name]
 	})
 	m.buryStep.adapt(b.clock.Since(now))
+	b.mu.Lock()
+	for _, d := range buried {
+		b.counts(groupName{d.Topic, d.Group}).DeadLettered[ReasonMaxAge]++
+	}
+	b.mu.Unlock()
 	for name, is := range locked {
 		if is {
 			b.unlockGroup(name)

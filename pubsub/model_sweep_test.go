@@ -55,8 +55,12 @@ func (e *busyEngine) Sweep(ctx context.Context, now time.Time, _ int) (bool, err
 	return e.step(ctx, func() (bool, error) { return e.Engine.Sweep(ctx, now, 1) })
 }
 
-func (e *busyEngine) BuryAged(ctx context.Context, now time.Time, _ int, lock func(topic, group string) bool) (bool, error) {
-	return e.step(ctx, func() (bool, error) { return e.Engine.BuryAged(ctx, now, 1, lock) })
+func (e *busyEngine) BuryAged(ctx context.Context, now time.Time, _ int, lock func(topic, group string) bool) (buried []pubsub.AgedEvent, more bool, err error) {
+	more, err = e.step(ctx, func() (more bool, err error) {
+		buried, more, err = e.Engine.BuryAged(ctx, now, 1, lock)
+		return more, err
+	})
+	return buried, more, err
 }
 
 func (e *busyEngine) step(ctx context.Context, do func() (bool, error)) (more bool, err error) {

@@ -102,6 +102,7 @@ func (s *subscription) Next(ctx context.Context) (*Delivery, error) {
 		if at < len(s.inFlight) {
 			d := s.inFlight[at]
 			s.taken = d.Number
+			d.group.delivered(d)
 			if at+1 < len(s.inFlight) {
 				signal(s.arrived)
 			}

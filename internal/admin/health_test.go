@@ -81,7 +81,8 @@ func TestHealth(t *testing.T) {
 			"dapr_bolt_topic_delayed_events" + topic + "1",
 			"dapr_bolt_topic_bytes" + topic,
 			"dapr_bolt_topic_oldest_event_timestamp_seconds" + topic + "1.",
-			"dapr_bolt_topic_published_events_total" + topic + "4",
+			"dapr_bolt_topic_last_sequence" + topic + "4",
+			"dapr_bolt_topic_published_total" + topic + "5",
 			"dapr_bolt_topic_duplicates_total" + topic + "1",
 			"dapr_bolt_group_waiting_events" + group + "1",
 			"dapr_bolt_group_in_flight_events" + group + "1",
@@ -89,6 +90,12 @@ func TestHealth(t *testing.T) {
 			"dapr_bolt_group_dead_letters" + group + "1",
 			"dapr_bolt_group_oldest_event_timestamp_seconds" + group + "1.",
 			"dapr_bolt_group_streams" + group + "1",
+			"dapr_bolt_group_delivered_total" + group + "4",
+			"dapr_bolt_group_redelivered_total" + group + "1",
+			"dapr_bolt_group_acknowledged_total" + group + "0",
+			"dapr_bolt_group_failed_total" + group + "3",
+			`dapr_bolt_group_dead_lettered_total{bucket="pubsub",database="dapr",group="app",reason="max-deliver",topic="orders"} 1`,
+			`dapr_bolt_group_dead_lettered_total{bucket="pubsub",database="dapr",group="app",reason="max-age",topic="orders"} 0`,
 		} {
 			require.Contains(c, body, want)
 		}

@@ -36,7 +36,8 @@ var (
 	topicDelayed    = describe("topic_delayed_events", "Events that wait for their time to be delivered.", topicLabels)
 	topicBytes      = describe("topic_bytes", "Bytes of the events that the topic keeps.", topicLabels)
 	topicOldest     = describe("topic_oldest_event_timestamp_seconds", "When the oldest event that the topic keeps was published.", topicLabels)
-	topicPublished  = describe("topic_published_events_total", "Events that the topic has taken since it came up, duplicates left out.", topicLabels)
+	topicSequence   = describe("topic_last_sequence", "The sequence of the newest event that the topic has taken since it came up.", topicLabels)
+	topicPublished  = describe("topic_published_total", "Events that the topic has taken, duplicates left out.", topicLabels)
 	topicDuplicates = describe("topic_duplicates_total", "Events that were published again and dropped.", topicLabels)
 
 	groupWaiting  = describe("group_waiting_events", "Events that the group is owed and that are neither in flight nor retrying.", groupLabels)
@@ -45,6 +46,14 @@ var (
 	groupDead     = describe("group_dead_letters", "Dead letters of the group.", groupLabels)
 	groupOldest   = describe("group_oldest_event_timestamp_seconds", "When the oldest event that the group is owed was published.", groupLabels)
 	groupStreams  = describe("group_streams", "App instances that consume now.", groupLabels)
+
+	groupDelivered    = describe("group_delivered_total", "Deliveries of events to the group.", groupLabels)
+	groupRedelivered  = describe("group_redelivered_total", "Deliveries of events that were delivered to the group before.", groupLabels)
+	groupAcknowledged = describe("group_acknowledged_total", "Deliveries that the group has acknowledged.", groupLabels)
+	groupFailed       = describe("group_failed_total", "Deliveries that failed, those not acknowledged within ackWait among them.", groupLabels)
+	groupExpired      = describe("group_expired_total", "Events that were dropped because their time to live had ended.", groupLabels)
+	groupDeadLettered = describe("group_dead_lettered_total", "Events that became dead letters of the group, by reason.", append(groupLabels[:len(groupLabels):len(groupLabels)], "reason"))
+	groupRedriven     = describe("group_redriven_total", "Dead letters that were sent back to the group.", groupLabels)
 )
 
 func describe(name, help string, labels []string) *prometheus.Desc {
@@ -81,8 +90,9 @@ func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		databaseBytes, databaseCommits, databaseWrites, databaseLogBytes, databaseSyncTime,
 		databaseCheckpoints, databaseCheckpointTime, databaseRecoveries, databaseRecoveryTime,
-		topicEvents, topicDelayed, topicBytes, topicOldest, topicPublished, topicDuplicates,
+		topicEvents, topicDelayed, topicBytes, topicOldest, topicSequence, topicPublished, topicDuplicates,
 		groupWaiting, groupInFlight, groupRetrying, groupDead, groupOldest, groupStreams,
+		groupDelivered, groupRedelivered, groupAcknowledged, groupFailed, groupExpired, groupDeadLettered, groupRedriven,
 	} {
 		out <- d
 	}
@@ -136,7 +146,8 @@ func collectTopic(out chan<- prometheus.Metric, b databases.OpenBroker, t *pubsu
 	if t.OldestTime != nil {
 		out <- gauge(topicOldest, seconds(*t.OldestTime), labels...)
 	}
-	out <- counter(topicPublished, float64(t.LastSequence), labels...)
+	out <- gauge(topicSequence, float64(t.LastSequence), labels...)
+	out <- counter(topicPublished, float64(t.Published), labels...)
 	out <- counter(topicDuplicates, float64(t.Duplicates), labels...)
 	for _, g := range t.Groups {
 		labels := []string{b.Database, b.Bucket, t.Topic, g.Group}
@@ -148,6 +159,15 @@ func collectTopic(out chan<- prometheus.Metric, b databases.OpenBroker, t *pubsu
 			out <- gauge(groupOldest, seconds(*g.OldestTime), labels...)
 		}
 		out <- gauge(groupStreams, float64(g.Streams), labels...)
+		out <- counter(groupDelivered, float64(g.Delivered), labels...)
+		out <- counter(groupRedelivered, float64(g.Redelivered), labels...)
+		out <- counter(groupAcknowledged, float64(g.Acknowledged), labels...)
+		out <- counter(groupFailed, float64(g.Failed), labels...)
+		out <- counter(groupExpired, float64(g.Expired), labels...)
+		for _, reason := range pubsub.Reasons {
+			out <- counter(groupDeadLettered, float64(g.DeadLettered[reason]), append(labels[:len(labels):len(labels)], string(reason))...)
+		}
+		out <- counter(groupRedriven, float64(g.Redriven), labels...)
 	}
 }
 

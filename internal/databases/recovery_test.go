@@ -328,7 +328,7 @@ func (m *twoEngines) sweep() {
 	limit := 1 + m.number(5, "limit")
 	_, err := m.events.Sweep(m.Context(), m.now, limit)
 	require.NoError(m, err)
-	_, err = m.events.BuryAged(m.Context(), m.now, limit, func(string, string) bool { return true })
+	_, _, err = m.events.BuryAged(m.Context(), m.now, limit, func(string, string) bool { return true })
 	require.NoError(m, err)
 }
 

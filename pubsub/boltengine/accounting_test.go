@@ -295,7 +295,7 @@ func (a *accounts) sweep() {
 	for before := -1; before != len(a.deadLetters()); {
 		before = len(a.deadLetters())
 		for range 10 {
-			_, err := a.engine.BuryAged(context.Background(), a.now, limit, always)
+			_, _, err := a.engine.BuryAged(context.Background(), a.now, limit, always)
 			require.NoError(a.t, err)
 		}
 	}

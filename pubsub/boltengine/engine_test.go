@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -147,13 +148,18 @@ func TestSweepTakesBoundedSteps(t *testing.T) {
 	_, err = e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
 	require.NoError(t, err)
 
+	var all []pubsub.AgedEvent
 	for _, step := range []struct {
 		bucket string
 		ended  time.Time
 		take   func(now time.Time) (bool, error)
 	}{
 		{"ids", noon.Add(time.Minute), func(now time.Time) (bool, error) { return e.Sweep(t.Context(), now, 4) }},
-		{"log", noon.Add(time.Hour), func(now time.Time) (bool, error) { return e.BuryAged(t.Context(), now, 4, unlocked) }},
+		{"log", noon.Add(time.Hour), func(now time.Time) (bool, error) {
+			buried, more, err := e.BuryAged(t.Context(), now, 4, unlocked)
+			all = append(all, buried...)
+			return more, err
+		}},
 	} {
 		more, err := step.take(step.ended.Add(-1))
 		require.NoError(t, err)
@@ -167,6 +173,7 @@ func TestSweepTakesBoundedSteps(t *testing.T) {
 		}
 	}
 	require.Equal(t, 10, counts(t, e, db)["dead"], "the group was owed them")
+	require.Equal(t, slices.Repeat([]pubsub.AgedEvent{{Topic: "t", Group: "g"}}, 10), all)
 }
 
 func TestReadLogIsBoundedByCountAndBytes(t *testing.T) {
@@ -214,10 +221,11 @@ func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
 		}))
 	}
 	always := func(string, string) bool { return true }
-	_, err = e.BuryAged(t.Context(), noon, 10, always)
+	buried, _, err := e.BuryAged(t.Context(), noon, 10, always)
 	require.NoError(t, err)
 	require.Equal(t, 1, counts(t, e, db)["dead"], "the retry")
-	_, err = e.BuryAged(t.Context(), noon.Add(time.Hour), 10, always)
+	require.Equal(t, []pubsub.AgedEvent{{Topic: "t", Group: "g"}}, buried)
+	_, _, err = e.BuryAged(t.Context(), noon.Add(time.Hour), 10, always)
 	require.NoError(t, err)
 	require.Equal(t, 4, counts(t, e, db)["dead"])
 	dead, err := e.DeadLetters(t.Context(), pubsub.DeadLetterFilter{Limit: 10})
@@ -243,7 +251,7 @@ func TestTheSweepGetsPastManyEventsThatCannotBeRead(t *testing.T) {
 		return nil
 	}))
 	for range 20 {
-		_, err := e.BuryAged(t.Context(), noon.Add(time.Hour), 2, unlocked)
+		_, _, err := e.BuryAged(t.Context(), noon.Add(time.Hour), 2, unlocked)
 		require.NoError(t, err)
 	}
 	require.Zero(t, counts(t, e, db)["log"])

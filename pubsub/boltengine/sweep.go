@@ -17,6 +17,8 @@ type budget struct {
 	entries, bytes int
 	// used says that something was taken, exhausted that something could not be.
 	used, exhausted bool
+	// buried are the events that the step has made dead letters.
+	buried []pubsub.AgedEvent
 }
 
 func newBudget(entries int) *budget { return &budget{entries: entries, bytes: maxStepBytes} }
@@ -54,12 +56,12 @@ func (e *Engine) step(ctx context.Context, limit int, do func(b *buckets, step *
 }
 
 // BuryAged implements pubsub.Engine. It trims what every group is done with, too.
-func (e *Engine) BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (more bool, err error) {
+func (e *Engine) BuryAged(ctx context.Context, now time.Time, limit int, lock func(topic, group string) bool) (buried []pubsub.AgedEvent, more bool, err error) {
 	retries, err := e.agedRetries(now, limit)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	return e.step(ctx, limit, func(b *buckets, step *budget) error {
+	more, err = e.step(ctx, limit, func(b *buckets, step *budget) error {
 		if err := b.buryAgedInLogs(now, step); err != nil {
 			return err
 		}
@@ -70,8 +72,10 @@ func (e *Engine) BuryAged(ctx context.Context, now time.Time, limit int, lock fu
 				}
 			}
 		}
+		buried = step.buried
 		return nil
 	})
+	return buried, more, err
 }
 
 // buryAgedInLogs takes out of the topics what is too old, and what every group is done with.
@@ -131,7 +135,7 @@ func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budg
 			if t.First <= g.Done || b.done().Get(sequenceKey(g.ID, t.First)) != nil {
 				continue
 			}
-			if err := b.bury(groupName{topic, g.name}, t.First, event, historyRecord{}, pubsub.ReasonMaxAge, now); err != nil {
+			if err := b.buryAged(groupName{topic, g.name}, t.First, event, historyRecord{}, now, step); err != nil {
 				return err
 			}
 		}
@@ -264,5 +268,10 @@ func (b *buckets) buryRetry(aged agedRetry, now time.Time, step *budget) error {
 	if err := b.putTopic(aged.topic, t); err != nil {
 		return err
 	}
-	return b.bury(aged.groupName, sequenceOf(aged.key), r.Event, r.History, pubsub.ReasonMaxAge, now)
+	return b.buryAged(aged.groupName, sequenceOf(aged.key), r.Event, r.History, now, step)
+}
+
+func (b *buckets) buryAged(of groupName, sequence uint64, event []byte, history historyRecord, now time.Time, step *budget) error {
+	step.buried = append(step.buried, pubsub.AgedEvent{Topic: of.topic, Group: of.group})
+	return b.bury(of, sequence, event, history, pubsub.ReasonMaxAge, now)
 }
