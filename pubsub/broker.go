@@ -8,7 +8,9 @@
 package pubsub
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -68,6 +70,7 @@ type Broker struct {
 	warned map[string]struct{}
 	// groupCounts has the groups of which something was counted.
 	groupCounts map[groupName]*GroupCounts
+	recent      recentEvents
 }
 
 // NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
@@ -178,6 +181,14 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 		b.warnNoID(topic)
 	}
 	b.notifyAppended(topic, last, counts)
+	b.mu.Lock()
+	for i, r := range results {
+		if r.Err == nil && !r.Duplicate {
+			entries[i].Event.Sequence = r.Sequence
+			b.recent.add(entries[i].Event)
+		}
+	}
+	b.mu.Unlock()
 	return outcomes
 }
 
@@ -339,7 +350,16 @@ func (b *Broker) DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]De
 	if filter.Limit <= 0 {
 		filter.Limit = DefaultPageSize
 	}
-	return b.engine.DeadLetters(ctx, filter)
+	found, _, err := b.engine.DeadLetters(ctx, filter, 0)
+	return found, err
+}
+
+// ScanDeadLetters implements Inspector.
+func (b *Broker) ScanDeadLetters(ctx context.Context, filter DeadLetterFilter, scan int) (found []DeadLetter, next uint64, err error) {
+	if filter.Limit <= 0 {
+		filter.Limit = DefaultPageSize
+	}
+	return b.engine.DeadLetters(ctx, filter, scan)
 }
 
 // DeadLetter implements Service.
@@ -408,35 +428,149 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 // hasStreams is called with b.mu held.
 func (b *Broker) hasStreams(topic, group string) bool {
 	for s := range b.streams {
-		if s.opts.Group == group && (s.opts.Topic == topic || IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic)) {
+		if s.opts.Group == group && s.consumes(topic) {
 			return true
 		}
 	}
 	return false
 }
 
+// RemoveTopic implements Inspector.
+func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
+	stats, err := b.engine.TopicStats(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("remove topic: %w", err)
+	}
+	if err := b.refuseConsumed(topic); err != nil {
+		return err
+	}
+	var locked []groupName
+	defer func() {
+		for _, name := range locked {
+			b.unlockGroup(name)
+		}
+	}()
+	for _, g := range stats.Groups {
+		name := groupName{topic, g.Group}
+		if err := b.lockGroup(ctx, name); err != nil {
+			return err
+		}
+		locked = append(locked, name)
+	}
+	if err := b.refuseConsumed(topic); err != nil {
+		return err
+	}
+	// A publish that comes after this makes the topic anew.
+	b.mu.Lock()
+	delete(b.topics, topic)
+	b.mu.Unlock()
+	if err := b.engine.RemoveTopic(ctx, topic); err != nil {
+		return fmt.Errorf("remove topic %q: %w", topic, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range locked {
+		delete(b.groupCounts, name)
+	}
+	b.recent.forget(topic)
+	return nil
+}
+
+// refuseConsumed returns an invalid.Error if a stream consumes the topic.
+func (b *Broker) refuseConsumed(topic string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.streams {
+		if s.consumes(topic) {
+			return invalid.New("topic", topic, fmt.Sprintf("a topic that nobody consumes; stop the app of group %q first", s.opts.Group))
+		}
+	}
+	return nil
+}
+
+// Clear implements Inspector.
+func (b *Broker) Clear(ctx context.Context) error {
+	names, err := b.engine.Topics(ctx)
+	if err != nil {
+		return fmt.Errorf("clear: %w", err)
+	}
+	b.mu.Lock()
+	consumed := ""
+	for s := range b.streams {
+		consumed = s.opts.Group
+	}
+	b.mu.Unlock()
+	if consumed != "" {
+		return invalid.New("bucket", "with live streams", fmt.Sprintf("one that nobody consumes; stop the app of group %q first", consumed))
+	}
+	for _, name := range names {
+		if err := b.RemoveTopic(ctx, name); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	if err := b.engine.Clear(ctx); err != nil {
+		return fmt.Errorf("clear: %w", err)
+	}
+	return nil
+}
+
+// Consumers implements Inspector.
+func (b *Broker) Consumers(topic string) (all []Consumer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.streams {
+		if !s.consumes(topic) {
+			continue
+		}
+		c := Consumer{SubscribeOptions: s.opts, InFlight: len(s.inFlight), Paused: s.paused, Silent: s.silent}
+		if c.InFlight > 0 {
+			c.OldestSince = s.oldestSince
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, c Consumer) int {
+		return cmp.Or(strings.Compare(a.Group, c.Group), strings.Compare(a.Instance, c.Instance))
+	})
+	return all
+}
+
 // Stats implements Service.
-func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
-	stats, err := b.engine.Stats(ctx, b.clock.Now())
+func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) { return b.StatsAfter(ctx, "", 0) }
+
+// StatsAfter implements Inspector.
+func (b *Broker) StatsAfter(ctx context.Context, after string, limit int) ([]TopicStats, error) {
+	stats, err := b.engine.Stats(ctx, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("count topics: %w", err)
 	}
 	for i := range stats {
-		t := &stats[i]
-		b.mu.Lock()
-		if counts := b.topics[t.Topic]; counts != nil {
-			t.TopicCounts = *counts
-		}
-		for j := range t.Groups {
-			g := &t.Groups[j]
-			g.GroupCounts = b.counts(groupName{t.Topic, g.Group}).Clone()
-			if live := b.groups[t.Topic][g.Group]; live != nil {
-				g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
-			}
-			g.Waiting -= min(g.Waiting, g.InFlight)
-		}
-		b.mu.Unlock()
+		b.addMemory(&stats[i])
 	}
-	slices.SortFunc(stats, func(a, c TopicStats) int { return strings.Compare(a.Topic, c.Topic) })
 	return stats, nil
+}
+
+// TopicStats implements Inspector.
+func (b *Broker) TopicStats(ctx context.Context, topic string) (TopicStats, error) {
+	t, err := b.engine.TopicStats(ctx, topic)
+	if err == nil {
+		b.addMemory(&t)
+	}
+	return t, err
+}
+
+// addMemory adds what is in memory alone.
+func (b *Broker) addMemory(t *TopicStats) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if counts := b.topics[t.Topic]; counts != nil {
+		t.TopicCounts = *counts
+	}
+	for i := range t.Groups {
+		g := &t.Groups[i]
+		g.GroupCounts = b.counts(groupName{t.Topic, g.Group}).Clone()
+		if live := b.groups[t.Topic][g.Group]; live != nil {
+			g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
+		}
+		g.Waiting -= min(g.Waiting, g.InFlight)
+	}
 }

@@ -20,6 +20,8 @@ const (
 	ReasonExpired Reason = "expired"
 	// ReasonMaxAge: it grew older than its topic keeps events.
 	ReasonMaxAge Reason = "max-age"
+	// ReasonSkipped: a person did not want it to be delivered again.
+	ReasonSkipped Reason = "skipped"
 	// ReasonTooLarge: it was stored under other limits, and is too large to be delivered under today's.
 	ReasonTooLarge Reason = "too-large"
 	// ReasonUnreadable: what is stored of it cannot be decoded. It cannot be redriven.
@@ -27,7 +29,7 @@ const (
 )
 
 // Reasons lists them all.
-var Reasons = []Reason{ReasonMaxDeliver, ReasonInterrupted, ReasonExpired, ReasonMaxAge, ReasonTooLarge, ReasonUnreadable}
+var Reasons = []Reason{ReasonMaxDeliver, ReasonInterrupted, ReasonExpired, ReasonMaxAge, ReasonSkipped, ReasonTooLarge, ReasonUnreadable}
 
 // minInterruptions is how many it takes to make a dead letter: a single one may be a restart of the app.
 const minInterruptions = 2
@@ -117,12 +119,30 @@ type DeadLetterFilter struct {
 	Topic, Group string
 	// Since selects those that died at or after it.
 	Since time.Time
+	// Before selects those that died before it.
+	Before time.Time
+	Reason Reason
 	// Text selects those whose payload, event id or any error holds it, case-insensitively.
 	Text string
 	// After is the ID to continue after.
 	After uint64
 	// Limit bounds the page. Zero: DefaultPageSize.
 	Limit int
+}
+
+// SelectsGroup reports whether the filter selects the dead letters of a group of a topic.
+func (f *DeadLetterFilter) SelectsGroup(topic, group string) bool {
+	return (f.Topic == "" || f.Topic == topic) && (f.Group == "" || f.Group == group)
+}
+
+// SelectsTime reports whether the filter selects those that died then.
+func (f *DeadLetterFilter) SelectsTime(at time.Time) bool {
+	return !at.Before(f.Since) && (f.Before.IsZero() || at.Before(f.Before))
+}
+
+// SelectsReason reports whether the filter selects those that died of it.
+func (f *DeadLetterFilter) SelectsReason(reason Reason) bool {
+	return f.Reason == "" || f.Reason == reason
 }
 
 // HasText reports whether the dead letter holds the filter's Text.

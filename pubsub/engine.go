@@ -23,10 +23,19 @@ type Engine interface {
 	// RemoveGroup ends group's part in topic and forgets what it was still owed, with its dead letters. It returns
 	// ErrNotFound when there is no such group.
 	RemoveGroup(ctx context.Context, topic, group string) error
-	// Topics lists the names of all topics that were ever published or subscribed to. None is ever removed.
+	// RemoveTopic forgets topic, its events, its groups and their dead letters. Ids stay remembered for their window. It
+	// returns ErrNotFound when there is no such topic. Like RemoveGroup, it takes effect in one step and needs many
+	// small ones to give back what was stored; Sweep goes on with those after a crash.
+	RemoveTopic(ctx context.Context, topic string) error
+	// Clear removes all topics, groups, dead letters and ids, in small steps. No number is given out twice.
+	Clear(ctx context.Context) error
+	// Topics lists the names of all topics that were ever published or subscribed to, and were not removed.
 	Topics(ctx context.Context) ([]string, error)
-	// Stats counts what is stored, per topic and group. What is in memory alone is the broker's to count.
-	Stats(ctx context.Context, now time.Time) ([]TopicStats, error)
+	// Stats says what is stored, per topic and group: of the topics after a name, in order, at most limit of them (0: all).
+	// It does not walk what it counts. What is in memory alone is the broker's to count.
+	Stats(ctx context.Context, after string, limit int) ([]TopicStats, error)
+	// TopicStats is Stats of one topic, or ErrNotFound.
+	TopicStats(ctx context.Context, topic string) (TopicStats, error)
 
 	// An event, retry or dead letter that cannot be decoded is returned like any other, with Event.Unreadable.
 
@@ -44,8 +53,26 @@ type Engine interface {
 	// indexes of settlements whose event had left the group meanwhile, and which changed nothing.
 	Settle(ctx context.Context, topic, group string, settlements []Settlement) (gone []int, err error)
 
-	// DeadLetters lists dead letters by ascending ID.
-	DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error)
+	// Events returns the last events before a sequence that topic keeps, the newest first: at most limit of them, and no more
+	// than the first once they pass maxBytes.
+	Events(ctx context.Context, topic string, before uint64, limit, maxBytes int) ([]Event, error)
+	// Trace says where an event of topic stands for each group, or ErrNotFound if it was never there. It looks at no more
+	// than scan retries of each group, and scan dead letters.
+	Trace(ctx context.Context, topic string, sequence uint64, scan int) (Trace, error)
+	// Retries lists the retries and redriven events of topic's groups, from a place on, at most limit of them, and no more than
+	// the first once they pass maxBytes. next is where to go on; zero: there are no more.
+	Retries(ctx context.Context, topic string, from RetryPlace, limit, maxBytes int) (retries []GroupRetry, next RetryPlace, err error)
+	// FindRetry returns the key of group's retry of an event of topic, or ErrNotFound. It looks at no more than scan of them.
+	FindRetry(ctx context.Context, topic, group string, sequence uint64, scan int) (RetryKey, error)
+	// MoveRetry makes a retry due at another time, and returns ErrNotFound if it is not there. Whoever calls it, or BuryRetry,
+	// must be the only one who works on the group's retries.
+	MoveRetry(ctx context.Context, topic, group string, key RetryKey, due time.Time) error
+	// BuryRetry makes a dead letter of a retry or a redriven event, and returns ErrNotFound if it is not there.
+	BuryRetry(ctx context.Context, topic, group string, key RetryKey, reason Reason, now time.Time) (Event, error)
+
+	// DeadLetters lists dead letters by ascending ID: filter.Limit of them at most. It looks at no more than scan of them (0:
+	// as many as it takes). next is what to continue after; zero: there are no more.
+	DeadLetters(ctx context.Context, filter DeadLetterFilter, scan int) (found []DeadLetter, next uint64, err error)
 	// DeadLetter returns one, or ErrNotFound.
 	DeadLetter(ctx context.Context, id uint64) (DeadLetter, error)
 	// Redrive moves dead letters back to their groups with their count reset, in one step. It returns those that it
@@ -182,12 +209,15 @@ type GroupStats struct {
 
 // TopicStats counts what a topic holds.
 type TopicStats struct {
-	Topic        string     `json:"topic"`
-	Stored       uint64     `json:"stored"`
-	Delayed      uint64     `json:"delayed"`
-	Bytes        int64      `json:"bytes"`
-	LastSequence uint64     `json:"lastSequence"`
-	OldestTime   *time.Time `json:"oldestTime,omitempty"`
+	Topic   string `json:"topic"`
+	Stored  uint64 `json:"stored"`
+	Delayed uint64 `json:"delayed"`
+	Bytes   int64  `json:"bytes"`
+	// MaxBytes and MaxAge are the newest publisher's limits; 0: none.
+	MaxBytes     int64         `json:"maxBytes"`
+	MaxAge       time.Duration `json:"maxAge"`
+	LastSequence uint64        `json:"lastSequence"`
+	OldestTime   *time.Time    `json:"oldestTime,omitempty"`
 	TopicCounts
 	Groups []GroupStats `json:"groups"`
 }

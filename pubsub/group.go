@@ -40,8 +40,9 @@ type group struct {
 	ctx  context.Context
 	stop context.CancelFunc
 	done chan struct{}
-	// mayLoad and maySettle wake the two goroutines.
+	// mayLoad and maySettle wake the two goroutines. asks are what others want load to do between two of its reads.
 	mayLoad, maySettle chan struct{}
+	asks               chan func()
 
 	state   groupState
 	streams []*subscription
@@ -111,6 +112,7 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		done:         make(chan struct{}),
 		mayLoad:      make(chan struct{}, 1),
 		maySettle:    make(chan struct{}, 1),
+		asks:         make(chan func()),
 		partitions:   partitions{},
 		state:        groupOpening,
 		end:          endUnknown,
@@ -471,6 +473,11 @@ func (g *group) load() {
 			}
 		}
 		if loaded {
+			select {
+			case do := <-g.asks:
+				do()
+			default:
+			}
 			continue
 		}
 		b.mu.Lock()
@@ -486,6 +493,8 @@ func (g *group) load() {
 		select {
 		case <-g.mayLoad:
 		case <-due:
+		case do := <-g.asks:
+			do()
 		case <-g.ctx.Done():
 		}
 		cancelTimer()

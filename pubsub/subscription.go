@@ -31,6 +31,8 @@ type SubscribeOptions struct {
 	DeliverPolicy DeliverPolicy
 	// DeadLetterExpired sends events whose time to live has ended to the dead letters instead of dropping them.
 	DeadLetterExpired bool
+	// Instance says for people whose stream it is.
+	Instance string
 }
 
 // LateText is the error text of a delivery that was not acknowledged within AckWait.
@@ -198,6 +200,11 @@ func (s *subscription) end(interrupted bool) {
 		}
 	}
 	b.detach(s)
+}
+
+// consumes reports whether the stream gets events of a topic.
+func (s *subscription) consumes(topic string) bool {
+	return s.opts.Topic == topic || IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic)
 }
 
 // All functions from here are called with the broker's lock held.

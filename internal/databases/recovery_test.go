@@ -301,7 +301,7 @@ func none(pubsub.RetryKey) bool { return false }
 
 // someDead returns the ids of the first dead letters.
 func (m *twoEngines) someDead() (ids []uint64) {
-	dead, err := m.events.DeadLetters(m.Context(), pubsub.DeadLetterFilter{})
+	dead, _, err := m.events.DeadLetters(m.Context(), pubsub.DeadLetterFilter{}, 0)
 	require.NoError(m, err)
 	for _, d := range dead[:min(len(dead), 1+m.number(3, "dead"))] {
 		ids = append(ids, d.ID)

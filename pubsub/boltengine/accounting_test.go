@@ -242,7 +242,7 @@ func (a *accounts) readRetries(topic, group string, redriven bool) (read []pubsu
 }
 
 func (a *accounts) deadLetters() []pubsub.DeadLetter {
-	dead, err := a.engine.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: math.MaxInt})
+	dead, _, err := a.engine.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: math.MaxInt}, 0)
 	require.NoError(a.t, err)
 	return dead
 }
@@ -327,7 +327,7 @@ func (t *topicAccount) tooOld(sequence uint64, now time.Time) bool {
 }
 
 func (a *accounts) stats(topic string) pubsub.TopicStats {
-	all, err := a.engine.Stats(context.Background(), a.now)
+	all, err := a.engine.Stats(context.Background(), "", 0)
 	require.NoError(a.t, err)
 	for _, s := range all {
 		if s.Topic == topic {

@@ -64,7 +64,7 @@ func (e *Engine) append(b *buckets, p *publish) error {
 		return err
 	}
 	if !ok {
-		if err := p.opts.Names.AnotherTopic(b.countTopics()); err != nil {
+		if err := p.opts.Names.AnotherTopic(e.countNow(b, allTopics())); err != nil {
 			return refusal{err}
 		}
 	}
@@ -74,7 +74,7 @@ func (e *Engine) append(b *buckets, p *publish) error {
 	if t, err = b.ensureTopic(p.topic); err != nil {
 		return err
 	}
-	t.MaxAge = p.opts.MaxAge
+	t.MaxAge, t.MaxBytes = p.opts.MaxAge, p.opts.MaxBytes
 	for i := range p.entries {
 		if p.results[i].Duplicate || p.results[i].Err != nil {
 			continue

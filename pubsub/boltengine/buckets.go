@@ -13,10 +13,12 @@ import (
 // publish does not need would cost it as much as writing to those that it does.
 type buckets struct {
 	top    *boltdb.Bucket
-	opened struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids *boltdb.Bucket }
-	// known are topics as the write transaction has left them so far, and dedup what it changes of the ids.
-	known map[string]topicRecord
-	dedup dedupChanges
+	opened struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids, removed *boltdb.Bucket }
+	// known are topics as the write transaction has left them so far, dedup what it changes of the ids, and counted by how much
+	// it changes the engine's counts.
+	known   map[string]topicRecord
+	dedup   dedupChanges
+	counted map[counted]int64
 }
 
 func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }
@@ -37,6 +39,7 @@ func (b *buckets) done() *boltdb.Bucket     { return b.open(&b.opened.done, buck
 func (b *buckets) retry() *boltdb.Bucket    { return b.open(&b.opened.retry, bucketRetry) }
 func (b *buckets) dead() *boltdb.Bucket     { return b.open(&b.opened.dead, bucketDead) }
 func (b *buckets) ids() *boltdb.Bucket      { return b.open(&b.opened.ids, bucketIDs) }
+func (b *buckets) removed() *boltdb.Bucket  { return b.open(&b.opened.removed, bucketRemoved) }
 
 func (b *buckets) topic(name string) (t topicRecord, ok bool, err error) {
 	if t, ok := b.known[name]; ok {
@@ -77,9 +80,6 @@ func (b *buckets) eachTopic(fn func(name string, t topicRecord) error) error {
 	return nil
 }
 
-// countTopics goes by their numbers: no topic is ever removed.
-func (b *buckets) countTopics() uint64 { return b.topics().Sequence() }
-
 // ensureTopic returns the topic, new if need be. A new topic is owed to every group whose wildcards match it, from its
 // first event on.
 func (b *buckets) ensureTopic(name string) (topicRecord, error) {
@@ -91,6 +91,7 @@ func (b *buckets) ensureTopic(name string) (topicRecord, error) {
 	if err != nil {
 		return t, err
 	}
+	b.count(allTopics(), 1)
 	t = topicRecord{ID: id, First: 1}
 	if err := b.putTopic(name, t); err != nil {
 		return t, err
@@ -194,17 +195,6 @@ func countPrefix(b *boltdb.Bucket, prefix []byte) (n uint64) {
 		n++
 	}
 	return n
-}
-
-// deletePrefix deletes the keys that begin with prefix, and returns how many bytes their values took.
-func deletePrefix(b *boltdb.Bucket, prefix []byte) (size int64, err error) {
-	var keys [][]byte
-	c := b.Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		keys = append(keys, bytes.Clone(k))
-		size += int64(len(v))
-	}
-	return size, deleteAll(b, keys)
 }
 
 func deleteAll(b *boltdb.Bucket, keys [][]byte) error {

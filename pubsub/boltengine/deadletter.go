@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -24,6 +23,7 @@ func (b *buckets) bury(of groupName, sequence uint64, event []byte, history hist
 	if err != nil {
 		return err
 	}
+	b.count(deadOf(of.topic, of.group), 1)
 	return b.dead().Put(deadKey(id), raw)
 }
 
@@ -43,37 +43,36 @@ func (r deadRecord) deadLetter(id uint64) pubsub.DeadLetter {
 	return d
 }
 
-// removeDead forgets a group's dead letters of a topic.
-func (b *buckets) removeDead(topic, group string) error {
-	var keys [][]byte
-	c := b.dead().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if r := decodeDeadRecord(v); r.Topic == topic && r.Group == group {
-			keys = append(keys, bytes.Clone(k))
-		}
-	}
-	return deleteAll(b.dead(), keys)
-}
+// maxScanBytes ends a scan of dead letters once those that it has decoded take this much.
+const maxScanBytes = 8 << 20
 
 // DeadLetters implements pubsub.Engine.
-func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter) (found []pubsub.DeadLetter, err error) {
+func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter, scan int) (found []pubsub.DeadLetter, next uint64, err error) {
 	err = e.read(func(b *buckets) error {
+		last, scanned, size := filter.After, 0, 0
 		c := b.dead().Cursor()
-		for k, v := c.Seek(deadKey(filter.After + 1)); k != nil && len(found) < filter.Limit; k, v = c.Next() {
+		for k, v := c.Seek(deadKey(filter.After + 1)); k != nil; k, v = c.Next() {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			r := decodeDeadRecord(v)
-			if filter.Topic != "" && r.Topic != filter.Topic || filter.Group != "" && r.Group != filter.Group || r.Time < nanos(filter.Since) {
+			if len(found) == filter.Limit || scan > 0 && (scanned == scan || size > maxScanBytes) {
+				next = last
+				return nil
+			}
+			last = binary.BigEndian.Uint64(k)
+			scanned++
+			head := decodeDeadHead(v)
+			if !filter.SelectsGroup(head.Topic, head.Group) || !filter.SelectsTime(fromNanos(head.Time)) {
 				continue
 			}
-			if d := r.deadLetter(binary.BigEndian.Uint64(k)); filter.HasText(&d) {
+			size += len(v)
+			if d := decodeDeadRecord(v).deadLetter(last); filter.SelectsReason(d.Reason) && filter.HasText(&d) {
 				found = append(found, d)
 			}
 		}
 		return nil
 	})
-	return found, err
+	return found, next, err
 }
 
 // DeadLetter implements pubsub.Engine.
@@ -135,6 +134,7 @@ func (b *buckets) redrive(id uint64) (d pubsub.DeadLetter, ok bool, err error) {
 	if err := b.putTopic(r.Topic, t); err != nil {
 		return d, false, err
 	}
+	b.count(deadOf(r.Topic, r.Group), -1)
 	return d, true, b.dead().Delete(deadKey(id))
 }
 
@@ -143,9 +143,12 @@ func (e *Engine) Purge(ctx context.Context, ids []uint64) (purged int, err error
 	err = e.update(ctx, func(b *buckets) error {
 		purged = 0
 		for _, id := range ids {
-			if b.dead().Get(deadKey(id)) == nil {
+			raw := b.dead().Get(deadKey(id))
+			if raw == nil {
 				continue
 			}
+			r := decodeDeadHead(raw)
+			b.count(deadOf(r.Topic, r.Group), -1)
 			if err := b.dead().Delete(deadKey(id)); err != nil {
 				return err
 			}

@@ -3,7 +3,6 @@ package boltengine
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -16,6 +15,7 @@ func (b *buckets) delay(t *topicRecord, event []byte, due time.Time) error {
 		return err
 	}
 	t.Bytes += int64(len(event))
+	b.count(delayedOf(t.ID), 1)
 	return b.delayed().Put(delayedKey(due, t.ID, number), event)
 }
 
@@ -35,7 +35,12 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 			_, topic, _ := parseDelayedKey(key)
 			name, ok := names[topic]
 			if !ok {
-				return fmt.Errorf("a delayed event is of topic number %d, which is not there", topic)
+				// Its topic was removed, and it is about to be.
+				b.count(delayedOf(topic), -1)
+				if err := b.delayed().Delete(key); err != nil {
+					return err
+				}
+				continue
 			}
 			if err := b.promote(name, key); err != nil {
 				return err
@@ -72,6 +77,7 @@ func (b *buckets) promote(topic string, key []byte) error {
 		return err
 	}
 	t.Bytes -= int64(len(event))
+	b.count(delayedOf(t.ID), -1)
 	if err := b.appendLog(&t, event); err != nil {
 		return err
 	}

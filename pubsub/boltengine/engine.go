@@ -22,6 +22,7 @@ type Engine struct {
 	db     *boltdb.DB
 	bucket boltdb.Namespace
 	ageing retryScan
+	counts tally
 
 	// The rest is the writer's alone. tx is the write transaction that runs, or the last one if it was rolled back, and
 	// writing its buckets.
@@ -61,6 +62,9 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 	}
 	if err == nil {
 		err = e.loadDedup(ctx)
+	}
+	if err == nil {
+		err = e.loadCounts(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open pub/sub bucket %q: %w", bucket, err)
@@ -106,6 +110,7 @@ func (e *Engine) join(tx *boltdb.Tx) *buckets {
 		e.tx, e.writing = tx, b
 		tx.OnCommit(func() {
 			e.dedup.commit(&b.dedup)
+			e.counts.commit(b.counted)
 			e.tx, e.writing = nil, nil
 		})
 	}

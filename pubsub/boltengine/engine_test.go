@@ -93,7 +93,7 @@ func TestSettledEventsLeaveTheFileWhenEveryGroupIsDone(t *testing.T) {
 	require.Equal(t, 0, counts(t, e, db)["done"], "the gap is closed")
 	settle(t, e, "b", acks(3, 4))
 	require.Equal(t, 0, counts(t, e, db)["log"])
-	stats, err := e.Stats(t.Context(), noon)
+	stats, err := e.Stats(t.Context(), "", 0)
 	require.NoError(t, err)
 	require.Zero(t, stats[0].Bytes)
 	require.EqualValues(t, 4, stats[0].LastSequence)
@@ -228,7 +228,7 @@ func TestTheSweepBuriesWhatCannotBeRead(t *testing.T) {
 	_, _, err = e.BuryAged(t.Context(), noon.Add(time.Hour), 10, always)
 	require.NoError(t, err)
 	require.Equal(t, 4, counts(t, e, db)["dead"])
-	dead, err := e.DeadLetters(t.Context(), pubsub.DeadLetterFilter{Limit: 10})
+	dead, _, err := e.DeadLetters(t.Context(), pubsub.DeadLetterFilter{Limit: 10}, 0)
 	require.NoError(t, err)
 	for i, want := range []pubsub.Reason{pubsub.ReasonUnreadable, pubsub.ReasonUnreadable, pubsub.ReasonMaxAge, pubsub.ReasonMaxAge} {
 		require.Equal(t, want, dead[i].Reason, "dead letter %d", i)

@@ -18,7 +18,7 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 			return orUnchanged(err)
 		}
 		if t.ID == 0 {
-			err = limits.AnotherTopic(b.countTopics())
+			err = limits.AnotherTopic(e.countNow(b, allTopics()))
 		} else {
 			err = limits.AnotherGroup(topic, countPrefix(b.groups(), idKey(t.ID)))
 		}
@@ -69,7 +69,7 @@ func (e *Engine) Topics(context.Context) (names []string, err error) {
 	return names, err
 }
 
-// RemoveGroup implements pubsub.Engine. A pattern is removed for the topics to come; what the group already has of
+// RemoveGroup implements pubsub.Engine. The group goes in one step, and what it has left behind in small ones. A pattern is removed for the topics to come; what the group already has of
 // topics that match is removed topic by topic.
 func (e *Engine) RemoveGroup(ctx context.Context, topic, group string) error {
 	found := false
@@ -91,22 +91,17 @@ func (e *Engine) RemoveGroup(ctx context.Context, topic, group string) error {
 	if err == nil && !found {
 		return pubsub.ErrNotFound
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return e.clean(ctx)
 }
 
 func (b *buckets) removeGroup(topic, group string, t topicRecord, g groupRecord) error {
 	if err := b.groups().Delete(groupKey(t.ID, group)); err != nil {
 		return err
 	}
-	if _, err := deletePrefix(b.done(), idKey(g.ID)); err != nil {
-		return err
-	}
-	size, err := deletePrefix(b.retry(), idKey(g.ID))
-	if err != nil {
-		return err
-	}
-	t.Bytes -= size
-	if err := b.removeDead(topic, group); err != nil {
+	if err := b.leaveBehind(removedRecord{Groups: []uint32{g.ID}, TopicName: topic, GroupName: group}); err != nil {
 		return err
 	}
 	if err := b.trim(&t, newBudget(maxTrim)); err != nil {

@@ -21,6 +21,7 @@ import (
 //	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
 //	dead      id(8)                           → deadRecord
 //	ids       window(8) number(8)             → until(8) dedupKey(16): an event was seen, and is remembered until then
+//	removed   number(8)                       → removedRecord: what a removed topic or group has left behind
 //	layout                                    → 2: what is drawn here; see upgrade.go
 //
 // Records are a version byte and CBOR (RFC 8949); see record.go. Times are Unix nanoseconds; zero is no time. Ids lie by
@@ -35,10 +36,11 @@ var (
 	bucketRetry    = []byte("retry")
 	bucketDead     = []byte("dead")
 	bucketIDs      = []byte("ids")
+	bucketRemoved  = []byte("removed")
 
 	allBuckets = [][]byte{
 		bucketTopics, bucketPatterns, bucketGroups, bucketLog, bucketDelayed,
-		bucketDone, bucketRetry, bucketDead, bucketIDs,
+		bucketDone, bucketRetry, bucketDead, bucketIDs, bucketRemoved,
 	}
 )
 

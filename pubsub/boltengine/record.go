@@ -22,6 +22,8 @@ type topicRecord struct {
 	Bytes int64 `cbor:"4,keyasint"`
 	// MaxAge is what the newest publisher asked for; the sweep goes by it.
 	MaxAge time.Duration `cbor:"5,keyasint,omitempty"`
+	// MaxBytes likewise; it is shown to people.
+	MaxBytes int64 `cbor:"6,keyasint,omitempty"`
 }
 
 // aged reports whether an event is older than the topic keeps it. Who redrives an event wants it delivered, whatever its age.
@@ -189,6 +191,25 @@ func decodeDeadRecord(raw []byte) deadRecord {
 	var r deadRecord
 	if decode(raw, &r) != nil {
 		return deadRecord{Event: bytes.Clone(raw)}
+	}
+	return r
+}
+
+// deadHead is a deadRecord without its event, which is not copied.
+type deadHead struct {
+	Topic    string        `cbor:"1,keyasint"`
+	Group    string        `cbor:"2,keyasint"`
+	Sequence uint64        `cbor:"3,keyasint"`
+	History  historyRecord `cbor:"5,keyasint"`
+	Reason   string        `cbor:"6,keyasint"`
+	Time     int64         `cbor:"7,keyasint"`
+}
+
+// decodeDeadHead returns an empty one, which is nobody's, for a record that cannot be decoded.
+func decodeDeadHead(raw []byte) deadHead {
+	var r deadHead
+	if decode(raw, &r) != nil {
+		return deadHead{}
 	}
 	return r
 }

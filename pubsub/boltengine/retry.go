@@ -15,6 +15,7 @@ func (b *buckets) putRetry(t *topicRecord, group uint32, k pubsub.RetryKey, r re
 		return err
 	}
 	t.Bytes += int64(len(raw))
+	b.count(retriesOf(group, k.Redriven), 1)
 	return b.retry().Put(retryKey(group, k), raw)
 }
 
@@ -26,6 +27,11 @@ func (b *buckets) takeRetry(t *topicRecord, key []byte) (r retryRecord, ok bool,
 	}
 	r = decodeRetryRecord(raw)
 	t.Bytes -= int64(len(raw))
+	group, k, err := parseRetryKey(key)
+	if err != nil {
+		return r, false, err
+	}
+	b.count(retriesOf(group, k.Redriven), -1)
 	return r, true, b.retry().Delete(key)
 }
 

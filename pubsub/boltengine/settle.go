@@ -93,7 +93,11 @@ func (b *buckets) markDone(g *groupRecord, settled []uint64) error {
 		case sequence == g.Done+1:
 			g.Done = sequence
 		default:
-			if err := b.done().Put(sequenceKey(g.ID, sequence), []byte{}); err != nil {
+			key := sequenceKey(g.ID, sequence)
+			if b.done().Get(key) == nil {
+				b.count(doneOf(g.ID), 1)
+			}
+			if err := b.done().Put(key, []byte{}); err != nil {
 				return err
 			}
 		}
@@ -114,5 +118,6 @@ func (b *buckets) absorbDone(g *groupRecord) error {
 		g.Done = max(g.Done, sequence)
 		absorbed = append(absorbed, bytes.Clone(k))
 	}
+	b.count(doneOf(g.ID), -len(absorbed))
 	return deleteAll(b.done(), absorbed)
 }

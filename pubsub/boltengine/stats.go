@@ -3,52 +3,98 @@ package boltengine
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
+// oldestOf is how many of a group's retries are looked at for the oldest event that it is owed: they lie in the order in
+// which they are due.
+const oldestOf = 100
+
 // Stats implements pubsub.Engine.
-func (e *Engine) Stats(_ context.Context, _ time.Time) (stats []pubsub.TopicStats, err error) {
+func (e *Engine) Stats(_ context.Context, after string, limit int) (stats []pubsub.TopicStats, err error) {
 	err = e.read(func(b *buckets) error {
-		delayed, dead := b.countDelayed(), b.countDead()
-		return b.eachTopic(func(name string, t topicRecord) error {
-			s := pubsub.TopicStats{
-				Topic:        name,
-				Stored:       t.Last + 1 - t.First,
-				Delayed:      delayed[t.ID],
-				Bytes:        t.Bytes,
-				LastSequence: t.Last,
-				OldestTime:   publishTime(b.first(&t)),
-				Groups:       []pubsub.GroupStats{},
+		c := b.topics().Cursor()
+		for k, v := c.Seek([]byte(after)); k != nil && (limit == 0 || len(stats) < limit); k, v = c.Next() {
+			name := string(k)
+			if name == after {
+				continue
 			}
-			groups, err := b.groupsOf(t.ID)
-			for _, g := range groups {
-				settled := countPrefix(b.done(), idKey(g.ID))
-				s.Groups = append(s.Groups, pubsub.GroupStats{
-					Group:      g.name,
-					Waiting:    t.Last - max(g.Done, t.First-1) - settled + countPrefix(b.retry(), retryPrefix(g.ID, true)),
-					Retrying:   countPrefix(b.retry(), retryPrefix(g.ID, false)),
-					Dead:       dead[groupName{name, g.name}],
-					OldestTime: b.oldestOwed(&t, g),
-				})
+			var t topicRecord
+			if err := decode(v, &t); err != nil {
+				return fmt.Errorf("topic %q: %w", name, err)
+			}
+			s, err := e.topicStats(b, name, &t)
+			if err != nil {
+				return err
 			}
 			stats = append(stats, s)
-			return err
-		})
+		}
+		return nil
 	})
 	return stats, err
 }
 
+// TopicStats implements pubsub.Engine.
+func (e *Engine) TopicStats(_ context.Context, topic string) (stats pubsub.TopicStats, err error) {
+	err = e.read(func(b *buckets) error {
+		t, ok, err := b.topic(topic)
+		if err == nil && !ok {
+			err = fmt.Errorf("topic %q: %w", topic, pubsub.ErrNotFound)
+		}
+		if err == nil {
+			stats, err = e.topicStats(b, topic, &t)
+		}
+		return err
+	})
+	return stats, err
+}
+
+func (e *Engine) topicStats(b *buckets, name string, t *topicRecord) (pubsub.TopicStats, error) {
+	s := pubsub.TopicStats{
+		Topic:        name,
+		Stored:       t.Last + 1 - t.First,
+		Delayed:      e.counts.get(delayedOf(t.ID)),
+		Bytes:        t.Bytes,
+		MaxBytes:     t.MaxBytes,
+		MaxAge:       t.MaxAge,
+		LastSequence: t.Last,
+		OldestTime:   publishTime(b.first(t)),
+		Groups:       []pubsub.GroupStats{},
+	}
+	groups, err := b.groupsOf(t.ID)
+	for _, g := range groups {
+		above := t.Last - max(g.Done, t.First-1)
+		// The counts may be ahead of the snapshot.
+		settled := min(e.counts.get(doneOf(g.ID)), above)
+		s.Groups = append(s.Groups, pubsub.GroupStats{
+			Group:      g.name,
+			Waiting:    above - settled + e.counts.get(retriesOf(g.ID, true)),
+			Retrying:   e.counts.get(retriesOf(g.ID, false)),
+			Dead:       e.counts.get(deadOf(name, g.name)),
+			OldestTime: b.oldestOwed(t, g),
+		})
+	}
+	return s, err
+}
+
 // oldestOwed returns when the oldest event that the group has not settled was published: the first of the log above its
-// mark, or one of its retries. What cannot be read has no time.
+// mark, or one of its first retries. What cannot be read has no time.
 func (b *buckets) oldestOwed(t *topicRecord, g namedGroup) *time.Time {
 	oldest := publishTime(b.log().Get(sequenceKey(t.ID, max(g.Done+1, t.First))))
-	prefix := idKey(g.ID)
-	c := b.retry().Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		if at := publishTime(decodeRetryRecord(v).Event); oldest == nil || at != nil && at.Before(*oldest) {
-			oldest = at
+	for _, redriven := range []bool{false, true} {
+		prefix := retryPrefix(g.ID, redriven)
+		c := b.retry().Cursor()
+		k, v := c.Seek(prefix)
+		size := 0
+		for n := 0; n < oldestOf && size < maxStepBytes && bytes.HasPrefix(k, prefix); n++ {
+			size += len(v)
+			if at := publishTime(decodeRetryRecord(v).Event); oldest == nil || at != nil && at.Before(*oldest) {
+				oldest = at
+			}
+			k, v = c.Next()
 		}
 	}
 	return oldest
@@ -62,28 +108,6 @@ func publishTime(event []byte) *time.Time {
 	}
 	at := time.Unix(0, times.PublishTime)
 	return &at
-}
-
-// countDelayed counts by the topic's number.
-func (b *buckets) countDelayed() map[uint32]uint64 {
-	counts := map[uint32]uint64{}
-	c := b.delayed().Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
-		if _, topic, err := parseDelayedKey(k); err == nil {
-			counts[topic]++
-		}
-	}
-	return counts
-}
-
-func (b *buckets) countDead() map[groupName]uint64 {
-	counts := map[groupName]uint64{}
-	c := b.dead().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		r := decodeDeadRecord(v)
-		counts[groupName{r.Topic, r.Group}]++
-	}
-	return counts
 }
 
 type groupName struct{ topic, group string }

@@ -35,9 +35,14 @@ func (s *budget) take(bytes int) bool {
 	return true
 }
 
-// Sweep implements pubsub.Engine.
+// Sweep implements pubsub.Engine. It goes on with what a process that was killed has not removed.
 func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (more bool, err error) {
-	return e.step(ctx, limit, func(b *buckets, step *budget) error { return b.sweepIDs(now, step) })
+	return e.step(ctx, limit, func(b *buckets, step *budget) error {
+		if err := b.sweepIDs(now, step); err != nil {
+			return err
+		}
+		return b.cleanRemoved(step)
+	})
 }
 
 // step runs one bounded step of maintenance, and reports whether there is more to do.
