@@ -49,6 +49,8 @@ type Page struct {
 	// Token asks for what comes after Items; empty: there is nothing more. It names the last of Items and where it stood:
 	// whatever is written between two pages, a value that stays as it was and where it was comes on exactly one of them.
 	Token string
+	// Index is the path of the index that has served the page; empty: none has, and it read all values.
+	Index string
 }
 
 // Query returns the first page, or the one after Query.Token, of the values that q asks for. It reads one consistent

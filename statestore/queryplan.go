@@ -67,7 +67,9 @@ func (p *queryPlan) run(ctx context.Context, snapshot Snapshot) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
+	index := ""
 	if lookup := chooseIndex(p.filter, indexes); lookup != nil {
+		index = lookup.path.text
 		err = lookup.run(snapshot, after, c)
 	} else {
 		err = snapshot.Scan(after, func(key, value []byte) bool { return c.offer(key, value, p.byKey()) })
@@ -75,7 +77,9 @@ func (p *queryPlan) run(ctx context.Context, snapshot Snapshot) (Page, error) {
 	if err := cmp.Or(c.meter.err, err); err != nil {
 		return Page{}, err
 	}
-	return p.page(snapshot, c)
+	page, err := p.page(snapshot, c)
+	page.Index = index
+	return page, err
 }
 
 // page reads what was collected. Only now are the exact sizes known.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -211,7 +212,9 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 		return false, nil
 	}
 	seen = true
-	return true, fn(&Tx{tx: tx})
+	reader := &Tx{tx: tx}
+	defer func() { db.counters.read.Add(reader.read) }()
+	return true, fn(reader)
 }
 
 // Size returns the length of the file in bytes.
@@ -219,6 +222,18 @@ func (db *DB) Size() (int64, error) {
 	info, err := os.Stat(db.Path())
 	if err != nil {
 		return 0, fmt.Errorf("size of database: %w", err)
+	}
+	return info.Size(), nil
+}
+
+// LogSize returns the length of the log beside the file in bytes; 0: there is none.
+func (db *DB) LogSize() (int64, error) {
+	info, err := os.Stat(db.Path() + logSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("size of database log: %w", err)
 	}
 	return info.Size(), nil
 }

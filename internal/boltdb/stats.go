@@ -2,11 +2,14 @@ package boltdb
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Stats counts what a database has done since it was opened.
 type Stats struct {
+	// RecordsRead counts the records that readers have asked for or walked over.
+	RecordsRead uint64
 	// Commits are batches, Writes the functions in them, and LogBytes what their records take in the log.
 	Commits, Writes, LogBytes uint64
 	// SyncTime is what the syncs of those records took together.
@@ -23,15 +26,18 @@ type Stats struct {
 
 // counters keeps Stats.
 type counters struct {
-	mu sync.Mutex
-	s  Stats
+	mu   sync.Mutex
+	s    Stats
+	read atomic.Uint64
 }
 
 // Stats returns what was counted so far.
 func (db *DB) Stats() Stats {
 	db.counters.mu.Lock()
 	defer db.counters.mu.Unlock()
-	return db.counters.s
+	s := db.counters.s
+	s.RecordsRead = db.counters.read.Load()
+	return s
 }
 
 func (c *counters) count(fn func(s *Stats)) {

@@ -14,6 +14,9 @@ type Tx struct {
 	// first is the first bucket that is asked for, which most calls do with.
 	first Bucket
 
+	// read counts the records that were asked for or walked over.
+	read uint64
+
 	// rec keeps what a write transaction changes; nil: it only reads.
 	rec *recorder
 	// buckets are those of a write transaction, each once.
@@ -44,7 +47,7 @@ func (tx *Tx) ForEach(fn func(name []byte, b *Bucket) error) error {
 }
 
 // Cursor walks the names of the buckets at the top of the file.
-func (tx *Tx) Cursor() Cursor { return Cursor{tx.tx.Cursor()} }
+func (tx *Tx) Cursor() Cursor { return Cursor{tx.tx.Cursor(), tx} }
 
 // OnCommit makes fn run once what the transaction has written is on disk, on the writer's goroutine, before anybody is
 // told.
@@ -104,7 +107,10 @@ type Bucket struct {
 }
 
 // Get returns the value of a key, or nil if there is none.
-func (b *Bucket) Get(key []byte) []byte { return b.b.Get(key) }
+func (b *Bucket) Get(key []byte) []byte {
+	b.tx.read++
+	return b.b.Get(key)
+}
 
 // Put sets a key's value. value must stay as it is until the transaction ends.
 func (b *Bucket) Put(key, value []byte) error {
@@ -167,7 +173,7 @@ func (b *Bucket) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 func (b *Bucket) ForEach(fn func(k, v []byte) error) error { return b.b.ForEach(fn) }
 
 // Cursor walks the keys of b in order. A write to b makes it useless.
-func (b *Bucket) Cursor() Cursor { return Cursor{b.b.Cursor()} }
+func (b *Bucket) Cursor() Cursor { return Cursor{b.b.Cursor(), b.tx} }
 
 // Stats reads all of b and tells how it fills its pages.
 func (b *Bucket) Stats() bbolt.BucketStats { return b.b.Stats() }
@@ -179,14 +185,24 @@ func (b *Bucket) SetFillPercent(fill float64) { b.b.FillPercent = fill }
 // Cursor is a place among the keys of a bucket. Its methods return the key and the value that it has moved to; the key
 // is nil behind the last, the value is nil where the key names a bucket.
 type Cursor struct {
-	c *bbolt.Cursor
+	c  *bbolt.Cursor
+	tx *Tx
 }
 
 // First moves to the first key.
-func (c Cursor) First() (key, value []byte) { return c.c.First() }
+func (c Cursor) First() (key, value []byte) {
+	c.tx.read++
+	return c.c.First()
+}
 
 // Next moves to the next key.
-func (c Cursor) Next() (key, value []byte) { return c.c.Next() }
+func (c Cursor) Next() (key, value []byte) {
+	c.tx.read++
+	return c.c.Next()
+}
 
 // Seek moves to the key, or to the next one if it is not there.
-func (c Cursor) Seek(key []byte) (k, value []byte) { return c.c.Seek(key) }
+func (c Cursor) Seek(key []byte) (k, value []byte) {
+	c.tx.read++
+	return c.c.Seek(key)
+}

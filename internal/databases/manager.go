@@ -163,22 +163,37 @@ func (m *Manager) Broker(ctx context.Context, database, bucket string) (pubsub.S
 // ExistingBroker is Broker for callers that only look: it creates nothing. What is missing is an error that matches
 // fs.ErrNotExist and names what is there instead.
 func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (pubsub.Service, error) {
-	ns := namespace{database, bucket}
+	if err := m.exists(ctx, namespace{database, bucket}, boltdb.KindPubSub, "pub/sub"); err != nil {
+		return nil, err
+	}
+	return m.brokers.get(ctx, namespace{database, bucket})
+}
+
+// ExistingStore is StateStore likewise.
+func (m *Manager) ExistingStore(ctx context.Context, database, bucket string) (*statestore.Store, error) {
+	if err := m.exists(ctx, namespace{database, bucket}, boltdb.KindState, "state"); err != nil {
+		return nil, err
+	}
+	return m.stores.get(ctx, namespace{database, bucket})
+}
+
+// exists returns an error unless the directory holds a bucket of a kind.
+func (m *Manager) exists(ctx context.Context, ns namespace, kind, what string) error {
 	if err := ns.check(); err != nil {
-		return nil, err
+		return err
 	}
-	db, err := m.existingFile(ctx, database)
+	db, err := m.existingFile(ctx, ns.database)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	buckets, err := db.Namespaces(boltdb.KindPubSub)
+	buckets, err := db.Namespaces(kind)
 	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", database, err)
+		return fmt.Errorf("database %s: %w", ns.database, err)
 	}
-	if !slices.Contains(buckets, bucket) {
-		return nil, &missingError{fmt.Sprintf("database %s has no pub/sub bucket %q: there is %s", database, bucket, listed(buckets))}
+	if !slices.Contains(buckets, ns.bucket) {
+		return &missingError{fmt.Sprintf("database %s has no %s bucket %q: there is %s", ns.database, what, ns.bucket, listed(buckets))}
 	}
-	return m.brokers.get(ctx, ns)
+	return nil
 }
 
 // Backup writes a consistent copy of the database to path while work on it goes on. path must be absolute, and nothing
@@ -220,8 +235,9 @@ func (m *Manager) Ready(ctx context.Context) error {
 type Database struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
-	// Size is the file's length in bytes.
-	Size int64 `json:"size"`
+	// Size is the file's length in bytes, and LogSize that of the log beside it.
+	Size    int64 `json:"size"`
+	LogSize int64 `json:"logSize"`
 	// Stats are what was done to the file since it was opened.
 	Stats boltdb.Stats `json:"-"`
 }
@@ -234,7 +250,11 @@ func (m *Manager) Databases() ([]Database, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, Database{Name: name, Path: db.Path(), Size: size, Stats: db.Stats()})
+		logSize, err := db.LogSize()
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Database{Name: name, Path: db.Path(), Size: size, LogSize: logSize, Stats: db.Stats()})
 	}
 	slices.SortFunc(list, func(a, b Database) int { return cmp.Compare(a.Name, b.Name) })
 	return list, nil
@@ -255,7 +275,7 @@ func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
 		return nil, err
 	}
 	for _, database := range names {
-		buckets, bucketsErr := m.pubsubBuckets(ctx, database)
+		buckets, bucketsErr := m.bucketsOf(ctx, database, boltdb.KindPubSub)
 		err = errors.Join(err, bucketsErr)
 		for _, bucket := range buckets {
 			b, brokerErr := m.brokers.get(ctx, namespace{database, bucket})
@@ -269,7 +289,34 @@ func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
 	return list, err
 }
 
-func (m *Manager) pubsubBuckets(ctx context.Context, database string) ([]string, error) {
+// OpenStore is a state store, and where its keys are.
+type OpenStore struct {
+	Database, Bucket string
+	Store            *statestore.Store
+}
+
+// Stores is Brokers for the state buckets.
+func (m *Manager) Stores(ctx context.Context) (list []OpenStore, err error) {
+	names, err := m.names()
+	if err != nil {
+		return nil, err
+	}
+	for _, database := range names {
+		buckets, bucketsErr := m.bucketsOf(ctx, database, boltdb.KindState)
+		err = errors.Join(err, bucketsErr)
+		for _, bucket := range buckets {
+			s, storeErr := m.stores.get(ctx, namespace{database, bucket})
+			if storeErr != nil {
+				err = errors.Join(err, storeErr)
+				continue
+			}
+			list = append(list, OpenStore{Database: database, Bucket: bucket, Store: s})
+		}
+	}
+	return list, err
+}
+
+func (m *Manager) bucketsOf(ctx context.Context, database, kind string) ([]string, error) {
 	open := m.files.made()
 	if open[database] == nil && len(open) >= m.opts.MaxDatabases/2 {
 		return nil, fmt.Errorf("database %s: %w: %d are open, which leaves none for looking", database, ErrTooMany, len(open))
@@ -278,7 +325,7 @@ func (m *Manager) pubsubBuckets(ctx context.Context, database string) ([]string,
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", database, err)
 	}
-	buckets, err := db.Namespaces(boltdb.KindPubSub)
+	buckets, err := db.Namespaces(kind)
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", database, err)
 	}

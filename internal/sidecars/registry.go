@@ -210,3 +210,36 @@ func (r *Registry) save() error {
 	}
 	return durable.WriteFile(r.path, data, 0o600)
 }
+
+// Sidecar is a component that a sidecar has initialized.
+type Sidecar struct {
+	Kind       Kind
+	Component  string
+	Properties map[string]string
+	Process    access.Process
+	// Since is when it has.
+	Since time.Time
+	// Connected reports whether its connection is open, and Streams counts its subscriptions.
+	Connected bool
+	Streams   int
+}
+
+// App returns the app's id, which only a pub/sub is told; empty: it is not known.
+func (s *Sidecar) App() string { return s.Properties[consumerID] }
+
+// Sidecars lists what sidecars have initialized that may still run, the oldest first.
+func (r *Registry) Sidecars() []Sidecar {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []Sidecar
+	for _, in := range r.instances {
+		if in.Sidecar.Ended() {
+			continue
+		}
+		all = append(all, Sidecar{
+			Kind: in.Kind, Component: in.Component, Properties: in.Properties, Process: in.Sidecar,
+			Since: in.Time, Connected: in.session != nil, Streams: in.Streams - in.missing,
+		})
+	}
+	return all
+}

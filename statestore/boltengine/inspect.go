@@ -1,0 +1,93 @@
+package boltengine
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+var _ statestore.Inspector = (*engine)(nil)
+
+// Walk implements statestore.Inspector.
+func (e *engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
+	return e.view(func(b bucket) error {
+		s := &snapshot{ctx: ctx, b: b, now: now}
+		c := b.Cursor()
+		for k, v := c.Seek(valueKey(from)); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
+			item := statestore.Item{Key: string(k[1:])}
+			r, err := s.pass(k, v)
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err != nil:
+				item.Err = err
+			case r.version != 0:
+				item.Found, item.Value, item.ETag = true, r.value, b.etag(r.version)
+				item.ContentType, item.Expires = string(r.contentType), instantTime(r.expires)
+			}
+			if !visit(item) {
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
+// IdempotencyKeys implements statestore.Inspector.
+func (e *engine) IdempotencyKeys(ctx context.Context, after []byte, limit int) (keys []statestore.IdempotencyKey, err error) {
+	err = e.view(func(b bucket) error {
+		c := b.Cursor()
+		from := idempotencyKey(after)
+		for k, v := c.Seek(from); len(k) > 0 && k[0] == prefixIdempotency && len(keys) < limit; k, v = c.Next() {
+			if after != nil && bytes.Equal(k, from) {
+				continue
+			}
+			// One that cannot be read is removed when it is over, and has no time until then.
+			expires, _ := decodeIdempotency(k, v)
+			keys = append(keys, statestore.IdempotencyKey{SHA256: bytes.Clone(k[1:]), Expires: instantTime(expires)})
+		}
+		return ctx.Err()
+	})
+	return keys, err
+}
+
+// IndexStates implements statestore.Inspector.
+func (e *engine) IndexStates(ctx context.Context) (states []statestore.IndexState, err error) {
+	err = e.view(func(b bucket) error {
+		for _, x := range b.indexes((*index).kept) {
+			states = append(states, statestore.IndexState{
+				Path: x.Path, Complete: x.complete(), Keys: x.Keys, ManyKeys: x.Many, Expires: instantTime(x.Expires),
+			})
+		}
+		return ctx.Err()
+	})
+	return states, err
+}
+
+// clearOrder is the order in which Clear removes records: what one without the other would be in the way comes first.
+var clearOrder = []byte{prefixValue, prefixExpiry, prefixIdempotency, prefixIdempotencyTime, prefixIndexEntry, prefixIndex}
+
+// Clear implements statestore.Inspector. The bucket's counter of versions stays.
+func (e *engine) Clear(ctx context.Context, limit int) (more bool, err error) {
+	err = e.update(ctx, e.db.Update, func(b bucket) error {
+		more = false
+		var c changes
+		for _, prefix := range clearOrder {
+			cursor := b.Cursor()
+			for k, _ := cursor.Seek([]byte{prefix}); len(k) > 0 && k[0] == prefix; k, _ = cursor.Next() {
+				if more = len(c) == limit; more {
+					return boltdb.Dirty(c.write(b))
+				}
+				c.delete(bytes.Clone(k))
+			}
+		}
+		if len(c) == 0 {
+			return errNothing
+		}
+		return boltdb.Dirty(c.write(b))
+	})
+	return more, err
+}
