@@ -39,6 +39,7 @@ type settings struct {
 	// resubscribe and restartSidecar bring subscriptions back after a restart.
 	resubscribe    []string
 	restartSidecar string
+	console        consoleSettings
 
 	// database is that of a file, bucket the bucket of a command on topics and dead letters; zero: see the command.
 	database string
@@ -66,6 +67,8 @@ func newRoot(env *environment) *cobra.Command {
 		maxRequestBytes: component.DefaultMaxRequestBytes,
 		maxPendingBytes: pubsub.DefaultPendingBytes,
 		names:           pubsub.NameLimits{MaxTopics: pubsub.DefaultMaxTopics, MaxGroups: pubsub.DefaultMaxGroups},
+
+		console: consoleSettings{on: true},
 
 		database: databases.DefaultDatabase,
 		output:   outputText,
@@ -112,8 +115,9 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "memory for requests that arrive, for calls that are worked on, and for answers not read yet, each apart", parseBytes)
 	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, to touch after a restart, so that sidecars subscribe their apps again", parseFiles)
 	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar's URL, to shut it down after a restart, so that Kubernetes starts it afresh; $"+apiTokenVariable+" is sent along", parseURL)
-	for _, name := range []string{"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
-		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"} {
+	ofConsole := c.console.addFlags(flags)
+	for _, name := range append([]string{"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
+		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"}, ofConsole...) {
 		fromEnv(flags, name)
 	}
 
@@ -121,6 +125,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 		c.devCommand(),
 		c.deadLettersCommand(),
 		c.topicsCommand(),
+		c.consoleCommand(),
 		c.backupCommand(),
 		c.checkCommand(),
 		c.compactCommand(),
@@ -135,7 +140,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 func (c *cli) processFlags(flags *pflag.FlagSet, level *string) {
 	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+component.SocketDirVariable+" is theirs and counts here too", parsePath)
 	addFlag(flags, &c.name, "name", c.name, "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
-	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz and /metrics are; empty turns them off", parseListen)
+	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz, /metrics and the console are; empty turns them off", parseListen)
 	addFlag(flags, level, "log-level", *level, "level", "debug, info, warn or error", oneOf(logLevels...))
 	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
 	flags.Lookup("log-json").NoOptDefVal = "true"

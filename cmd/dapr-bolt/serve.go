@@ -13,6 +13,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
+	"github.com/dapr-bolt/dapr-bolt/internal/console"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
@@ -37,6 +38,8 @@ type process struct {
 
 	databases *databases.Manager
 	component atomic.Pointer[component.Server]
+	health    atomic.Pointer[admin.Health]
+	console   atomic.Pointer[console.Console]
 	// failed gets the error of a component server that ended by itself.
 	failed chan error
 }
@@ -45,6 +48,14 @@ type part struct {
 	stop func(ctx context.Context) error
 	// socket is the file that the part removes when it stops; empty: there is none.
 	socket string
+}
+
+// httpAddress is empty where there is no listener.
+func (p *process) httpAddress() string {
+	if health := p.health.Load(); health != nil {
+		return health.Addr()
+	}
+	return ""
 }
 
 func (p *process) add(added part) {
@@ -120,19 +131,6 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		return err
 	}
 
-	if c.httpListen != "" {
-		metrics, err := admin.NewRegistry(p.databases, info.Version)
-		if err != nil {
-			return err
-		}
-		health, err := admin.ListenHealth(ctx, admin.HealthOptions{Addr: c.httpListen, Ready: p.ready, Metrics: metrics, Logger: p.log})
-		if err != nil {
-			return fmt.Errorf("--http-listen: %w", err)
-		}
-		p.add(part{stop: health.Stop})
-		info.HTTP = health.Addr()
-	}
-
 	known, err := sidecars.Open(sidecars.Options{Dir: c.dataDir, Clock: c.clock, Logger: p.log})
 	if err != nil {
 		return err
@@ -145,12 +143,22 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 			if server := p.component.Load(); server != nil {
 				info.Socket = server.SocketPath()
 			}
+			info.HTTP = p.httpAddress()
+			if shown := p.console.Load(); shown != nil {
+				info.Console, info.ConsoleTokenFile = shown.URL(), c.consoleTokenFile()
+			}
 			return info
 		},
 		Sidecars: known,
 		Clock:    c.clock,
 		Logger:   p.log,
 	})
+	if c.httpListen != "" {
+		if err := c.serveHTTP(ctx, p, service); err != nil {
+			return err
+		}
+	}
+
 	adminServer, err := admin.Listen(ctx, admin.Options{Path: c.adminSocket(), Service: service, Logger: p.log})
 	if err != nil {
 		return err
@@ -204,9 +212,9 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		"types", "state."+c.name+", pubsub."+c.name,
 		"file", databases.FilePath(c.dataDir, databases.DefaultDatabase),
 		"admin", c.adminSocket(),
-		"http", info.HTTP,
+		"http", p.httpAddress(),
 		"pid", os.Getpid())
-	return nil
+	return c.sayLink(p)
 }
 
 // apiTokenVariable holds what a sidecar wants to see of its callers.

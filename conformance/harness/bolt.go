@@ -126,3 +126,10 @@ func (b *Bolt) Command(ctx context.Context, result any, args ...string) error {
 	}
 	return nil
 }
+
+// ConsoleLink is the link that lets a browser into the console.
+func (b *Bolt) ConsoleLink(ctx context.Context) (string, error) {
+	var printed struct{ Link string }
+	err := b.Command(ctx, &printed, "console")
+	return printed.Link, err
+}

@@ -62,12 +62,16 @@ func (b Bucket) or(name string) Bucket {
 
 // Info describes a running process.
 type Info struct {
-	PID       int                  `json:"pid"`
-	Version   string               `json:"version"`
-	Started   time.Time            `json:"started"`
-	DataDir   string               `json:"dataDir"`
-	Socket    string               `json:"socket,omitempty"`
-	HTTP      string               `json:"http,omitempty"`
+	PID     int       `json:"pid"`
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	DataDir string    `json:"dataDir"`
+	Socket  string    `json:"socket,omitempty"`
+	HTTP    string    `json:"http,omitempty"`
+	// Console is where the console is, and ConsoleTokenFile the file with the token that lets people in; empty: there is none.
+	Console          string `json:"console,omitempty"`
+	ConsoleTokenFile string `json:"consoleTokenFile,omitempty"`
+
 	Databases []databases.Database `json:"databases"`
 }
 

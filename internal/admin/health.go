@@ -31,12 +31,14 @@ type HealthOptions struct {
 	Ready func(ctx context.Context) error
 	// Metrics is what /metrics shows. Required.
 	Metrics prometheus.Gatherer
+	// Console returns what answers everything else, given the address of the listener. Default: nothing does.
+	Console func(addr string) (http.Handler, error)
 	// Logger hears of scrapes that failed. Default: slog.Default().
 	Logger *slog.Logger
 }
 
-// Health is the HTTP listener for probes and metrics. Nothing that it answers holds a payload, and no call to it
-// changes anything.
+// Health is the HTTP listener for probes and metrics, and the console. Nothing that it answers for itself holds a payload
+// or changes anything.
 type Health struct {
 	addr     net.Addr
 	endpoint *endpoint
@@ -65,6 +67,13 @@ func ListenHealth(ctx context.Context, opts HealthOptions) (*Health, error) {
 		MaxRequestsInFlight: scrapesAtOnce,
 		Timeout:             scrapeTimeout,
 	}))
+	if opts.Console != nil {
+		console, err := opts.Console(l.Addr().String())
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		mux.Handle("/", console)
+	}
 	return &Health{addr: l.Addr(), endpoint: serve(access.NewListener(l, access.Options{MaxConnections: maxConnections, Logger: opts.Logger}), mux, opts.Logger)}, nil
 }
 

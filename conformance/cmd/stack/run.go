@@ -68,7 +68,11 @@ func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
 	if err != nil {
 		return unlessInterrupted(ctx, err)
 	}
-	welcome(out, h, s, programs)
+	console, err := s.Bolt.ConsoleLink(ctx)
+	if err != nil {
+		return unlessInterrupted(ctx, err)
+	}
+	welcome(out, h, s, programs, console)
 	if err := h.Watch(ctx); err != nil {
 		return err
 	}
@@ -84,7 +88,7 @@ func unlessInterrupted(ctx context.Context, err error) error {
 	return err
 }
 
-func welcome(out io.Writer, h *harness.Harness, s *harness.Todo, programs harness.Programs) {
+func welcome(out io.Writer, h *harness.Harness, s *harness.Todo, programs harness.Programs, console string) {
 	_, _ = fmt.Fprintln(out, "\nThe todo app is up.")
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
@@ -93,6 +97,7 @@ func welcome(out io.Writer, h *harness.Harness, s *harness.Todo, programs harnes
 		{"todo scheduler", "http://" + s.Scheduler.Address},
 		{"  its sidecar", fmt.Sprintf("http://127.0.0.1:%d, gRPC on %d", s.SchedulerSidecar.HTTPPort, s.SchedulerSidecar.GRPCPort)},
 		{"dapr-bolt", fmt.Sprintf("health http://%s/readyz, sockets in %s", s.Bolt.HTTPAddress, s.Bolt.SocketDir)},
+		{"its console", console},
 		{"data", s.Bolt.DataDir},
 		{"components", h.Dir("components")},
 		{"logs", h.Dir("logs")},

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"html"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/console"
+	"github.com/dapr-bolt/dapr-bolt/internal/durable"
+)
+
+// consoleSettings are what the flags say of the console.
+type consoleSettings struct {
+	on                   bool
+	tokenFile            string
+	readOnly, hideValues bool
+	hosts                []string
+}
+
+func (s *consoleSettings) addFlags(flags *pflag.FlagSet) (names []string) {
+	flag := func(name string) string {
+		names = append(names, name)
+		return name
+	}
+	boolean := func(target *bool, name, usage string) {
+		addFlag(flags, target, flag(name), fmt.Sprint(*target), "bool", usage, parseBool)
+		flags.Lookup(name).NoOptDefVal = "true"
+	}
+	boolean(&s.on, "console", "serve the console at --http-listen; `dapr-bolt console` prints the link to it")
+	addFlag(flags, &s.tokenFile, flag("console-token-file"), "", "file", "a file with the token that lets people into the console (default: "+console.TokenFileName+" in the data directory, made at the first start)", parseFile)
+	boolean(&s.readOnly, "console-read-only", "the console refuses all changes")
+	boolean(&s.hideValues, "console-hide-values", "the console shows no payloads and no values")
+	addFlag(flags, &s.hosts, flag("console-host"), "", "names", "host names, separated by commas, by which browsers reach the console through a proxy, which must bring TLS; without one, it is served on loopback addresses only", parseHosts)
+	return names
+}
+
+func parseFile(text string) (string, error) {
+	if text == "" {
+		return "", errors.New("allowed: the path of a file")
+	}
+	return filepath.Abs(text)
+}
+
+func parseHosts(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	hosts := strings.Split(text, ",")
+	for i, host := range hosts {
+		if hosts[i] = strings.TrimSpace(host); hosts[i] == "" || strings.ContainsAny(hosts[i], " /:@") {
+			return nil, errors.New("allowed: host names without a port, such as bolt.example.org, separated by commas")
+		}
+	}
+	return hosts, nil
+}
+
+// consoleTokenFile is where the token is.
+func (c *cli) consoleTokenFile() string {
+	if c.console.tokenFile != "" {
+		return c.console.tokenFile
+	}
+	return filepath.Join(c.dataDir, console.TokenFileName)
+}
+
+// serveHTTP serves health, metrics and the console.
+func (c *cli) serveHTTP(ctx context.Context, p *process, service *admin.Service) error {
+	metrics, err := admin.NewRegistry(p.databases, version())
+	if err != nil {
+		return err
+	}
+	opts := admin.HealthOptions{Addr: c.httpListen, Ready: p.ready, Metrics: metrics, Logger: p.log}
+	var shown *console.Console
+	if c.console.on {
+		opts.Console = func(addr string) (http.Handler, error) {
+			var err error
+			if shown, err = c.newConsole(addr, service, p); shown == nil {
+				return http.NotFoundHandler(), err
+			}
+			return shown, err
+		}
+	}
+	health, err := admin.ListenHealth(ctx, opts)
+	if err != nil {
+		return fmt.Errorf("--http-listen: %w", err)
+	}
+	p.add(part{stop: health.Stop})
+	p.health.Store(health)
+	if shown != nil {
+		p.add(part{stop: shown.Stop})
+		p.console.Store(shown)
+	}
+	return nil
+}
+
+// newConsole returns nil for an address that others than this machine's users reach, unless a name for it is given.
+func (c *cli) newConsole(addr string, service *admin.Service, p *process) (*console.Console, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		if len(c.console.hosts) == 0 {
+			p.log.Info("the console is off, as others than this machine's users reach --http-listen; --console-host turns it on", "address", addr)
+			return nil, nil
+		}
+		p.log.Warn("the console is served without TLS on an address that others reach: a proxy before it must bring TLS", "address", addr, "hosts", c.console.hosts)
+	}
+	if c.console.tokenFile == "" {
+		if err := console.MakeToken(c.consoleTokenFile()); err != nil {
+			return nil, fmt.Errorf("make the console's token: %w", err)
+		}
+	}
+	token, err := console.ReadToken(c.consoleTokenFile())
+	if err != nil {
+		return nil, err
+	}
+	return console.New(console.Options{
+		Service:    service,
+		Token:      token,
+		Addr:       addr,
+		Hosts:      c.console.hosts,
+		ReadOnly:   c.console.readOnly,
+		HideValues: c.console.hideValues,
+		Clock:      c.clock,
+		Logger:     p.log,
+	})
+}
+
+// sayLink prints the link to the console for whoever started the process on a terminal.
+func (c *cli) sayLink(p *process) error {
+	shown := p.console.Load()
+	if shown == nil || !c.interactive {
+		return nil
+	}
+	token, err := console.ReadToken(c.consoleTokenFile())
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.errOut, "The console:", console.Link(shown.URL(), token))
+	return err
+}
+
+// linkPage is the file through which a browser is opened: its command line, where the link would stand, is for all users
+// of the machine to see.
+const linkPage = "console.html"
+
+func (c *cli) consoleCommand() *cobra.Command {
+	var open bool
+	cmd := &cobra.Command{
+		Use:   "console",
+		Short: "Print the link that lets a browser into the console",
+		Long: `Print the link that lets a browser into the console of the running process, or open it with --open. Whoever has the
+link can see and change what the console shows: it holds the token.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				info, err := client.Info(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if info.Console == "" {
+					return errors.New("the process serves no console: start it with --http-listen, without --console=false, and on other than loopback addresses with --console-host")
+				}
+				token, err := console.ReadToken(info.ConsoleTokenFile)
+				if err != nil {
+					return err
+				}
+				link := console.Link(info.Console, token)
+				if open {
+					return c.openBrowser(cmd.Context(), link)
+				}
+				if c.output == outputJSON {
+					return c.printJSON(map[string]string{"link": link})
+				}
+				_, err = fmt.Fprintln(c.out, link)
+				return err
+			})
+		},
+	}
+	c.outputFlag(cmd, cmd.Flags())
+	cmd.Flags().BoolVar(&open, "open", false, "open it in the browser of this desktop")
+	return cmd
+}
+
+func (c *cli) openBrowser(ctx context.Context, link string) error {
+	path := filepath.Join(c.dataDir, linkPage)
+	page := `<!doctype html><title>dapr-bolt</title><meta http-equiv="refresh" content="0; url=` + html.EscapeString(link) + `">` + "\n"
+	if err := durable.WriteFile(path, []byte(page), 0o600); err != nil {
+		return fmt.Errorf("open the console: %w", err)
+	}
+	opener := "xdg-open"
+	if runtime.GOOS == "darwin" {
+		opener = "open"
+	}
+	if out, err := exec.CommandContext(ctx, opener, path).CombinedOutput(); err != nil {
+		return fmt.Errorf("open the console with %s: %w: %s", opener, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package console
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+)
+
+// deadLetterPage is what the page of a dead letter shows.
+type deadLetterPage struct {
+	*admin.DeadLetter
+	Cause string
+	// Attempts are newest first, as they are read.
+	Attempts []attempt
+	Payload  *content
+	Metadata []field
+	Event    []field
+}
+
+type attempt struct {
+	admin.Attempt
+	Number int
+}
+
+func (c *Console) letterOf(r *http.Request) (admin.DeadLetter, error) {
+	id, err := idOf(r.Form, "id")
+	if err != nil {
+		return admin.DeadLetter{}, err
+	}
+	return c.opts.Service.DeadLetter(r.Context(), admin.IDRequest{Bucket: bucketOf(r.Form), ID: id})
+}
+
+func (c *Console) deadLetter(r *http.Request) (*page, error) {
+	d, err := c.letterOf(r)
+	if err != nil {
+		return nil, err
+	}
+	p := deadLetterPage{DeadLetter: &d, Cause: cause.Of(d.LastError)}
+	// The oldest may be missing. Interruptions are attempts, too, and no deliveries.
+	before := max(d.Deliveries-len(d.Attempts), 0)
+	for i := len(d.Attempts) - 1; i >= 0; i-- {
+		p.Attempts = append(p.Attempts, attempt{d.Attempts[i], before + i + 1})
+	}
+	data, err := d.Event.Payload()
+	if err != nil {
+		return nil, err
+	}
+	download := of(d.Bucket)
+	download.Set("id", strconv.FormatUint(d.ID, 10))
+	if !c.opts.HideValues {
+		p.Payload = newContent(r, data, "/dead-letter/payload?"+download.Encode())
+		p.Event = cloudEventFields(data)
+	}
+	p.Metadata = c.metadataFields(d.Event.Metadata)
+	return &page{Title: "Dead letter " + strconv.FormatUint(d.ID, 10), Section: sectionDeadLetters, template: "dead-letter.html", Data: p}, nil
+}
+
+// deadLetterPayload answers with the payload, byte for byte but for white space of JSON.
+func (c *Console) deadLetterPayload(w http.ResponseWriter, r *http.Request) {
+	c.save(w, r, func() (string, []byte, error) {
+		d, err := c.letterOf(r)
+		if err != nil {
+			return "", nil, err
+		}
+		data, err := d.Event.Payload()
+		return "dead-letter-" + strconv.FormatUint(d.ID, 10), data, err
+	})
+}

@@ -1,0 +1,203 @@
+package console
+
+import (
+	"cmp"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// maxTopicRows bounds the rows of the page; what is beyond is found with its filter.
+const maxTopicRows = 500
+
+// topicRow is a topic with what its groups have in sum.
+type topicRow struct {
+	*admin.TopicStats
+	Waiting, InFlight, Retrying, Dead uint64
+	Streams                           int
+	// Oldest is when the oldest event that a group is owed was published.
+	Oldest *time.Time
+}
+
+func newTopicRow(t *admin.TopicStats) topicRow {
+	row := topicRow{TopicStats: t}
+	for i := range t.Groups {
+		g := &t.Groups[i]
+		row.Waiting += g.Waiting
+		row.InFlight += g.InFlight
+		row.Retrying += g.Retrying
+		row.Dead += g.Dead
+		row.Streams += g.Streams
+		if g.OldestTime != nil && (row.Oldest == nil || g.OldestTime.Before(*row.Oldest)) {
+			row.Oldest = g.OldestTime
+		}
+	}
+	return row
+}
+
+// Link is where the topic is shown.
+func (t topicRow) Link() string { return topicLink(t.Bucket, t.Topic) }
+
+// DeadLink is where its dead letters are shown.
+func (t topicRow) DeadLink() string { return selection{Bucket: t.Bucket, Topic: t.Topic}.grouped() }
+
+// grouped is where what is selected is shown by cause.
+func (s selection) grouped() string { return "/dead-letters?" + s.Query().Encode() }
+
+func topicLink(bucket admin.Bucket, topic string) string {
+	query := of(bucket)
+	query.Set("topic", topic)
+	return "/topic?" + query.Encode()
+}
+
+// columns are what the list of topics can be sorted by: the largest first, but for the name.
+var columns = []column{
+	{"topic", "Topic", func(a, b topicRow) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), strings.Compare(a.Bucket.String(), b.Bucket.String()))
+	}},
+	{"stored", "Stored", func(a, b topicRow) int { return cmp.Compare(b.Stored, a.Stored) }},
+	{"size", "Size", func(a, b topicRow) int { return cmp.Compare(b.Bytes, a.Bytes) }},
+	{"waiting", "Waiting", func(a, b topicRow) int { return cmp.Compare(b.Waiting, a.Waiting) }},
+	{"inflight", "In flight", func(a, b topicRow) int { return cmp.Compare(b.InFlight, a.InFlight) }},
+	{"delayed", "Delayed", func(a, b topicRow) int { return cmp.Compare(b.Delayed, a.Delayed) }},
+	{"retrying", "Retrying", func(a, b topicRow) int { return cmp.Compare(b.Retrying, a.Retrying) }},
+	{"dead", "Dead letters", func(a, b topicRow) int { return cmp.Compare(b.Dead, a.Dead) }},
+	{"oldest", "Oldest owed", func(a, b topicRow) int { return compareOldest(a.Oldest, b.Oldest) }},
+	{"duplicates", "Duplicates dropped", func(a, b topicRow) int { return cmp.Compare(b.Duplicates, a.Duplicates) }},
+}
+
+type column struct {
+	Key, Name string
+	compare   func(a, b topicRow) int
+}
+
+// compareOldest puts the oldest first, and none last.
+func compareOldest(a, b *time.Time) int {
+	switch {
+	case a == nil && b == nil:
+		return 0
+	case a == nil:
+		return 1
+	case b == nil:
+		return -1
+	}
+	return a.Compare(*b)
+}
+
+// topicsPage is what the page shows.
+type topicsPage struct {
+	Topics  []topicRow
+	Columns []column
+	Sort    string
+	// Text is what the names that are shown hold.
+	Text string
+	// All is how many topics there are, Found of which hold Text.
+	All, Found int
+	// Missing says which buckets are not among them.
+	Missing string
+	// Several says that they are not all in one bucket.
+	Several bool
+}
+
+// SortLink sorts by a column.
+func (p topicsPage) SortLink(key string) string {
+	query := url.Values{"sort": {key}}
+	if p.Text != "" {
+		query.Set("text", p.Text)
+	}
+	return "/topics?" + query.Encode()
+}
+
+func (c *Console) topics(r *http.Request) (*page, error) {
+	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	p := topicsPage{Columns: columns, Sort: r.URL.Query().Get("sort"), Text: r.URL.Query().Get("text"), All: len(stats.Topics), Missing: stats.Missing}
+	for i := range stats.Topics {
+		t := &stats.Topics[i]
+		if p.Text == "" || strings.Contains(strings.ToLower(t.Topic), strings.ToLower(p.Text)) {
+			p.Topics = append(p.Topics, newTopicRow(t))
+			p.Several = p.Several || t.Bucket != stats.Topics[0].Bucket
+		}
+	}
+	by := slices.IndexFunc(columns, func(c column) bool { return c.Key == p.Sort })
+	if by < 0 {
+		by = 0
+		p.Sort = columns[0].Key
+	}
+	slices.SortStableFunc(p.Topics, func(a, b topicRow) int {
+		return cmp.Or(columns[by].compare(a, b), columns[0].compare(a, b))
+	})
+	p.Found = len(p.Topics)
+	p.Topics = p.Topics[:min(p.Found, maxTopicRows)]
+	return &page{Title: "Topics", Section: sectionTopics, Live: true, template: "topics.html", Data: p}, nil
+}
+
+// topicPage is what the page of a topic shows.
+type topicPage struct {
+	topicRow
+	Groups []groupRow
+}
+
+type groupRow struct {
+	pubsub.GroupStats
+	DeadLink string
+}
+
+func (c *Console) topic(r *http.Request) (*page, error) {
+	bucket, topic := bucketOf(r.URL.Query()), r.URL.Query().Get("topic")
+	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Bucket: bucket})
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(stats.Topics, func(t admin.TopicStats) bool { return t.Topic == topic })
+	if i < 0 {
+		return nil, notFound("bucket %s has no topic %q", bucket, short(topic))
+	}
+	p := topicPage{topicRow: newTopicRow(&stats.Topics[i])}
+	for _, g := range stats.Topics[i].Groups {
+		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.grouped()})
+	}
+	return &page{Title: "Topic " + topic, Section: sectionTopics, Live: true, template: "topic.html", Data: p}, nil
+}
+
+// groupConfirmation is what the page asks before a group is removed.
+type groupConfirmation struct {
+	admin.Bucket
+	Topic string
+	pubsub.GroupStats
+	Wrong bool
+}
+
+// removeGroup asks first: the group's name is to be typed.
+func (c *Console) removeGroup(r *http.Request) (next, error) {
+	bucket, topic, group := bucketOf(r.PostForm), r.PostForm.Get("topic"), r.PostForm.Get("group")
+	if typed := strings.TrimSpace(r.PostForm.Get("confirm")); typed != group || group == "" {
+		stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Bucket: bucket})
+		if err != nil {
+			return next{}, err
+		}
+		for _, t := range stats.Topics {
+			for _, g := range t.Groups {
+				if t.Topic == topic && g.Group == group {
+					return next{page: &page{Title: "Remove a group", Section: sectionTopics, template: "remove-group.html",
+						Data: groupConfirmation{bucket, topic, g, typed != ""}}}, nil
+				}
+			}
+		}
+		return next{}, notFound("topic %q has no group %q", short(topic), short(group))
+	}
+	request := admin.GroupRequest{Bucket: bucket, Topic: topic, Group: group}
+	if err := c.opts.Service.RemoveGroup(admin.By(r.Context(), person(r)), request); err != nil {
+		return next{}, err
+	}
+	query := of(bucket)
+	query.Set("topic", topic)
+	return after("/topic", query, "removed"), nil
+}
