@@ -17,8 +17,8 @@ import (
 const (
 	// areaSize is how long an area of the log is, and checkpointBytes after how many bytes of records the next one begins, as
 	// soon as the last checkpoint is on disk.
-	areaSize        = 24 << 20
-	checkpointBytes = 16 << 20
+	areaSize        = 40 << 20
+	checkpointBytes = 32 << 20
 	// checkpointCommits bounds the commits between checkpoints: as long as a checkpoint is pinned, bbolt walks what every
 	// commit since has freed.
 	checkpointCommits = 2000

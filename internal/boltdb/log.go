@@ -331,9 +331,12 @@ func (l *wal) stepFilled(err error) {
 // zeros is never written to, and so takes no memory.
 var zeros [fillStep]byte
 
+// writeZeros writes a page at a time. What is written at once, Linux may keep in memory as one piece, and whoever then
+// writes 512 bytes of it has all of it counted as written, and looked through by the sync.
 func writeZeros(f file, from, to int64) error {
+	const page = 4 << 10
 	for from < to {
-		n, err := f.WriteAt(zeros[:min(to-from, fillStep)], from)
+		n, err := f.WriteAt(zeros[:min(to-from, page-from%page)], from)
 		if err != nil {
 			return err
 		}
