@@ -103,10 +103,10 @@ bench: $(STACK) ## Measure dapr-bolt beside its peers and write RESULTS.md (an h
 	go -C conformance run ./cmd/bench $(if $(BASE),--base $(BASE))
 
 .PHONY: test-dapr-run
-test-dapr-run: $(STACK) ## Check `dapr run -f` with the real CLI, whose build takes minutes
+test-dapr-run: $(STACK) ## Check `dapr run -f` and `dapr-bolt dev` with the real CLI, whose build takes minutes
 	$(STACK) sidecar
 	CGO_ENABLED=0 go -C conformance/daprcli build -ldflags "-s -w" -o ../../$(CACHE)/dapr-cli/dapr github.com/dapr/cli
-	go -C conformance test -run TestDaprRun -v ./kubernetes
+	go -C conformance test -run '^(TestDaprRun|TestDev)' -v ./kubernetes ./e2e
 
 .PHONY: notice-installs
 notice-installs:

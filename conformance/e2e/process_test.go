@@ -27,6 +27,7 @@ const (
 var apps = map[string]func(ctx context.Context, address string) error{
 	"actors":   serveActors,
 	"workflow": serveWorkflow,
+	"notes":    serveNotes,
 }
 
 func runApp() (status int) {

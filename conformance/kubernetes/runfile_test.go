@@ -14,41 +14,22 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-// cliVariable names an installed Dapr CLI to use in place of the one that `make test-dapr-run` builds.
-const cliVariable = "DAPR_BOLT_DAPR_CLI"
-
-// daprCLI is the Dapr CLI, whose build takes minutes and so is not a part of every test run.
-func daprCLI(t *testing.T, checkout harness.Checkout) string {
-	t.Helper()
-	path := os.Getenv(cliVariable)
-	if path == "" {
-		path = checkout.Path(".cache", "dapr-cli", "dapr")
-	}
-	if _, err := os.Stat(path); err != nil {
-		require.Empty(t, os.Getenv(cliVariable), err)
-		t.Skip("the Dapr CLI is not built: `make test-dapr-run` does, or " + cliVariable + " names one")
-	}
-	return path
-}
-
 // TestDaprRun has the Dapr CLI run cmd/todo/dapr.yaml, on ports that are free and otherwise as it is.
 func TestDaprRun(t *testing.T) {
 	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
-	cli := daprCLI(t, checkout)
+	cli, err := checkout.DaprCLI()
+	if err != nil {
+		t.Skip(err)
+	}
 	programs, err := harness.TestPrograms()
 	require.NoError(t, err)
 	h := harness.ForTest(t)
 	_, err = h.StartBolt(t.Context(), harness.BoltOptions{Path: programs.Bolt})
 	require.NoError(t, err)
 
-	// What `dapr init --slim` leaves.
-	home := h.Dir("home")
-	require.NoError(t, os.MkdirAll(filepath.Join(home, ".dapr", "bin"), 0o755))
-	require.NoError(t, os.Symlink(programs.Daprd, filepath.Join(home, ".dapr", "bin", "daprd")))
-	require.NoError(t, os.WriteFile(filepath.Join(home, ".dapr", "config.yaml"),
-		[]byte("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: daprConfig\nspec: {}\n"), 0o644))
-
+	home, err := h.DaprHome(programs.Daprd)
+	require.NoError(t, err)
 	runFile, ports, sidecars := onFreePorts(t, h, checkout.Path("cmd", "todo", "dapr.yaml"))
 	app, err := h.StartApp(harness.AppOptions{
 		Name: "dapr-run", Path: cli, Args: []string{"run", "-f", runFile},
