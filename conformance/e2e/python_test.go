@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -57,13 +55,7 @@ func (o *output) lines() []string {
 // letter, and those behind it are handled.
 func TestAPythonHandlerThatRaisesDoesNotBlockItsGroup(t *testing.T) {
 	t.Parallel()
-	checkout, err := harness.FindCheckout()
-	require.NoError(t, err)
-	python, err := checkout.Python(t.Context(), os.Stderr)
-	if errors.Is(err, harness.ErrNoPython) {
-		t.Skipf("the Python SDK was not tried: %v", err)
-	}
-	require.NoError(t, err)
+	python := pythonInterpreter(t)
 
 	e := newEnv(t)
 	d := e.sidecar("app", "app", nil, "maxDeliver", "3", "backOff", "100ms")

@@ -27,7 +27,7 @@ func Of(text string) string {
 		text = rest
 	}
 	if m := unknownStatus.FindStringSubmatch(text); m != nil {
-		return "unknown status " + m[1]
+		return "unknown status " + m[1] + ": Dapr knows SUCCESS, RETRY and DROP"
 	}
 	if retryStatus.MatchString(text) {
 		return "RETRY status"
