@@ -93,7 +93,7 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 	if opts.Timings == nil {
 		opts.Timings = func(string) Timings { return Timings{} }
 	}
-	opts.NameLimits.setDefaults()
+	opts.NameLimits = opts.NameLimits.WithDefaults()
 	names, err := engine.Topics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)

@@ -38,6 +38,9 @@ func NewBudget(limit int64) *Budget {
 // Used returns the bytes that are held now.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
+// Limit returns the bytes that may be held.
+func (b *Budget) Limit() int64 { return b.limit }
+
 // take reserves n bytes if there is room for them.
 func (b *Budget) take(n int) bool {
 	if b.used.Add(int64(n)) <= b.limit {

@@ -64,13 +64,15 @@ type NameLimits struct {
 	MaxGroups int
 }
 
-func (l *NameLimits) setDefaults() {
+// WithDefaults returns the limits with NewBroker's defaults filled in.
+func (l NameLimits) WithDefaults() NameLimits {
 	if l.MaxTopics == 0 {
 		l.MaxTopics = DefaultMaxTopics
 	}
 	if l.MaxGroups == 0 {
 		l.MaxGroups = DefaultMaxGroups
 	}
+	return l
 }
 
 // AnotherTopic returns ErrTooManyTopics unless a namespace that has so many topics may get one more. A limit of zero

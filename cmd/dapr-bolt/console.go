@@ -18,6 +18,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/console"
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 )
 
 // consoleSettings are what the flags say of the console.
@@ -75,11 +76,19 @@ func (c *cli) consoleTokenFile() string {
 
 // serveHTTP serves health, metrics and the console.
 func (c *cli) serveHTTP(ctx context.Context, p *process, service *admin.Service) error {
-	metrics, err := admin.NewRegistry(p.databases, version())
+	registry, err := admin.NewRegistry(admin.RegistryOptions{
+		Databases: p.databases, Metrics: p.metrics, Ready: p.ready, Version: version(),
+		Limits: func() []metrics.Limit {
+			if server := p.component.Load(); server != nil {
+				return server.Limits()
+			}
+			return nil
+		},
+	})
 	if err != nil {
 		return err
 	}
-	opts := admin.HealthOptions{Addr: c.httpListen, Ready: p.ready, Metrics: metrics, Logger: p.log}
+	opts := admin.HealthOptions{Addr: c.httpListen, Ready: p.ready, Metrics: registry, Logger: p.log}
 	var shown *console.Console
 	if c.console.on {
 		opts.Console = func(addr string) (http.Handler, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/console"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
@@ -36,6 +37,7 @@ type process struct {
 	// parts stand in the order in which they were started, and are stopped in reverse.
 	parts []part
 
+	metrics   *metrics.Metrics
 	databases *databases.Manager
 	component atomic.Pointer[component.Server]
 	health    atomic.Pointer[admin.Health]
@@ -111,8 +113,10 @@ func (p *process) during(ctx context.Context, work func(ctx context.Context) err
 func (c *cli) start(ctx context.Context, p *process) (err error) {
 	info := admin.Info{Version: version(), Started: c.clock.Now(), DataDir: c.dataDir}
 
+	p.metrics = metrics.New()
 	p.databases, err = databases.Open(ctx, databases.Options{
 		Dir:             c.dataDir,
+		Metrics:         p.metrics,
 		MaxDatabases:    c.maxDatabases,
 		MaxPendingBytes: c.maxPendingBytes,
 		Names:           c.names,
@@ -183,8 +187,9 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 				StateBucket:  databases.DefaultStateBucket,
 				PubSubBucket: databases.DefaultPubSubBucket,
 			},
-			Logger: p.log,
-			Clock:  c.clock,
+			Logger:  p.log,
+			Clock:   c.clock,
+			Metrics: p.metrics,
 		},
 	})
 	if err != nil {

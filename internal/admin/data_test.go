@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -25,6 +26,7 @@ type data struct {
 	t         *testing.T
 	dir       string
 	manager   *databases.Manager
+	metrics   *metrics.Metrics
 	broker    pubsub.Service
 	service   *Service
 	published int
@@ -32,9 +34,9 @@ type data struct {
 
 func newData(t *testing.T) *data {
 	t.Helper()
-	d := &data{t: t, dir: t.TempDir()}
+	d := &data{t: t, dir: t.TempDir(), metrics: metrics.New()}
 	var err error
-	d.manager, err = databases.Open(t.Context(), databases.Options{Dir: d.dir})
+	d.manager, err = databases.Open(t.Context(), databases.Options{Dir: d.dir, Metrics: d.metrics})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.manager.Close(context.Background())) })
 	d.service = NewService(ServiceOptions{

@@ -37,9 +37,8 @@ func TestHealth(t *testing.T) {
 	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders", MaxAckPending: 1, BackOff: pubsub.BackOff{time.Hour}})
 	d.next(sub).Nack("again")
 	d.next(sub)
-	registry, err := NewRegistry(d.manager, "v1")
-	require.NoError(t, err)
 	var problem error
+	registry := newRegistry(t, d, func(context.Context) error { return problem })
 	h, err := ListenHealth(t.Context(), HealthOptions{
 		Addr: "127.0.0.1:0", Ready: func(context.Context) error { return problem }, Metrics: registry,
 	})

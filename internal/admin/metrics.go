@@ -11,15 +11,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
-
-const metricPrefix = "dapr_bolt_"
 
 var (
 	databaseLabels = []string{"database"}
 	topicLabels    = []string{"database", "bucket", "topic"}
 	groupLabels    = []string{"database", "bucket", "topic", "group"}
+
+	ready         = describe("ready", "Whether /readyz says that the process serves: 1 or 0.", nil)
+	limitUsed     = describe("limit_used", "What is used of a limit that a flag sets. Of max-topics and max-groups, it is what the fullest bucket and topic have.", []string{"flag"})
+	limitMax      = describe("limit", "The limit that a flag sets.", []string{"flag"})
+	diskAvailable = describe("data_dir_available_bytes", "Bytes that can be written to the file system of the data directory.", nil)
+	diskSize      = describe("data_dir_size_bytes", "Size of the file system of the data directory.", nil)
 
 	databaseBytes = describe("database_size_bytes", "Length of the database file.", databaseLabels)
 
@@ -57,24 +62,38 @@ var (
 )
 
 func describe(name, help string, labels []string) *prometheus.Desc {
-	return prometheus.NewDesc(metricPrefix+name, help, labels, nil)
+	return prometheus.NewDesc(metrics.Prefix+name, help, labels, nil)
+}
+
+// RegistryOptions for NewRegistry.
+type RegistryOptions struct {
+	// Databases is what is counted. Required.
+	Databases *databases.Manager
+	// Metrics are the instruments that the process writes to. Required.
+	Metrics *metrics.Metrics
+	// Ready says what keeps the process from serving, or nil. Required.
+	Ready func(ctx context.Context) error
+	// Limits returns what the component's clients use of its limits. Required.
+	Limits func() []metrics.Limit
+	// Version of this build.
+	Version string
 }
 
 // NewRegistry returns the metrics of the process, of this build, and of every bucket of the data directory.
-func NewRegistry(data *databases.Manager, version string) (*prometheus.Registry, error) {
+func NewRegistry(opts RegistryOptions) (*prometheus.Registry, error) {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        metricPrefix + "build_info",
+		Name:        metrics.Prefix + "build_info",
 		Help:        "Always 1; the labels say which build runs.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": opts.Version, "goversion": runtime.Version()},
 	})
 	build.Set(1)
 	registry := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{
+	for _, c := range append(opts.Metrics.Collectors(),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build,
-		&statsCollector{data},
-	} {
+		&statsCollector{opts},
+	) {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -83,11 +102,12 @@ func NewRegistry(data *databases.Manager, version string) (*prometheus.Registry,
 }
 
 // statsCollector counts when it is asked, so that counting costs nothing between scrapes.
-type statsCollector struct{ data *databases.Manager }
+type statsCollector struct{ opts RegistryOptions }
 
 // Describe implements prometheus.Collector.
 func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
+		ready, limitUsed, limitMax, diskAvailable, diskSize,
 		databaseBytes, databaseCommits, databaseWrites, databaseLogBytes, databaseSyncTime,
 		databaseCheckpoints, databaseCheckpointTime, databaseRecoveries, databaseRecoveryTime,
 		topicEvents, topicDelayed, topicBytes, topicOldest, topicSequence, topicPublished, topicDuplicates,
@@ -103,14 +123,30 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 
-	files, err := c.data.Databases()
+	serves := 1.0
+	if c.opts.Ready(ctx) != nil {
+		serves = 0
+	}
+	out <- gauge(ready, serves)
+	available, size, err := c.opts.Databases.Disk()
+	switch {
+	case err == nil:
+		out <- gauge(diskAvailable, float64(available))
+		out <- gauge(diskSize, float64(size))
+	case !errors.Is(err, errors.ErrUnsupported):
+		out <- prometheus.NewInvalidMetric(diskAvailable, err)
+	}
+
+	files, err := c.opts.Databases.Databases()
 	if err != nil {
 		out <- prometheus.NewInvalidMetric(databaseBytes, err)
 	}
 	for _, f := range files {
 		collectDatabase(out, f)
 	}
-	all, err := c.data.Brokers(ctx)
+	names := c.opts.Databases.Names()
+	fullestBucket, fullestTopic := 0, 0
+	all, err := c.opts.Databases.Brokers(ctx)
 	if err != nil && !errors.Is(err, databases.ErrTooMany) {
 		out <- prometheus.NewInvalidMetric(topicEvents, err)
 	}
@@ -120,9 +156,18 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", b.Database, b.Bucket, err))
 			continue
 		}
+		fullestBucket = max(fullestBucket, len(topics))
 		for i := range topics {
+			fullestTopic = max(fullestTopic, len(topics[i].Groups))
 			collectTopic(out, b, &topics[i])
 		}
+	}
+	limits := append(c.opts.Limits(), c.opts.Databases.Limits()...)
+	limits = append(limits, metrics.Limit{Flag: "max-topics", Used: float64(fullestBucket), Max: float64(names.MaxTopics)},
+		metrics.Limit{Flag: "max-groups", Used: float64(fullestTopic), Max: float64(names.MaxGroups)})
+	for _, l := range limits {
+		out <- gauge(limitUsed, l.Used, l.Flag)
+		out <- gauge(limitMax, l.Max, l.Flag)
 	}
 }
 

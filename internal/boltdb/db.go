@@ -42,6 +42,8 @@ type Options struct {
 	LockTimeout time.Duration
 	// LazyDelay is how long UpdateLazily may wait for a commit to ride along with. Default: 2ms; negative: not at all.
 	LazyDelay time.Duration
+	// Committed hears of each commit: how long it took, its sync included, and its bytes in the log. Default: nobody does.
+	Committed func(took time.Duration, bytes int)
 
 	// The rest is for tests.
 	areaSize, checkpointBytes int64
@@ -56,6 +58,9 @@ func (o *Options) setDefaults() {
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
 	o.LazyDelay = cmp.Or(o.LazyDelay, 2*time.Millisecond)
+	if o.Committed == nil {
+		o.Committed = func(time.Duration, int) {}
+	}
 	o.areaSize = cmp.Or(o.areaSize, areaSize)
 	o.checkpointBytes = cmp.Or(o.checkpointBytes, checkpointBytes)
 	o.checkpointCommits = cmp.Or(o.checkpointCommits, checkpointCommits)

@@ -329,6 +329,7 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 		}
 		return db.tryCommit(batch, checkpoints)
 	}
+	start := time.Now()
 	err = db.persist(bolt)
 	if noRoom(err) && !db.uncertain && db.rec.payload() <= smallRecord && checkpoints < 2 {
 		if db.checkpointNow(0) == nil {
@@ -339,6 +340,7 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 		return len(batch), -1, db.failed(err, int64(db.rec.payload()))
 	}
 	db.counters.committed(len(batch))
+	db.opts.Committed(time.Since(start), len(db.rec.b))
 	db.succeeded(int64(db.rec.payload()))
 	for _, fn := range tx.committed {
 		fn()

@@ -62,7 +62,9 @@ func (s *Server) newConnection(conn net.Conn) *connection {
 		payload:  len(http2.ClientPreface),
 		calls:    make(map[uint32]*call),
 	}
+	s.connections.Add(1)
 	c.onClose = sync.OnceFunc(func() {
+		s.connections.Add(-1)
 		s.limiter.closed(c)
 		if !s.isStopping() {
 			c.session.Close()

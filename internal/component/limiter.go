@@ -60,7 +60,7 @@ type limiter struct {
 	maxCalls    int
 	log         *slog.Logger
 	clock       clockwork.Clock
-	small, rest *semaphore.Weighted
+	small, rest *workers
 	// tooMany and tooLarge are the reasons for which calls are evicted.
 	tooMany, tooLarge error
 	// following counts those who wait for the end of a stream. They go with the streams.
@@ -141,7 +141,7 @@ func (l *callList) remove(c *call) {
 func newLimiter(limit int64, maxCalls int, log *slog.Logger, clock clockwork.Clock) *limiter {
 	return &limiter{
 		limit: limit, maxCalls: maxCalls, log: log, clock: clock,
-		small: semaphore.NewWeighted(limit), rest: semaphore.NewWeighted(limit),
+		small: newWorkers(limit), rest: newWorkers(limit),
 		tooMany:  fmt.Errorf("%w: --max-calls allows no more than %d to be open", ErrTooManyCalls, maxCalls),
 		tooLarge: fmt.Errorf("%w: what is still arriving takes too much; --max-request-bytes allows no more than %d", ErrTooManyRequests, limit),
 		unread:   make(map[*connection]int64),
@@ -309,6 +309,7 @@ func (l *limiter) enter(ctx context.Context, c *call) (at lane, err error) {
 	if err := at.Acquire(ctx, at.weight); err != nil {
 		return lane{}, err
 	}
+	at.used.Add(at.weight)
 	if !l.begin(c, size) {
 		at.leave()
 		return lane{}, c.Err()
@@ -316,13 +317,32 @@ func (l *limiter) enter(ctx context.Context, c *call) (at lane, err error) {
 	return at, nil
 }
 
+// workers are the calls of one lane that are being worked on.
+type workers struct {
+	*semaphore.Weighted
+	// used is what they may at most take, in bytes.
+	used atomic.Int64
+}
+
+func newWorkers(limit int64) *workers { return &workers{Weighted: semaphore.NewWeighted(limit)} }
+
 // lane is where a call waits for its turn, and what it may at most take.
 type lane struct {
-	*semaphore.Weighted
+	*workers
 	weight int64
 }
 
-func (l lane) leave() { l.Release(l.weight) }
+func (l lane) leave() {
+	l.used.Add(-l.weight)
+	l.Release(l.weight)
+}
+
+// used returns how many calls are open, and the bytes that count against the limit where most of it is used.
+func (l *limiter) used() (calls int, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open, max(l.bytes, l.unreadInAll, l.small.used.Load(), l.rest.used.Load())
+}
 
 // lane returns the lane of a call, and what of its weight is the request.
 func (l *limiter) lane(c *call) (at lane, size int64) {
@@ -337,7 +357,7 @@ func (l *limiter) lane(c *call) (at lane, size int64) {
 		at = lane{l.rest, size + receiveLimit}
 	default:
 		if size > smallCall {
-			at.Weighted = l.rest
+			at.workers = l.rest
 		}
 	}
 	at.weight = min(at.weight, l.limit)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -40,6 +42,9 @@ type PubSub struct {
 	defaults Defaults
 	log      *slog.Logger
 	clock    clockwork.Clock
+	metrics  *metrics.Metrics
+	// publisher is nil before Init.
+	publisher atomic.Pointer[metrics.Publisher]
 
 	mu            sync.Mutex
 	broker        pubsub.Service // nil before Init
@@ -66,6 +71,7 @@ func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
 		defaults:      opts.Defaults,
 		log:           opts.Logger,
 		clock:         opts.Clock,
+		metrics:       opts.Metrics,
 		subscriptions: make(map[*subscription]struct{}),
 	}
 }
@@ -84,6 +90,7 @@ func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) erro
 	p.mu.Lock()
 	p.broker, p.config = broker, config
 	p.mu.Unlock()
+	p.publisher.Store(p.metrics.Publisher(config.Publisher.Database, config.Publisher.Bucket))
 	return nil
 }
 
@@ -217,6 +224,9 @@ func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 
 // message reads what a publish says about its event.
 func (p *PubSub) message(topic string, data []byte, contentType string, metadata map[string]string) (pubsub.Message, error) {
+	if publisher := p.publisher.Load(); publisher != nil {
+		publisher.Event(len(data))
+	}
 	m := pubsub.Message{
 		Data:         data,
 		ContentType:  contentType,

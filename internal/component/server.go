@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sdkpubsub "github.com/dapr-sandbox/components-go-sdk/pubsub/v1"
@@ -23,6 +24,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/access"
 	_ "github.com/dapr-bolt/dapr-bolt/internal/grpcenv" // before gRPC is initialised
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
@@ -112,6 +114,8 @@ type ComponentOptions struct {
 	Logger *slog.Logger
 	// Clock is what a publish's deliverAfter goes by, and how often the log repeats itself. Default: the system's.
 	Clock clockwork.Clock
+	// Metrics are written to by the components. Default: new ones.
+	Metrics *metrics.Metrics
 }
 
 func (o *ComponentOptions) setDefaults() {
@@ -121,6 +125,9 @@ func (o *ComponentOptions) setDefaults() {
 	if o.Clock == nil {
 		o.Clock = clockwork.NewRealClock()
 	}
+	if o.Metrics == nil {
+		o.Metrics = metrics.New()
+	}
 }
 
 // Server serves components on a socket.
@@ -129,6 +136,8 @@ type Server struct {
 	socket  *socket
 	grpc    *grpc.Server
 	limiter *limiter
+	// connections counts those that are open.
+	connections atomic.Int64
 
 	mu       sync.Mutex
 	serving  bool
@@ -236,6 +245,7 @@ func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ha
 	if err != nil {
 		answer, err = nil, toStatus(err)
 	}
+	measureCall(c, start, err)
 	logCall(ctx, s.opts.Logger, c, start, err)
 	return answer, err
 }
@@ -294,6 +304,20 @@ func (s *Server) isStopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stopping
+}
+
+// Limits says what is used of the limits in Options, by their flags.
+func (s *Server) Limits() []metrics.Limit {
+	s.mu.Lock()
+	streams := len(s.pulls)
+	s.mu.Unlock()
+	calls, requestBytes := s.limiter.used()
+	return []metrics.Limit{
+		{Flag: "max-connections", Used: float64(s.connections.Load()), Max: float64(s.opts.MaxConnections)},
+		{Flag: "max-streams", Used: float64(streams), Max: float64(s.opts.MaxStreams)},
+		{Flag: "max-calls", Used: float64(calls), Max: float64(s.opts.MaxCalls)},
+		{Flag: "max-request-bytes", Used: float64(requestBytes), Max: float64(s.opts.MaxRequestBytes)},
+	}
 }
 
 // SocketPath is where the server listens.

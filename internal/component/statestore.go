@@ -17,6 +17,7 @@ import (
 	stateutils "github.com/dapr/components-contrib/state/utils"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -39,12 +40,14 @@ type StateStore struct {
 	backend  Backend
 	defaults Defaults
 	log      *slog.Logger
+	metrics  *metrics.Metrics
 	opened   atomic.Pointer[openedStore]
 }
 
 type openedStore struct {
 	*statestore.Store
-	config stateConfig
+	config  stateConfig
+	metrics *metrics.State
 }
 
 var (
@@ -57,7 +60,7 @@ var (
 // NewStateStore returns a component that Init makes ready for use.
 func NewStateStore(backend Backend, opts ComponentOptions) *StateStore {
 	opts.setDefaults()
-	return &StateStore{backend: backend, defaults: opts.Defaults, log: opts.Logger}
+	return &StateStore{backend: backend, defaults: opts.Defaults, log: opts.Logger, metrics: opts.Metrics}
 }
 
 // Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
@@ -79,7 +82,7 @@ func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) e
 		return fmt.Errorf("initialize state store: %w", err)
 	}
 	warnUnknown(s.log, metadata.Properties, StateMetadata(s.defaults))
-	s.opened.Store(&openedStore{Store: store, config: config})
+	s.opened.Store(&openedStore{Store: store, config: config, metrics: s.metrics.State(config.Database, config.Bucket)})
 	return nil
 }
 
@@ -123,6 +126,7 @@ func (s *StateStore) Get(ctx context.Context, req *contribstate.GetRequest) (*co
 	if !item.Found {
 		return &contribstate.GetResponse{}, nil
 	}
+	store.metrics.Read(len(item.Value))
 	return &contribstate.GetResponse{
 		Data:        item.Value,
 		ETag:        new(item.ETag),
@@ -156,6 +160,9 @@ func (s *StateStore) BulkGet(ctx context.Context, reqs []contribstate.GetRequest
 	}
 	for i := range items {
 		room -= items[i].Size()
+		if items[i].Found {
+			store.metrics.Read(len(items[i].Value))
+		}
 	}
 	answer := make([]contribstate.BulkGetResponse, len(items))
 	for i := range items {
@@ -206,6 +213,7 @@ func single[R contribstate.StateRequest](ctx context.Context, s *StateStore, req
 	}
 	t := store.transaction(req.GetMetadata(), req.GetKey())
 	t.Writes = []statestore.Write{w}
+	store.measure(t.Writes)
 	return stateError(store.Apply(ctx, t))
 }
 
@@ -253,6 +261,9 @@ func bulk[R any, P interface {
 	for at := range refused {
 		transactions[at].Writes = nil
 	}
+	for i := range transactions {
+		store.measure(transactions[i].Writes)
+	}
 	var failed []error
 	for at, err := range store.ApplyEach(ctx, transactions) {
 		if err = cmp.Or(refused[at], err); err != nil {
@@ -290,6 +301,7 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 	}
 	t := store.transaction(req.Metadata, writes[0].Key)
 	t.Writes = writes
+	store.measure(writes)
 	return stateError(store.Apply(ctx, t))
 }
 
@@ -341,6 +353,15 @@ func (s *openedStore) transaction(metadata map[string]string, key string) states
 		id = app + appSeparator + id
 	}
 	return statestore.Transaction{IdempotencyKey: id, IdempotencyWindow: s.config.IdempotencyWindow}
+}
+
+// measure takes the sizes of what is to be set.
+func (s *openedStore) measure(writes []statestore.Write) {
+	for i := range writes {
+		if writes[i].Op == statestore.OpSet {
+			s.metrics.Written(len(writes[i].Value))
+		}
+	}
 }
 
 func concurrencyError(value string) error {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	pubsubengine "github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -54,6 +55,8 @@ type Options struct {
 	MaxPendingBytes int64
 	// Names bounds the topics and groups of each bucket. Default: that of pubsub.NameLimits.
 	Names pubsub.NameLimits
+	// Metrics are written to by the files and brokers. Default: new ones.
+	Metrics *metrics.Metrics
 	// Logger hears of what the stores and brokers do on their own. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -79,6 +82,9 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = metrics.New()
 	}
 	if opts.MaxDatabases == 0 {
 		opts.MaxDatabases = DefaultMaxDatabases
@@ -231,6 +237,22 @@ func (m *Manager) Ready(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Limits says what is used of --max-databases and --max-pending-bytes.
+func (m *Manager) Limits() []metrics.Limit {
+	used, limit := m.budget.Used(), m.budget.Limit()
+	return []metrics.Limit{
+		{Flag: "max-databases", Used: float64(len(m.files.made())), Max: float64(m.opts.MaxDatabases)},
+		{Flag: "max-pending-bytes", Used: float64(used), Max: float64(limit)},
+	}
+}
+
+// Disk returns how many bytes can be written to the file system of the data directory, and its size. Where the system does
+// not tell, the error matches errors.ErrUnsupported.
+func (m *Manager) Disk() (available, size uint64, err error) { return disk(m.opts.Dir) }
+
+// Names bounds the topics and groups of each bucket.
+func (m *Manager) Names() pubsub.NameLimits { return m.opts.Names.WithDefaults() }
+
 // Database describes an open file.
 type Database struct {
 	Name string `json:"name"`
@@ -369,7 +391,7 @@ func (m *Manager) close(ctx context.Context) error {
 }
 
 func (m *Manager) openFile(ctx context.Context, database string) (*boltdb.DB, error) {
-	return boltdb.Open(ctx, FilePath(m.opts.Dir, database), boltdb.Options{Logger: m.opts.Logger})
+	return boltdb.Open(ctx, FilePath(m.opts.Dir, database), boltdb.Options{Logger: m.opts.Logger, Committed: m.opts.Metrics.Commits(database)})
 }
 
 func (m *Manager) openStore(ctx context.Context, ns namespace) (*statestore.Store, error) {
@@ -397,6 +419,8 @@ func (m *Manager) openBroker(ctx context.Context, ns namespace) (pubsub.Service,
 		Clock:      m.opts.Clock,
 		Logger:     m.logger(ns),
 		Budget:     m.budget,
+		Totals:     &m.opts.Metrics.Totals,
+		Timings:    m.opts.Metrics.Timings(ns.database, ns.bucket),
 		NameLimits: m.opts.Names,
 	})
 }
