@@ -157,6 +157,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		Clock:    c.clock,
 		Logger:   p.log,
 	})
+	p.add(part{stop: service.Close})
 	if c.httpListen != "" {
 		if err := c.serveHTTP(ctx, p, service); err != nil {
 			return err

@@ -22,26 +22,59 @@ var (
 	callBuckets = call[empty, Buckets]{"/v1/buckets", func(s *Service, ctx context.Context, _ empty) (Buckets, error) { return s.Buckets(ctx) }}
 	callBackup  = call[BackupRequest, BackupResult]{"/v1/backup", (*Service).Backup}
 
+	callOverview = call[empty, Overview]{"/v1/overview", func(s *Service, ctx context.Context, _ empty) (Overview, error) { return s.Overview(ctx) }}
+
 	callTopics      = call[TopicsRequest, Topics]{"/v1/topics", (*Service).Topics}
 	callRemoveGroup = call[GroupRequest, empty]{"/v1/topics/remove-group", without((*Service).RemoveGroup)}
+	callTopic       = call[TopicRequest, TopicDetail]{"/v1/topics/show", (*Service).Topic}
+	callRemoveTopic = call[TopicRequest, empty]{"/v1/topics/remove", without((*Service).RemoveTopic)}
+	callEvents      = call[EventsRequest, EventPage]{"/v1/topics/events", (*Service).Events}
+	callPublish     = call[PublishRequest, PublishResult]{"/v1/publish", (*Service).Publish}
+	callEvent       = call[EventRequest, EventDetail]{"/v1/events/show", (*Service).Event}
+	callRetries     = call[RetriesRequest, RetryPage]{"/v1/retries/list", (*Service).Retries}
+	callRetryNow    = call[RetryRequest, empty]{"/v1/retries/now", without((*Service).RetryNow)}
+	callRetrySkip   = call[RetryRequest, empty]{"/v1/retries/skip", without((*Service).RetrySkip)}
 
 	callDeadLetters = call[ListOptions, DeadLetterPage]{"/v1/dead-letters/list", (*Service).DeadLetters}
 	callDeadLetter  = call[IDRequest, DeadLetter]{"/v1/dead-letters/show", (*Service).DeadLetter}
 	callRedrive     = call[IDsRequest, RedriveResult]{"/v1/dead-letters/redrive", (*Service).Redrive}
 	callPurge       = call[IDsRequest, PurgeResult]{"/v1/dead-letters/purge", (*Service).Purge}
+
+	callDeadLetterGroups = call[ListOptions, DeadLetterGroups]{"/v1/dead-letters/groups", (*Service).DeadLetterGroups}
+	callStartJob         = call[JobRequest, Job]{"/v1/jobs/start", (*Service).StartJob}
+	callJobs             = call[empty, Jobs]{"/v1/jobs", func(s *Service, ctx context.Context, _ empty) (Jobs, error) { return s.Jobs(ctx) }}
+	callJob              = call[JobRequestID, Job]{"/v1/jobs/show", (*Service).Job}
+	callCancelJob        = call[JobRequestID, Job]{"/v1/jobs/cancel", (*Service).CancelJob}
+
+	callStateBucket     = call[Bucket, StateInfo]{"/v1/state/bucket", (*Service).StateBucket}
+	callApps            = call[PageRequest, Apps]{"/v1/state/apps", (*Service).Apps}
+	callKeys            = call[KeysRequest, KeyPage]{"/v1/state/keys", (*Service).Keys}
+	callValue           = call[KeyRequest, Value]{"/v1/state/get", (*Service).Value}
+	callSetValue        = call[SetRequest, Key]{"/v1/state/set", (*Service).SetValue}
+	callDeleteValue     = call[DeleteRequest, empty]{"/v1/state/delete", without((*Service).DeleteValue)}
+	callIdempotencyKeys = call[PageRequest, IdempotencyPage]{"/v1/state/idempotency-keys", (*Service).IdempotencyKeys}
+	callQuery           = call[QueryRequest, QueryResult]{"/v1/state/query", (*Service).Query}
+	callRemoveBucket    = call[RemoveBucketRequest, empty]{"/v1/buckets/remove", without((*Service).RemoveBucket)}
 )
+
+// pathWatch is answered with a JSON object for each event, until the client leaves.
+const pathWatch = "/v1/topics/watch"
 
 // routes registers all of them.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range []route{
-		callInfo, callReady, callBuckets, callBackup,
-		callTopics, callRemoveGroup,
-		callDeadLetters, callDeadLetter, callRedrive, callPurge,
+		callInfo, callReady, callBuckets, callBackup, callOverview, callRemoveBucket,
+		callTopics, callTopic, callRemoveTopic, callRemoveGroup, callEvents, callPublish, callEvent,
+		callRetries, callRetryNow, callRetrySkip,
+		callDeadLetters, callDeadLetter, callRedrive, callPurge, callDeadLetterGroups,
+		callStartJob, callJobs, callJob, callCancelJob,
+		callStateBucket, callApps, callKeys, callValue, callSetValue, callDeleteValue, callIdempotencyKeys, callQuery,
 	} {
 		path, answer := r.serve(s.opts.Service)
 		mux.HandleFunc("POST "+path, s.handle(answer))
 	}
+	mux.HandleFunc("POST "+pathWatch, s.watch)
 	mux.HandleFunc("/", s.handle(func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, refuse(http.StatusNotFound, "no such call: %s %s", r.Method, r.URL.Path)
 	}))

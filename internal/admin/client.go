@@ -111,39 +111,188 @@ func (c *Client) Purge(ctx context.Context, request IDsRequest) (PurgeResult, er
 	return callPurge.ask(ctx, c, request)
 }
 
+// Topic is Service.Topic.
+func (c *Client) Topic(ctx context.Context, request TopicRequest) (TopicDetail, error) {
+	return callTopic.ask(ctx, c, request)
+}
+
+// Events is Service.Events.
+func (c *Client) Events(ctx context.Context, request EventsRequest) (EventPage, error) {
+	return callEvents.ask(ctx, c, request)
+}
+
+// Publish is Service.Publish.
+func (c *Client) Publish(ctx context.Context, request PublishRequest) (PublishResult, error) {
+	return callPublish.ask(ctx, c, request)
+}
+
+// Event is Service.Event.
+func (c *Client) Event(ctx context.Context, request EventRequest) (EventDetail, error) {
+	return callEvent.ask(ctx, c, request)
+}
+
+// Retries is Service.Retries.
+func (c *Client) Retries(ctx context.Context, request RetriesRequest) (RetryPage, error) {
+	return callRetries.ask(ctx, c, request)
+}
+
+// DeadLetterGroups is Service.DeadLetterGroups.
+func (c *Client) DeadLetterGroups(ctx context.Context, request ListOptions) (DeadLetterGroups, error) {
+	return callDeadLetterGroups.ask(ctx, c, request)
+}
+
+// StartJob is Service.StartJob.
+func (c *Client) StartJob(ctx context.Context, request JobRequest) (Job, error) {
+	return callStartJob.ask(ctx, c, request)
+}
+
+// Job is Service.Job.
+func (c *Client) Job(ctx context.Context, request JobRequestID) (Job, error) {
+	return callJob.ask(ctx, c, request)
+}
+
+// CancelJob is Service.CancelJob.
+func (c *Client) CancelJob(ctx context.Context, request JobRequestID) (Job, error) {
+	return callCancelJob.ask(ctx, c, request)
+}
+
+// StateBucket is Service.StateBucket.
+func (c *Client) StateBucket(ctx context.Context, request Bucket) (StateInfo, error) {
+	return callStateBucket.ask(ctx, c, request)
+}
+
+// Apps is Service.Apps.
+func (c *Client) Apps(ctx context.Context, request PageRequest) (Apps, error) {
+	return callApps.ask(ctx, c, request)
+}
+
+// Keys is Service.Keys.
+func (c *Client) Keys(ctx context.Context, request KeysRequest) (KeyPage, error) {
+	return callKeys.ask(ctx, c, request)
+}
+
+// Value is Service.Value.
+func (c *Client) Value(ctx context.Context, request KeyRequest) (Value, error) {
+	return callValue.ask(ctx, c, request)
+}
+
+// SetValue is Service.SetValue.
+func (c *Client) SetValue(ctx context.Context, request SetRequest) (Key, error) {
+	return callSetValue.ask(ctx, c, request)
+}
+
+// IdempotencyKeys is Service.IdempotencyKeys.
+func (c *Client) IdempotencyKeys(ctx context.Context, request PageRequest) (IdempotencyPage, error) {
+	return callIdempotencyKeys.ask(ctx, c, request)
+}
+
+// Query is Service.Query.
+func (c *Client) Query(ctx context.Context, request QueryRequest) (QueryResult, error) {
+	return callQuery.ask(ctx, c, request)
+}
+
+// RemoveTopic is Service.RemoveTopic.
+func (c *Client) RemoveTopic(ctx context.Context, request TopicRequest) error {
+	_, err := callRemoveTopic.ask(ctx, c, request)
+	return err
+}
+
+// RetryNow is Service.RetryNow.
+func (c *Client) RetryNow(ctx context.Context, request RetryRequest) error {
+	_, err := callRetryNow.ask(ctx, c, request)
+	return err
+}
+
+// RetrySkip is Service.RetrySkip.
+func (c *Client) RetrySkip(ctx context.Context, request RetryRequest) error {
+	_, err := callRetrySkip.ask(ctx, c, request)
+	return err
+}
+
+// DeleteValue is Service.DeleteValue.
+func (c *Client) DeleteValue(ctx context.Context, request DeleteRequest) error {
+	_, err := callDeleteValue.ask(ctx, c, request)
+	return err
+}
+
+// RemoveBucket is Service.RemoveBucket.
+func (c *Client) RemoveBucket(ctx context.Context, request RemoveBucketRequest) error {
+	_, err := callRemoveBucket.ask(ctx, c, request)
+	return err
+}
+
+// Overview is Service.Overview.
+func (c *Client) Overview(ctx context.Context) (Overview, error) {
+	return callOverview.ask(ctx, c, empty{})
+}
+
+// Jobs is Service.Jobs.
+func (c *Client) Jobs(ctx context.Context) (Jobs, error) { return callJobs.ask(ctx, c, empty{}) }
+
+// Watch is Service.Watch. It also ends, without an error, when the process does.
+func (c *Client) Watch(ctx context.Context, request TopicRequest, fn func(WatchedEvent) error) error {
+	body, err := c.post(ctx, pathWatch, request)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for dec := json.NewDecoder(body); ; {
+		var e WatchedEvent
+		err := dec.Decode(&e)
+		switch {
+		case ctx.Err() != nil || errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("answer of the process on %s: %w", c.socket, err)
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+}
+
 // ask sends the request and returns the answer.
 func (k call[Request, Answer]) ask(ctx context.Context, c *Client, request Request) (answer Answer, err error) {
-	body, err := json.Marshal(request)
+	body, err := c.post(ctx, k.path, request)
 	if err != nil {
 		return answer, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://dapr-bolt"+k.path, bytes.NewReader(body))
+	defer func() { err = errors.Join(err, body.Close()) }()
+	if err := json.NewDecoder(body).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
+	}
+	return answer, nil
+}
+
+// post sends a request and returns the body of a success, which the caller must close.
+func (c *Client) post(ctx context.Context, path string, request any) (io.ReadCloser, error) {
+	body, err := json.Marshal(request)
 	if err != nil {
-		return answer, err
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://dapr-bolt"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return answer, &NotRunningError{Socket: c.socket, Err: fs.ErrNotExist}
+		return nil, &NotRunningError{Socket: c.socket, Err: fs.ErrNotExist}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return answer, &NotRunningError{Socket: c.socket, Err: syscall.ECONNREFUSED}
+		return nil, &NotRunningError{Socket: c.socket, Err: syscall.ECONNREFUSED}
 	case err != nil:
-		return answer, fmt.Errorf("ask the process on %s: %w", c.socket, err)
+		return nil, fmt.Errorf("ask the process on %s: %w", c.socket, err)
+	case resp.StatusCode == http.StatusOK:
+		return resp.Body, nil
 	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	if resp.StatusCode == http.StatusOK {
-		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-			return answer, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
-		}
-		return answer, nil
-	}
+	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return answer, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
+		return nil, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
 	}
 	var refusal errorBody
 	if json.Unmarshal(raw, &refusal) != nil || refusal.Error == "" {
 		refusal.Error = fmt.Sprintf("the process on %s answered %s", c.socket, resp.Status)
 	}
-	return answer, &Error{Status: resp.StatusCode, Message: refusal.Error}
+	return nil, &Error{Status: resp.StatusCode, Message: refusal.Error}
 }

@@ -12,6 +12,9 @@ import (
 // readStep is how many dead letters are in memory at once while a page is put together.
 const readStep = 16
 
+// deadLetterScan is how many dead letters one call looks at.
+const deadLetterScan = 10_000
+
 // DeadLetter is a dead letter as the admin socket and `--output json` show it.
 type DeadLetter struct {
 	// Bucket is where it is: an id stands for one dead letter of one bucket.
@@ -46,8 +49,12 @@ type ListOptions struct {
 	Bucket
 	Topic string `json:"topic,omitempty"`
 	Group string `json:"group,omitempty"`
-	// Since selects those that died at or after it.
-	Since time.Time `json:"since,omitzero"`
+	// Since selects those that died at or after it, and Before those that died before it.
+	Since  time.Time     `json:"since,omitzero"`
+	Before time.Time     `json:"before,omitzero"`
+	Reason pubsub.Reason `json:"reason,omitempty"`
+	// Cause selects those of a DeadLetterGroup.
+	Cause string `json:"cause,omitempty"`
 	// Text selects those whose payload, event id or any error holds it, case-insensitively.
 	Text string `json:"text,omitempty"`
 	// After is the id to continue after.
@@ -119,32 +126,64 @@ func (s *Service) DeadLetters(ctx context.Context, opts ListOptions) (page DeadL
 	return deadLetterPage(ctx, broker, opts)
 }
 
+// filter is what the bucket looks for.
+func (opts *ListOptions) filter() pubsub.DeadLetterFilter {
+	return pubsub.DeadLetterFilter{
+		Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Before: opts.Before, Reason: opts.Reason, Text: opts.Text, After: opts.After,
+	}
+}
+
 // deadLetterPage puts a page together in small steps, so that it takes little more memory than its payloads, or than its
-// metadata where those were not asked for.
+// metadata where those were not asked for. It looks at no more than deadLetterScan dead letters.
 func deadLetterPage(ctx context.Context, broker pubsub.Service, opts ListOptions) (DeadLetterPage, error) {
 	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
-	filter := pubsub.DeadLetterFilter{Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Text: opts.Text, After: opts.After}
-	for bytes := 0; ; {
-		// One more than fits reports whether there is a next page.
-		filter.Limit = min(readStep, opts.Limit-len(out.DeadLetters)+1)
-		letters, err := broker.DeadLetters(ctx, filter)
+	filter := opts.filter()
+	bytes := 0
+	for scanned := 0; scanned < deadLetterScan; {
+		filter.Limit = readStep
+		scan := deadLetterScan
+		if opts.Cause != "" {
+			scan = readStep
+		}
+		letters, next, err := scanDeadLetters(ctx, broker, filter, scan)
 		if err != nil {
 			return out, err
 		}
 		for i := range letters {
-			if len(out.DeadLetters) == opts.Limit || opts.Data && bytes > 0 && bytes+len(letters[i].Event.Data) > maxPageBytes {
-				out.Next = filter.After
+			d := &letters[i]
+			if opts.Cause != "" && causeOf(d.LastError()) != opts.Cause {
+				continue
+			}
+			// There is a next page if there is one more than fits.
+			if len(out.DeadLetters) == opts.Limit || opts.Data && bytes > 0 && bytes+len(d.Event.Data) > maxPageBytes {
+				out.Next = out.DeadLetters[len(out.DeadLetters)-1].ID
 				return out, nil
 			}
-			d := newDeadLetter(opts.Bucket, &letters[i], opts.Data)
-			out.DeadLetters = append(out.DeadLetters, d)
-			bytes += len(letters[i].Event.Data)
-			filter.After = d.ID
+			out.DeadLetters = append(out.DeadLetters, newDeadLetter(opts.Bucket, d, opts.Data))
+			bytes += len(d.Event.Data)
 		}
-		if len(letters) < filter.Limit {
+		filter.After, out.Next = next, next
+		if next == 0 {
 			return out, nil
 		}
+		scanned += readStep
+		if len(letters) < readStep && opts.Cause == "" {
+			scanned = deadLetterScan
+		}
 	}
+	return out, nil
+}
+
+// scanDeadLetters looks at no more than scan dead letters where the service can.
+func scanDeadLetters(ctx context.Context, broker pubsub.Service, filter pubsub.DeadLetterFilter, scan int) (found []pubsub.DeadLetter, next uint64, err error) {
+	if i, ok := broker.(pubsub.Inspector); ok {
+		return i.ScanDeadLetters(ctx, filter, scan)
+	}
+	found, err = broker.DeadLetters(ctx, filter)
+	if n := len(found); n == filter.Limit {
+		next = found[n-1].ID
+	}
+	return found, next, err
 }
 
 // DeadLetter returns one dead letter with its payload.

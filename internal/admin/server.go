@@ -27,6 +27,9 @@ type Server struct {
 	opts     Options
 	log      *slog.Logger
 	endpoint *endpoint
+	// stopping ends when the server begins to stop.
+	stopping context.Context
+	stop     context.CancelFunc
 }
 
 // Listen creates the socket, with mode 0600, and serves it. A socket that a process still serves is an error that
@@ -40,12 +43,14 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("listen on the admin socket: %w", err)
 	}
 	s := &Server{opts: opts, log: opts.Logger}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.endpoint = serve(l, s.routes(), s.log)
 	return s, nil
 }
 
 // Stop removes the socket and waits for running calls, which it cuts off when ctx ends.
 func (s *Server) Stop(ctx context.Context) error {
+	s.stop()
 	if err := errors.Join(os.Remove(s.opts.Path), s.endpoint.stop(ctx)); err != nil {
 		return fmt.Errorf("stop the admin socket: %w", err)
 	}
@@ -74,6 +79,33 @@ func (s *Server) handle(fn func(w http.ResponseWriter, r *http.Request) (any, er
 		// An error here means that the client has left.
 		_ = enc.Encode(answer)
 	}
+}
+
+// watch streams new events.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	var request TopicRequest
+	err := decode(r, &request)
+	if err == nil {
+		_, err = s.opts.Service.inspect(r.Context(), request.Bucket)
+	}
+	if err != nil {
+		s.handle(func(http.ResponseWriter, *http.Request) (any, error) { return nil, err })(w, r)
+		return
+	}
+	control, enc := http.NewResponseController(w), json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = control.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	_ = control.Flush()
+	// It ends when the client has left, or the server stops.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.stopping, cancel)()
+	_ = s.opts.Service.Watch(ctx, request, func(e WatchedEvent) error {
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		return errors.Join(enc.Encode(e), control.Flush())
+	})
 }
 
 // decode reads one JSON object without unknown fields.

@@ -3,6 +3,8 @@ package admin
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,13 +41,16 @@ type ServiceOptions struct {
 type Service struct {
 	opts ServiceOptions
 	log  *slog.Logger
+	jobs jobs
 }
 
-// NewService returns a Service.
+// NewService returns a Service. The caller must Close it.
 func NewService(opts ServiceOptions) *Service {
 	opts.Clock = cmp.Or[clockwork.Clock](opts.Clock, clockwork.NewRealClock())
 	opts.Logger = cmp.Or(opts.Logger, slog.Default())
-	return &Service{opts: opts, log: opts.Logger}
+	s := &Service{opts: opts, log: opts.Logger}
+	s.jobs.ctx, s.jobs.cancel = context.WithCancel(context.Background())
+	return s
 }
 
 type byKey struct{}
@@ -90,13 +95,15 @@ func StatusOf(err error) int {
 	switch {
 	case errors.As(err, &refused):
 		return refused.status
+	case stateStatus(err) != 0:
+		return stateStatus(err)
 	case errors.As(err, &name), errors.Is(err, invalid.Err), errors.Is(err, fs.ErrInvalid):
 		return http.StatusBadRequest
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, pubsub.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound
-	case errors.Is(err, fs.ErrExist):
+	case errors.Is(err, fs.ErrExist), errors.Is(err, pubsub.ErrInFlight), errors.Is(err, pubsub.ErrTopicFull):
 		return http.StatusConflict
 	case errors.Is(err, pubsub.ErrClosed), errors.Is(err, databases.ErrClosed):
 		return http.StatusServiceUnavailable
@@ -133,9 +140,16 @@ func (s *Service) Ready(ctx context.Context) error {
 // Buckets lists the buckets of the data directory.
 func (s *Service) Buckets(ctx context.Context) (Buckets, error) {
 	all, err := s.opts.Databases.Brokers(ctx)
-	answer := Buckets{Buckets: make([]Bucket, len(all)), State: []Bucket{}, Missing: text(err)}
+	stores, storesErr := s.opts.Databases.Stores(ctx)
+	if err == nil {
+		err = storesErr
+	}
+	answer := Buckets{Buckets: make([]Bucket, len(all)), State: make([]Bucket, len(stores)), Missing: text(err)}
 	for i, b := range all {
 		answer.Buckets[i] = Bucket{b.Database, b.Bucket}
+	}
+	for i, b := range stores {
+		answer.State[i] = Bucket{b.Database, b.Bucket}
 	}
 	return answer, nil
 }
@@ -167,4 +181,28 @@ func (s *Service) Backup(ctx context.Context, request BackupRequest) (BackupResu
 	}
 	s.changed(ctx, "a database was backed up", "database", request.Database, "path", request.Path, "bytes", info.Size())
 	return BackupResult{Database: request.Database, Path: request.Path, Size: info.Size()}, nil
+}
+
+// cursor is where a page ends, as a text that nobody needs to understand.
+func cursor(place any) string {
+	raw, err := json.Marshal(place)
+	if err != nil {
+		panic(err) // places are of strings and numbers
+	}
+	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
+// parseCursor takes what cursor has made; nothing is the beginning.
+func parseCursor(text string, into any) error {
+	if text == "" {
+		return nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		return badRequest("after %q: allowed: what the page before says in next", text)
+	}
+	return nil
 }

@@ -1,29 +1,70 @@
 package admin
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // TopicsRequest selects topics.
 type TopicsRequest struct {
 	// Bucket default, where both fields are empty: all buckets.
 	Bucket
+	// After is Topics.Next of the page before.
+	After string `json:"after,omitempty"`
+	// Limit of a page. Default: DefaultPageSize.
+	Limit int `json:"limit,omitempty"`
 }
 
-// Topics is what a bucket holds, or all of them.
+// Topics is a page of what a bucket holds, or all of them.
 type Topics struct {
 	Topics []TopicStats `json:"topics"`
+	// Next is what to continue after; empty: there are no more.
+	Next string `json:"next,omitempty"`
 	// Missing says which buckets are left out, and why; empty: none.
 	Missing string `json:"missing,omitempty"`
 }
 
-// TopicStats counts what a topic holds, and says where it is.
+// TopicStats says what a topic holds, and where it is. InFlight, Retrying, Dead, Acknowledged are those of all its groups
+// together.
 type TopicStats struct {
 	Bucket
 	pubsub.TopicStats
+	InFlight     uint64 `json:"inFlight"`
+	Retrying     uint64 `json:"retrying"`
+	Dead         uint64 `json:"dead"`
+	Acknowledged uint64 `json:"acknowledged"`
+}
+
+func newTopicStats(bucket Bucket, t pubsub.TopicStats) TopicStats {
+	if t.Groups == nil {
+		t.Groups = []pubsub.GroupStats{}
+	}
+	out := TopicStats{Bucket: bucket, TopicStats: t}
+	for i := range t.Groups {
+		g := &t.Groups[i]
+		out.InFlight += g.InFlight
+		out.Retrying += g.Retrying
+		out.Dead += g.Dead
+		out.Acknowledged += g.Acknowledged
+	}
+	return out
+}
+
+// TopicRequest names a topic.
+type TopicRequest struct {
+	Bucket
+	Topic string `json:"topic"`
 }
 
 // GroupRequest names a consumer group of a topic.
@@ -33,35 +74,162 @@ type GroupRequest struct {
 	Group string `json:"group"`
 }
 
-// Topics counts what topics hold.
+// TopicDetail is a topic with who consumes it.
+type TopicDetail struct {
+	TopicStats
+	Consumers []Consumer `json:"consumers"`
+}
+
+// Consumer is an app instance's stream and its configuration as in force.
+type Consumer struct {
+	Group string `json:"group"`
+	// Topic is what it subscribed to, which may hold wildcards.
+	Topic    string `json:"topic"`
+	Instance string `json:"instance,omitempty"`
+	InFlight int    `json:"inFlight"`
+	// OldestSince is since when the app has the oldest event in flight.
+	OldestSince *time.Time `json:"oldestSince,omitempty"`
+	Paused      bool       `json:"paused,omitempty"`
+	// Silent says that it let an ackWait run out and has not answered since.
+	Silent bool           `json:"silent,omitempty"`
+	Config ConsumerConfig `json:"config"`
+}
+
+// ConsumerConfig has the keys of the metadata; durations are Go's.
+type ConsumerConfig struct {
+	MaxDeliver        int                  `json:"maxDeliver"`
+	BackOff           []string             `json:"backOff"`
+	AckWait           string               `json:"ackWait"`
+	MaxAckPending     int                  `json:"maxAckPending"`
+	Ordered           bool                 `json:"ordered"`
+	DeliverPolicy     pubsub.DeliverPolicy `json:"deliverPolicy"`
+	DeadLetterExpired bool                 `json:"deadLetterExpired"`
+}
+
+// inspect returns what can look into a bucket of events.
+func (s *Service) inspect(ctx context.Context, bucket Bucket) (pubsub.Inspector, error) {
+	broker, err := s.broker(ctx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	return inspector(broker)
+}
+
+func inspector(broker pubsub.Service) (pubsub.Inspector, error) {
+	if i, ok := broker.(pubsub.Inspector); ok {
+		return i, nil
+	}
+	return nil, refuse(http.StatusNotImplemented, "the events of this process are kept by another system, and cannot be looked into here: use that system's own tools")
+}
+
+// topicCursor is where a page of topics ends.
+type topicCursor struct{ Database, Bucket, Topic string }
+
+// Topics returns a page of topics, by database, bucket and name.
 func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, error) {
 	answer := Topics{Topics: []TopicStats{}}
-	var counted []databases.OpenBroker
-	if bucket := request.Bucket; bucket == (Bucket{}) {
-		var err error
-		counted, err = s.opts.Databases.Brokers(ctx)
-		answer.Missing = text(err)
-	} else {
-		bucket = bucket.WithDefaults()
-		broker, err := s.broker(ctx, bucket)
-		if err != nil {
-			return answer, err
-		}
-		counted = []databases.OpenBroker{{Database: bucket.Database, Bucket: bucket.Name, Broker: broker}}
+	limit, err := pageSize(request.Limit)
+	if err != nil {
+		return answer, err
 	}
-	for _, b := range counted {
-		stats, err := b.Broker.Stats(ctx)
+	var after topicCursor
+	if err := parseCursor(request.After, &after); err != nil {
+		return answer, err
+	}
+	brokers, err := s.brokers(ctx, request.Bucket, &answer.Missing)
+	if err != nil {
+		return answer, err
+	}
+	for _, b := range brokers {
+		from := ""
+		switch place := cmp.Or(cmp.Compare(b.Database, after.Database), cmp.Compare(b.Bucket, after.Bucket)); {
+		case place < 0:
+			continue
+		case place == 0:
+			from = after.Topic
+		}
+		stats, err := topicsOf(ctx, b.Broker, from, limit+1-len(answer.Topics))
 		if err != nil {
 			return answer, err
 		}
 		for _, t := range stats {
-			if t.Groups == nil {
-				t.Groups = []pubsub.GroupStats{}
+			if n := len(answer.Topics); n == limit {
+				last := answer.Topics[n-1]
+				answer.Next = cursor(topicCursor{last.Database, last.Name, last.Topic})
+				return answer, nil
 			}
-			answer.Topics = append(answer.Topics, TopicStats{Bucket{b.Database, b.Bucket}, t})
+			answer.Topics = append(answer.Topics, newTopicStats(Bucket{b.Database, b.Bucket}, t))
 		}
 	}
 	return answer, nil
+}
+
+// topicsOf returns the topics of a bucket after one, and of what cannot be looked into all topics.
+func topicsOf(ctx context.Context, broker pubsub.Service, after string, limit int) ([]pubsub.TopicStats, error) {
+	if i, ok := broker.(pubsub.Inspector); ok {
+		return i.StatsAfter(ctx, after, limit)
+	}
+	all, err := broker.Stats(ctx)
+	for len(all) > 0 && all[0].Topic <= after {
+		all = all[1:]
+	}
+	return all[:min(limit, len(all))], err
+}
+
+// brokers returns that of a bucket, or those of all buckets if it is the zero value; missing says which are not there.
+func (s *Service) brokers(ctx context.Context, bucket Bucket, missing *string) ([]databases.OpenBroker, error) {
+	if bucket == (Bucket{}) {
+		all, err := s.opts.Databases.Brokers(ctx)
+		*missing = text(err)
+		return all, nil
+	}
+	bucket = bucket.WithDefaults()
+	broker, err := s.broker(ctx, bucket)
+	return []databases.OpenBroker{{Database: bucket.Database, Bucket: bucket.Name, Broker: broker}}, err
+}
+
+// Topic returns one topic and who consumes it.
+func (s *Service) Topic(ctx context.Context, request TopicRequest) (TopicDetail, error) {
+	broker, err := s.inspect(ctx, request.Bucket)
+	if err != nil {
+		return TopicDetail{}, err
+	}
+	stats, err := broker.TopicStats(ctx, request.Topic)
+	if err != nil {
+		return TopicDetail{}, err
+	}
+	answer := TopicDetail{TopicStats: newTopicStats(request.WithDefaults(), stats), Consumers: []Consumer{}}
+	for _, c := range broker.Consumers(request.Topic) {
+		out := Consumer{
+			Group: c.Group, Topic: c.Topic, Instance: c.Instance, InFlight: c.InFlight, Paused: c.Paused, Silent: c.Silent,
+			Config: ConsumerConfig{
+				MaxDeliver: c.MaxDeliver, BackOff: []string{}, AckWait: c.AckWait.String(), MaxAckPending: c.MaxAckPending,
+				Ordered: c.Ordered, DeliverPolicy: c.DeliverPolicy, DeadLetterExpired: c.DeadLetterExpired,
+			},
+		}
+		for _, wait := range c.BackOff {
+			out.Config.BackOff = append(out.Config.BackOff, wait.String())
+		}
+		if !c.OldestSince.IsZero() {
+			out.OldestSince = &c.OldestSince
+		}
+		answer.Consumers = append(answer.Consumers, out)
+	}
+	return answer, nil
+}
+
+// RemoveTopic forgets a topic that nobody consumes: its events, groups and dead letters.
+func (s *Service) RemoveTopic(ctx context.Context, request TopicRequest) error {
+	request.Bucket = request.WithDefaults()
+	broker, err := s.inspect(ctx, request.Bucket)
+	if err != nil {
+		return err
+	}
+	if err := broker.RemoveTopic(ctx, request.Topic); err != nil {
+		return err
+	}
+	s.changed(ctx, "a topic was removed", "database", request.Database, "bucket", request.Name, "topic", request.Topic)
+	return nil
 }
 
 // RemoveGroup ends a group that left for good.
@@ -76,4 +244,131 @@ func (s *Service) RemoveGroup(ctx context.Context, request GroupRequest) error {
 	}
 	s.changed(ctx, "a consumer group was removed", "database", request.Database, "bucket", request.Name, "topic", request.Topic, "group", request.Group)
 	return nil
+}
+
+// PublishRequest is an event to publish.
+type PublishRequest struct {
+	Bucket
+	Topic string `json:"topic"`
+	Content
+	// ContentType is the data's. Default: application/json for data that is JSON, else text/plain, or application/octet-stream.
+	ContentType string `json:"contentType,omitempty"`
+	// Raw publishes the data as it is. Default: it becomes the data of a CloudEvent, as Dapr makes of it.
+	Raw bool `json:"raw,omitempty"`
+	// ID names the event: one that was published with it lately is not stored again. Default: a new one, or none with Raw.
+	ID string `json:"id,omitempty"`
+	// Source and Type are the CloudEvent's. Default: dapr-bolt, com.dapr.event.sent.
+	Source string `json:"source,omitempty"`
+	Type   string `json:"type,omitempty"`
+	// Metadata travels with the event.
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// PublishResult says what the event is known by.
+type PublishResult struct {
+	ID string `json:"id"`
+}
+
+const (
+	// publishWindow is how long the id of an event that was published here is remembered.
+	publishWindow = 10 * time.Minute
+	// maxPublish bounds the payload of an event that is published here, in bytes.
+	maxPublish      = statestore.MaxValueSize
+	cloudEventsType = "application/cloudevents+json"
+)
+
+// Publish stores an event in a topic, new if need be, and keeps the limits that the topic's publisher has set.
+func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishResult, error) {
+	request.Bucket = request.WithDefaults()
+	broker, err := s.broker(ctx, request.Bucket)
+	if err != nil {
+		return PublishResult{}, err
+	}
+	message, err := request.message()
+	if err != nil {
+		return PublishResult{}, err
+	}
+	byID, err := pubsub.ParseDedupBy("id")
+	if err != nil {
+		return PublishResult{}, err
+	}
+	opts := pubsub.PublishOptions{DedupBy: byID}
+	if message.EventID != "" {
+		opts.DedupWindow = publishWindow
+	}
+	if i, ok := broker.(pubsub.Inspector); ok {
+		if stats, err := i.TopicStats(ctx, request.Topic); err == nil {
+			opts.Limits = pubsub.TopicLimits{MaxAge: stats.MaxAge, MaxBytes: stats.MaxBytes}
+		}
+	}
+	if err := broker.Publish(ctx, request.Topic, []pubsub.Message{message}, opts)[0]; err != nil {
+		return PublishResult{}, err
+	}
+	s.changed(ctx, "an event was published", "database", request.Database, "bucket", request.Name, "topic", request.Topic, "id", message.EventID)
+	return PublishResult{ID: message.EventID}, nil
+}
+
+func (r *PublishRequest) message() (pubsub.Message, error) {
+	data, err := r.Payload()
+	if err != nil {
+		return pubsub.Message{}, err
+	}
+	if len(data) > maxPublish {
+		return pubsub.Message{}, refuse(http.StatusRequestEntityTooLarge, "data of %d bytes: allowed: at most %d", len(data), maxPublish)
+	}
+	encoding := NewContent(data).DataEncoding
+	contentType := cmp.Or(r.ContentType, map[DataEncoding]string{
+		DataJSON: "application/json", DataText: "text/plain", DataBase64: "application/octet-stream",
+	}[encoding])
+	m := pubsub.Message{Data: data, ContentType: contentType, Metadata: r.Metadata, EventID: r.ID}
+	if r.Raw {
+		return m, nil
+	}
+	m.EventID = cmp.Or(r.ID, uuid.NewString())
+	event := map[string]any{
+		"specversion": "1.0", "id": m.EventID, "source": cmp.Or(r.Source, "dapr-bolt"), "type": cmp.Or(r.Type, "com.dapr.event.sent"),
+		"topic": r.Topic, "datacontenttype": contentType,
+	}
+	switch {
+	case encoding == DataBase64:
+		event["data_base64"] = data
+	case encoding == DataJSON && strings.Contains(contentType, "json"):
+		event["data"] = json.RawMessage(data)
+	case encoding == DataJSON || encoding == DataText:
+		event["data"] = string(data)
+	}
+	m.ContentType = cloudEventsType
+	if m.Data, err = json.Marshal(event); err != nil {
+		return m, fmt.Errorf("make a CloudEvent: %w", err)
+	}
+	return m, nil
+}
+
+// WatchedEvent is an event that was published just now.
+type WatchedEvent struct {
+	Topic string `json:"topic"`
+	Event
+	// Missed counts events before this one that came too fast to be shown.
+	Missed uint64 `json:"missed,omitempty"`
+}
+
+// Watch calls fn with each new event of a topic, payload and all, until ctx ends or fn returns an error, which it returns. An
+// event that is held back is shown when it is published, with the sequence 0.
+func (s *Service) Watch(ctx context.Context, request TopicRequest, fn func(WatchedEvent) error) error {
+	broker, err := s.inspect(ctx, request.Bucket)
+	if err != nil {
+		return err
+	}
+	watch := broker.Watch(request.Topic)
+	defer watch.Close()
+	for {
+		select {
+		case e := <-watch.Events():
+			if err := fn(WatchedEvent{Topic: e.Topic, Event: newEvent(&e, true), Missed: watch.Missed()}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }

@@ -301,6 +301,9 @@ func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeReque
 	}
 	opts := config.Consumer
 	opts.Topic = req.Topic
+	if c := callOf(ctx); c != nil {
+		opts.Instance = c.conn.peer.String()
+	}
 	if err := override(&opts, consumerFields, overrides); err != nil {
 		return fmt.Errorf("subscribe to topic %q: %w", req.Topic, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -226,6 +227,16 @@ type Sidecar struct {
 
 // App returns the app's id, which only a pub/sub is told; empty: it is not known.
 func (s *Sidecar) App() string { return s.Properties[consumerID] }
+
+// Property looks a key of the metadata up, whatever its case.
+func (s *Sidecar) Property(key string) string {
+	for name, value := range s.Properties {
+		if strings.EqualFold(name, key) {
+			return value
+		}
+	}
+	return ""
+}
 
 // Sidecars lists what sidecars have initialized that may still run, the oldest first.
 func (r *Registry) Sidecars() []Sidecar {
