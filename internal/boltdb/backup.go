@@ -21,23 +21,18 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 			err = fmt.Errorf("back up database: %w", err)
 		}
 	}()
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
+	temp, err := makeCopy(path, filepath.Base(path)+".partial-*", nil, func(f *os.File) error {
+		if err := db.copyTo(ctx, f); err != nil {
+			return err
+		}
+		return makeOwn(f.Name())
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	err = db.copyTo(ctx, f)
-	if err == nil {
-		err = makeOwn(f.Name())
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, os.Remove(temp)) }()
 	// Unlike a rename, a link never replaces what is there.
-	err = os.Link(f.Name(), path)
+	err = os.Link(temp, path)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
 	}
@@ -49,7 +44,7 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 func (db *DB) copyTo(ctx context.Context, f *os.File) error {
 	var tx *bbolt.Tx
 	err := db.do(ctx, func() (err error) {
-		if err := db.trust(); err != nil {
+		if err := db.recoverUncertainCommit(); err != nil {
 			return err
 		}
 		if db.wal != nil {

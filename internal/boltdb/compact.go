@@ -56,27 +56,43 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	if before, err = db.Size(); err != nil {
 		return 0, 0, err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), compactPrefix(path)+"*")
+	temp, err := makeCopy(path, compactPrefix(path)+"*", info, func(f *os.File) error { return copyInto(ctx, f.Name(), db) })
 	if err != nil {
 		return 0, 0, err
 	}
-	err = errors.Join(takeAfter(temp, info), temp.Close())
-	if err == nil {
-		err = copyInto(ctx, temp.Name(), db)
-	}
-	if err == nil {
-		info, err = os.Stat(temp.Name())
-	}
+	info, err = os.Stat(temp)
 	if err != nil || info.Size() >= before {
-		return before, before, errors.Join(err, os.Remove(temp.Name()))
+		return before, before, errors.Join(err, os.Remove(temp))
 	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return 0, 0, errors.Join(err, os.Remove(temp.Name()))
+	if err := os.Rename(temp, path); err != nil {
+		return 0, 0, errors.Join(err, os.Remove(temp))
 	}
 	return before, info.Size(), durable.SyncDir(filepath.Dir(path))
 }
 
 func compactPrefix(path string) string { return "." + filepath.Base(path) + compactInfix }
+
+// makeCopy makes a file beside path, which takes after another one if like is not nil, lets fill write to it, and syncs it.
+// Its name is made of the pattern. It is gone if there is an error.
+func makeCopy(path, pattern string, like os.FileInfo, fill func(f *os.File) error) (temp string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), pattern)
+	if err != nil {
+		return "", err
+	}
+	if like != nil {
+		err = takeAfter(f, like)
+	}
+	if err == nil {
+		err = fill(f)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
 
 // takeAfter gives a file the owner, group and permissions of another one. That can be refused to whoever does not own it:
 // then the service that does could not open the file.
@@ -104,7 +120,7 @@ func removeCopies(path string) error {
 	return errors.Join(errs...)
 }
 
-// copyInto fills the empty file at path with what db holds and syncs it.
+// copyInto fills the empty file at path with what db holds.
 func copyInto(ctx context.Context, path string, db *DB) (err error) {
 	return db.View(func(tx *Tx) (err error) {
 		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: db.bolt.Info().PageSize})
@@ -112,9 +128,6 @@ func copyInto(ctx context.Context, path string, db *DB) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, dst.Close()) }()
-		if err := copyData(ctx, dst, tx.tx); err != nil {
-			return err
-		}
-		return dst.Sync()
+		return copyData(ctx, dst, tx.tx)
 	})
 }

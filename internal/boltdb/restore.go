@@ -43,13 +43,27 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
+	var like os.FileInfo
 	if old != nil {
 		defer func() { err = errors.Join(err, old.Close()) }()
 		if err := lock(ctx, old, unix.LOCK_EX, lockPatience); err != nil {
 			return "", fmt.Errorf("%s: %w", path, err)
 		}
+		if like, err = old.Stat(); err != nil {
+			return "", err
+		}
 	}
-	temp, err := copyBeside(backup, path, old)
+	temp, err := makeCopy(path, compactPrefix(path)+"*", like, func(f *os.File) error {
+		src, err := os.Open(backup)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, src)
+		if err = errors.Join(err, src.Close()); err != nil {
+			return err
+		}
+		return makeOwn(f.Name())
+	})
 	if err != nil {
 		return "", err
 	}
@@ -62,40 +76,6 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 		return "", errors.Join(err, os.Remove(temp))
 	}
 	return kept, durable.SyncDir(filepath.Dir(path))
-}
-
-// copyBeside returns the path of a synced copy of backup in the folder of path, which takes after old if there is one.
-func copyBeside(backup, path string, old *os.File) (temp string, err error) {
-	src, err := os.Open(backup)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	dst, err := os.CreateTemp(filepath.Dir(path), compactPrefix(path)+"*")
-	if err != nil {
-		return "", err
-	}
-	defer func() {
-		if err = errors.Join(err, dst.Close()); err != nil {
-			err = errors.Join(err, os.Remove(dst.Name()))
-		}
-	}()
-	if old != nil {
-		info, err := old.Stat()
-		if err != nil {
-			return "", err
-		}
-		if err := takeAfter(dst, info); err != nil {
-			return "", err
-		}
-	}
-	if _, err := io.Copy(dst, src); err != nil {
-		return "", err
-	}
-	if err := makeOwn(dst.Name()); err != nil {
-		return "", err
-	}
-	return dst.Name(), dst.Sync()
 }
 
 // keep gives the file at path, and its log, another name. The file keeps this one, too, until another takes it.
