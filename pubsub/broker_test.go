@@ -43,7 +43,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) open() {
 	var err error
-	b.db, err = boltdb.Open(context.Background(), b.path, boltdb.Options{LazyDelay: -1})
+	b.db, err = boltdb.Open(context.Background(), b.path, boltdb.Options{DeferredDelay: -1})
 	require.NoError(b.t, err)
 	var engine pubsub.Engine
 	engine, err = boltengine.New(context.Background(), b.db, "pubsub")

@@ -40,8 +40,8 @@ type Options struct {
 	Logger *slog.Logger
 	// LockTimeout is how long Open waits for another process to let go of the file. Default: 1s.
 	LockTimeout time.Duration
-	// LazyDelay is how long UpdateLazily may wait for a commit to ride along with. Default: 2ms; negative: not at all.
-	LazyDelay time.Duration
+	// DeferredDelay is how long UpdateDeferred may wait for a commit to ride along with. Default: 2ms; negative: not at all.
+	DeferredDelay time.Duration
 	// Committed hears of each commit: how long it took, its sync included, and its bytes in the log. Default: nobody does.
 	Committed func(took time.Duration, bytes int)
 
@@ -57,7 +57,7 @@ type Options struct {
 func (o *Options) setDefaults() {
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
-	o.LazyDelay = cmp.Or(o.LazyDelay, 2*time.Millisecond)
+	o.DeferredDelay = cmp.Or(o.DeferredDelay, 2*time.Millisecond)
 	if o.Committed == nil {
 		o.Committed = func(time.Duration, int) {}
 	}
@@ -84,10 +84,9 @@ func (f osFile) Sync() error { return datasync(f.File) }
 
 // DB is one open file. All methods may be called from any goroutine.
 type DB struct {
-	path      string
-	opts      Options
-	log       *slog.Logger
-	lazyDelay time.Duration
+	path string
+	opts Options
+	log  *slog.Logger
 	// ctx ends with Close.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -119,15 +118,15 @@ type DB struct {
 	acknowledged uint64
 	// fileSize is how much of the file is used, and allocated how much the disk has room for, in bytes.
 	fileSize, allocated int64
-	// patience is how long lazy writes still wait for company.
-	patience *time.Timer
+	// batchTimer ends the time that deferred writes wait for others.
+	batchTimer *time.Timer
 
-	urgent, lazy chan *request
-	tasks        chan func()
-	stop         chan struct{}
-	stopped      chan struct{} // by the writer
-	closeOnce    sync.Once
-	closeErr     error
+	queue     chan *request
+	tasks     chan func()
+	stop      chan struct{}
+	stopped   chan struct{} // by the writer
+	closeOnce sync.Once
+	closeErr  error
 
 	counters counters
 	// failure is the last commit that failed, if none of its size has succeeded since; see Ready.
@@ -147,15 +146,13 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{
-		path:      path,
-		opts:      opts,
-		log:       opts.Logger.With("database", path),
-		lazyDelay: opts.LazyDelay,
-		urgent:    make(chan *request, maxBatch),
-		lazy:      make(chan *request, maxBatch),
-		tasks:     make(chan func()),
-		stop:      make(chan struct{}),
-		stopped:   make(chan struct{}),
+		path:    path,
+		opts:    opts,
+		log:     opts.Logger.With("database", path),
+		queue:   make(chan *request, maxBatch),
+		tasks:   make(chan func()),
+		stop:    make(chan struct{}),
+		stopped: make(chan struct{}),
 	}
 	if err := db.openPath(ctx); err != nil {
 		return nil, err

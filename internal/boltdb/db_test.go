@@ -73,7 +73,7 @@ func TestUpdateSurvivesReopening(t *testing.T) {
 	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))
-	require.NoError(t, db.UpdateLazily(t.Context(), put("lazy", "w")))
+	require.NoError(t, db.UpdateDeferred(t.Context(), put("lazy", "w")))
 	require.NoError(t, db.Close())
 
 	info, err := os.Stat(path)
@@ -109,7 +109,7 @@ func blockWriter(t *testing.T, db *DB) (release func()) {
 
 func waitQueued(t *testing.T, db *DB, n int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(db.urgent) == n }, 5*time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return len(db.queue) == n }, 5*time.Minute, time.Millisecond)
 }
 
 func TestWaitingWritersShareOneTransaction(t *testing.T) {
@@ -155,7 +155,7 @@ func TestOneWritersFailureLeavesItsNeighboursAlone(t *testing.T) {
 			var commits atomic.Int32
 			submit := func(fn func(tx *Tx) error, check func(error)) {
 				wg.Add(1)
-				before := len(db.urgent)
+				before := len(db.queue)
 				go func() { defer wg.Done(); check(db.Update(context.Background(), fn)) }()
 				waitQueued(t, db, before+1)
 			}

@@ -49,6 +49,8 @@ const (
 type request struct {
 	fn  func(tx *Tx) error
 	err error
+	// deferred: nobody waits for it.
+	deferred bool
 	// done gets one value when err is the answer. From then on, the request is its caller's alone.
 	done  chan struct{}
 	state atomic.Int32
@@ -75,25 +77,25 @@ func (r *request) answer() error {
 //
 // When ctx ends before fn was started, fn never runs and ctx's error is returned; after that, Update sees it through.
 func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	return db.submit(ctx, db.urgent, fn)
+	return db.submit(ctx, fn, false)
 }
 
-// UpdateLazily is Update for writes that nobody waits for, such as acks: it waits up to Options.LazyDelay for another
+// UpdateDeferred is Update for writes that nobody waits for, such as acks: it waits up to Options.DeferredDelay for another
 // commit to ride along with.
-func (db *DB) UpdateLazily(ctx context.Context, fn func(tx *Tx) error) error {
-	return db.submit(ctx, db.lazy, fn)
+func (db *DB) UpdateDeferred(ctx context.Context, fn func(tx *Tx) error) error {
+	return db.submit(ctx, fn, true)
 }
 
-func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *Tx) error) error {
+func (db *DB) submit(ctx context.Context, fn func(tx *Tx) error, deferred bool) error {
 	select {
 	case <-db.stop:
 		return ErrClosed
 	default:
 	}
 	r := requests.Get().(*request)
-	r.fn = fn
+	r.fn, r.deferred = fn, deferred
 	select {
-	case queue <- r:
+	case db.queue <- r:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-db.stop:
@@ -119,13 +121,13 @@ func (db *DB) submit(ctx context.Context, queue chan<- *request, fn func(tx *Tx)
 	}
 }
 
-// write is the file's one writer. The next batch forms in the queues while the last one is being synced.
+// write is the file's one writer. The next batch forms in the queue while the last one is being synced.
 func (db *DB) write() {
 	defer close(db.stopped)
 	// What bbolt reads of a damaged file can be a fault, which is fatal unless it is a panic.
 	debug.SetPanicOnFault(true)
-	db.patience = time.NewTimer(db.lazyDelay)
-	defer db.patience.Stop()
+	db.batchTimer = time.NewTimer(db.opts.DeferredDelay)
+	defer db.batchTimer.Stop()
 	age := time.NewTicker(db.opts.checkpointEvery)
 	defer age.Stop()
 	var batch []*request
@@ -133,31 +135,27 @@ func (db *DB) write() {
 		clear(batch)
 		batch = batch[:0]
 		select {
-		case r := <-db.urgent:
-			batch = append(batch, r)
-		case r := <-db.lazy:
-			batch = db.linger(append(batch, r))
+		case r := <-db.queue:
+			batch = db.gather(append(batch, r))
+			db.decide(batch)
+			// Those who were answered go first.
+			runtime.Gosched()
 		case task := <-db.tasks:
 			task()
 		case err := <-db.cp.done:
-			db.tell(db.checkpointDone(err))
+			db.logError(db.checkpointDone(err))
 		case err := <-db.filling():
 			db.wal.stepFilled(err)
 		case <-age.C:
 			db.cp.resting = false
 			if db.wal != nil && db.cp.commits > 0 && db.cp.done == nil {
-				db.tell(db.beginCheckpoint(0))
+				db.logError(db.beginCheckpoint(0))
 			}
 		case <-db.stop:
 			for batch = db.drain(nil); len(batch) > 0; batch = db.drain(nil) {
 				db.decide(batch)
 			}
 			return
-		}
-		if len(batch) > 0 {
-			db.decide(db.gather(batch))
-			// Those who were answered go first.
-			runtime.Gosched()
 		}
 		db.keepUp()
 	}
@@ -166,18 +164,18 @@ func (db *DB) write() {
 // keepUp does what commits make necessary, after their callers were answered.
 func (db *DB) keepUp() {
 	if db.uncertain {
-		db.tell(db.trust())
+		db.logError(db.recoverUncertainCommit())
 	}
 	if db.due() {
-		db.tell(db.beginCheckpoint(0))
+		db.logError(db.beginCheckpoint(0))
 	}
 	if db.wal != nil {
 		db.wal.fill()
 	}
 }
 
-// tell logs what nobody else hears of.
-func (db *DB) tell(err error) {
+// logError logs what nobody else hears of.
+func (db *DB) logError(err error) {
 	if err != nil {
 		db.log.Error("the database's log cannot be kept", "error", err)
 	}
@@ -207,6 +205,9 @@ func (db *DB) do(ctx context.Context, fn func() error) error {
 // gather takes up what is waiting, and lets those who are about to come do so first. That waits for nobody but who is
 // ready to run: a call that is alone is committed at once.
 func (db *DB) gather(batch []*request) []*request {
+	if batch[0].deferred && db.opts.DeferredDelay > 0 {
+		batch = db.waitForBatch(batch)
+	}
 	for before := 0; before != len(batch) && len(batch) < maxBatch; {
 		before = len(batch)
 		runtime.Gosched()
@@ -215,20 +216,17 @@ func (db *DB) gather(batch []*request) []*request {
 	return batch
 }
 
-// linger gives a lazy write the chance to share its sync with one that somebody waits for.
-func (db *DB) linger(batch []*request) []*request {
-	if db.lazyDelay < 0 {
-		return batch
-	}
-	db.patience.Reset(db.lazyDelay)
-	defer db.patience.Stop()
+// waitForBatch gives deferred writes the chance to share their sync with one that somebody waits for.
+func (db *DB) waitForBatch(batch []*request) []*request {
+	db.batchTimer.Reset(db.opts.DeferredDelay)
+	defer db.batchTimer.Stop()
 	for len(batch) < maxBatch {
 		select {
-		case r := <-db.urgent:
-			return append(batch, r)
-		case r := <-db.lazy:
-			batch = append(batch, r)
-		case <-db.patience.C:
+		case r := <-db.queue:
+			if batch = append(batch, r); !r.deferred {
+				return batch
+			}
+		case <-db.batchTimer.C:
 			return batch
 		case <-db.stop:
 			return batch
@@ -240,18 +238,11 @@ func (db *DB) linger(batch []*request) []*request {
 func (db *DB) drain(batch []*request) []*request {
 	for len(batch) < maxBatch {
 		select {
-		case r := <-db.urgent:
+		case r := <-db.queue:
 			batch = append(batch, r)
-			continue
 		default:
+			return batch
 		}
-		select {
-		case r := <-db.lazy:
-			batch = append(batch, r)
-			continue
-		default:
-		}
-		break
 	}
 	return batch
 }
@@ -290,7 +281,7 @@ func (db *DB) decide(batch []*request) {
 // Where the files cannot grow, small writes must still be possible, deletions most of all. A checkpoint or two make room in
 // what the files have: at the beginning of the log's areas, and in pages that the checkpoint before has pinned.
 func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err error) {
-	if err := db.trust(); err != nil {
+	if err := db.recoverUncertainCommit(); err != nil {
 		return len(batch), -1, err
 	}
 	if db.wal == nil {
@@ -378,8 +369,8 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 		return err
 	}
 	db.uncertain = true
-	if untrusted := db.trust(); untrusted != nil {
-		db.tell(untrusted)
+	if untrusted := db.recoverUncertainCommit(); untrusted != nil {
+		db.logError(untrusted)
 		return fmt.Errorf("%w: %w", ErrUnsure, err)
 	}
 	return err
@@ -433,9 +424,9 @@ func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
 	return nil
 }
 
-// trust makes sure, before a transaction, that what is known in memory is what the file says: where it may not be, it
+// recoverUncertainCommit makes sure, before a transaction, that what is known in memory is what the file says: where it may not be, it
 // opens the file anew. Until that works, every write fails; reads go on where nothing can be written.
-func (db *DB) trust() error {
+func (db *DB) recoverUncertainCommit() error {
 	if !db.uncertain {
 		return nil
 	}

@@ -81,7 +81,7 @@ func (m *twoEngines) path() string { return filepath.Join(m.dir, fmt.Sprintf("%d
 
 func (m *twoEngines) openFile() *boltdb.DB {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	db, err := boltdb.Open(m.Context(), m.path(), boltdb.Options{LazyDelay: -1, Logger: quiet})
+	db, err := boltdb.Open(m.Context(), m.path(), boltdb.Options{DeferredDelay: -1, Logger: quiet})
 	require.NoError(m, err)
 	return db
 }

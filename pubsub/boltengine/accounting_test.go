@@ -402,7 +402,7 @@ func TestAccountingMatchesAModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
 		path := filepath.Join(dir, fmt.Sprint(n, ".db"))
-		db, err := boltdb.Open(context.Background(), path, boltdb.Options{LazyDelay: -1})
+		db, err := boltdb.Open(context.Background(), path, boltdb.Options{DeferredDelay: -1})
 		require.NoError(rt, err)
 		defer func() {
 			require.NoError(rt, db.Close())

@@ -85,7 +85,7 @@ func (e *Engine) update(ctx context.Context, fn func(b *buckets) error) error {
 
 // updateDeferred is update for what nobody waits for.
 func (e *Engine) updateDeferred(ctx context.Context, fn func(b *buckets) error) error {
-	return e.updateBy(ctx, e.db.UpdateLazily, fn)
+	return e.updateBy(ctx, e.db.UpdateDeferred, fn)
 }
 
 func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*boltdb.Tx) error) error, fn func(b *buckets) error) error {

@@ -22,7 +22,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
 func open(t testing.TB) (*Engine, *boltdb.DB) {
 	t.Helper()
-	db, err := boltdb.Open(context.Background(), filepath.Join(t.TempDir(), "test.db"), boltdb.Options{LazyDelay: -1})
+	db, err := boltdb.Open(context.Background(), filepath.Join(t.TempDir(), "test.db"), boltdb.Options{DeferredDelay: -1})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	e, err := New(context.Background(), db, "pubsub")
@@ -121,7 +121,7 @@ func TestATransactionThatWasRolledBackLeavesNothingInMemory(t *testing.T) {
 	run(func() {
 		joined <- struct{}{}
 		ran := false
-		_ = db.UpdateLazily(context.Background(), func(*boltdb.Tx) error {
+		_ = db.UpdateDeferred(context.Background(), func(*boltdb.Tx) error {
 			if ran {
 				return nil
 			}

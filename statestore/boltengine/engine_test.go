@@ -41,7 +41,7 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) open(t require.TestingT) {
 	var err error
-	r.db, err = boltdb.Open(ctx, r.path, boltdb.Options{LazyDelay: -1})
+	r.db, err = boltdb.Open(ctx, r.path, boltdb.Options{DeferredDelay: -1})
 	require.NoError(t, err)
 	r.engine, err = New(r.db, "state")
 	require.NoError(t, err)

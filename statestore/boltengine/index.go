@@ -156,7 +156,7 @@ func holdsKey(sorted [][]byte, key []byte) bool {
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
 	var progress statestore.IndexProgress
-	err := e.update(ctx, e.db.UpdateLazily, func(b bucket) (err error) {
+	err := e.update(ctx, e.db.UpdateDeferred, func(b bucket) (err error) {
 		progress, err = buildStep(b, paths, until, limit)
 		return err
 	})

@@ -18,7 +18,7 @@ const sweepBytes = 4 << 20
 // Sweep implements statestore.Engine. Its commits wait for others to ride along with.
 func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
 	var s sweep
-	err = e.update(ctx, e.db.UpdateLazily, func(b bucket) error {
+	err = e.update(ctx, e.db.UpdateDeferred, func(b bucket) error {
 		s = sweep{b: b, now: now, limit: limit, indexes: b.indexes((*index).kept)}
 		s.all()
 		if len(s.toDo) == 0 {
