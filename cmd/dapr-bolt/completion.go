@@ -45,7 +45,7 @@ func (c *cli) completion(offer func(ctx context.Context, client *admin.Client, a
 // eachTopic returns what pick takes of each topic in the buckets that the flags name.
 func (c *cli) eachTopic(pick func(t *admin.TopicStats, args []string) []string) cobra.CompletionFunc {
 	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
-		topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: c.bucket})
+		topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: c.bucket, Limit: admin.MaxPageSize})
 		for i := range topics.Topics {
 			offers = append(offers, pick(&topics.Topics[i], args)...)
 		}

@@ -30,15 +30,15 @@ func (c *cli) deadLettersCommand() *cobra.Command {
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
 	c.bucketFlags(cmd, "list")
-	cmd.AddCommand(c.listCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand())
+	cmd.AddCommand(c.listCommand(), c.groupsCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand())
 	return cmd
 }
 
 // selection is which dead letters a command works on.
 type selection struct {
-	topic, group, text string
-	since              time.Time
-	all                bool
+	topic, group, text, reason, cause string
+	since, before                     time.Time
+	all                               bool
 }
 
 func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
@@ -47,6 +47,9 @@ func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
 	flags.StringVar(&s.topic, "topic", "", "only those of this topic")
 	flags.StringVar(&s.group, "group", "", "only those of this consumer group")
 	addFlag(flags, &s.since, "since", "", "time", "only those that died since then: a duration such as 24h, or an RFC 3339 time", parseSince(c.clock))
+	addFlag(flags, &s.before, "before", "", "time", "only those that died before then, likewise", parseSince(c.clock))
+	flags.StringVar(&s.reason, "reason", "", "only those that died of this reason")
+	flags.StringVar(&s.cause, "cause", "", "only those of this cause, as groups shows it")
 	flags.StringVar(&s.text, "text", "", "only those whose payload, event id or errors hold this text")
 	flags.BoolVar(&s.all, "all", false, all)
 	completeFlag(cmd, "topic", c.eachTopic(topicOf))
@@ -54,11 +57,11 @@ func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
 }
 
 func (s *selection) filtered() bool {
-	return s.topic != "" || s.group != "" || s.text != "" || !s.since.IsZero()
+	return s.topic != "" || s.group != "" || s.text != "" || s.reason != "" || s.cause != "" || !s.since.IsZero() || !s.before.IsZero()
 }
 
 func (c *cli) listOptions(s *selection) admin.ListOptions {
-	return admin.ListOptions{Bucket: c.bucket, Topic: s.topic, Group: s.group, Since: s.since, Text: s.text}
+	return admin.ListOptions{Bucket: c.bucket, Topic: s.topic, Group: s.group, Since: s.since, Before: s.before, Reason: pubsub.Reason(s.reason), Cause: s.cause, Text: s.text}
 }
 
 func (c *cli) listCommand() *cobra.Command {
@@ -102,6 +105,64 @@ last page.`,
 	addFlag(cmd.Flags(), &after, "after", "", "id", "continue after this id", parseID)
 	addFlag(cmd.Flags(), &limit, "limit", strconv.Itoa(limit), "count", "how many to list at most", parseLimit)
 	return cmd
+}
+
+func (c *cli) groupsCommand() *cobra.Command {
+	var sel selection
+	cmd := &cobra.Command{
+		Use:   "groups",
+		Short: "Count the dead letters of a bucket by what they died of",
+		Long: `Count the dead letters of a bucket by topic, group, reason and cause: the error without the numbers and ids that differ
+from event to event. With --cause, the other commands take all of one row.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				groups, err := deadLetterGroups(cmd.Context(), client, c.listOptions(&sel))
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(groups)
+				}
+				var rows [][]cell
+				for _, g := range groups {
+					rows = append(rows, []cell{numberCell(g.Count), textCell(g.Topic), textCell(g.Group), textCell(string(g.Reason)), c.timeCell(g.Newest), textCell(g.Cause)})
+				}
+				return c.printPage([]string{"COUNT", "TOPIC", "GROUP", "REASON", "NEWEST", "CAUSE"}, rows, "no dead letters", "")
+			})
+		},
+	}
+	c.selectionFlags(cmd, &sel, "")
+	if err := cmd.Flags().MarkHidden("all"); err != nil {
+		panic(err)
+	}
+	return cmd
+}
+
+// deadLetterGroups adds page after page up.
+func deadLetterGroups(ctx context.Context, client *admin.Client, opts admin.ListOptions) ([]admin.DeadLetterGroup, error) {
+	all := []admin.DeadLetterGroup{}
+	for {
+		page, err := client.DeadLetterGroups(ctx, opts)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range page.Groups {
+			same := func(other admin.DeadLetterGroup) bool {
+				return other.Topic == g.Topic && other.Group == g.Group && other.Reason == g.Reason && other.Cause == g.Cause
+			}
+			if at := slices.IndexFunc(all, same); at >= 0 {
+				all[at].Count += g.Count
+				all[at].Last, all[at].Newest, all[at].LastError = g.Last, g.Newest, g.LastError
+			} else {
+				all = append(all, g)
+			}
+		}
+		if opts.After = page.Next; opts.After == 0 {
+			slices.SortStableFunc(all, func(a, b admin.DeadLetterGroup) int { return b.Count - a.Count })
+			return all, nil
+		}
+	}
 }
 
 // buckets returns the bucket that the flags name, or all of them if they name none.
@@ -344,7 +405,7 @@ func (c *cli) chosen(ctx context.Context, client *admin.Client, sel *selection, 
 		})
 		return ids, err
 	case sel.filtered():
-		return nil, usagef("--topic, --group, --since and --text go with --all")
+		return nil, usagef("--topic, --group, --since, --before, --reason, --cause and --text go with --all")
 	case len(args) == 0:
 		return nil, usagef("nothing is named: allowed: one ID or more, or --all")
 	}

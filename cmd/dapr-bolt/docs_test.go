@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
@@ -42,6 +43,26 @@ func TestReferenceOfFlags(t *testing.T) {
 	root.PersistentFlags().VisitAll(add)
 	root.Flags().VisitAll(add)
 	reference.Check(t, "../../docs/configuration.md", "flags", b.String(), *update, "go test ./cmd/dapr-bolt -run TestReferenceOfFlags -update")
+}
+
+// TestReferenceOfCommands holds the reference's list of commands to the commands.
+func TestReferenceOfCommands(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("\n| command | what it does |\n| --- | --- |\n")
+	var add func(cmd *cobra.Command)
+	add = func(cmd *cobra.Command) {
+		if cmd.HasParent() && cmd.Runnable() && (!cmd.HasSubCommands() || cmd.Name() == "topics" || cmd.Name() == "buckets") {
+			_, usage, _ := strings.Cut(strings.TrimSuffix(cmd.UseLine(), " [flags]"), " ")
+			fmt.Fprintf(&b, "| `%s` | %s |\n", usage, cmd.Short)
+		}
+		for _, sub := range cmd.Commands() {
+			if !sub.Hidden {
+				add(sub)
+			}
+		}
+	}
+	add(newRoot(&environment{}))
+	reference.Check(t, "../../docs/commands.md", "commands", b.String(), *update, "go test ./cmd/dapr-bolt -run TestReferenceOfCommands -update")
 }
 
 // TestLinksLeadSomewhere follows the links in the repository's documents to its files and their headings.

@@ -125,6 +125,11 @@ The subcommands look into the process that runs on the same --data-dir.`,
 		c.devCommand(),
 		c.deadLettersCommand(),
 		c.topicsCommand(),
+		c.retriesCommand(),
+		c.publishCommand(),
+		c.stateCommand(),
+		c.bucketsCommand(),
+		c.overviewCommand(),
 		c.consoleCommand(),
 		c.backupCommand(),
 		c.checkCommand(),
@@ -158,10 +163,14 @@ func (c *cli) databaseFlag(flags *pflag.FlagSet) {
 	addFlag(flags, &c.database, "database", c.database, "name", "the database: DATABASE.db in the data directory", parseName)
 }
 
-// bucketFlags are for commands on what is in pub/sub buckets. all says which look into all of them by default.
+// bucketFlags are for commands on what is in pub/sub buckets. all says which look into all of them by default; empty:
+// none does.
 func (c *cli) bucketFlags(cmd *cobra.Command, all string) {
 	flags := cmd.PersistentFlags()
-	standard := fmt.Sprintf(" (default: of %s, all; else %%s)", all)
+	standard := " (default: %s)"
+	if all != "" {
+		standard = fmt.Sprintf(" (default: of %s, all; else %%s)", all)
+	}
 	addFlag(flags, &c.bucket.Database, "database", "", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
 	addFlag(flags, &c.bucket.Name, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, databases.DefaultPubSubBucket), parseName)
 	completeFlag(cmd, "database", c.completeBucket(func(b admin.Bucket) string { return b.Database }))

@@ -37,7 +37,7 @@ func (c *cli) topicsCommand() *cobra.Command {
 	c.bucketFlags(cmd, "topics")
 	addFlag(cmd.Flags(), &every, "watch", "", "interval", "show it again at this interval until Ctrl-C", parseInterval)
 	cmd.Flags().Lookup("watch").NoOptDefVal = "2s"
-	cmd.AddCommand(c.removeGroupCommand())
+	cmd.AddCommand(c.topicShowCommand(), c.topicEventsCommand(), c.topicEventCommand(), c.topicWatchCommand(), c.topicRemoveCommand(), c.removeGroupCommand())
 	return cmd
 }
 
@@ -70,7 +70,7 @@ func (c *cli) watchTopics(ctx context.Context, client *admin.Client, every time.
 }
 
 func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
-	topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: c.bucket})
+	topics, err := allTopics(ctx, client, c.bucket)
 	if err != nil {
 		return err
 	}
@@ -82,6 +82,26 @@ func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
 		_, err := fmt.Fprintln(c.errOut, "no topics")
 		return err
 	}
+	return c.printTopicTables(topics.Topics)
+}
+
+// allTopics reads page after page.
+func allTopics(ctx context.Context, client *admin.Client, bucket admin.Bucket) (all admin.Topics, err error) {
+	request := admin.TopicsRequest{Bucket: bucket, Limit: admin.MaxPageSize}
+	for {
+		page, err := client.Topics(ctx, request)
+		if err != nil {
+			return all, err
+		}
+		all.Topics, all.Missing = append(all.Topics, page.Topics...), page.Missing
+		if request.After = page.Next; request.After == "" {
+			return all, nil
+		}
+	}
+}
+
+// printTopicTables prints what topics hold, and what groups are owed.
+func (c *cli) printTopicTables(topics []admin.TopicStats) error {
 	oldest := func(t *time.Time) cell {
 		if t == nil {
 			return c.timeCell(time.Time{})
@@ -89,7 +109,7 @@ func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
 		return c.timeCell(*t)
 	}
 	var held, owed [][]cell
-	for _, t := range topics.Topics {
+	for _, t := range topics {
 		of := []cell{textCell(t.Bucket.String()), textCell(t.Topic)}
 		held = append(held, append(slices.Clone(of), numberCell(t.Stored), numberCell(t.Delayed), cell{text: byteSize(t.Bytes)}, oldest(t.OldestTime), numberCell(t.Duplicates)))
 		for _, g := range t.Groups {
@@ -162,7 +182,7 @@ end that.`,
 // findGroup returns what a group of the bucket that commands change is owed, or an error that says what there is.
 func (c *cli) findGroup(ctx context.Context, client *admin.Client, topic, group string) (found pubsub.GroupStats, err error) {
 	bucket := c.bucket.WithDefaults()
-	topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: bucket})
+	topics, err := allTopics(ctx, client, bucket)
 	if err != nil {
 		return found, err
 	}

@@ -57,20 +57,33 @@ var (
 	callRemoveBucket    = call[RemoveBucketRequest, empty]{"/v1/buckets/remove", without((*Service).RemoveBucket)}
 )
 
+// routes are all of them but Watch.
+var routes = []route{
+	callInfo, callReady, callBuckets, callBackup, callOverview, callRemoveBucket,
+	callTopics, callTopic, callRemoveTopic, callRemoveGroup, callEvents, callPublish, callEvent,
+	callRetries, callRetryNow, callRetrySkip,
+	callDeadLetters, callDeadLetter, callRedrive, callPurge, callDeadLetterGroups,
+	callStartJob, callJobs, callJob, callCancelJob,
+	callStateBucket, callApps, callKeys, callValue, callSetValue, callDeleteValue, callIdempotencyKeys, callQuery,
+}
+
+// Calls returns the paths of all calls.
+func Calls() []string {
+	paths := []string{pathWatch}
+	for _, r := range routes {
+		path, _ := r.serve(nil)
+		paths = append(paths, path)
+	}
+	return paths
+}
+
 // pathWatch is answered with a JSON object for each event, until the client leaves.
 const pathWatch = "/v1/topics/watch"
 
 // routes registers all of them.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	for _, r := range []route{
-		callInfo, callReady, callBuckets, callBackup, callOverview, callRemoveBucket,
-		callTopics, callTopic, callRemoveTopic, callRemoveGroup, callEvents, callPublish, callEvent,
-		callRetries, callRetryNow, callRetrySkip,
-		callDeadLetters, callDeadLetter, callRedrive, callPurge, callDeadLetterGroups,
-		callStartJob, callJobs, callJob, callCancelJob,
-		callStateBucket, callApps, callKeys, callValue, callSetValue, callDeleteValue, callIdempotencyKeys, callQuery,
-	} {
+	for _, r := range routes {
 		path, answer := r.serve(s.opts.Service)
 		mux.HandleFunc("POST "+path, s.handle(answer))
 	}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+func (c *cli) topicShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "show TOPIC",
+		Short:             "Show one topic: its groups, who consumes it, and their configuration as in force",
+		Args:              exactArgs("TOPIC"),
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				topic, err := client.Topic(cmd.Context(), admin.TopicRequest{Bucket: c.bucket, Topic: args[0]})
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(topic)
+				}
+				if err := c.printTopicTables([]admin.TopicStats{topic.TopicStats}); err != nil || len(topic.Consumers) == 0 {
+					return err
+				}
+				var rows [][]cell
+				for _, consumer := range topic.Consumers {
+					rows = append(rows, []cell{
+						textCell(consumer.Group), textCell(consumer.Instance), numberCell(consumer.InFlight), numberCell(consumer.Config.MaxDeliver),
+						textCell(strings.Join(consumer.Config.BackOff, ",")), textCell(consumer.Config.AckWait),
+						numberCell(consumer.Config.MaxAckPending), textCell(strconv.FormatBool(consumer.Config.Ordered)),
+					})
+				}
+				fmt.Fprintln(c.out)
+				return c.printTable([]string{"GROUP", "INSTANCE", "IN FLIGHT", "MAX DELIVER", "BACK OFF", "ACK WAIT", "MAX ACK PENDING", "ORDERED"}, rows)
+			})
+		},
+	}
+}
+
+func (c *cli) topicRemoveCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "remove TOPIC",
+		Short: "Remove a topic with its events, groups and dead letters",
+		Long: `Remove a topic with its events, groups and dead letters. A topic that somebody consumes is refused. It says what is
+lost, and asks. Event ids stay remembered for their window.`,
+		Args:              exactArgs("TOPIC"),
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				request := admin.TopicRequest{Bucket: c.bucket, Topic: args[0]}
+				topic, err := client.Topic(cmd.Context(), request)
+				if err != nil {
+					return err
+				}
+				if !yes {
+					question := fmt.Sprintf("Remove topic %q, with %s, %s and %s?", args[0], count(int(topic.Stored+topic.Delayed+topic.Retrying), "event", "events"),
+						count(len(topic.Groups), "group", "groups"), count(int(topic.Dead), "dead letter", "dead letters"))
+					if err := c.confirm(question); err != nil {
+						return err
+					}
+				}
+				if err := client.RemoveTopic(cmd.Context(), request); err != nil {
+					return err
+				}
+				return c.say(map[string]string{"topic": args[0]}, "topic %q removed\n", args[0])
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// say prints what was done: fields as JSON, or the text.
+func (c *cli) say(fields any, format string, args ...any) error {
+	if c.output == outputJSON {
+		return c.printJSON(fields)
+	}
+	_, err := fmt.Fprintf(c.out, format, args...)
+	return err
+}
+
+func (c *cli) topicWatchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "watch TOPIC",
+		Short:             "Show the events of a topic as they are published, until Ctrl-C",
+		Args:              exactArgs("TOPIC"),
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				return client.Watch(cmd.Context(), admin.TopicRequest{Bucket: c.bucket, Topic: args[0]}, func(e admin.WatchedEvent) error {
+					if c.output == outputJSON {
+						return c.printJSON(e)
+					}
+					if e.Missed > 0 {
+						fmt.Fprintf(c.errOut, "%d events came too fast to be shown\n", e.Missed)
+					}
+					data, err := readable(&e.Event)
+					if err != nil {
+						return err
+					}
+					_, err = fmt.Fprintf(c.out, "%s  sequence %d  id %s\n%s\n", c.when(e.PublishTime), e.Sequence, harmless(e.ID), data)
+					return err
+				})
+			})
+		},
+	}
+}
+
+func (c *cli) topicEventsCommand() *cobra.Command {
+	request := admin.EventsRequest{Limit: admin.DefaultPageSize}
+	cmd := &cobra.Command{
+		Use:   "events TOPIC",
+		Short: "List the last events of a topic, the newest first",
+		Long: `List the last events of a topic, the newest first. Events that every group has handled are not kept; of these, the few
+are listed that the process remembers.`,
+		Args:              exactArgs("TOPIC"),
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				request.Bucket, request.Topic, request.Data = c.bucket, args[0], c.output == outputJSON
+				page, err := client.Events(cmd.Context(), request)
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(page)
+				}
+				var rows [][]cell
+				for i := range page.Events {
+					e := &page.Events[i]
+					rows = append(rows, []cell{numberCell(e.Sequence), c.timeCell(e.PublishTime), textCell(e.ID), {text: byteSize(int64(e.Size))}, textCell(e.ContentType)})
+				}
+				return c.printPage([]string{"SEQUENCE", "TIME", "EVENT ID", "SIZE", "CONTENT TYPE"}, rows, "no events", nextFlag("before", page.Next))
+			})
+		},
+	}
+	addFlag(cmd.Flags(), &request.Before, "before", "", "sequence", "continue before this sequence", parseID)
+	addFlag(cmd.Flags(), &request.Limit, "limit", strconv.Itoa(request.Limit), "count", "how many to list at most", parseLimit)
+	return cmd
+}
+
+// nextFlag says how to list the next page; empty: there is none.
+func nextFlag[T comparable](flag string, next T) string {
+	var none T
+	if next == none {
+		return ""
+	}
+	return fmt.Sprintf("--%s %v", flag, next)
+}
+
+// printPage prints a table, or that it is empty, and how to go on.
+func (c *cli) printPage(header []string, rows [][]cell, none, next string) error {
+	if len(rows) == 0 && next == "" {
+		_, err := fmt.Fprintln(c.errOut, none)
+		return err
+	}
+	if len(rows) > 0 {
+		if err := c.printTable(header, rows); err != nil {
+			return err
+		}
+	}
+	if next != "" {
+		fmt.Fprintf(c.errOut, "there may be more: %s lists the next page\n", next)
+	}
+	return nil
+}
+
+func (c *cli) topicEventCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "event TOPIC SEQUENCE",
+		Short:             "Show one event, and where it stands for each consumer group",
+		Args:              exactArgs("TOPIC", "SEQUENCE"),
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sequence, err := parseSequence(args[1])
+			if err != nil {
+				return err
+			}
+			return c.withClient(func(client *admin.Client) error {
+				e, err := client.Event(cmd.Context(), admin.EventRequest{Bucket: c.bucket, Topic: args[0], Sequence: sequence})
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(e)
+				}
+				return c.printEvent(&e)
+			})
+		},
+	}
+}
+
+func parseSequence(text string) (uint64, error) {
+	sequence, err := parseID(text)
+	if err != nil {
+		return 0, usagef("invalid SEQUENCE %q: %w", text, err)
+	}
+	return sequence, nil
+}
+
+func (c *cli) printEvent(e *admin.EventDetail) error {
+	var b strings.Builder
+	if e.Kept {
+		fmt.Fprintf(&b, "event %d of topic %s, id %s, %s, published %s\n", e.Sequence, harmless(e.Topic), harmless(e.ID), byteSize(int64(e.Size)), c.when(e.PublishTime))
+		data, err := readable(&e.Event)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "\n%s\n", data)
+	} else {
+		fmt.Fprintf(&b, "event %d of topic %s: it is not kept any more\n", e.Sequence, harmless(e.Topic))
+	}
+	fmt.Fprintln(c.out, b.String())
+	var rows [][]cell
+	for _, g := range e.Groups {
+		retry, last := c.timeCell(zeroIfNil(g.RetryAt)), ""
+		if n := len(g.Attempts); n > 0 {
+			last = g.Attempts[n-1].Error
+		}
+		rows = append(rows, []cell{textCell(g.Group), textCell(string(g.State)), retry, numberCell(g.Deliveries), numberCell(g.DeadLetter), textCell(last)})
+	}
+	return c.printPage([]string{"GROUP", "STATE", "RETRY", "DELIVERIES", "DEAD LETTER", "LAST ERROR"}, rows, "no groups", "")
+}
+
+func (c *cli) retriesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "retries",
+		Short: "Look into the events that wait for another delivery, and deliver or skip them now",
+		Args:  subcommandArgs,
+		RunE:  needsSubcommand,
+	}
+	c.outputFlag(cmd, cmd.PersistentFlags())
+	c.bucketFlags(cmd, "")
+	cmd.AddCommand(c.retriesListCommand(),
+		c.retryCommand("now", "Deliver a waiting retry now", "is due now", (*admin.Client).RetryNow),
+		c.retryCommand("skip", "Make a dead letter of a waiting retry, with the reason "+string(pubsub.ReasonSkipped), "is among the dead letters", (*admin.Client).RetrySkip))
+	return cmd
+}
+
+func (c *cli) retriesListCommand() *cobra.Command {
+	request := admin.RetriesRequest{Limit: admin.DefaultPageSize}
+	cmd := &cobra.Command{
+		Use:               "list TOPIC",
+		Short:             "List the retries of a topic, by group and by when they are due",
+		Args:              exactArgs("TOPIC"),
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.withClient(func(client *admin.Client) error {
+				request.Bucket, request.Topic = c.bucket, args[0]
+				page, err := client.Retries(cmd.Context(), request)
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(page)
+				}
+				var rows [][]cell
+				for _, r := range page.Retries {
+					due := c.timeCell(zeroIfNil(r.Due))
+					if r.InFlight {
+						due = cell{text: "in flight"}
+					}
+					rows = append(rows, []cell{textCell(r.Group), numberCell(r.Sequence), due, numberCell(r.Deliveries), textCell(r.EventID), textCell(r.LastError)})
+				}
+				return c.printPage([]string{"GROUP", "SEQUENCE", "DUE", "DELIVERIES", "EVENT ID", "LAST ERROR"}, rows, "no retries", nextFlag("after", page.Next))
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&request.Group, "group", "", "only those of this consumer group")
+	flags.StringVar(&request.After, "after", "", "continue where the page before says")
+	addFlag(flags, &request.Limit, "limit", strconv.Itoa(request.Limit), "count", "how many to list at most", parseLimit)
+	completeFlag(cmd, "group", c.eachTopic(groupsOf))
+	return cmd
+}
+
+func (c *cli) retryCommand(name, short, done string, change func(*admin.Client, context.Context, admin.RetryRequest) error) *cobra.Command {
+	return &cobra.Command{
+		Use:               name + " TOPIC GROUP SEQUENCE",
+		Short:             short,
+		Args:              exactArgs("TOPIC", "GROUP", "SEQUENCE"),
+		ValidArgsFunction: c.eachTopic(topicThenGroup),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sequence, err := parseSequence(args[2])
+			if err != nil {
+				return err
+			}
+			return c.withClient(func(client *admin.Client) error {
+				request := admin.RetryRequest{Bucket: c.bucket, Topic: args[0], Group: args[1], Sequence: sequence}
+				if err := change(client, cmd.Context(), request); err != nil {
+					return err
+				}
+				return c.say(request, "event %d of topic %q %s for group %q\n", sequence, args[0], done, args[1])
+			})
+		},
+	}
+}

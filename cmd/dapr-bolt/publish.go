@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+)
+
+func (c *cli) publishCommand() *cobra.Command {
+	var (
+		request  admin.PublishRequest
+		metadata []string
+		file     string
+	)
+	cmd := &cobra.Command{
+		Use:   "publish TOPIC [DATA]",
+		Short: "Publish an event to a topic, for a test",
+		Long: `Publish an event to a topic, for a test. DATA becomes the data of a CloudEvent, as Dapr makes of it, unless --raw is
+given. Without DATA it is read from --file, or from the standard input with --file -. The event is stored under the limits that the
+topic's publisher has set.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return usagef("there are %d arguments: allowed: TOPIC, and DATA or --file", len(args))
+			}
+			return nil
+		},
+		ValidArgsFunction: c.eachTopic(firstTopic),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := c.content(args[1:], file)
+			if err != nil {
+				return err
+			}
+			request.Bucket, request.Topic, request.Content = c.bucket, args[0], admin.ExactContent(data)
+			if request.Metadata, err = parseMetadata(metadata); err != nil {
+				return err
+			}
+			return c.withClient(func(client *admin.Client) error {
+				result, err := client.Publish(cmd.Context(), request)
+				if err != nil {
+					return err
+				}
+				if c.output == outputJSON {
+					return c.printJSON(result)
+				}
+				_, err = fmt.Fprintf(c.out, "published to %q, id %q\n", request.Topic, result.ID)
+				return err
+			})
+		},
+	}
+	c.outputFlag(cmd, cmd.Flags())
+	c.bucketFlags(cmd, "")
+	flags := cmd.Flags()
+	flags.StringVar(&file, "file", "", "read the data from this file; -: from the standard input")
+	flags.BoolVar(&request.Raw, "raw", false, "publish the data as it is, in no CloudEvent")
+	flags.StringVar(&request.ID, "id", "", "the event's id: one that was published with it lately is not stored again")
+	flags.StringVar(&request.Source, "source", "", "the CloudEvent's source")
+	flags.StringVar(&request.Type, "type", "", "the CloudEvent's type")
+	flags.StringVar(&request.ContentType, "content-type", "", "the data's content type")
+	flags.StringArrayVar(&metadata, "metadata", nil, "a key=value that travels with the event; may be given again")
+	return cmd
+}
+
+// content is what an argument holds, or a file.
+func (c *cli) content(args []string, file string) ([]byte, error) {
+	switch {
+	case len(args) > 0 && file != "":
+		return nil, usagef("there are DATA and --file: allowed: one of the two")
+	case len(args) > 0:
+		return []byte(args[0]), nil
+	case file == "-":
+		return io.ReadAll(c.in)
+	case file != "":
+		return os.ReadFile(file)
+	}
+	return nil, usagef("there is no data: allowed: DATA, or --file")
+}
+
+func parseMetadata(pairs []string) (map[string]string, error) {
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	metadata := map[string]string{}
+	for _, pair := range pairs {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return nil, usagef("invalid value %q for --metadata: %w", pair, errors.New("allowed: key=value"))
+		}
+		metadata[key] = value
+	}
+	return metadata, nil
+}
+
+// firstTopic completes a first argument that is a topic.
+func firstTopic(t *admin.TopicStats, args []string) []string {
+	if len(args) > 0 {
+		return nil
+	}
+	return topicOf(t, nil)
+}
