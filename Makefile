@@ -108,9 +108,15 @@ test-dapr-run: $(STACK) ## Check `dapr run -f` and `dapr-bolt dev` with the real
 	CGO_ENABLED=0 go -C conformance/daprcli build -ldflags "-s -w" -o ../../$(CACHE)/dapr-cli/dapr github.com/dapr/cli
 	go -C conformance test -run '^(TestDaprRun|TestDev)' -v ./kubernetes ./e2e
 
+.PHONY: screenshots
+screenshots: ## Take pictures of every page of the console, light and dark, wide and narrow, into .cache/screenshots
+	go -C conformance test ./console -count=1 -timeout $(HANGS) -run '^TestScreenshots$$' -args -screenshots $(abspath $(CACHE))/screenshots
+
 .PHONY: notice-installs
 notice-installs:
-	@echo "nothing is installed on this machine: what the tests need is built or downloaded into $(CACHE) and Go's own caches,"
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		echo "chromium is installed with apt-get, to test the console, as root on Debian; elsewhere, install it: those tests are left out without it"
+	@echo "nothing else is installed on this machine: what the tests need is built or downloaded into $(CACHE) and Go's own caches,"
 	@echo "which takes some minutes the first time: staticcheck, the pinned Dapr sidecar, placement, scheduler, Dapr's SDK for Python"
 
 .PHONY: notice-race
