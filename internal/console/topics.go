@@ -96,8 +96,9 @@ type topicsPage struct {
 	Sort    string
 	// Text is what the names that are shown hold.
 	Text string
-	// All is how many topics there are, Found of which hold Text.
+	// All is how many topics there are, Found of which hold Text; More says that there are further ones, which were not read.
 	All, Found int
+	More       bool
 	// Missing says which buckets are not among them.
 	Missing string
 	// Several says that they are not all in one bucket.
@@ -114,11 +115,11 @@ func (p topicsPage) SortLink(key string) string {
 }
 
 func (c *Console) topics(r *http.Request) (*page, error) {
-	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{})
+	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Limit: admin.MaxPageSize})
 	if err != nil {
 		return nil, err
 	}
-	p := topicsPage{Columns: columns, Sort: r.URL.Query().Get("sort"), Text: r.URL.Query().Get("text"), All: len(stats.Topics), Missing: stats.Missing}
+	p := topicsPage{Columns: columns, Sort: r.URL.Query().Get("sort"), Text: r.URL.Query().Get("text"), All: len(stats.Topics), More: stats.Next != "", Missing: stats.Missing}
 	for i := range stats.Topics {
 		t := &stats.Topics[i]
 		if p.Text == "" || strings.Contains(strings.ToLower(t.Topic), strings.ToLower(p.Text)) {
@@ -152,16 +153,12 @@ type groupRow struct {
 
 func (c *Console) topic(r *http.Request) (*page, error) {
 	bucket, topic := bucketOf(r.URL.Query()), r.URL.Query().Get("topic")
-	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Bucket: bucket})
+	detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(stats.Topics, func(t admin.TopicStats) bool { return t.Topic == topic })
-	if i < 0 {
-		return nil, notFound("bucket %s has no topic %q", bucket, short(topic))
-	}
-	p := topicPage{topicRow: newTopicRow(&stats.Topics[i])}
-	for _, g := range stats.Topics[i].Groups {
+	p := topicPage{topicRow: newTopicRow(&detail.TopicStats)}
+	for _, g := range detail.Groups {
 		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.grouped()})
 	}
 	return &page{Title: "Topic " + topic, Section: sectionTopics, Live: true, template: "topic.html", Data: p}, nil
@@ -179,16 +176,14 @@ type groupConfirmation struct {
 func (c *Console) removeGroup(r *http.Request) (next, error) {
 	bucket, topic, group := bucketOf(r.PostForm), r.PostForm.Get("topic"), r.PostForm.Get("group")
 	if typed := strings.TrimSpace(r.PostForm.Get("confirm")); typed != group || group == "" {
-		stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Bucket: bucket})
+		detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
 		if err != nil {
 			return next{}, err
 		}
-		for _, t := range stats.Topics {
-			for _, g := range t.Groups {
-				if t.Topic == topic && g.Group == group {
-					return next{page: &page{Title: "Remove a group", Section: sectionTopics, template: "remove-group.html",
-						Data: groupConfirmation{bucket, topic, g, typed != ""}}}, nil
-				}
+		for _, g := range detail.Groups {
+			if g.Group == group {
+				return next{page: &page{Title: "Remove a group", Section: sectionTopics, template: "remove-group.html",
+					Data: groupConfirmation{bucket, topic, g, typed != ""}}}, nil
 			}
 		}
 		return next{}, notFound("topic %q has no group %q", short(topic), short(group))
