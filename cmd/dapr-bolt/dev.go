@@ -106,6 +106,7 @@ func (c *cli) work(ctx context.Context, run *daprRun) error {
 	fmt.Fprintf(c.out, `dapr-bolt serves state.%s and pubsub.%s; what they keep is in %s
   dapr-bolt topics --watch        shows what each app is owed
   dapr-bolt dead-letters list     shows the events that could not be handled, and why
+  dapr-bolt console               prints the link to both in the browser
 `, c.name, c.name, c.dataDir)
 	ctx, cancel := context.WithCancel(ctx)
 	var helpers sync.WaitGroup

@@ -81,7 +81,7 @@ func TestDevOnATerminal(t *testing.T) {
 	d := &harness.Daprd{AppID: "shop", HTTPPort: ports[1], GRPCPort: ports[2]}
 	eventually := func(check func(c *assert.CollectT)) {
 		t.Helper()
-		require.EventuallyWithT(t, check, patience, poll, "%s", strings.Join(printed.lines(), " "))
+		require.EventuallyWithT(t, check, patience, poll, "%s", strings.Join(printed.words(), " "))
 	}
 	eventually(func(c *assert.CollectT) {
 		r, err := d.Call(t.Context(), http.MethodGet, "/v1.0/healthz", nil)
@@ -95,13 +95,15 @@ func TestDevOnATerminal(t *testing.T) {
 		text, err := os.ReadFile(notes)
 		require.NoError(c, err)
 		require.Equal(c, "1\n2\n", string(text))
-		require.Contains(c, strings.Join(printed.lines(), " "),
+		require.Contains(c, strings.Join(printed.words(), " "),
+			"The console: http://"+bolt.HTTPAddress)
+		require.Contains(c, strings.Join(printed.words(), " "),
 			"dead letter 1: app shop did not handle event poison of topic orders in 1 attempt: no slot (status 500)")
 	})
 
 	_, err = keyboard.WriteString("\x03")
 	require.NoError(t, err)
-	require.NoError(t, dev.Wait(), "%v", printed.lines())
+	require.NoError(t, dev.Wait(), "%v", printed.words())
 	// The ports are free again: neither the app nor its sidecar nor dapr-bolt is left.
 	for _, port := range ports {
 		eventually(func(c *assert.CollectT) { require.NoError(c, harness.CheckPort(port)) })

@@ -45,11 +45,13 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.b.Write(p)
 }
 
-func (o *output) lines() []string {
+func (o *output) text() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return strings.Fields(o.b.String())
+	return o.b.String()
 }
+
+func (o *output) words() []string { return strings.Fields(o.text()) }
 
 // Dapr's SDK for Python ends its stream when a handler raises, and opens it again. The event that does it becomes a dead
 // letter, and those behind it are handled.
@@ -74,7 +76,7 @@ func TestAPythonHandlerThatRaisesDoesNotBlockItsGroup(t *testing.T) {
 	require.NoError(t, app.Start())
 	defer func() {
 		require.NoError(t, stdin.Close())
-		require.NoError(t, app.Wait(), "%v", stderr.lines())
+		require.NoError(t, app.Wait(), "%v", stderr.words())
 	}()
 
 	letter := e.dead(1)[0]
@@ -84,6 +86,6 @@ func TestAPythonHandlerThatRaisesDoesNotBlockItsGroup(t *testing.T) {
 	require.Len(t, letter.Attempts, 3)
 	e.settled()
 	e.eventually(func(c *assert.CollectT) {
-		require.ElementsMatch(c, []string{"poison", "poison", "poison", "2", "3"}, handled.lines(), "%v", stderr.lines())
+		require.ElementsMatch(c, []string{"poison", "poison", "poison", "2", "3"}, handled.words(), "%v", stderr.words())
 	})
 }
