@@ -54,8 +54,7 @@ func TestAPythonAppOverGRPC(t *testing.T) {
 	e := newEnv(t)
 	port, err := e.FreePort()
 	require.NoError(t, err)
-	d := e.daprd(harness.DaprdOptions{AppPort: port, Args: []string{"--app-protocol", "grpc",
-		"--enable-app-health-check", "--app-health-probe-interval", "1", "--app-health-threshold", "2"}},
+	d := e.daprd(harness.DaprdOptions{AppPort: port, Args: append([]string{"--app-protocol", "grpc"}, harness.AppHealthChecks...)},
 		storeComponent(), pubsubComponent("maxDeliver", "2", "backOff", "100ms"))
 	handled := e.python(pythonGRPC, "APP_PORT="+strconv.Itoa(port))
 	e.ready(d)

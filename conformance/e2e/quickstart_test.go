@@ -40,9 +40,7 @@ func (e *env) quickstart(program string, args []string, settings ...string) *qui
 	e.t.Helper()
 	port, err := e.FreePort()
 	require.NoError(e.t, err)
-	d := e.daprd(harness.DaprdOptions{AppID: "todo", AppPort: port, Args: []string{
-		"--enable-app-health-check", "--app-health-check-path", "/healthz", "--app-health-probe-interval", "1", "--app-health-threshold", "2",
-	}}, harness.NewComponent("statestore", "state.bolt"), pubsubComponent(settings...))
+	d := e.daprd(harness.DaprdOptions{AppID: "todo", AppPort: port, Args: harness.AppHealthChecks}, harness.NewComponent("statestore", "state.bolt"), pubsubComponent(settings...))
 	app, err := e.StartApp(harness.AppOptions{Name: "todo", Path: program, Args: args, Port: port, Env: []string{
 		"APP_PORT=" + strconv.Itoa(port), "DAPR_HTTP_PORT=" + strconv.Itoa(d.HTTPPort), "DAPR_GRPC_PORT=" + strconv.Itoa(d.GRPCPort),
 	}})

@@ -33,6 +33,11 @@ type DaprdOptions struct {
 	Args, Env []string
 }
 
+// AppHealthChecks has a sidecar hold events back while its app does not answer /healthz.
+var AppHealthChecks = []string{
+	"--enable-app-health-check", "--app-health-check-path", "/healthz", "--app-health-probe-interval", "1", "--app-health-threshold", "2",
+}
+
 // Daprd is a sidecar process.
 type Daprd struct {
 	*Process

@@ -49,6 +49,8 @@ type TodoOptions struct {
 	Ports TodoPorts
 	// SchedulerArgs are added to the command line of `todo scheduler`.
 	SchedulerArgs []string
+	// SidecarArgs are added to the command line of each sidecar.
+	SidecarArgs []string
 	// QuietSidecars keeps what the sidecars print out of the harness's output; it is
 	// in their log files.
 	QuietSidecars bool
@@ -124,6 +126,7 @@ func (s *todoService) startSidecar(h *Harness, opts TodoOptions) (err error) {
 		Resources: []string{opts.Components},
 		HTTPPort:  s.sidecarHTTP,
 		GRPCPort:  s.sidecarGRPC,
+		Args:      opts.SidecarArgs,
 		Quiet:     opts.QuietSidecars,
 	})
 	return err

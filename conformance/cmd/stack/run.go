@@ -63,6 +63,7 @@ func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
 		Programs:      programs,
 		Components:    components,
 		Ports:         runPorts,
+		SidecarArgs:   harness.AppHealthChecks,
 		QuietSidecars: !showSidecars,
 	})
 	if err != nil {
