@@ -198,7 +198,7 @@ func (b *Broker) warnNoID(topic string) {
 	b.warned[topic] = struct{}{}
 	b.mu.Unlock()
 	if !warned {
-		b.log.Warn("an event without an id is not deduplicated: publish with the metadata eventID, or set dedupBy to data or fields", "topic", topic)
+		b.log.Warn(NoIDWarning, "topic", topic)
 	}
 }
 

@@ -14,6 +14,9 @@ type PublishOptions struct {
 	AllOrNothing bool
 }
 
+// NoIDWarning is what the log says, once for each topic, of events that are not deduplicated though they should be.
+const NoIDWarning = "an event without an id is not deduplicated: publish with the metadata eventID, or set dedupBy to data or fields"
+
 // WantsID reports whether the publisher expects that an event's id is known.
 func (o *PublishOptions) WantsID() bool { return o.DedupWindow > 0 && o.DedupBy.mode == dedupID }
 

@@ -178,6 +178,7 @@ const natsSettings = `
 server_name: %[1]s
 listen: %[2]s
 http: %[3]s
+max_payload: 8MB
 jetstream {
   store_dir: %[4]q
   sync_interval: always

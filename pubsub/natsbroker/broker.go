@@ -1,0 +1,299 @@
+package natsbroker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// Options for Open.
+type Options struct {
+	// URL lists servers, with commas between them. Required.
+	URL string
+	// Username and Password, Token, or Credentials (a .creds file's content) say who we are; empty: the servers ask nobody.
+	Username, Password, Token, Credentials string
+	// TLS default: none, unless the URL says so.
+	TLS *tls.Config
+	// Prefix tells several installations on one cluster apart: letters, digits, - and _. Required.
+	Prefix string
+	// Bucket is the namespace. Required.
+	Bucket string
+	// Replicas of what is stored: 1, 3 or 5. Default: 3.
+	Replicas int
+	// Timeout bounds a call while no server answers. Default: 15s.
+	Timeout time.Duration
+	// MinPayload is what a message may have at least, in bytes; servers that take less are refused.
+	MinPayload int64
+	// SweepInterval is how often what every group is done with is cleaned away, and events that are too old are buried.
+	// Default: 10s.
+	SweepInterval time.Duration
+	// Clock default: the real one.
+	Clock clockwork.Clock
+	// Logger default: slog.Default().
+	Logger *slog.Logger
+	pubsub.NameLimits
+}
+
+func (o *Options) setDefaults() {
+	if o.Replicas == 0 {
+		o.Replicas = 3
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 15 * time.Second
+	}
+	if o.SweepInterval == 0 {
+		o.SweepInterval = 10 * time.Second
+	}
+	if o.Clock == nil {
+		o.Clock = clockwork.NewRealClock()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	o.NameLimits = o.NameLimits.WithDefaults()
+}
+
+// Broker is one process's part in a bucket. Its methods may be called from any goroutine.
+type Broker struct {
+	opts   Options
+	layout layout
+	clock  clockwork.Clock
+	log    *slog.Logger
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+
+	// publishes wait for the next batch.
+	publishes chan *publish
+	// ctx ends the goroutines that work for the broker; working counts them, and consuming those of its streams.
+	ctx                context.Context
+	stop               context.CancelFunc
+	working, consuming sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	topics map[string]topicRecord // by topic
+	groups map[string]groupRecord // by hash of topic or pattern, and group
+	// groupsAt is the sequence up to which the watch has brought them.
+	groupsAt uint64
+	// streams are the open subscriptions; inFlight, the events that this process has and did not settle.
+	streams  map[*subscription]struct{}
+	inFlight map[*delivery]struct{}
+	warned   map[string]struct{}
+
+	// counting guards what is counted since the broker was opened, by topic and by groupHash.
+	counting    sync.Mutex
+	topicCounts map[string]pubsub.TopicCounts
+	groupCounts map[string]*pubsub.GroupCounts
+}
+
+var _ pubsub.Service = (*Broker)(nil)
+
+// Open connects to the servers and makes the bucket's stream if it is missing. An error names the servers, or what their
+// configuration lacks. The caller must Close the broker.
+func Open(ctx context.Context, opts Options) (*Broker, error) {
+	opts.setDefaults()
+	b := &Broker{
+		opts:        opts,
+		layout:      newLayout(opts.Prefix, opts.Bucket),
+		clock:       opts.Clock,
+		log:         opts.Logger,
+		publishes:   make(chan *publish, maxQueued),
+		topics:      map[string]topicRecord{},
+		groups:      map[string]groupRecord{},
+		streams:     map[*subscription]struct{}{},
+		inFlight:    map[*delivery]struct{}{},
+		warned:      map[string]struct{}{},
+		topicCounts: map[string]pubsub.TopicCounts{},
+		groupCounts: map[string]*pubsub.GroupCounts{},
+	}
+	if err := b.connect(ctx); err != nil {
+		if b.nc != nil {
+			b.nc.Close()
+		}
+		return nil, fmt.Errorf("nats %s: %w", opts.URL, err)
+	}
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.working.Go(b.watch)
+	for range publishers {
+		b.working.Go(b.publishLoop)
+	}
+	b.working.Go(b.keepInFlight)
+	b.working.Go(b.sweepLoop)
+	return b, nil
+}
+
+func (b *Broker) connect(ctx context.Context) (err error) {
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	options := []nats.Option{
+		nats.Name("dapr-bolt"),
+		nats.Timeout(requestTimeout),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectBufSize(-1), // what cannot be sent fails at once, and is sent again
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			b.log.Warn("nats", "error", err)
+		}),
+	}
+	switch {
+	case b.opts.Credentials != "":
+		options = append(options, nats.UserCredentialBytes([]byte(b.opts.Credentials)))
+	case b.opts.Token != "":
+		options = append(options, nats.Token(b.opts.Token))
+	case b.opts.Username != "":
+		options = append(options, nats.UserInfo(b.opts.Username, b.opts.Password))
+	}
+	if b.opts.TLS != nil {
+		options = append(options, nats.Secure(b.opts.TLS))
+	}
+	if b.nc, err = nats.Connect(b.opts.URL, options...); err != nil {
+		return err
+	}
+	if has := b.nc.MaxPayload(); has < b.opts.MinPayload {
+		return fmt.Errorf("the servers take messages of %d bytes, and events may have %d: set `max_payload: 8MB` in the configuration of nats-server", has, b.opts.MinPayload)
+	}
+	if b.js, err = jetstream.New(b.nc); err != nil {
+		return err
+	}
+	if err := b.ensureStream(ctx); err != nil {
+		return err
+	}
+	return b.loadRecords(ctx)
+}
+
+// Ready returns nil if the servers answer, else what is wrong and with which of them.
+func (b *Broker) Ready(ctx context.Context) error {
+	if !b.nc.IsConnected() {
+		return fmt.Errorf("none of the nats servers %s can be reached: %w", b.opts.URL, orReconnecting(b.nc.LastError()))
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := b.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
+	}
+	if info.Cluster == nil {
+		return nil
+	}
+	var away []string
+	for _, peer := range info.Cluster.Replicas {
+		if peer.Offline {
+			away = append(away, peer.Name)
+		}
+	}
+	if len(away) > 0 {
+		b.log.Warn("a server of the stream is away", "stream", b.layout.stream, "servers", strings.Join(away, ", "))
+	}
+	return nil
+}
+
+func orReconnecting(err error) error {
+	if err == nil {
+		return nats.ErrConnectionReconnecting
+	}
+	return err
+}
+
+// Close implements pubsub.Service.
+func (b *Broker) Close(ctx context.Context) error {
+	b.mu.Lock()
+	b.closed = true
+	streams := slices.Collect(maps.Keys(b.streams))
+	b.mu.Unlock()
+	for _, s := range streams {
+		s.Close()
+	}
+	// What is in flight goes back, which takes servers that answer.
+	done := make(chan struct{})
+	go func() { b.consuming.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("close broker: what is in flight is not settled yet: %w", ctx.Err())
+	}
+	b.stop()
+	b.working.Wait()
+	<-done
+	b.nc.Close()
+	return err
+}
+
+func (b *Broker) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// heartbeat is how often the server hears that an event is still in flight; serverAckWait, after which silence it gives the
+// event to somebody else. A new leader took up to 18 seconds in tests.
+const (
+	heartbeat     = 8 * time.Second
+	serverAckWait = 30 * time.Second
+)
+
+// keepInFlight tells the server of what this process has, whose ackWait is ours to watch.
+func (b *Broker) keepInFlight() {
+	ticker := b.clock.NewTicker(heartbeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.Chan():
+		case <-b.ctx.Done():
+			return
+		}
+		b.mu.Lock()
+		all := slices.Collect(maps.Keys(b.inFlight))
+		b.mu.Unlock()
+		for _, d := range all {
+			// An error means that there is no connection, which is told where it matters.
+			_ = d.message.InProgress()
+		}
+	}
+}
+
+// pause waits, and reports whether the broker goes on.
+func (b *Broker) pause(d time.Duration) bool {
+	select {
+	case <-b.clock.After(d):
+		return true
+	case <-b.ctx.Done():
+		return false
+	}
+}
+
+// countGroup changes the counts of a group.
+func (b *Broker) countGroup(name string, change func(c *pubsub.GroupCounts)) {
+	b.counting.Lock()
+	defer b.counting.Unlock()
+	c := b.groupCounts[name]
+	if c == nil {
+		zero := pubsub.NewGroupCounts()
+		c = &zero
+		b.groupCounts[name] = c
+	}
+	change(c)
+}
+
+// logFailure logs what the servers refused or never confirmed.
+func (b *Broker) logFailure(what string, err error, args ...any) {
+	if err != nil && b.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+		b.log.Error(what, append(args, "error", err)...)
+	}
+}

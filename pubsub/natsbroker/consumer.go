@@ -1,0 +1,198 @@
+package natsbroker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// pollFor is how long one request for events waits for them. It is not cut off, since what comes too late for it would be
+// missing until serverAckWait has passed; so it is also how long a stream may take to end.
+const pollFor = 2 * time.Second
+
+// consumer names a durable consumer: a group's share of one partition of a topic.
+type consumer struct{ topic, group, partition string }
+
+func (c consumer) name() string { return groupHash(c.topic, c.group) + "_" + c.partition }
+
+// consumersOf lists those of a group and a topic.
+func consumersOf(topic topicRecord, group string, ordered bool) []consumer {
+	if ordered {
+		return []consumer{{topic.Topic, group, allPartition}}
+	}
+	all := []consumer{{topic.Topic, group, noPartition}}
+	for i := 0; topic.Keyed && i < Partitions; i++ {
+		all = append(all, consumer{topic.Topic, group, strconv.Itoa(i)})
+	}
+	return all
+}
+
+// subjects are the events of a consumer: those of the topic, and the group's redriven ones behind them.
+func (b *Broker) subjects(c consumer) []string {
+	partition := c.partition
+	if partition == allPartition {
+		partition = "*"
+	}
+	return []string{b.layout.subject("e", hash(c.topic), partition), b.layout.subject("r", groupHash(c.topic, c.group), partition)}
+}
+
+// open returns the consumer, which it makes if it is missing.
+func (b *Broker) open(ctx context.Context, c consumer) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	found, err := b.stream.Consumer(ctx, c.name())
+	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return found, err
+	}
+	b.mu.Lock()
+	group, owed := b.groupsOf(c.topic)[c.group]
+	b.mu.Unlock()
+	if !owed {
+		return nil, pubsub.ErrNotFound
+	}
+	config := jetstream.ConsumerConfig{
+		Durable:        c.name(),
+		FilterSubjects: b.subjects(c),
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        serverAckWait,
+		MaxDeliver:     -1,
+		MaxAckPending:  1,
+		DeliverPolicy:  jetstream.DeliverAllPolicy,
+	}
+	if c.partition == noPartition {
+		config.MaxAckPending = -1
+	}
+	if group.After > 0 {
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, group.After+1
+	}
+	found, err = b.stream.CreateConsumer(ctx, config)
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		return b.stream.Consumer(ctx, c.name())
+	}
+	return found, err
+}
+
+// feed brings a consumer's events to the stream while that has room, until it is closed.
+func (s *subscription) feed(c consumer) {
+	b := s.broker
+	var from jetstream.Consumer
+	for {
+		n, open := s.waitForRoom()
+		if !open {
+			return
+		}
+		if c.partition != noPartition {
+			n = 1
+		}
+		err := error(nil)
+		if from == nil {
+			from, err = b.open(s.ctx, c)
+		}
+		if err == nil {
+			var batch jetstream.MessageBatch
+			if batch, err = from.Fetch(n, jetstream.FetchMaxWait(pollFor)); err == nil {
+				for m := range batch.Messages() {
+					b.take(s, c, m)
+				}
+				err = batch.Error()
+			}
+		}
+		if err == nil || errors.Is(err, jetstream.ErrNoMessages) {
+			continue
+		}
+		// Another leader, no connection, or the consumer is gone: it is asked for anew.
+		from = nil
+		select {
+		case <-b.clock.After(2 * retryPause):
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// take looks at an event that has come, and hands it to the stream unless it must not be delivered.
+func (b *Broker) take(s *subscription, c consumer, m jetstream.Msg) {
+	d := b.received(s, c, m)
+	if d == nil {
+		return
+	}
+	if !d.known {
+		// Nobody can tell how often it was delivered: somebody else may be able to.
+		s.undelivered(func() { b.putBack(d) })
+		return
+	}
+	now := b.clock.Now()
+	switch {
+	case d.history.Ended:
+		s.undelivered(func() { b.settle(d, pubsub.Settlement{Outcome: pubsub.Acked}) })
+		return
+	case d.history.Due.After(now):
+		s.undelivered(func() { b.delay(d, d.history.Due.Sub(now)) })
+		return
+	}
+	if end, ends := pubsub.EndUndelivered(&d.Event, d.history.History, b.isAged(d), s.opts.DeadLetterExpired, b.clock); ends {
+		s.undelivered(func() { b.settle(d, end) })
+		return
+	}
+	s.arrive(d)
+}
+
+// undelivered ends an event that was not handed over.
+func (s *subscription) undelivered(end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settling++
+	end()
+}
+
+// received makes a delivery of a message, with its history.
+func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *delivery {
+	meta, err := m.Metadata()
+	if err != nil {
+		return nil // not an event
+	}
+	d := &delivery{broker: b, stream: s, consumer: c, message: m, known: true}
+	d.Event = eventOf(c.topic, meta.Sequence.Stream, m.Headers(), m.Data())
+	d.history.Redriven, _ = strconv.Atoi(m.Headers().Get(headerRedriven))
+	b.mu.Lock()
+	b.inFlight[d] = struct{}{}
+	b.mu.Unlock()
+	if meta.NumDelivered > 1 {
+		d.known = b.readHistory(d) == nil
+	}
+	d.Count = d.history.Deliveries + 1
+	return d
+}
+
+// readHistory finds out what became of earlier deliveries.
+func (b *Broker) readHistory(d *delivery) error {
+	ctx, cancel := b.bounded(b.ctx)
+	defer cancel()
+	found, err := b.readLast(ctx, d.historySubject())
+	if err != nil || found == nil {
+		return err
+	}
+	d.historySequence = found.Sequence
+	return json.Unmarshal(found.Data, &d.history)
+}
+
+// isAged reports whether an event is older than its topic keeps it. Who redrives an event wants it delivered.
+func (b *Broker) isAged(d *delivery) bool {
+	b.mu.Lock()
+	most := b.topics[d.consumer.topic].MaxAge
+	b.mu.Unlock()
+	if most <= 0 || d.history.Redriven > 0 || d.Event.Unreadable != "" {
+		return false
+	}
+	since := d.Event.PublishTime
+	if !d.Event.DeliverAt.IsZero() {
+		since = d.Event.DeliverAt
+	}
+	return b.clock.Now().After(since.Add(most))
+}

@@ -1,0 +1,212 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// delivery is a Delivery of a Broker.
+type delivery struct {
+	pubsub.Delivery
+	broker *Broker
+	// stream is nil where the maintainer took the event.
+	stream   *subscription
+	consumer consumer
+	message  jetstream.Msg
+	// history is what is known of earlier deliveries, if known, and stands in the message of that sequence; zero: there is
+	// none.
+	known           bool
+	history         historyRecord
+	historySequence uint64
+
+	// The stream's lock guards the rest. ctx is nil until somebody asks for it.
+	ended  bool
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// Context implements pubsub.Acknowledger.
+func (d *delivery) Context() context.Context {
+	d.stream.mu.Lock()
+	defer d.stream.mu.Unlock()
+	if d.ctx == nil {
+		d.ctx, d.cancel = context.WithCancel(context.Background())
+		if d.ended {
+			d.cancel()
+		}
+	}
+	return d.ctx
+}
+
+// Ack implements pubsub.Acknowledger.
+func (d *delivery) Ack() { d.finish(pubsub.Settlement{Outcome: pubsub.Acked}) }
+
+// Nack implements pubsub.Acknowledger.
+func (d *delivery) Nack(reason string) { d.finish(d.failed(reason)) }
+
+// Bury implements pubsub.Acknowledger.
+func (d *delivery) Bury(reason pubsub.Reason, text string) {
+	d.finish(pubsub.Buried(d.history.History, reason, text, d.broker.clock.Now()))
+}
+
+func (d *delivery) failed(reason string) pubsub.Settlement {
+	return d.stream.opts.Failed(d.history.History, reason, d.broker.clock.Now())
+}
+
+func (d *delivery) finish(end pubsub.Settlement) {
+	d.stream.mu.Lock()
+	defer d.stream.mu.Unlock()
+	d.stream.answered()
+	if !d.ended {
+		d.stream.answer(d, end)
+	}
+}
+
+func (d *delivery) group() string { return groupHash(d.consumer.topic, d.consumer.group) }
+
+func (d *delivery) historySubject() string {
+	return d.broker.layout.subject("h", d.group(), sequenceText(d.Event.Sequence))
+}
+
+func (d *delivery) deadSubject() string {
+	return d.broker.layout.subject("x", d.group(), sequenceText(d.Event.Sequence))
+}
+
+// settle tells the servers what became of a delivery, on a goroutine: no more than a stream may have in flight.
+func (b *Broker) settle(d *delivery, s pubsub.Settlement) {
+	b.settling(d, func(ctx context.Context) error {
+		switch s.Outcome {
+		case pubsub.Retried:
+			stored, err := b.storeHistory(ctx, d, historyRecord{History: s.History, Due: s.Due})
+			if err != nil || !stored {
+				return err
+			}
+			return b.confirm(ctx, d, nak(s.Due.Sub(b.clock.Now())))
+		case pubsub.Dead:
+			if stored, err := b.bury(ctx, d, s); err != nil || !stored {
+				return err
+			}
+			b.countGroup(d.group(), func(c *pubsub.GroupCounts) { c.DeadLettered[s.Reason]++ })
+		case pubsub.Expired:
+			b.countGroup(d.group(), func(c *pubsub.GroupCounts) { c.Expired++ })
+		}
+		if err := b.confirm(ctx, d, ackText); err != nil {
+			return err
+		}
+		if d.historySequence > 0 || s.Outcome == pubsub.Dead {
+			// One that stays behind is swept.
+			return b.purge(ctx, d.historySubject(), 0)
+		}
+		return nil
+	})
+}
+
+// putBack returns an event at once, uncounted.
+func (b *Broker) putBack(d *delivery) { b.delay(d, 0) }
+
+// delay returns an event, uncounted.
+func (b *Broker) delay(d *delivery, wait time.Duration) {
+	b.settling(d, func(ctx context.Context) error { return b.confirm(ctx, d, nak(wait)) })
+}
+
+// settling runs what ends a delivery, and takes it out of flight then.
+func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
+	b.consuming.Go(func() {
+		// Beyond that, the server gives the event to somebody else, and so may we.
+		ctx, cancel := context.WithTimeout(b.ctx, max(b.opts.Timeout, serverAckWait))
+		defer cancel()
+		b.logFailure("what became of an event could not be written down; it is delivered again", end(ctx),
+			"topic", d.consumer.topic, "group", d.consumer.group, "sequence", d.Event.Sequence)
+		b.mu.Lock()
+		delete(b.inFlight, d)
+		b.mu.Unlock()
+		if d.stream != nil {
+			d.stream.mu.Lock()
+			d.stream.settled()
+			d.stream.mu.Unlock()
+		}
+	})
+}
+
+const ackText = "+ACK"
+
+func nak(wait time.Duration) string {
+	if wait <= 0 {
+		return "-NAK"
+	}
+	return fmt.Sprintf(`-NAK {"delay": %d}`, wait)
+}
+
+// confirm answers the server, and waits until it has taken note.
+func (b *Broker) confirm(ctx context.Context, d *delivery, answer string) error {
+	return b.retry(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		_, err := b.nc.RequestWithContext(ctx, d.message.Reply(), []byte(answer))
+		return err
+	})
+}
+
+// storeHistory writes the history of a delivery down; false: another process has delivered the event meanwhile, since this
+// one was not heard of for serverAckWait, and its word counts.
+func (b *Broker) storeHistory(ctx context.Context, d *delivery, h historyRecord) (bool, error) {
+	text := marshal(h)
+	return b.storeOnce(ctx, d, text, func() []*nats.Msg { return []*nats.Msg{b.historyMessage(d, text)} })
+}
+
+func (b *Broker) historyMessage(d *delivery, text string) *nats.Msg {
+	return &nats.Msg{Subject: d.historySubject(), Data: []byte(text), Header: nats.Header{
+		headerExpected: {sequenceText(d.historySequence)}, headerRollup: {"sub"},
+	}}
+}
+
+// bury stores a dead letter and ends the history, in one step.
+func (b *Broker) bury(ctx context.Context, d *delivery, s pubsub.Settlement) (bool, error) {
+	text := marshal(historyRecord{History: s.History, Ended: true})
+	return b.storeOnce(ctx, d, text, func() []*nats.Msg {
+		letter := eventMessage(d.deadSubject(), &d.Event)
+		if d.Event.Unreadable != "" {
+			letter.Header = nats.Header{headerEvent: {d.message.Headers().Get(headerEvent)}}
+		}
+		letter.Header[headerExpected] = []string{"0"}
+		letter.Header[headerDeath] = []string{marshal(deathRecord{
+			Group: d.consumer.group, Sequence: d.Event.Sequence, History: s.History, Reason: s.Reason, Time: s.At,
+		})}
+		return []*nats.Msg{letter, b.historyMessage(d, text)}
+	})
+}
+
+// storeOnce stores messages of which one is the history with that text. After a conflict, the history tells whether they
+// are stored.
+func (b *Broker) storeOnce(ctx context.Context, d *delivery, text string, messages func() []*nats.Msg) (bool, error) {
+	for {
+		err := b.retry(ctx, func(ctx context.Context) error { return b.store(ctx, messages()...) })
+		if !errors.Is(err, errConflict) {
+			d.historySequence = max(d.historySequence, 1)
+			return err == nil, err
+		}
+		found, err := b.readLast(ctx, d.historySubject())
+		switch {
+		case err != nil:
+			return false, err
+		case found != nil && string(found.Data) == text:
+			d.historySequence = found.Sequence
+			return true, nil
+		case found != nil && found.Sequence != d.historySequence:
+			return false, nil
+		}
+		// A message of a batch is on its way in.
+		select {
+		case <-b.clock.After(retryPause):
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}

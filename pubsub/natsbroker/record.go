@@ -1,0 +1,223 @@
+package natsbroker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// loadRecords reads the topics and groups that are there.
+func (b *Broker) loadRecords(ctx context.Context) error {
+	found, err := jetstreamext.GetLastMsgsFor(ctx, b.js, b.layout.stream, []string{b.layout.subject("t", "*"), b.layout.subject("g", "*")})
+	if err != nil {
+		return fmt.Errorf("read topics and groups: %w", err)
+	}
+	for m, err := range found {
+		if errors.Is(err, jetstreamext.ErrNoMessages) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read topics and groups: %w", err)
+		}
+		b.learn(m.Subject, m.Data)
+	}
+	return nil
+}
+
+// watch hears of the topics and groups that other processes add.
+func (b *Broker) watch() {
+	for {
+		consumer, err := b.js.OrderedConsumer(b.ctx, b.layout.stream, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{b.layout.subject("t", "*"), b.layout.subject("g", "*")},
+			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		})
+		if err == nil {
+			var watching jetstream.ConsumeContext
+			if watching, err = consumer.Consume(b.heard); err == nil {
+				select {
+				case <-watching.Closed():
+				case <-b.ctx.Done():
+					watching.Stop()
+					return
+				}
+			}
+		}
+		if !b.pause(10 * retryPause) {
+			return
+		}
+	}
+}
+
+// heard is learn for the records that the watch brings, in the order of their sequences.
+func (b *Broker) heard(m jetstream.Msg) {
+	b.learn(m.Subject(), m.Data())
+	if meta, err := m.Metadata(); err == nil && b.layout.parts(m.Subject())[0] == "g" {
+		b.mu.Lock()
+		b.groupsAt = meta.Sequence.Stream
+		b.mu.Unlock()
+	}
+}
+
+// knowsGroups reports whether every group that is there now is known.
+func (b *Broker) knowsGroups(ctx context.Context) (bool, error) {
+	newest, err := b.readLast(ctx, b.layout.subject("g", "*"))
+	if err != nil || newest == nil {
+		return newest == nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.groupsAt >= newest.Sequence, nil
+}
+
+// learn takes note of a record, and gives streams what they are owed of it.
+func (b *Broker) learn(subject string, data []byte) {
+	parts := b.layout.parts(subject)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch parts[0] {
+	case "t":
+		var r topicRecord
+		if json.Unmarshal(data, &r) != nil {
+			return
+		}
+		b.topics[r.Topic] = r
+		for s := range b.streams {
+			s.attach(r)
+		}
+	case "g":
+		var r groupRecord
+		if json.Unmarshal(data, &r) == nil {
+			b.groups[parts[1]] = r
+		}
+	}
+}
+
+// groupsOf returns the groups that consume a topic, by itself or by a pattern. It is called with b.mu held.
+func (b *Broker) groupsOf(topic string) map[string]groupRecord {
+	all := map[string]groupRecord{}
+	for _, r := range b.groups {
+		if r.Removed || r.Topic != topic && !(pubsub.IsPattern(r.Topic) && pubsub.Matches(r.Topic, topic)) {
+			continue
+		}
+		if have, ok := all[r.Group]; ok {
+			r.After = min(r.After, have.After)
+		}
+		all[r.Group] = r
+	}
+	return all
+}
+
+// ensureTopic makes sure that the topic is known everywhere before the first event that needs it.
+func (b *Broker) ensureTopic(ctx context.Context, want topicRecord, published bool) error {
+	subject := b.layout.subject("t", hash(want.Topic))
+	enough := func(have topicRecord) bool {
+		return have.Topic != "" && (have.Keyed || !want.Keyed) && (!published || have.MaxAge == want.MaxAge)
+	}
+	b.mu.Lock()
+	have, count := b.topics[want.Topic], len(b.topics)
+	b.mu.Unlock()
+	if enough(have) {
+		return nil
+	}
+	return b.update(ctx, subject, func(data []byte) (any, error) {
+		have := topicRecord{}
+		if len(data) > 0 {
+			if err := json.Unmarshal(data, &have); err != nil {
+				return nil, fmt.Errorf("topic %q: %w", want.Topic, err)
+			}
+		} else if err := b.opts.AnotherTopic(uint64(count)); err != nil {
+			return nil, err
+		}
+		if enough(have) {
+			return have, nil
+		}
+		have.Topic, have.Keyed = want.Topic, have.Keyed || want.Keyed
+		if published {
+			have.MaxAge = want.MaxAge
+		}
+		return have, nil
+	})
+}
+
+// ensureGroup makes sure that the group is owed events from here on.
+func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) error {
+	b.mu.Lock()
+	count := uint64(0)
+	for _, r := range b.groups {
+		if !r.Removed && (r.Topic == opts.Topic || pubsub.IsPattern(r.Topic) && pubsub.IsPattern(opts.Topic)) {
+			count++
+		}
+	}
+	for _, r := range b.groups {
+		if overlap := r.Topic == opts.Topic || pubsub.Matches(r.Topic, opts.Topic) || pubsub.Matches(opts.Topic, r.Topic); overlap &&
+			!r.Removed && r.Group == opts.Group && r.Ordered != opts.Ordered {
+			b.mu.Unlock()
+			return invalid.New("ordered", fmt.Sprint(opts.Ordered), fmt.Sprintf("%v, as group %q consumes topic %q: with engine nats a group is ordered or not from its start (`dapr-bolt topics remove-group` ends it)", r.Ordered, r.Group, r.Topic))
+		}
+	}
+	b.mu.Unlock()
+	return b.update(ctx, b.layout.subject("g", groupHash(opts.Topic, opts.Group)), func(data []byte) (any, error) {
+		have := groupRecord{}
+		if len(data) > 0 {
+			if err := json.Unmarshal(data, &have); err != nil {
+				return nil, fmt.Errorf("group %q: %w", opts.Group, err)
+			}
+			if !have.Removed {
+				return have, nil
+			}
+		}
+		if err := b.opts.AnotherGroup(opts.Topic, count); err != nil {
+			return nil, err
+		}
+		r := groupRecord{Topic: opts.Topic, Group: opts.Group, Ordered: opts.Ordered}
+		if opts.DeliverPolicy == pubsub.DeliverNew {
+			info, err := b.stream.Info(ctx)
+			if err != nil {
+				return nil, err
+			}
+			r.After = info.State.LastSeq
+		}
+		return r, nil
+	})
+}
+
+// update changes a record in the light of what it is, which nobody else changes meanwhile.
+func (b *Broker) update(ctx context.Context, subject string, change func(data []byte) (any, error)) error {
+	for {
+		have, err := b.readLast(ctx, subject)
+		if err != nil {
+			return err
+		}
+		expected, data := uint64(0), []byte(nil)
+		if have != nil {
+			expected, data = have.Sequence, have.Data
+		}
+		record, err := change(data)
+		if err != nil {
+			return err
+		}
+		text := []byte(marshal(record))
+		if string(text) != string(data) {
+			err = b.retry(ctx, func(ctx context.Context) error {
+				return b.store(ctx, &nats.Msg{Subject: subject, Data: text, Header: nats.Header{
+					headerExpected: {sequenceText(expected)}, headerRollup: {"sub"},
+				}})
+			})
+			if errors.Is(err, errConflict) && ctx.Err() == nil {
+				continue // somebody else's, or our own from a try that was not confirmed
+			}
+		}
+		if err == nil {
+			b.learn(subject, text)
+		}
+		return err
+	}
+}

@@ -1,0 +1,178 @@
+package natsbroker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+)
+
+const (
+	// requestTimeout bounds one request; what must succeed asks again.
+	requestTimeout = 3 * time.Second
+	// retryPause is the wait before a request is made again that failed.
+	retryPause = 100 * time.Millisecond
+)
+
+// The server's error codes that mean: not as the message expected. The second hides the first while a batch is stored.
+const (
+	codeWrongLastSequence   jetstream.ErrorCode = 10071
+	codeLastSequencePending jetstream.ErrorCode = 10164
+	codeNoMessage           jetstream.ErrorCode = 10037
+)
+
+// errConflict: a message expected another sequence than there was.
+var errConflict = errors.New("somebody else was faster")
+
+// store stores messages in one step.
+func (b *Broker) store(ctx context.Context, messages ...*nats.Msg) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var err error
+	if len(messages) == 1 {
+		_, err = b.js.PublishMsg(ctx, messages[0], jetstream.WithRetryAttempts(0))
+	} else {
+		_, err = jetstreamext.PublishMsgBatch(ctx, b.js, messages, jetstreamext.BatchFlowControl{AckTimeout: requestTimeout})
+	}
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && (refused.ErrorCode == codeWrongLastSequence || refused.ErrorCode == codeLastSequencePending) {
+		return errConflict
+	}
+	return err
+}
+
+// isRefusal reports whether an error is the server's last word.
+func isRefusal(err error) bool {
+	var refused *jetstream.APIError
+	return errors.As(err, &refused) && refused.Code < 500 && refused.Code != 429
+}
+
+// retry calls f until it succeeds, the server refuses it, or ctx ends.
+func (b *Broker) retry(ctx context.Context, f func(ctx context.Context) error) error {
+	for {
+		err := f(ctx)
+		if err == nil || errors.Is(err, errConflict) || isRefusal(err) {
+			return err
+		}
+		select {
+		case <-b.clock.After(retryPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// bounded gives a call the time that it may take while no server answers.
+func (b *Broker) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, b.opts.Timeout)
+}
+
+// stored is a message as the stream's leader has it.
+type stored struct {
+	Subject  string      `json:"subject"`
+	Sequence uint64      `json:"seq"`
+	RawHdrs  []byte      `json:"hdrs"`
+	Data     []byte      `json:"data"`
+	Time     time.Time   `json:"time"`
+	header   nats.Header `json:"-"`
+}
+
+// read asks the stream's leader: another replica, which the client library prefers, may lag behind. It returns nil if there
+// is no such message.
+func (b *Broker) read(ctx context.Context, request any) (*stored, error) {
+	var found *stored
+	err := b.retry(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		answer, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+b.layout.stream, []byte(marshal(request)))
+		if err != nil {
+			return err
+		}
+		var r struct {
+			Error   *jetstream.APIError
+			Message *stored
+		}
+		switch err := json.Unmarshal(answer.Data, &r); {
+		case err != nil:
+			return err
+		case r.Error != nil && r.Error.ErrorCode == codeNoMessage:
+			return nil
+		case r.Error != nil:
+			return r.Error
+		}
+		found = r.Message
+		if len(found.RawHdrs) > 0 {
+			found.header, err = nats.DecodeHeadersMsg(found.RawHdrs)
+		}
+		return err
+	})
+	return found, err
+}
+
+func (b *Broker) readLast(ctx context.Context, subject string) (*stored, error) {
+	return b.read(ctx, map[string]any{"last_by_subj": subject})
+}
+
+func (b *Broker) readNext(ctx context.Context, subject string, from uint64) (*stored, error) {
+	return b.read(ctx, map[string]any{"next_by_subj": subject, "seq": max(from, 1)})
+}
+
+func (b *Broker) readSequence(ctx context.Context, sequence uint64) (*stored, error) {
+	return b.read(ctx, map[string]any{"seq": sequence})
+}
+
+// purge removes the messages of a subject before a sequence; zero: all of them.
+func (b *Broker) purge(ctx context.Context, subject string, before uint64) error {
+	opts := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSubject(subject)}
+	if before > 0 {
+		opts = append(opts, jetstream.WithPurgeSequence(before))
+	}
+	return b.retry(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		return b.stream.Purge(ctx, opts...)
+	})
+}
+
+// ensureStream makes the stream, or takes the one that is there.
+func (b *Broker) ensureStream(ctx context.Context) error {
+	config := jetstream.StreamConfig{
+		Name:               b.layout.stream,
+		Description:        "events of dapr-bolt",
+		Subjects:           []string{b.layout.subject(">")},
+		Replicas:           b.opts.Replicas,
+		Storage:            jetstream.FileStorage,
+		AllowDirect:        true,
+		AllowRollup:        true,
+		AllowMsgTTL:        true,
+		AllowAtomicPublish: true,
+		AllowMsgSchedules:  true,
+		DenyDelete:         false,
+	}
+	var err error
+	b.stream, err = b.js.Stream(ctx, b.layout.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if b.stream, err = b.js.CreateStream(ctx, config); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			b.stream, err = b.js.Stream(ctx, b.layout.stream)
+		}
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("JetStream is off, or has no leader yet: set `jetstream { store_dir: …, sync_interval: always }` in the configuration of nats-server: %w", err)
+	case err != nil:
+		return fmt.Errorf("stream %s: %w", b.layout.stream, err)
+	}
+	have := b.stream.CachedInfo().Config
+	if !have.AllowAtomicPublish || !have.AllowMsgSchedules || !have.AllowMsgTTL {
+		return fmt.Errorf("stream %s: it has no atomic batches, schedules or times to live: nats-server must be 2.12 or newer, and the stream one that dapr-bolt made", b.layout.stream)
+	}
+	if have.Replicas != b.opts.Replicas {
+		b.log.Warn("the stream has another number of replicas than the metadata says; `nats stream edit --replicas` changes it", "stream", b.layout.stream, "replicas", have.Replicas, "metadata", b.opts.Replicas)
+	}
+	return nil
+}
