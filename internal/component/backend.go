@@ -3,6 +3,7 @@ package component
 import (
 	"context"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -12,6 +13,8 @@ import (
 type Backend interface {
 	StateStore(ctx context.Context, database, bucket string) (*statestore.Store, error)
 	Broker(ctx context.Context, database, bucket string) (pubsub.Service, error)
+	// NATSBroker is Broker on nats-servers in place of a file.
+	NATSBroker(ctx context.Context, at servers.NATS, database, bucket string) (pubsub.Service, error)
 }
 
 // Defaults are what a component works on when its metadata names no database or no bucket.

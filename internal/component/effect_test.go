@@ -2,6 +2,7 @@ package component
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,9 +167,10 @@ var effects = map[string]effect{
 }
 
 // Every line of the metadata reference changes something that a publisher or a consumer can see, and those of a
-// subscription do so there as well.
+// subscription do so there as well. Those that lead to servers have theirs in conformance/cluster.
 func TestEveryKeyHasItsEffect(t *testing.T) {
-	require.Len(t, effects, len(PubSubMetadata(testDefaults)))
+	ofFile := slices.Concat(fieldsOf(publisherFields(testDefaults)), SubscriptionMetadata())
+	require.Len(t, effects, len(ofFile))
 	run := func(t *testing.T, key string, component, subscription []string) {
 		clock := clockwork.NewFakeClock()
 		h := newHouse(t, func(h *house) { h.clock = clock })
@@ -180,7 +182,7 @@ func TestEveryKeyHasItsEffect(t *testing.T) {
 		e.pull = func() *stream { return e.bus.pull(t, "t", subscription...) }
 		effects[key].shown(e)
 	}
-	for _, f := range PubSubMetadata(testDefaults) {
+	for _, f := range ofFile {
 		t.Run(f.Name, func(t *testing.T) { run(t, f.Name, []string{f.Name, effects[f.Name].value}, nil) })
 	}
 	for _, f := range SubscriptionMetadata() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +39,7 @@ const (
 type publisherConfig struct {
 	Database, Bucket string
 	Publish          pubsub.PublishOptions
+	Events           natsConfig
 }
 
 // pubsubConfig is one component's metadata. The consumer part has no topic.
@@ -48,7 +50,7 @@ type pubsubConfig struct {
 
 // PubSubMetadata lists the metadata keys of the pub/sub. Those of SubscriptionMetadata are among them.
 func PubSubMetadata(d Defaults) []Field {
-	return append(fieldsOf(publisherFields(d)), SubscriptionMetadata()...)
+	return slices.Concat(fieldsOf(publisherFields(d)), SubscriptionMetadata(), fieldsOf(natsFields))
 }
 
 // SubscriptionMetadata lists the keys that may also stand in a subscription's metadata, and then hold for that
@@ -177,7 +179,8 @@ func parsePubSubConfig(given map[string]string, d Defaults) (pubsubConfig, error
 	}
 	publisher := publisherFields(d)
 	c := pubsubConfig{Publisher: defaults(publisher), Consumer: defaults(consumerFields)}
-	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p))
+	c.Publisher.Events = defaults(natsFields)
+	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p), override(&c.Publisher.Events, natsFields, p))
 }
 
 // waitAllowed says what parseWait takes.

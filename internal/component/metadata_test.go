@@ -32,7 +32,7 @@ func TestPubSubMetadata(t *testing.T) {
 	require.Equal(t, pubsubConfig{
 		Publisher: publisherConfig{Database: "dapr", Bucket: "pubsub", Publish: pubsub.PublishOptions{
 			DedupWindow: 10 * time.Minute, Limits: pubsub.TopicLimits{MaxAge: 168 * time.Hour},
-		}},
+		}, Events: defaults(natsFields)},
 		Consumer: pubsub.SubscribeOptions{
 			MaxDeliver: 10, BackOff: pubsub.BackOff{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute},
 			AckWait: time.Minute, MaxAckPending: 64, DeliverPolicy: pubsub.DeliverAll,
@@ -42,11 +42,35 @@ func TestPubSubMetadata(t *testing.T) {
 		"database": "other", "bucket": "b", "dedupBy": "fields:type,data.id", "dedupWindow": "0", "maxAge": "1h", "maxBytes": "2Gi",
 		"consumerID": "app", "maxDeliver": "0", "backOff": "1s, 2", "ackWait": "5s", "maxAckPending": "1", "ordered": "yes",
 		"deliverPolicy": "NEW", "deadLetterExpired": "true",
+		"engine": "nats", "url": "nats://a:4222,tls://b:4222", "username": "me", "password": "p", "token": "t", "credentials": "/c",
+		"caCert": "/ca", "clientCert": "/cert", "clientKey": "/key", "prefix": "other", "replicas": "5", "requestTimeout": "1s",
 	}, func(md map[string]string) (any, error) { return parsePubSubConfig(md, testDefaults) })
 	c, err := parsePubSubConfig(map[string]string{"maxBytes": "2Gi", "backOff": "1s, 2"}, testDefaults)
 	require.NoError(t, err)
 	require.EqualValues(t, 2<<30, c.Publisher.Publish.Limits.MaxBytes)
 	require.Equal(t, pubsub.BackOff{time.Second, 2 * time.Second}, c.Consumer.BackOff)
+}
+
+// What engine nats cannot keep is refused, with the reason.
+func TestWhatNATSCannotKeepIsRefused(t *testing.T) {
+	h := newHouse(t)
+	for _, c := range []struct{ key, value, why string }{
+		{"engine", "redis", "bolt or nats"},
+		{"engine", "nats", "url"},
+		{"url", "nats://a:4222", "engine bolt"},
+		{"url", "redis://a", "url"},
+		{"replicas", "2", "1, 3 or 5"},
+		{"prefix", "a.b", "prefix"},
+	} {
+		_, err := h.dial("a").pubsub.Init(t.Context(), &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{c.key: c.value}}})
+		requireInvalid(t, err, c.why)
+	}
+	_, err := h.dial("a").pubsub.Init(t.Context(), &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{
+		"engine": "nats", "url": "nats://127.0.0.1:1", "maxBytes": "1M"}}})
+	requireInvalid(t, err, "JetStream bounds a stream")
+	_, err = h.dial("a").pubsub.Init(t.Context(), &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{
+		"engine": "nats", "url": "nats://127.0.0.1:1"}}})
+	require.ErrorContains(t, err, "nats://127.0.0.1:1")
 }
 
 // requireFields checks that each field is documented, has the default that it says, and takes effect, whatever its case.

@@ -82,7 +82,10 @@ func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) erro
 	if err != nil {
 		return fmt.Errorf("initialize pub/sub: %w", err)
 	}
-	broker, err := p.backend.Broker(ctx, config.Publisher.Database, config.Publisher.Bucket)
+	if err := config.Publisher.check(); err != nil {
+		return fmt.Errorf("initialize pub/sub: %w", err)
+	}
+	broker, err := p.open(ctx, &config.Publisher)
 	if err != nil {
 		return fmt.Errorf("initialize pub/sub: %w", err)
 	}
@@ -113,8 +116,16 @@ func (p *PubSub) Ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.backend.Broker(ctx, config.Publisher.Database, config.Publisher.Bucket)
+	_, err = p.open(ctx, &config.Publisher)
 	return err
+}
+
+// open returns the broker that the metadata names.
+func (p *PubSub) open(ctx context.Context, config *publisherConfig) (pubsub.Service, error) {
+	if config.Events.Engine == engineNATS {
+		return p.backend.NATSBroker(ctx, config.Events.Servers, config.Database, config.Bucket)
+	}
+	return p.backend.Broker(ctx, config.Database, config.Bucket)
 }
 
 func (p *PubSub) ready() (pubsub.Service, pubsubConfig, error) {

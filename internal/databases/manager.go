@@ -23,6 +23,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	pubsubengine "github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
+	"github.com/dapr-bolt/dapr-bolt/pubsub/natsbroker"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
 )
@@ -68,7 +69,9 @@ type Manager struct {
 	files   *shared[string, *boltdb.DB]
 	stores  *shared[namespace, *statestore.Store]
 	brokers *shared[namespace, pubsub.Service]
-	budget  *pubsub.Budget
+	// natsBrokers are on servers in place of files.
+	natsBrokers *shared[natsNamespace, *natsbroker.Broker]
+	budget      *pubsub.Budget
 
 	closeOnce sync.Once
 	closeErr  error
@@ -108,6 +111,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	}
 	m := &Manager{opts: opts, budget: pubsub.NewBudget(opts.MaxPendingBytes)}
 	buckets := bucketsOfDatabase * opts.MaxDatabases
+	m.natsBrokers = newShared("pub/sub buckets on nats", buckets, m.openNATSBroker)
 	m.files = newShared("databases", opts.MaxDatabases, m.openFile)
 	m.stores = newShared("state buckets", buckets, m.openStore)
 	m.brokers = newShared("pub/sub buckets", buckets, m.openBroker)
@@ -169,6 +173,11 @@ func (m *Manager) Broker(ctx context.Context, database, bucket string) (pubsub.S
 // ExistingBroker is Broker for callers that only look: it creates nothing. What is missing is an error that matches
 // fs.ErrNotExist and names what is there instead.
 func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (pubsub.Service, error) {
+	for _, b := range m.openNATSBrokers() {
+		if b.Database == database && b.Bucket == bucket {
+			return b.Broker, nil
+		}
+	}
 	if err := m.exists(ctx, namespace{database, bucket}, boltdb.KindPubSub, "pub/sub"); err != nil {
 		return nil, err
 	}
@@ -229,6 +238,11 @@ func (m *Manager) Ready(ctx context.Context) error {
 		return errors.New("no database is open")
 	}
 	var errs []error
+	for ns, b := range m.natsBrokers.made() {
+		if err := b.Ready(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("database %s, bucket %s: %w", ns.database, ns.bucket, err))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if err := files[name].Ready(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("database %s: %w", name, err))
@@ -290,7 +304,8 @@ type OpenBroker struct {
 
 // Brokers returns the brokers of all pub/sub buckets that the directory holds, by database and bucket, and opens those that
 // nobody uses yet. What cannot be opened is left out, and the error says which it is. Whoever only looks leaves half of
-// MaxDatabases to those who work: further files are left out, too.
+// MaxDatabases to those who work: further files are left out, too. Brokers on servers are those that sidecars of this
+// process use.
 func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
 	names, err := m.names()
 	if err != nil {
@@ -308,7 +323,7 @@ func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
 			list = append(list, OpenBroker{Database: database, Bucket: bucket, Broker: b})
 		}
 	}
-	return list, err
+	return append(list, m.openNATSBrokers()...), err
 }
 
 // OpenStore is a state store, and where its keys are.
@@ -372,6 +387,9 @@ func (m *Manager) close(ctx context.Context) error {
 				errs <- fmt.Errorf("close %s of database %s, bucket %s: %w", what, ns.database, ns.bucket, err)
 			}
 		}()
+	}
+	for ns, b := range m.natsBrokers.close() {
+		stop("broker on nats", ns.namespace, b.Close)
 	}
 	for ns, b := range m.brokers.close() {
 		stop("broker", ns, b.Close)

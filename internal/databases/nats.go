@@ -1,0 +1,80 @@
+package databases
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/pubsub/natsbroker"
+)
+
+// natsNamespace names a bucket of a database that is on nats-servers.
+type natsNamespace struct {
+	at servers.NATS
+	namespace
+}
+
+// minPayload is what a message on the servers may have: the largest event, and what the broker says of it beside.
+const minPayload = 4<<20 + 512<<10
+
+// NATSBroker is Broker for topics that nats-servers hold.
+func (m *Manager) NATSBroker(ctx context.Context, at servers.NATS, database, bucket string) (pubsub.Service, error) {
+	ns := natsNamespace{at, namespace{database, bucket}}
+	if err := ns.check(); err != nil {
+		return nil, err
+	}
+	b, err := m.natsBrokers.get(ctx, ns)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (m *Manager) openNATSBroker(ctx context.Context, ns natsNamespace) (*natsbroker.Broker, error) {
+	tls, err := ns.at.TLS()
+	if err != nil {
+		return nil, err
+	}
+	credentials, err := ns.at.CredentialsText()
+	if err != nil {
+		return nil, err
+	}
+	return natsbroker.Open(ctx, natsbroker.Options{
+		URL:         ns.at.Endpoints,
+		Username:    ns.at.Username,
+		Password:    ns.at.Password,
+		Token:       ns.at.Token,
+		Credentials: credentials,
+		TLS:         tls,
+		Prefix:      ns.at.Prefix,
+		Bucket:      ns.database + "=" + ns.bucket,
+		Replicas:    ns.at.Replicas,
+		Timeout:     ns.at.RequestTimeout,
+		MinPayload:  minPayload,
+		Clock:       m.opts.Clock,
+		Logger:      m.logger(ns.namespace),
+		NameLimits:  m.opts.Names,
+	})
+}
+
+// label is what people call the database: it must not be taken for a file.
+func (ns natsNamespace) label() string {
+	label := "nats-" + ns.at.Prefix
+	if ns.database != DefaultDatabase {
+		label += "-" + ns.database
+	}
+	return label
+}
+
+// openNATSBrokers lists those that sidecars use.
+func (m *Manager) openNATSBrokers() (list []OpenBroker) {
+	for ns, b := range m.natsBrokers.made() {
+		list = append(list, OpenBroker{Database: ns.label(), Bucket: ns.bucket, Broker: b})
+	}
+	slices.SortFunc(list, func(a, b OpenBroker) int {
+		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket))
+	})
+	return list
+}
