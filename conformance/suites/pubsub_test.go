@@ -11,6 +11,7 @@ import (
 	"github.com/dapr/kit/logger"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 )
 
@@ -28,17 +29,29 @@ func TestPubSubOverTheSocket(t *testing.T) {
 	})
 }
 
-func pubsubSuite(t *testing.T, ps publisherSubscriber) {
+func TestPubSubOnNATSOverTheSocket(t *testing.T) {
+	official(t, "pub/sub suite on NATS, over the socket", pubsubSubTests, func(t *testing.T) {
+		nats := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{})
+		pubsubSuite(t, socketPubSub{adapters.NewGRPCPubSub(logger.NewLogger("pubsub-adapter"), startProcess(t))},
+			"engine", "nats", "url", nats.URL())
+	})
+}
+
+func pubsubSuite(t *testing.T, ps publisherSubscriber, settings ...string) {
 	t.Helper()
 	config, err := suite.NewTestConfig(component.DefaultName, []string{"bulkpublish", "bulksubscribe"}, nil)
 	require.NoError(t, err)
 	// How long the suite sleeps for brokers whose subscribers are slow to come up. Ours keeps what it was given.
 	config.WaitDurationToPublish = 100 * time.Millisecond
 	taken := newTurns(ps, &config)
-	suite.ConformanceTests(t, map[string]string{
+	metadata := map[string]string{
 		"consumerID": "suite",
 		"backOff":    "50ms",
-	}, taken, config)
+	}
+	for i := 0; i < len(settings); i += 2 {
+		metadata[settings[i]] = settings[i+1]
+	}
+	suite.ConformanceTests(t, metadata, taken, config)
 	require.Empty(t, taken.unpaid(), "events that were not handled")
 }
 
