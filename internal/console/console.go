@@ -127,9 +127,19 @@ type route struct {
 // table lists all routes. A change is a POST, and all else a GET.
 func (c *Console) table() []route {
 	return []route{
-		{method: "GET", path: "/{$}", handle: c.show(c.topics)},
+		{method: "GET", path: "/{$}", handle: c.show(c.overview)},
 		{method: "GET", path: "/topics", handle: c.show(c.topics)},
 		{method: "GET", path: "/topic", handle: c.show(c.topic)},
+		{method: "POST", path: "/topic/publish", change: true, handle: c.act(c.publish)},
+		{method: "GET", path: "/event", handle: c.show(c.event)},
+		{method: "GET", path: "/event/payload", handle: c.eventPayload},
+		{method: "POST", path: "/event/retry-now", change: true, handle: c.act(c.retryNow)},
+		{method: "POST", path: "/event/skip", change: true, handle: c.act(c.skip)},
+		{method: "GET", path: "/state", handle: c.show(c.state)},
+		{method: "GET", path: "/state/key", handle: c.show(c.key)},
+		{method: "GET", path: "/state/key/value", handle: c.keyValue},
+		{method: "POST", path: "/state/key/set", change: true, handle: c.act(c.setKey)},
+		{method: "POST", path: "/state/key/delete", change: true, handle: c.act(c.deleteKey)},
 		{method: "POST", path: "/topic/remove-group", change: true, handle: c.act(c.removeGroup)},
 		{method: "GET", path: "/dead-letters", handle: c.show(c.deadLetters)},
 		{method: "POST", path: "/dead-letters/redrive", change: true, handle: c.act(c.redrive)},

@@ -42,11 +42,13 @@ type page struct {
 
 // Sections are the navigation.
 func (p *page) Sections() []section {
-	return []section{{sectionTopics, "/topics"}, {sectionDeadLetters, "/dead-letters"}}
+	return []section{{sectionOverview, "/"}, {sectionTopics, "/topics"}, {sectionDeadLetters, "/dead-letters"}, {sectionState, "/state"}}
 }
 
 const (
+	sectionOverview    = "Overview"
 	sectionTopics      = "Topics"
+	sectionState       = "State"
 	sectionDeadLetters = "Dead letters"
 )
 
@@ -187,12 +189,15 @@ func statusOf(err error) int {
 		field   *fieldError
 		absent  *notFoundError
 		tooMany tooManyError
+		changed *conflictError
 	)
 	switch {
 	case errors.As(err, &field):
 		return http.StatusBadRequest
 	case errors.As(err, &absent):
 		return http.StatusNotFound
+	case errors.As(err, &changed):
+		return http.StatusConflict
 	case errors.As(err, &tooMany):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
@@ -217,9 +222,14 @@ func backPath(referer string) string {
 const noticeKey = "done"
 
 var notices = map[string]string{
-	"redriven": "Sent again: the event is back with its group, with a new count of deliveries.",
-	"some":     "Done, but for those that were gone already, or cannot be read.",
-	"purged":   "Purged: gone for good.",
-	"removed":  "The group is removed.",
-	"stopped":  "The job was asked to stop.",
+	"redriven":  "Sent again: the event is back with its group, with a new count of deliveries.",
+	"some":      "Done, but for those that were gone already, or cannot be read.",
+	"purged":    "Purged: gone for good.",
+	"removed":   "The group is removed.",
+	"published": "Published.",
+	"retried":   "The event is delivered again now.",
+	"skipped":   "Skipped: the event is among the group's dead letters.",
+	"set":       "Set.",
+	"deleted":   "Deleted.",
+	"stopped":   "The job was asked to stop.",
 }

@@ -144,6 +144,8 @@ func (c *Console) topics(r *http.Request) (*page, error) {
 type topicPage struct {
 	topicRow
 	Groups []groupRow
+	// Events are the newest that are kept.
+	Events []eventRow
 }
 
 type groupRow struct {
@@ -160,6 +162,9 @@ func (c *Console) topic(r *http.Request) (*page, error) {
 	p := topicPage{topicRow: newTopicRow(&detail.TopicStats)}
 	for _, g := range detail.Groups {
 		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.grouped()})
+	}
+	if p.Events, err = c.lastEvents(r, bucket, topic); err != nil {
+		return nil, err
 	}
 	return &page{Title: "Topic " + topic, Section: sectionTopics, Live: true, template: "topic.html", Data: p}, nil
 }

@@ -1,0 +1,132 @@
+package console
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// eventsShown is how many of its last events the page of a topic shows.
+const eventsShown = 20
+
+// eventRow is an event in the list of a topic.
+type eventRow struct {
+	admin.Event
+	Link string
+}
+
+func eventQuery(bucket admin.Bucket, topic string, sequence uint64) url.Values {
+	query := of(bucket)
+	query.Set("topic", topic)
+	query.Set("sequence", strconv.FormatUint(sequence, 10))
+	return query
+}
+
+// lastEvents are the newest events of a topic that are kept.
+func (c *Console) lastEvents(r *http.Request, bucket admin.Bucket, topic string) (rows []eventRow, err error) {
+	last, err := c.opts.Service.Events(r.Context(), admin.EventsRequest{Bucket: bucket, Topic: topic, Limit: eventsShown})
+	for _, e := range last.Events {
+		rows = append(rows, eventRow{e, "/event?" + eventQuery(bucket, topic, e.Sequence).Encode()})
+	}
+	return rows, err
+}
+
+// eventPage is what the page of an event shows.
+type eventPage struct {
+	admin.Bucket
+	admin.EventDetail
+	CloudEvent []field
+	Metadata   []field
+	Payload    *content
+	Groups     []eventGroup
+}
+
+type eventGroup struct {
+	admin.EventGroup
+	// DeadLink is where its dead letter is shown; empty: there is none.
+	DeadLink string
+}
+
+// Retrying reports whether the event waits for another delivery, which can be made now or skipped.
+func (g eventGroup) Retrying() bool { return g.State == pubsub.EventRetrying }
+
+func (c *Console) eventOf(r *http.Request) (bucket admin.Bucket, e admin.EventDetail, data []byte, err error) {
+	bucket = bucketOf(r.Form)
+	sequence, err := idOf(r.Form, "sequence")
+	if err != nil {
+		return bucket, e, nil, err
+	}
+	e, err = c.opts.Service.Event(r.Context(), admin.EventRequest{Bucket: bucket, Topic: r.Form.Get("topic"), Sequence: sequence})
+	if err != nil {
+		return bucket, e, nil, err
+	}
+	data, err = e.Payload()
+	return bucket, e, data, err
+}
+
+func (c *Console) event(r *http.Request) (*page, error) {
+	bucket, e, data, err := c.eventOf(r)
+	if err != nil {
+		return nil, err
+	}
+	p := eventPage{Bucket: bucket, EventDetail: e, Metadata: c.metadataFields(e.Metadata)}
+	if e.Kept && !c.opts.HideValues {
+		p.Payload = newContent(r, data, "/event/payload?"+eventQuery(bucket, e.Topic, e.Sequence).Encode())
+		p.CloudEvent = cloudEventFields(data)
+	}
+	for _, g := range e.Groups {
+		row := eventGroup{EventGroup: g}
+		if g.DeadLetter > 0 {
+			row.DeadLink = letterLink(bucket, g.DeadLetter)
+		}
+		p.Groups = append(p.Groups, row)
+	}
+	return &page{Title: "Event " + strconv.FormatUint(e.Sequence, 10), Section: sectionTopics, Live: true, template: "event.html", Data: p}, nil
+}
+
+// eventPayload answers with the payload, byte for byte but for white space of JSON.
+func (c *Console) eventPayload(w http.ResponseWriter, r *http.Request) {
+	c.save(w, r, func() (string, []byte, error) {
+		_, e, data, err := c.eventOf(r)
+		return "event-" + strconv.FormatUint(e.Sequence, 10), data, err
+	})
+}
+
+func (c *Console) retryNow(r *http.Request) (next, error) {
+	return c.changeRetry(r, "retried", c.opts.Service.RetryNow)
+}
+
+func (c *Console) skip(r *http.Request) (next, error) {
+	return c.changeRetry(r, "skipped", c.opts.Service.RetrySkip)
+}
+
+func (c *Console) changeRetry(r *http.Request, notice string, change func(context.Context, admin.RetryRequest) error) (next, error) {
+	sequence, err := idOf(r.PostForm, "sequence")
+	if err != nil {
+		return next{}, err
+	}
+	request := admin.RetryRequest{Bucket: bucketOf(r.PostForm), Topic: r.PostForm.Get("topic"), Group: r.PostForm.Get("group"), Sequence: sequence}
+	if err := change(admin.By(r.Context(), person(r)), request); err != nil {
+		return next{}, err
+	}
+	return after("/event", eventQuery(request.Bucket, request.Topic, sequence), notice), nil
+}
+
+// publish publishes what a person has typed, as a CloudEvent or as it is.
+func (c *Console) publish(r *http.Request) (next, error) {
+	bucket, topic := bucketOf(r.PostForm), r.PostForm.Get("topic")
+	_, err := c.opts.Service.Publish(admin.By(r.Context(), person(r)), admin.PublishRequest{
+		Bucket: bucket, Topic: topic, Content: admin.ExactContent([]byte(r.PostForm.Get("data"))),
+		Raw: r.PostForm.Has("raw"), ID: r.PostForm.Get("id"), Type: r.PostForm.Get("type"),
+	})
+	if err != nil {
+		return next{}, err
+	}
+	query := of(bucket)
+	query.Set("topic", topic)
+	return after("/topic", query, "published"), nil
+}

@@ -1,0 +1,84 @@
+package console
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+var etagField = regexp.MustCompile(`name="etag" value="([^"]+)"`)
+
+func TestStateIsChangedByItsETag(t *testing.T) {
+	e := newEnv(t)
+	store, err := e.manager.StateStore(t.Context(), databases.DefaultDatabase, databases.DefaultStateBucket)
+	require.NoError(t, err)
+	require.Contains(t, e.get("/state").body, "No keys")
+	put := func(value string) {
+		require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "shop||tea", Value: []byte(value)}}}))
+	}
+	put(`{"pots":1}`)
+	require.Contains(t, e.get("/state?prefix=shop").body, "shop||tea")
+	require.Contains(t, e.get("/state?prefix=other").body, "No such key")
+	shown := e.get("/state/key?key=shop||tea").body
+	require.Contains(t, shown, "&#34;pots&#34;: 1", "laid out")
+	form := url.Values{"key": {"shop||tea"}, "etag": {etagField.FindStringSubmatch(shown)[1]}, "value": {`{"pots":3}`}}
+
+	put(`{"pots":2}`) // somebody else is faster
+	for _, change := range []string{"/state/key/delete", "/state/key/set"} {
+		got := e.send(http.MethodPost, change, form)
+		require.Equal(t, http.StatusConflict, got.StatusCode, change)
+		require.Contains(t, got.body, "Somebody else")
+	}
+	fresh := func() { form.Set("etag", etagField.FindStringSubmatch(e.get("/state/key?key=shop||tea").body)[1]) }
+	fresh()
+	require.Equal(t, http.StatusSeeOther, e.send(http.MethodPost, "/state/key/set", form).StatusCode)
+	item, err := store.Get(t.Context(), "shop||tea")
+	require.NoError(t, err)
+	require.Equal(t, `{"pots":3}`, string(item.Value))
+	fresh()
+	require.Equal(t, http.StatusSeeOther, e.send(http.MethodPost, "/state/key/delete", form).StatusCode)
+	require.Equal(t, http.StatusNotFound, e.get("/state/key?key=shop||tea").StatusCode)
+}
+
+func TestAnEventIsPublishedFollowedAndSkipped(t *testing.T) {
+	e := newEnv(t)
+	sub, err := e.broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Topic: "orders", Group: "app", MaxDeliver: 5, BackOff: pubsub.BackOff{longTime * 60}})
+	require.NoError(t, err)
+	defer sub.Close()
+	publish := func(data string) {
+		got := e.send(http.MethodPost, "/topic/publish", url.Values{"topic": {"orders"}, "data": {data}, "type": {"order.placed"}})
+		require.Equal(t, http.StatusSeeOther, got.StatusCode, got.body)
+	}
+	publish(`{"n":1}`)
+	first, err := sub.Next(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, e.get("/topic?topic=orders").body, "/event?sequence=1")
+	page := e.get("/event?topic=orders&sequence=1").body
+	require.Contains(t, page, "in-flight")
+	require.Contains(t, page, "order.placed")
+
+	first.Nack("no slot")
+	require.Eventually(t, func() bool { return strings.Contains(e.get("/event?topic=orders&sequence=1").body, "Retry now") }, longTime, longTime/10_000)
+	of := url.Values{"topic": {"orders"}, "sequence": {"1"}, "group": {"app"}}
+	require.Eventually(t, func() bool { return e.send(http.MethodPost, "/event/retry-now", of).StatusCode == http.StatusSeeOther }, longTime, longTime/10_000)
+	again, err := sub.Next(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, again.Event.Sequence)
+	again.Nack("no slot")
+	// Until its failure is written down, it is in flight, and refused with 409.
+	require.Eventually(t, func() bool { return e.send(http.MethodPost, "/event/skip", of).StatusCode == http.StatusSeeOther }, longTime, longTime/10_000)
+	require.Equal(t, 1, e.dead())
+	require.Contains(t, e.get("/event?topic=orders&sequence=1").body, "dead letter 1")
+
+	overview := e.get("/").body
+	require.Contains(t, overview, "What needs you")
+	require.Contains(t, overview, "/dead-letters?group=app&amp;topic=orders")
+}
