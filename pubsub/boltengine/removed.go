@@ -41,6 +41,14 @@ func (b *buckets) leaveBehind(r removedRecord) error {
 
 // RemoveTopic implements pubsub.Engine.
 func (e *Engine) RemoveTopic(ctx context.Context, topic string) error {
+	if err := e.forgetTopic(ctx, topic); err != nil {
+		return err
+	}
+	return e.clean(ctx)
+}
+
+// forgetTopic frees the topic's name, in one step.
+func (e *Engine) forgetTopic(ctx context.Context, topic string) error {
 	found := false
 	err := e.update(ctx, func(b *buckets) error {
 		var t topicRecord
@@ -69,10 +77,7 @@ func (e *Engine) RemoveTopic(ctx context.Context, topic string) error {
 	if err == nil && !found {
 		return pubsub.ErrNotFound
 	}
-	if err != nil {
-		return err
-	}
-	return e.clean(ctx)
+	return err
 }
 
 // Clear implements pubsub.Engine. The numbers that were given out stay, so that none is given out twice.
