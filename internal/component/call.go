@@ -1,9 +1,14 @@
 package component
 
-import "context"
+import (
+	"container/list"
+	"context"
+	"sync/atomic"
+	"time"
+)
 
-// call is one call of a client, from its headers to its end, and its context. Whatever is found out on the way down to
-// the components stands here, as the SDK hands nothing on but a context.
+// call is one call of a client, from its headers to its end, and its context. What is found out on the way down to the
+// components stands here.
 type call struct {
 	context.Context // gRPC's
 	conn            *connection
@@ -14,12 +19,34 @@ type call struct {
 	// store or pubsub is the instance that it is for, once bound.
 	store  *StateStore
 	pubsub *PubSub
-	// pull is the stream of a PullMessages.
-	pull *pull
-	// bulkErr is where BulkPublish leaves the error that the SDK drops.
-	bulkErr error
 
 	arrival
+}
+
+// arrival is the limiter's part of a call.
+type arrival struct {
+	// received says that the request is there, or, of a stream, that it is served; evicted why the call was ended.
+	received atomic.Bool
+	evicted  atomic.Pointer[error]
+	// ended is closed when nothing is to be read any more.
+	ended chan struct{}
+
+	// What follows is guarded by limiter.mu.
+
+	over, interrupted bool
+	// bytes have arrived that are not being worked on.
+	bytes int64
+	// place in limiter.arriving, and since when; nil: nothing is to arrive.
+	place *list.Element
+	since time.Time
+}
+
+// interrupt ends gRPC's reads of the call.
+func (a *arrival) interrupt() {
+	if !a.interrupted {
+		a.interrupted = true
+		close(a.ended)
+	}
 }
 
 type callKey struct{}
@@ -33,7 +60,7 @@ func (c *call) Value(key any) any {
 }
 
 // Done implements context.Context. While the request arrives, it is the limiter that ends the call: a context made for that
-// with context.WithCancel takes four allocations. Then it is gRPC's again.
+// with context.WithCancelCause took 4 allocations and a tenth of the CPU of a Ping. Then it is gRPC's again.
 func (c *call) Done() <-chan struct{} {
 	if c.received.Load() {
 		return c.Context.Done()
@@ -54,8 +81,5 @@ func (c *call) Err() error {
 	}
 }
 
-// callOf returns the call that a context is of; nil: it is none of a client's.
-func callOf(ctx context.Context) *call {
-	c, _ := ctx.Value(callKey{}).(*call)
-	return c
-}
+// callOf returns the call whose context gRPC hands on.
+func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }

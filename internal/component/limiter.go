@@ -1,6 +1,7 @@
 package component
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ type limiter struct {
 	open  int
 	bytes int64
 	// arriving are the calls of which something is to arrive, the oldest first.
-	arriving callList
+	arriving *list.List
 	// unread are the bytes of answers that are not read, by connection and in all.
 	unread       map[*connection]int64
 	unreadInAll  int64
@@ -80,70 +81,13 @@ type limiter struct {
 	lines []func()
 }
 
-// arrival is the limiter's part of a call.
-type arrival struct {
-	// received says that the request is there, or, of a stream, that it is served; evicted why the call was ended.
-	received atomic.Bool
-	evicted  atomic.Pointer[error]
-	// ended is closed when nothing is to be read any more.
-	ended chan struct{}
-
-	// What follows is guarded by limiter.mu.
-
-	over, interrupted bool
-	bytes             int64
-	// listed says that the call is in limiter.arriving, since when, and between which.
-	listed       bool
-	since        time.Time
-	older, newer *call
-}
-
-// interrupt ends gRPC's reads of the call.
-func (a *arrival) interrupt() {
-	if !a.interrupted {
-		a.interrupted = true
-		close(a.ended)
-	}
-}
-
-// callList is a list of calls in which each has its place, so that a call takes no allocation more.
-type callList struct {
-	oldest, newest *call
-	length         int
-}
-
-func (l *callList) push(c *call) {
-	c.listed, c.older, c.newer = true, l.newest, nil
-	if l.newest != nil {
-		l.newest.newer = c
-	} else {
-		l.oldest = c
-	}
-	l.newest = c
-	l.length++
-}
-
-func (l *callList) remove(c *call) {
-	if c.older != nil {
-		c.older.newer = c.newer
-	} else {
-		l.oldest = c.newer
-	}
-	if c.newer != nil {
-		c.newer.older = c.older
-	} else {
-		l.newest = c.older
-	}
-	c.listed, c.older, c.newer = false, nil, nil
-	l.length--
-}
-
 func newLimiter(limit int64, maxCalls int, log *slog.Logger, clock clockwork.Clock) *limiter {
 	return &limiter{
 		limit: limit, maxCalls: maxCalls, log: log, clock: clock,
 		small: newWorkers(limit), rest: newWorkers(limit),
 		tooMany:  fmt.Errorf("%w: --max-calls allows no more than %d to be open", ErrTooManyCalls, maxCalls),
 		tooLarge: fmt.Errorf("%w: what is still arriving takes too much; --max-request-bytes allows no more than %d", ErrTooManyRequests, limit),
+		arriving: list.New(),
 		unread:   make(map[*connection]int64),
 	}
 }
@@ -191,19 +135,18 @@ func (l *limiter) arrived(c *call, bytes int64) {
 	if c.over {
 		return
 	}
-	if !c.listed {
+	if c.place == nil {
 		l.list(c)
 	}
 	c.bytes += bytes
 	l.bytes += bytes
-	for l.bytes > l.limit && l.arriving.length > 1 {
+	for l.bytes > l.limit && l.arriving.Len() > 1 {
 		l.evictOldest(l.tooLarge)
 	}
 }
 
 func (l *limiter) list(c *call) {
-	c.since = l.clock.Now()
-	l.arriving.push(c)
+	c.since, c.place = l.clock.Now(), l.arriving.PushBack(c)
 }
 
 // begin is called when a request of so many bytes is there, and it is its turn, or when a stream is to be served. It
@@ -223,8 +166,9 @@ func (l *limiter) take(c *call, bytes int64) {
 	bytes = min(bytes, c.bytes)
 	c.bytes -= bytes
 	l.bytes -= bytes
-	if c.bytes == 0 && c.listed {
-		l.arriving.remove(c)
+	if c.bytes == 0 && c.place != nil {
+		l.arriving.Remove(c.place)
+		c.place = nil
 	}
 }
 
@@ -246,10 +190,11 @@ func (l *limiter) endLocked(c *call) {
 }
 
 func (l *limiter) evictOldest(reason error) bool {
-	c := l.arriving.oldest
-	if c == nil {
+	oldest := l.arriving.Front()
+	if oldest == nil {
 		return false
 	}
+	c := oldest.Value.(*call)
 	if before, ok := l.evicted.Allow(l.clock.Now(), logEvery); ok {
 		l.warn("ended a call whose request was still arriving", "method", c.method, "bytes", c.bytes, "reason", reason, "from", c.conn.peer, "before", before)
 	}
@@ -263,18 +208,18 @@ func (l *limiter) evictOldest(reason error) bool {
 func (l *limiter) sweep() {
 	late := l.clock.Now().Add(-arriveWithin)
 	l.endArriving(func(c *call) bool { return c.Context.Err() != nil })
-	for l.arriving.oldest != nil && l.arriving.oldest.since.Before(late) {
+	for oldest := l.arriving.Front(); oldest != nil && oldest.Value.(*call).since.Before(late); oldest = l.arriving.Front() {
 		l.evictOldest(errTooSlow)
 	}
 }
 
 func (l *limiter) endArriving(which func(*call) bool) {
-	for c := l.arriving.oldest; c != nil; {
-		next := c.newer
+	for each := l.arriving.Front(); each != nil; {
+		c := each.Value.(*call)
+		each = each.Next()
 		if which(c) {
 			l.endLocked(c)
 		}
-		c = next
 	}
 }
 

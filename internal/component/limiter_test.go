@@ -30,7 +30,7 @@ func settled(t *testing.T, l *limiter) {
 		l.sweep()
 		require.Zero(c, l.open)
 		require.Zero(c, l.bytes)
-		require.Zero(c, l.arriving.length)
+		require.Zero(c, l.arriving.Len())
 		require.Zero(c, l.unreadInAll)
 		require.Empty(c, l.unread)
 	}, 10*time.Second, time.Millisecond)
@@ -57,7 +57,7 @@ func read(t *testing.T, l *limiter) {
 	require.Eventually(t, func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return l.bytes == 0 && l.arriving.length == 0
+		return l.bytes == 0 && l.arriving.Len() == 0
 	}, 10*time.Second, time.Millisecond)
 }
 
@@ -148,7 +148,7 @@ func TestNothingIsCountedForCallsThatAreOver(t *testing.T) {
 				defer l.mu.Unlock()
 				require.Equal(check, 1, l.open)
 				require.Zero(check, l.bytes, "all it sent was read")
-				require.Zero(check, l.arriving.length)
+				require.Zero(check, l.arriving.Len())
 			}, 10*time.Second, time.Millisecond)
 			s.cancel()
 		},

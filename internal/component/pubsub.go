@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,10 +50,10 @@ type PubSub struct {
 	mu            sync.Mutex
 	broker        pubsub.Service // nil before Init
 	config        pubsubConfig
-	subscriptions map[*subscription]struct{}
+	subscriptions map[pubsub.Subscription]struct{}
 	paused        bool
 	closed        bool
-	// running counts the subscriptions that are not a gRPC stream's.
+	// running counts the subscriptions.
 	running sync.WaitGroup
 }
 
@@ -72,7 +73,7 @@ func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
 		log:           opts.Logger,
 		clock:         opts.Clock,
 		metrics:       opts.Metrics,
-		subscriptions: make(map[*subscription]struct{}),
+		subscriptions: make(map[pubsub.Subscription]struct{}),
 	}
 }
 
@@ -178,9 +179,6 @@ func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublish
 	}
 	if err == nil {
 		err = errors.Join(causes...)
-	}
-	if c := callOf(ctx); c != nil {
-		c.bulkErr = err
 	}
 	return response, err
 }
@@ -299,73 +297,85 @@ func deliverable(m *proto.PullMessagesResponse, limit int) error {
 	return nil
 }
 
-// Subscribe calls handler with each event until ctx ends or the component is closed. On a stream of PullMessages, it
-// lasts as long as the stream.
+// Subscribe calls handler with each event until ctx ends or the component is closed.
 func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeRequest, handler contribpubsub.Handler) error {
-	broker, config, err := p.ready()
+	s, err := p.subscribe(ctx, "", req.Topic, req.Metadata)
 	if err != nil {
 		return err
-	}
-	overrides, err := parseProperties(req.Metadata)
-	if err != nil {
-		return fmt.Errorf("subscribe to topic %q: %w", req.Topic, err)
-	}
-	opts := config.Consumer
-	opts.Topic = req.Topic
-	if c := callOf(ctx); c != nil {
-		opts.Instance = c.conn.peer.String()
-	}
-	if err := override(&opts, consumerFields, overrides); err != nil {
-		return fmt.Errorf("subscribe to topic %q: %w", req.Topic, err)
-	}
-	warnUnknown(p.log, req.Metadata, SubscriptionMetadata())
-
-	source, err := broker.Subscribe(ctx, opts)
-	if err != nil {
-		return err
-	}
-	s := &subscription{source: source, handler: handler}
-	var stream *pull
-	if c := callOf(ctx); c != nil {
-		stream = c.pull
-	}
-	if !p.add(s, stream == nil) {
-		source.Close()
-		return pubsub.ErrClosed
-	}
-	if stream != nil {
-		s.leave = func() { p.remove(s) }
-		stream.start(s)
-		return nil
 	}
 	go func() {
-		defer p.running.Done()
-		defer p.remove(s)
-		s.run(ctx, p.log)
+		defer p.unsubscribe(s)
+		defer s.Close()
+		// An event that is being handled must be put back when ctx ends, not only when its handler is done.
+		defer context.AfterFunc(ctx, s.Close)()
+		for {
+			// Next fails only when ctx has ended or the subscription was closed.
+			d, err := s.Next(ctx)
+			if err != nil {
+				return
+			}
+			switch err := handle(d.Context(), handler, message(d), p.log); {
+			case err == nil:
+				d.Ack()
+			case ctx.Err() == nil:
+				d.Nack(err.Error())
+			}
+		}
 	}()
 	return nil
 }
 
-func (p *PubSub) add(s *subscription, counted bool) bool {
+// handle runs a handler in which a panic is a failed delivery.
+func handle(ctx context.Context, handler contribpubsub.Handler, m *contribpubsub.NewMessage, log *slog.Logger) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error("panic in an event handler", "topic", m.Topic, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic in the event handler: %v", p)
+		}
+	}()
+	return handler(ctx, m)
+}
+
+// subscribe begins the subscription of an instance of an app, with a subscription's metadata. The caller must close it, and
+// then unsubscribe.
+func (p *PubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (pubsub.Subscription, error) {
+	broker, config, err := p.ready()
+	if err != nil {
+		return nil, err
+	}
+	overrides, err := parseProperties(metadata)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to topic %q: %w", topic, err)
+	}
+	opts := config.Consumer
+	opts.Topic, opts.Instance = topic, instance
+	if err := override(&opts, consumerFields, overrides); err != nil {
+		return nil, fmt.Errorf("subscribe to topic %q: %w", topic, err)
+	}
+	warnUnknown(p.log, metadata, SubscriptionMetadata())
+	s, err := broker.Subscribe(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return false
+		s.Close()
+		return nil, pubsub.ErrClosed
 	}
 	p.subscriptions[s] = struct{}{}
-	if counted {
-		p.running.Add(1)
-	}
+	p.running.Add(1)
 	if p.paused {
-		s.source.Pause()
+		s.Pause()
 	}
-	return true
+	return s, nil
 }
 
-func (p *PubSub) remove(s *subscription) {
+func (p *PubSub) unsubscribe(s pubsub.Subscription) {
 	p.mu.Lock()
 	delete(p.subscriptions, s)
 	p.mu.Unlock()
+	p.running.Done()
 }
 
 // Pause stops new deliveries to the component's subscriptions, present and future; what is in flight can still be handled.
@@ -386,9 +396,9 @@ func (p *PubSub) setPaused(paused bool) {
 	p.paused = paused
 	for s := range p.subscriptions {
 		if paused {
-			s.source.Pause()
+			s.Pause()
 		} else {
-			s.source.Resume()
+			s.Resume()
 		}
 	}
 }
@@ -398,13 +408,13 @@ func (p *PubSub) setPaused(paused bool) {
 func (p *PubSub) Close() error {
 	p.mu.Lock()
 	p.closed = true
-	open := make([]*subscription, 0, len(p.subscriptions))
+	open := make([]pubsub.Subscription, 0, len(p.subscriptions))
 	for s := range p.subscriptions {
 		open = append(open, s)
 	}
 	p.mu.Unlock()
 	for _, s := range open {
-		s.source.Close()
+		s.Close()
 	}
 	p.running.Wait()
 	return nil

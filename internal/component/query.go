@@ -54,7 +54,7 @@ func (s *StateStore) Query(ctx context.Context, req *contribstate.QueryRequest) 
 
 // correctQuery answers a Query in the SDK's place. Faults: a query without all of its parts makes the SDK panic; what is
 // wrong with a filter becomes an error without a code; and the filter goes through JSON three times more.
-func correctQuery(ctx context.Context, req *proto.QueryRequest) (*proto.QueryResponse, error) {
+func correctQuery(ctx context.Context, store *StateStore, req *proto.QueryRequest) (*proto.QueryResponse, error) {
 	asked := req.GetQuery()
 	fields := contribquery.QueryFields{
 		Filters: make(map[string]any, len(asked.GetFilter())),
@@ -73,7 +73,7 @@ func correctQuery(ctx context.Context, req *proto.QueryRequest) (*proto.QueryRes
 		}
 		fields.Sort = append(fields.Sort, contribquery.Sorting{Key: by.GetKey(), Order: by.GetOrder().String()})
 	}
-	page, err := callOf(ctx).store.Query(ctx, &contribstate.QueryRequest{
+	page, err := store.Query(ctx, &contribstate.QueryRequest{
 		Query: contribquery.Query{QueryFields: fields}, Metadata: req.GetMetadata(),
 	})
 	if err != nil {

@@ -76,7 +76,7 @@ func TestQueryWithMissingParts(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, []string{"k"}, itemKeys(r), name)
 	}
-	_, err := correctQuery(c.ctx, &proto.QueryRequest{Query: &proto.Query{Sort: []*proto.Sorting{nil}}})
+	_, err := correctQuery(c.ctx, nil, &proto.QueryRequest{Query: &proto.Query{Sort: []*proto.Sorting{nil}}})
 	require.ErrorContains(t, err, "sort[0]")
 	require.NotContains(t, h.log.String(), "panic")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/dapr/components-contrib/health"
+	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
 
@@ -58,7 +59,7 @@ func correctUnary(ctx context.Context, c *call, req any, handler grpc.UnaryHandl
 		}
 
 	case *proto.QueryRequest:
-		return correctQuery(ctx, r)
+		return correctQuery(ctx, c.store, r)
 
 	// Fault: missing items make bulk calls panic.
 	case *proto.BulkGetRequest:
@@ -73,19 +74,23 @@ func correctUnary(ctx context.Context, c *call, req any, handler grpc.UnaryHandl
 				return nil, missing("items", i, "a delete")
 			}
 		}
+
+	// Fault: the error of a call is thrown away. The runtime takes any answer for success, also one with failed entries in
+	// it, of which it does not tell the app: one entry that was not stored must fail the call.
 	case *proto.BulkPublishRequest:
+		bulk := &contribpubsub.BulkPublishRequest{Topic: r.Topic, Metadata: r.Metadata, Entries: make([]contribpubsub.BulkMessageEntry, len(r.Entries))}
 		for i, entry := range r.Entries {
 			if entry == nil {
 				return nil, missing("entries", i, "an event")
 			}
+			bulk.Entries[i] = contribpubsub.BulkMessageEntry{
+				EntryId: entry.EntryId, Event: entry.Event, ContentType: entry.ContentType, Metadata: entry.Metadata,
+			}
 		}
-		// Fault: the error of a call is thrown away. The runtime takes any answer for success, also one with failed
-		// entries in it, of which it does not tell the app: one entry that was not stored must fail the call.
-		answer, err := handler(ctx, req)
-		if failure := c.bulkErr; err == nil && failure != nil {
-			return nil, failure
+		if _, err := c.pubsub.BulkPublish(ctx, bulk); err != nil {
+			return nil, err
 		}
-		return answer, err
+		return &proto.BulkPublishResponse{}, nil
 
 	// Fault: Ping is answered without asking the component.
 	case *proto.PingRequest:
@@ -98,11 +103,13 @@ func correctUnary(ctx context.Context, c *call, req any, handler grpc.UnaryHandl
 		}
 		return &proto.PingResponse{}, nil
 
-	// Fault: Pause and Resume are not implemented.
+	// Fault: Pause, Resume and MultiMaxSize are not implemented.
 	case *proto.PauseRequest:
 		return &proto.PauseResponse{}, c.pubsub.Pause(ctx)
 	case *proto.ResumeRequest:
 		return &proto.ResumeResponse{}, c.pubsub.Resume(ctx)
+	case *proto.MultiMaxSizeRequest:
+		return &proto.MultiMaxSizeResponse{MaxSize: int64(c.store.MultiMaxSize())}, nil
 	}
 	return handler(ctx, req)
 }
@@ -128,13 +135,4 @@ func hideContentType(r *proto.SetRequest) {
 
 func missing(field string, index int, allowed string) error {
 	return invalid.New(fmt.Sprintf("%s[%d]", field, index), "", allowed)
-}
-
-// multiMaxSize is the service that the SDK does not have: TransactionalStoreMultiMaxSize.
-type multiMaxSize struct {
-	proto.UnimplementedTransactionalStoreMultiMaxSizeServer
-}
-
-func (multiMaxSize) MultiMaxSize(ctx context.Context, _ *proto.MultiMaxSizeRequest) (*proto.MultiMaxSizeResponse, error) {
-	return &proto.MultiMaxSizeResponse{MaxSize: int64(callOf(ctx).store.MultiMaxSize())}, nil
 }

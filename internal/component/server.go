@@ -231,7 +231,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	)
 	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return callOf(ctx).store })
 	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return callOf(ctx).pubsub })
-	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, multiMaxSize{})
+	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, proto.UnimplementedTransactionalStoreMultiMaxSizeServer{})
 	// The runtime finds out what a socket serves by reflection: v1alpha; tools use v1.
 	reflection.Register(server)
 	return server
@@ -289,7 +289,7 @@ func (s *Server) workOnStream(ctx context.Context, c *call, srv any, stream grpc
 		return err
 	}
 	if c.method == proto.PubSub_PullMessages_FullMethodName {
-		return s.pullMessages(c, srv, metered, handler)
+		return s.pullMessages(ctx, c, metered)
 	}
 	return handler(srv, metered)
 }
@@ -385,7 +385,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		p.drain(ctx)
 	}
 	for _, p := range pulls {
-		p.stop(ErrStopping)
+		p.stop()
 	}
 	graceful := make(chan struct{})
 	go func() {
