@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	sdkpubsub "github.com/dapr-sandbox/components-go-sdk/pubsub/v1"
+	sdkstate "github.com/dapr-sandbox/components-go-sdk/state/v1"
 	"github.com/dapr/components-contrib/health"
 	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
@@ -15,6 +17,14 @@ import (
 // hiddenContentType carries a set's content type past the SDK. Apps cannot use it: what they send under this key is
 // removed.
 const hiddenContentType = "\x00contentType"
+
+// registerSDK lets the SDK serve what it can. It asks for the instance of a call, and has nothing but a context to ask by.
+// Fault: it does not have the service TransactionalStoreMultiMaxSize.
+func registerSDK(server *grpc.Server) {
+	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return callOf(ctx).store })
+	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return callOf(ctx).pubsub })
+	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, proto.UnimplementedTransactionalStoreMultiMaxSizeServer{})
+}
 
 // correctUnary puts right what the SDK does wrong with unary calls. It answers those calls itself that the SDK does not
 // pass on. The call is bound.

@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	sdkpubsub "github.com/dapr-sandbox/components-go-sdk/pubsub/v1"
-	sdkstate "github.com/dapr-sandbox/components-go-sdk/state/v1"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/jonboulle/clockwork"
 	"google.golang.org/grpc"
@@ -229,9 +227,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	)
-	sdkstate.Register(server, func(ctx context.Context) sdkstate.Store { return callOf(ctx).store })
-	sdkpubsub.Register(server, func(ctx context.Context) sdkpubsub.PubSub { return callOf(ctx).pubsub })
-	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, proto.UnimplementedTransactionalStoreMultiMaxSizeServer{})
+	registerSDK(server)
 	// The runtime finds out what a socket serves by reflection: v1alpha; tools use v1.
 	reflection.Register(server)
 	return server
