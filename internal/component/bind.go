@@ -92,15 +92,15 @@ func (s *Server) initialize(ctx context.Context, c *call, req any, k sidecars.Ki
 
 // bind finds the instance that a call is for.
 func (s *Server) bind(ctx context.Context, c *call) (err error) {
-	switch kindOf(c.method) {
-	case sidecars.State:
-		if c.store, err = s.stateStore(ctx, c); err != nil && static[c.method] {
-			c.store, err = NewStateStore(s.opts.Backend, s.componentOptions(c)), nil
-		}
-	case sidecars.PubSub:
-		if c.pubsub, err = s.boundPubSub(ctx, c); err != nil && static[c.method] {
-			c.pubsub, err = NewPubSub(s.opts.Backend, s.componentOptions(c)), nil
-		}
+	switch kind := kindOf(c.method); {
+	case kind == sidecars.State && static[c.method]:
+		c.store = NewStateStore(s.opts.Backend, s.componentOptions(c))
+	case kind == sidecars.PubSub && static[c.method]:
+		c.pubsub = NewPubSub(s.opts.Backend, s.componentOptions(c))
+	case kind == sidecars.State:
+		c.store, err = s.stateStore(ctx, c)
+	case kind == sidecars.PubSub:
+		c.pubsub, err = s.boundPubSub(ctx, c)
 	}
 	return err
 }
