@@ -17,6 +17,11 @@ var (
 	ErrNoRoom = errors.New("no room in the answer")
 	// ErrDamaged means that what is stored cannot be read. See DamagedError.
 	ErrDamaged = errors.New("damaged record")
+	// ErrUnavailable means that the servers that hold the data did not answer, or not in time. What a write has done then is
+	// unknown.
+	ErrUnavailable = errors.New("the servers are not available")
+	// ErrFull means that there is no room for more data, until somebody makes it.
+	ErrFull = errors.New("no space is left")
 )
 
 // TooLargeError says which value is over the limit. Sizes are in bytes.

@@ -1,6 +1,7 @@
 package statestore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,16 @@ type Options struct {
 	Logger *slog.Logger
 	// CleanupInterval is how often expired keys are removed from disk. Default: DefaultCleanupInterval.
 	CleanupInterval time.Duration
+	// Limits are what the engine takes. Default: the package's.
+	Limits Limits
+}
+
+// Limits are what a call may ask for, where an engine takes less than the package allows. Zero is the package's limit.
+type Limits struct {
+	// MaxValueSize bounds a value, in bytes; at most the constant of that name.
+	MaxValueSize int
+	// MaxTransactionSize bounds the writes in one transaction; at most the constant of that name.
+	MaxTransactionSize int
 }
 
 // Store is one bucket of state. Its methods may be called from any goroutine. Every call is linearizable: it takes
@@ -29,6 +40,7 @@ type Store struct {
 	clock   clockwork.Clock
 	sweeper *sweeper
 	indexer *indexer
+	limits  Limits
 	// large is held by the one large commit that may wait or be under way at once.
 	large chan struct{}
 }
@@ -41,6 +53,8 @@ func New(engine Engine, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
+	opts.Limits.MaxValueSize = cmp.Or(opts.Limits.MaxValueSize, MaxValueSize)
+	opts.Limits.MaxTransactionSize = cmp.Or(opts.Limits.MaxTransactionSize, MaxTransactionSize)
 	if opts.CleanupInterval != 0 {
 		if err := checkCleanupInterval(opts.CleanupInterval); err != nil {
 			return nil, err
@@ -51,9 +65,13 @@ func New(engine Engine, opts Options) (*Store, error) {
 		clock:   opts.Clock,
 		sweeper: startSweeper(engine, opts),
 		indexer: newIndexer(engine, opts),
+		limits:  opts.Limits,
 		large:   make(chan struct{}, 1),
 	}, nil
 }
+
+// Limits are what the store holds its calls to.
+func (s *Store) Limits() Limits { return s.limits }
 
 // SetCleanupInterval asks for expired keys to be removed every interval. Of several requests, Options.CleanupInterval
 // included, the shortest holds; the default holds only as long as there was none.
@@ -139,7 +157,7 @@ func (s *Store) Apply(ctx context.Context, t Transaction) error {
 }
 
 // ApplyEach takes each transaction on its own, in order, and returns their outcomes, one each: nil or an error as of
-// Apply. It shares commits between them, each of which has at most MaxTransactionSize writes.
+// Apply. It shares commits between them, each of which has at most Limits.MaxTransactionSize writes.
 func (s *Store) ApplyEach(ctx context.Context, transactions []Transaction) []error {
 	errs := make([]error, len(transactions))
 	batch := make([]Transaction, 0, len(transactions))
@@ -155,14 +173,14 @@ func (s *Store) ApplyEach(ctx context.Context, transactions []Transaction) []err
 	}
 	for i := range transactions {
 		t := &transactions[i]
-		if err := t.check(); err != nil {
+		if err := t.check(s.limits); err != nil {
 			errs[i] = fmt.Errorf("write state: %w", err)
 			continue
 		}
 		if len(t.Writes) == 0 {
 			continue
 		}
-		if writes+len(t.Writes) > MaxTransactionSize {
+		if writes+len(t.Writes) > s.limits.MaxTransactionSize {
 			commit()
 		}
 		batch, places, writes = append(batch, *t), append(places, i), writes+len(t.Writes)

@@ -46,11 +46,11 @@ type Transaction struct {
 }
 
 // check finds what is wrong with a transaction whatever is stored.
-func (t *Transaction) check() error {
+func (t *Transaction) check(limits Limits) error {
 	switch {
-	case len(t.Writes) > MaxTransactionSize:
+	case len(t.Writes) > limits.MaxTransactionSize:
 		return &invalid.Error{Field: "operations", Value: fmt.Sprintf("(%d of them)", len(t.Writes)),
-			Allowed: fmt.Sprintf("at most %d in one transaction", MaxTransactionSize)}
+			Allowed: fmt.Sprintf("at most %d in one transaction", limits.MaxTransactionSize)}
 	case len(t.IdempotencyKey) > MaxIdempotencyKeySize:
 		return &invalid.Error{Field: "idempotencyKey", Value: excerpt(t.IdempotencyKey),
 			Allowed: fmt.Sprintf("at most %d bytes long", MaxIdempotencyKeySize)}
@@ -59,7 +59,7 @@ func (t *Transaction) check() error {
 			Allowed: fmt.Sprintf("0 (the default, %s) to %s", DefaultIdempotencyWindow, MaxTTL)}
 	}
 	for i := range t.Writes {
-		err := t.Writes[i].check()
+		err := t.Writes[i].check(limits.MaxValueSize)
 		if err != nil && len(t.Writes) > 1 {
 			err = fmt.Errorf("operations[%d]: %w", i, err)
 		}
@@ -70,15 +70,15 @@ func (t *Transaction) check() error {
 	return nil
 }
 
-func (w *Write) check() error {
+func (w *Write) check(maxValueSize int) error {
 	if err := CheckKey(w.Key); err != nil {
 		return err
 	}
 	switch {
 	case w.Op != OpSet && w.Op != OpDelete:
 		return &invalid.Error{Field: "operation", Value: fmt.Sprint(w.Op), Allowed: "a set or a delete"}
-	case len(w.Value) > MaxValueSize:
-		return &TooLargeError{Key: w.Key, Size: len(w.Value), Limit: MaxValueSize}
+	case len(w.Value) > maxValueSize:
+		return &TooLargeError{Key: w.Key, Size: len(w.Value), Limit: maxValueSize}
 	case len(w.ContentType) > MaxContentTypeSize || !utf8.ValidString(w.ContentType):
 		return &invalid.Error{Field: "contentType", Value: excerpt(w.ContentType),
 			Allowed: fmt.Sprintf("at most %d bytes of UTF-8", MaxContentTypeSize)}

@@ -39,12 +39,17 @@ func newRig(t testing.TB) *rig {
 	return r
 }
 
-func (r *rig) open(t require.TestingT) {
+func (r *rig) openEngine(t require.TestingT) {
 	var err error
 	r.db, err = boltdb.Open(ctx, r.path, boltdb.Options{DeferredDelay: -1})
 	require.NoError(t, err)
 	r.engine, err = New(r.db, "state")
 	require.NoError(t, err)
+}
+
+func (r *rig) open(t require.TestingT) {
+	r.openEngine(t)
+	var err error
 	// The background sweeper sleeps through the test: sweeps are called for by name.
 	r.store, err = statestore.New(r.engine, statestore.Options{Clock: r.clock, CleanupInterval: 1000 * time.Hour})
 	require.NoError(t, err)

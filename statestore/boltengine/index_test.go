@@ -300,3 +300,11 @@ func TestLargestKeyFitsAnIndex(t *testing.T) {
 	require.Empty(t, r.query(t, statestore.Query{Filter: equal("s", text+"s")}))
 	requireIndexesRight(t, r)
 }
+
+func itemKeys(items []statestore.Item) []string {
+	keys := []string{}
+	for _, item := range items {
+		keys = append(keys, item.Key)
+	}
+	return keys
+}

@@ -1,4 +1,4 @@
-package boltengine
+package enginetest
 
 import (
 	"errors"
@@ -26,8 +26,9 @@ func together(n int, fn func(i int)) {
 	done.Wait()
 }
 
-func TestRacingFirstWritesHaveOneWinner(t *testing.T) {
-	r := newRig(t)
+func racingFirstWritesHaveOneWinner(t *testing.T, newPlace func() Place) {
+	r := newRig(t, newPlace())
+	t.Cleanup(func() { r.close(t) })
 	for round := range 20 {
 		key := fmt.Sprint("k", round)
 		var won atomic.Int32
@@ -48,8 +49,9 @@ func TestRacingFirstWritesHaveOneWinner(t *testing.T) {
 	}
 }
 
-func TestRacingIdempotentCallsTakeEffectOnce(t *testing.T) {
-	r := newRig(t)
+func racingIdempotentCallsTakeEffectOnce(t *testing.T, newPlace func() Place) {
+	r := newRig(t, newPlace())
+	t.Cleanup(func() { r.close(t) })
 	r.apply(t, set("counter", "0"))
 	for round := range 20 {
 		before := r.get(t, "counter")
@@ -76,8 +78,9 @@ func TestRacingIdempotentCallsTakeEffectOnce(t *testing.T) {
 	}
 }
 
-func TestReadersSeeWholeTransactions(t *testing.T) {
-	r := newRig(t)
+func readersSeeWholeTransactions(t *testing.T, newPlace func() Place) {
+	r := newRig(t, newPlace())
+	t.Cleanup(func() { r.close(t) })
 	keys := []string{"a", "b", "c"}
 	r.apply(t, set("a", "0"), set("b", "0"), set("c", "0"))
 	stop := make(chan struct{})

@@ -1,11 +1,10 @@
-package boltengine
+package enginetest
 
 import (
 	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -326,15 +324,11 @@ func drawQuery(t *rapid.T) statestore.Query {
 	return q
 }
 
-// TestQueryModel asks the same of the store and of the model, with, without and during the building of indexes, with
+// Queries asks the same of the store and of the model, with, without and during the building of indexes, with
 // writes between the pages.
-func TestQueryModel(t *testing.T) {
-	dir := t.TempDir()
-	history := 0
+func Queries(t *testing.T, newPlace func() Place) {
 	rapid.Check(t, func(t *rapid.T) {
-		history++
-		r := &rig{path: filepath.Join(dir, fmt.Sprint(history)), clock: clockwork.NewFakeClockAt(epoch)}
-		r.open(t)
+		r := newRig(t, newPlace())
 		defer func() { r.close(t) }()
 		m := queryModel{}
 		keys := []string{"k0", "k1", "k2", "k3", "k4", "k5", "k6", "k", "k\x00", "é"}
@@ -410,7 +404,7 @@ func TestQueryModel(t *testing.T) {
 				r.close(t)
 				r.open(t)
 			},
-			"": func(t *rapid.T) { requireIndexesRight(t, r) },
+			"": func(t *rapid.T) { r.place.CheckIndexes(t) },
 		})
 	})
 }
