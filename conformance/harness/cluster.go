@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 )
 
 // clusterSize is how many servers a cluster has: the fewest of which one can be lost.
@@ -134,26 +135,31 @@ func (e *Etcd) Endpoints() string {
 	return strings.Join(all, ",")
 }
 
-// Leader returns the server that leads now, as one that runs says.
+// Leader returns the server that leads now, as it says itself.
 func (e *Etcd) Leader(ctx context.Context) (*EtcdMember, error) {
-	var errs []error
 	for _, m := range e.Servers {
-		response, err := Call(ctx, http.MethodPost, m.Endpoint+"/v3/maintenance/status", []byte("{}"))
-		var status struct {
-			Leader string
-			Header struct {
-				Member string `json:"member_id"`
-			}
-		}
-		if err == nil {
-			err = response.JSON(&status)
-		}
-		if err == nil && status.Leader == status.Header.Member {
+		if m.Leads(ctx) {
 			return m, nil
 		}
-		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("no server says that it leads: %w", errors.Join(errs...))
+	return nil, errors.New("no server says that it leads")
+}
+
+// Leads reports whether the server says that it leads.
+func (m *EtcdMember) Leads(ctx context.Context) bool {
+	var status struct {
+		Leader string
+		Header struct {
+			Member string `json:"member_id"`
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	response, err := Call(ctx, http.MethodPost, m.Endpoint+"/v3/maintenance/status", []byte("{}"))
+	if err == nil {
+		err = response.JSON(&status)
+	}
+	return err == nil && status.Leader == status.Header.Member
 }
 
 // NATS is a cluster of nats-servers with JetStream.

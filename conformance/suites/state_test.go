@@ -10,6 +10,7 @@ import (
 	suite "github.com/dapr/components-contrib/tests/conformance/state"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 )
 
@@ -52,25 +53,50 @@ func TestStateExpiryOverTheSocket(t *testing.T) {
 	})
 }
 
-// stateSuite runs the suite with every operation that the store supports.
-func stateSuite(t *testing.T, store stateStore) {
+func TestStateOnEtcdOverTheSocket(t *testing.T) {
+	official(t, "state suite on etcd, over the socket", stateSubTests, func(t *testing.T) {
+		store := newSocketStore(startProcess(t))
+		stateSuite(t, store, startEtcd(t)...)
+		require.Equal(t, map[string]int{"BulkSet": 1, "BulkDelete": 1}, store.restored, "what the adapter lost and this test restored")
+	})
+}
+
+func TestStateExpiryOnEtcdOverTheSocket(t *testing.T) {
+	official(t, "state suite with ttlExpireTime on etcd, over the socket", stateExpirySubTests, func(t *testing.T) {
+		stateExpirySuite(t, newSocketStore(startProcess(t)), startEtcd(t)...)
+	})
+}
+
+// startEtcd returns the metadata of a store on three servers.
+func startEtcd(t *testing.T) []string {
 	t.Helper()
-	runState(t, store, "transaction", "etag", "first-write", "query", "ttl", "actorStateStore")
+	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{})
+	return []string{"engine", "etcd", "endpoints", etcd.Endpoints()}
+}
+
+// stateSuite runs the suite with every operation that the store supports, and settings in pairs of key and value.
+func stateSuite(t *testing.T, store stateStore, settings ...string) {
+	t.Helper()
+	runState(t, store, settings, "transaction", "etag", "first-write", "query", "ttl", "actorStateStore")
 }
 
 // stateExpirySuite runs the suite's sub-tests of ttlExpireTime. They stand in the branch for stores that do not list the
 // ttl operation (components-contrib v1.18.3, tests/conformance/state/state.go), so that stateSuite cannot reach them. That
 // branch also demands that the store does not claim the feature: this is all that hiddenTTL hides.
-func stateExpirySuite(t *testing.T, store stateStore) {
+func stateExpirySuite(t *testing.T, store stateStore, settings ...string) {
 	t.Helper()
-	runState(t, hiddenTTL{store}, "transaction", "etag", "first-write", "query", "actorStateStore")
+	runState(t, hiddenTTL{store}, settings, "transaction", "etag", "first-write", "query", "actorStateStore")
 }
 
-func runState(t *testing.T, store stateStore, operations ...string) {
+func runState(t *testing.T, store stateStore, settings []string, operations ...string) {
 	t.Helper()
+	properties := make(map[string]string)
+	for i := 0; i+1 < len(settings); i += 2 {
+		properties[settings[i]] = settings[i+1]
+	}
 	config, err := suite.NewTestConfig(component.DefaultName, operations, nil)
 	require.NoError(t, err)
-	suite.ConformanceTests(t, map[string]string{}, store, config)
+	suite.ConformanceTests(t, properties, store, config)
 	require.NoError(t, store.Close())
 }
 

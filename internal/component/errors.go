@@ -85,10 +85,11 @@ func toStatus(err error) error {
 		return status.Error(codes.FailedPrecondition, text)
 	case errors.Is(err, pubsub.ErrTopicFull), errors.Is(err, ErrTooManyStreams), errors.Is(err, ErrTooManyRequests),
 		errors.Is(err, ErrTooManyCalls), errors.Is(err, ErrTooManyAnswers),
-		errors.Is(err, pubsub.ErrTooManyTopics), errors.Is(err, pubsub.ErrTooManyGroups),
+		errors.Is(err, statestore.ErrFull), errors.Is(err, pubsub.ErrTooManyTopics), errors.Is(err, pubsub.ErrTooManyGroups),
 		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return status.Error(codes.ResourceExhausted, text)
-	case errors.Is(err, ErrStopping), errors.Is(err, pubsub.ErrClosed), errors.Is(err, fs.ErrClosed):
+	case errors.Is(err, ErrStopping), errors.Is(err, pubsub.ErrClosed), errors.Is(err, fs.ErrClosed),
+		errors.Is(err, statestore.ErrUnavailable):
 		return status.Error(codes.Unavailable, text)
 	case errors.Is(err, statestore.ErrDamaged):
 		return status.Error(codes.DataLoss, text)

@@ -2,9 +2,13 @@ package component
 
 import (
 	"fmt"
+	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -23,6 +27,8 @@ type stateConfig struct {
 	CleanupInterval   time.Duration
 	IdempotencyWindow time.Duration
 	QueryIndexes      []string
+	Engine            string
+	Servers           servers.Access
 }
 
 // StateMetadata lists the metadata keys of the state store.
@@ -83,7 +89,71 @@ func stateFields(d Defaults) []field[stateConfig] {
 				return len(c.QueryIndexes) <= statestore.MaxQueryIndexes
 			},
 		},
+		{
+			Field{"engine", engineBolt, engineBolt + " or " + engineEtcd, "`bolt`: the data is in the file; `etcd`: in an etcd cluster, for [many nodes](cluster.md), with the keys below"},
+			func(c *stateConfig, v string) bool { c.Engine = v; return v == engineBolt || v == engineEtcd },
+		},
+		{
+			Field{"endpoints", "", "URLs such as https://etcd-0:2379, with commas between them", "the etcd servers"},
+			func(c *stateConfig, v string) bool { c.Servers.Endpoints = v; return validEndpoints(&c.Servers) },
+		},
+		{
+			Field{"username", "", "text", "who to be for etcd, if it authenticates its clients"},
+			func(c *stateConfig, v string) bool { c.Servers.Username = v; return true },
+		},
+		{
+			Field{"password", "", "text", "the password of `username`"},
+			func(c *stateConfig, v string) bool { c.Servers.Password = v; return true },
+		},
+		{
+			Field{"caCert", "", "a file's path, or the PEM itself", "whose certificates the servers must have"},
+			func(c *stateConfig, v string) bool { c.Servers.CACert = v; return true },
+		},
+		{
+			Field{"clientCert", "", "a file's path, or the PEM itself", "the certificate to show to the servers"},
+			func(c *stateConfig, v string) bool { c.Servers.ClientCert = v; return true },
+		},
+		{
+			Field{"clientKey", "", "a file's path, or the PEM itself", "the key of `clientCert`"},
+			func(c *stateConfig, v string) bool { c.Servers.ClientKey = v; return true },
+		},
+		{
+			Field{"prefix", servers.DefaultPrefix, nameAllowed, "begins all keys in etcd: installations with different ones share a cluster and no data"},
+			func(c *stateConfig, v string) bool { c.Servers.Prefix = v; return validPrefix.MatchString(v) },
+		},
+		{
+			Field{"dialTimeout", shortDuration(servers.DefaultDialTimeout), "a duration above 0", "how long connecting to the servers may take at `Init`"},
+			func(c *stateConfig, v string) bool { return parseTimeout(&c.Servers.DialTimeout, v) },
+		},
+		{
+			Field{"requestTimeout", shortDuration(servers.DefaultRequestTimeout), "a duration above 0", "how long each request to the servers may take; when the cluster is lost, calls fail after it"},
+			func(c *stateConfig, v string) bool { return parseTimeout(&c.Servers.RequestTimeout, v) },
+		},
 	}
+}
+
+// Engines of a state store.
+const (
+	engineBolt = "bolt"
+	engineEtcd = "etcd"
+)
+
+var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+func validEndpoints(a *servers.Access) bool {
+	for _, endpoint := range a.List() {
+		u, err := url.Parse(endpoint)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return false
+		}
+	}
+	return len(a.List()) > 0
+}
+
+func parseTimeout(to *time.Duration, value string) bool {
+	d, ok := parseDuration(value)
+	*to = d
+	return ok && d > 0
 }
 
 func parseStateConfig(given map[string]string, d Defaults) (stateConfig, error) {
@@ -94,4 +164,15 @@ func parseStateConfig(given map[string]string, d Defaults) (stateConfig, error) 
 	table := stateFields(d)
 	c := defaults(table)
 	return c, override(&c, table, p)
+}
+
+// check refuses settings that the engine cannot keep.
+func (c *stateConfig) check(d Defaults) error {
+	switch {
+	case c.Engine == engineBolt && c.Servers != defaults(stateFields(d)).Servers:
+		return invalid.New("engine", c.Engine, engineEtcd+", since settings for its servers are given (endpoints and those below it in the reference)")
+	case c.Engine == engineEtcd && c.Servers.Endpoints == "":
+		return invalid.New("endpoints", "", "the URLs of the servers of engine "+engineEtcd+", with commas between them")
+	}
+	return nil
 }

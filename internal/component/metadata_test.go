@@ -10,15 +10,21 @@ import (
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 func TestStateMetadata(t *testing.T) {
 	base, err := parseStateConfig(nil, testDefaults)
 	require.NoError(t, err)
-	require.Equal(t, stateConfig{Database: "dapr", Bucket: "state", CleanupInterval: time.Minute, IdempotencyWindow: 24 * time.Hour}, base)
+	require.Equal(t, stateConfig{
+		Database: "dapr", Bucket: "state", CleanupInterval: time.Minute, IdempotencyWindow: 24 * time.Hour,
+		Engine: "bolt", Servers: servers.Access{Prefix: "dapr-bolt", DialTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second},
+	}, base)
 	requireFields(t, StateMetadata(testDefaults), map[string]string{
 		"database": "other", "bucket": "b", "cleanupInterval": "5s", "idempotencyWindow": "90", "queryIndexes": "a.b, c",
+		"engine": "etcd", "endpoints": "https://a:1, http://b:2", "username": "u", "password": "p", "caCert": "ca.pem", "clientCert": "c.pem",
+		"clientKey": "k.pem", "prefix": "other", "dialTimeout": "1s", "requestTimeout": "90",
 	}, func(md map[string]string) (any, error) { return parseStateConfig(md, testDefaults) })
 	c, err := parseStateConfig(map[string]string{"IDEMPOTENCYWINDOW": " 90 ", "bucket": ""}, testDefaults)
 	require.NoError(t, err)
@@ -95,6 +101,10 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 	for key, values := range map[string][]string{
 		"database":          {"../x", "/tmp/x", "a b", strings.Repeat("x", 1000)},
 		"bucket":            {"../x", "a/b"},
+		"engine":            {"redis", "etcd"},
+		"endpoints":         {"etcd:2379", "ftp://etcd"},
+		"prefix":            {"a/b", strings.Repeat("x", 1000)},
+		"requestTimeout":    {"soon", "0"},
 		"cleanupInterval":   {"soon", "0", "-1m", "1ms"},
 		"idempotencyWindow": {"soon", "0", "-1s", "9999999999s", "9223372036854775807"},
 		"dedupBy":           {"magic", "fields:", "fields:a,,b"},

@@ -66,10 +66,18 @@ func NewStateStore(backend Backend, opts ComponentOptions) *StateStore {
 // Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
 func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) error {
 	config, err := parseStateConfig(metadata.Properties, s.defaults)
+	if err == nil {
+		err = config.check(s.defaults)
+	}
 	if err != nil {
 		return fmt.Errorf("initialize state store: %w", err)
 	}
-	store, err := s.backend.StateStore(ctx, config.Database, config.Bucket)
+	var store *statestore.Store
+	if config.Engine == engineEtcd {
+		store, err = s.backend.EtcdStateStore(ctx, config.Servers, config.Database, config.Bucket)
+	} else {
+		store, err = s.backend.StateStore(ctx, config.Database, config.Bucket)
+	}
 	if err != nil {
 		return fmt.Errorf("initialize state store: %w", err)
 	}
@@ -305,8 +313,13 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 	return stateError(store.Apply(ctx, t))
 }
 
-// MultiMaxSize is the most operations that one transaction may have.
-func (s *StateStore) MultiMaxSize() int { return statestore.MaxTransactionSize }
+// MultiMaxSize is the most operations that one transaction may have; before Init, on the default engine.
+func (s *StateStore) MultiMaxSize() int {
+	if store := s.opened.Load(); store != nil {
+		return store.Limits().MaxTransactionSize
+	}
+	return statestore.MaxTransactionSize
+}
 
 func setOf(req *contribstate.SetRequest) (statestore.Write, error) {
 	if err := contribstate.CheckRequestOptions(contribstate.SetStateOption{Concurrency: req.Options.Concurrency}); err != nil {

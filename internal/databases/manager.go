@@ -21,11 +21,13 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	pubsubengine "github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
 	"github.com/dapr-bolt/dapr-bolt/pubsub/natsbroker"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
+	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
 )
 
 // ErrClosed answers every call on a Manager after Close.
@@ -72,6 +74,9 @@ type Manager struct {
 	// natsBrokers are on servers in place of files.
 	natsBrokers *shared[natsNamespace, *natsbroker.Broker]
 	budget      *pubsub.Budget
+	// What is on servers in place of files.
+	clusters      *shared[servers.Access, *etcdengine.Cluster]
+	clusterStores *shared[clusterNamespace, *statestore.Store]
 
 	closeOnce sync.Once
 	closeErr  error
@@ -115,6 +120,8 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	m.files = newShared("databases", opts.MaxDatabases, m.openFile)
 	m.stores = newShared("state buckets", buckets, m.openStore)
 	m.brokers = newShared("pub/sub buckets", buckets, m.openBroker)
+	m.clusters = newShared("etcd clusters", opts.MaxDatabases, openCluster)
+	m.clusterStores = newShared("state buckets in etcd", buckets, m.openClusterStore)
 	return m, nil
 }
 
@@ -231,7 +238,7 @@ func (m *Manager) Backup(ctx context.Context, database, path string) error {
 	return db.Backup(ctx, path)
 }
 
-// Ready returns nil if every open file can be written, else what is wrong with each that cannot.
+// Ready returns nil if every open file can be written, and every cluster, else what is wrong with each that cannot.
 func (m *Manager) Ready(ctx context.Context) error {
 	files := m.files.made()
 	if len(files) == 0 {
@@ -247,6 +254,9 @@ func (m *Manager) Ready(ctx context.Context) error {
 		if err := files[name].Ready(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("database %s: %w", name, err))
 		}
+	}
+	for _, cluster := range m.clusters.made() {
+		errs = append(errs, cluster.Ready(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -397,6 +407,9 @@ func (m *Manager) close(ctx context.Context) error {
 	for ns, s := range m.stores.close() {
 		stop("state store", ns, s.Close)
 	}
+	for ns, s := range m.clusterStores.close() {
+		stop("state store in etcd", ns.namespace, s.Close)
+	}
 	go func() { closers.Wait(); close(errs) }()
 	var all error
 	for err := range errs {
@@ -404,6 +417,9 @@ func (m *Manager) close(ctx context.Context) error {
 	}
 	for _, db := range m.files.close() {
 		all = errors.Join(all, db.Close())
+	}
+	for _, cluster := range m.clusters.close() {
+		all = errors.Join(all, cluster.Close())
 	}
 	return all
 }

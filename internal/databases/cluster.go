@@ -1,0 +1,54 @@
+package databases
+
+import (
+	"context"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
+)
+
+// clusterNamespace names a bucket of a database that is on servers.
+type clusterNamespace struct {
+	cluster servers.Access
+	namespace
+}
+
+// EtcdStateStore is StateStore for state that an etcd cluster holds. The same cluster is connected to once.
+func (m *Manager) EtcdStateStore(ctx context.Context, cluster servers.Access, database, bucket string) (*statestore.Store, error) {
+	ns := clusterNamespace{cluster, namespace{database, bucket}}
+	if err := ns.check(); err != nil {
+		return nil, err
+	}
+	return m.clusterStores.get(ctx, ns)
+}
+
+func openCluster(ctx context.Context, at servers.Access) (*etcdengine.Cluster, error) {
+	tls, err := at.TLS()
+	if err != nil {
+		return nil, err
+	}
+	return etcdengine.Connect(ctx, etcdengine.Config{
+		Endpoints:      at.List(),
+		Username:       at.Username,
+		Password:       at.Password,
+		TLS:            tls,
+		Prefix:         at.Prefix,
+		DialTimeout:    at.DialTimeout,
+		RequestTimeout: at.RequestTimeout,
+	})
+}
+
+func (m *Manager) openClusterStore(ctx context.Context, ns clusterNamespace) (*statestore.Store, error) {
+	cluster, err := m.clusters.get(ctx, ns.cluster)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := cluster.Engine(ctx, ns.database, ns.bucket)
+	if err != nil {
+		return nil, err
+	}
+	return statestore.New(engine, statestore.Options{
+		Clock: m.opts.Clock, Logger: m.logger(ns.namespace), Limits: cluster.Limits(),
+	})
+}

@@ -1,0 +1,217 @@
+package etcdengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+const (
+	// committers is how many commits of a bucket may be under way: while one waits for the servers' disks, the next one is on
+	// its way.
+	committers = 2
+	// batchBytes is what the values of several calls may take in one commit, in bytes.
+	batchBytes = 512 << 10
+	// refusedPause is how long a commit waits that a server has turned away.
+	refusedPause = 20 * time.Millisecond
+)
+
+// call is one Apply that waits for its commits.
+type call struct {
+	transactions []statestore.Transaction
+	now          func() time.Time
+	outcomes     []error
+	err          error
+	done         chan struct{}
+}
+
+// weight is what a call takes at least, in operations and bytes.
+func (c *call) weight() (ops, bytes int) {
+	for i := range c.transactions {
+		ops += 2
+		for j := range c.transactions[i].Writes {
+			ops += 2
+			bytes += len(c.transactions[i].Writes[j].Value)
+		}
+	}
+	return ops, bytes
+}
+
+// Apply implements statestore.Engine. Concurrent calls share commits.
+func (e *Engine) Apply(ctx context.Context, transactions []statestore.Transaction, now func() time.Time) ([]error, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := &call{transactions: transactions, now: now, outcomes: make([]error, len(transactions)), done: make(chan struct{})}
+	e.mu.Lock()
+	if e.ctx.Err() != nil {
+		e.mu.Unlock()
+		return nil, fmt.Errorf("%w: the connection to etcd is closed", statestore.ErrUnavailable)
+	}
+	e.waiting = append(e.waiting, c)
+	if e.committing < committers {
+		e.committing++
+		e.commits.Go(e.commitAll)
+	}
+	e.mu.Unlock()
+	// A commit that is under way needs the values, so the call waits for it; it is bounded.
+	<-c.done
+	return c.outcomes, c.err
+}
+
+// commitAll commits what waits until nothing does.
+func (e *Engine) commitAll() {
+	for {
+		calls := e.next()
+		if len(calls) == 0 {
+			return
+		}
+		err := e.commit(calls)
+		for _, c := range calls {
+			c.err = err
+			close(c.done)
+		}
+	}
+}
+
+// next takes the calls that share the next commit; none: this committer has ended.
+func (e *Engine) next() (calls []*call) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ops, bytes := 0, 0
+	for len(e.waiting) > 0 {
+		o, b := e.waiting[0].weight()
+		ops, bytes = ops+o, bytes+b
+		if len(calls) > 0 && (ops > e.maxOps || bytes > batchBytes) {
+			break
+		}
+		calls, e.waiting = append(calls, e.waiting[0]), e.waiting[1:]
+	}
+	if len(calls) == 0 {
+		e.committing--
+	}
+	return calls
+}
+
+// unit is one transaction of a call.
+type unit struct {
+	*statestore.Transaction
+	call  *call
+	place int // in the call
+}
+
+// commit takes the calls' transactions, in order, in as few etcd transactions as will do.
+func (e *Engine) commit(calls []*call) error {
+	var units []unit
+	for _, c := range calls {
+		for i := range c.transactions {
+			units = append(units, unit{&c.transactions[i], c, i})
+		}
+	}
+	for len(units) > 0 {
+		n, err := e.commitSome(units)
+		if err != nil {
+			return err
+		}
+		units = units[n:]
+	}
+	return nil
+}
+
+// commitSome commits as many of the units as one etcd transaction takes, at least one, and returns how many.
+func (e *Engine) commitSome(units []unit) (int, error) {
+	ctx, cancel := context.WithTimeout(e.ctx, e.config.RequestTimeout)
+	defer cancel()
+	for {
+		known := &known{kvs: make(map[string]*mvccpb.KeyValue)}
+		if err := e.learn(ctx, units, known); err != nil {
+			return 0, err
+		}
+		p, taken := e.plan(units, known)
+		if len(p.txn.ops) == 0 {
+			return taken, nil // what was read stands
+		}
+		stands, err := e.try(ctx, &p.txn)
+		if stands || err != nil {
+			return taken, err
+		}
+		// Another process was faster.
+		if err := e.refresh(ctx); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// plan decides as many of the units as one etcd transaction takes.
+func (e *Engine) plan(units []unit, known *known) (*plan, int) {
+	p := newPlan(e, units[0].call.now(), known)
+	for i, u := range units {
+		outcome, full := p.take(u.Transaction)
+		if full && i > 0 {
+			return p, i
+		}
+		if full {
+			outcome = p.tooLarge(u.Transaction)
+		}
+		u.call.outcomes[u.place] = outcome
+	}
+	return p, len(units)
+}
+
+// learn reads what the units' outcomes depend on.
+func (e *Engine) learn(ctx context.Context, units []unit, known *known) error {
+	var missing []string
+	need := func(k string) {
+		if _, ok := known.kvs[k]; !ok {
+			known.kvs[k] = nil
+			missing = append(missing, k)
+		}
+	}
+	indexed := len(e.registry.Load().kept()) > 0
+	for _, u := range units {
+		if u.IdempotencyKey != "" {
+			need(e.idempotencyKey(u.IdempotencyKey))
+		}
+		for j := range u.Writes {
+			if w := &u.Writes[j]; indexed || w.Conditional() {
+				need(e.space.key(kindValue, w.Key))
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	_, err := e.read(ctx, missing, 0, func(cluster uint64, i int, kv *mvccpb.KeyValue) bool {
+		known.cluster, known.kvs[missing[i]] = cluster, kv
+		return true
+	})
+	return err
+}
+
+// try commits the transaction, and reports whether its conditions held. A server that turns it away, as while there is no
+// leader, is asked again until ctx ends. After any other error it is unknown whether it was committed.
+func (e *Engine) try(ctx context.Context, t *txn) (bool, error) {
+	ctx = clientv3.WithRequireLeader(ctx)
+	for {
+		answer, err := e.client.Txn(ctx).If(t.conditions...).Then(t.ops...).Commit()
+		if err == nil {
+			return answer.Succeeded, nil
+		}
+		if !refused(err) {
+			return false, wrap(err)
+		}
+		pause := time.NewTimer(refusedPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return false, wrap(errors.Join(err, ctx.Err()))
+		}
+	}
+}

@@ -1,0 +1,312 @@
+package etcdengine
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// Config says which cluster, and how to reach it. The zero value of each field but Endpoints is the default.
+type Config struct {
+	// Endpoints are the servers' URLs. Required.
+	Endpoints []string
+	// Username and Password are for servers with authentication.
+	Username, Password string
+	// TLS is for https endpoints. Default: the system's certificate authorities, no certificate of our own.
+	TLS *tls.Config
+	// Prefix begins all keys, so that several installations can share a cluster. Default: servers.DefaultPrefix.
+	Prefix string
+	// DialTimeout bounds Connect. Default: servers.DefaultDialTimeout.
+	DialTimeout time.Duration
+	// RequestTimeout bounds each request to the cluster, and with it how long a call takes to fail when the cluster is lost.
+	// Default: servers.DefaultRequestTimeout.
+	RequestTimeout time.Duration
+}
+
+// Cluster is a connection to a cluster. Its methods may be called from any goroutine.
+type Cluster struct {
+	client    *clientv3.Client
+	config    Config
+	maxOps    int
+	maxBytes  int
+	closeOnce sync.Once
+	ctx       context.Context // ends with Close
+	cancel    context.CancelFunc
+	commits   sync.WaitGroup // that are under way
+
+	mu      sync.Mutex
+	engines []*Engine
+}
+
+// What the servers may be configured to, the largest first: the largest that every server takes counts. The last of each is
+// the least that will do: a write with indexes takes many operations, more than etcd's default of 128; a request of etcd's
+// default of 1.5 MiB is enough for smaller values.
+var (
+	txnOps       = []int{16384, 4096, 1024}
+	requestBytes = []int{8 << 20, 6 << 20, 4 << 20, 3 << 20, 2 << 20, 3 << 19}
+)
+
+// Connect connects to the cluster and asks each server that can be reached what it takes. The caller must Close the
+// Cluster.
+//
+// Errors: invalid.Error for a Config that cannot work and for servers that take too little, with the flag to set;
+// statestore.ErrUnavailable if the cluster does not answer in time.
+func Connect(ctx context.Context, config Config) (*Cluster, error) {
+	config.Prefix = cmp.Or(config.Prefix, servers.DefaultPrefix)
+	config.DialTimeout = cmp.Or(config.DialTimeout, servers.DefaultDialTimeout)
+	config.RequestTimeout = cmp.Or(config.RequestTimeout, servers.DefaultRequestTimeout)
+	if len(config.Endpoints) == 0 {
+		return nil, invalid.New("endpoints", "", "the URLs of the etcd servers, with commas between them")
+	}
+	client, err := newClient(config, config.Endpoints)
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd %s: %w", strings.Join(config.Endpoints, ","), wrap(err))
+	}
+	c := &Cluster{client: client, config: config}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(ctx, config.DialTimeout)
+	defer cancel()
+	if err := c.learnLimits(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func newClient(config Config, endpoints []string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints:   endpoints,
+		Username:    config.Username,
+		Password:    config.Password,
+		TLS:         config.TLS,
+		DialTimeout: config.DialTimeout,
+		// A server that hangs keeps its connections: only this notices.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: 3 * time.Second,
+		PermitWithoutStream:  true,
+		MaxCallSendMsgSize:   maxMessage,
+		Logger:               zap.NewNop(),
+	})
+}
+
+// maxMessage is more than any request takes: what is too large for the servers is for them to say.
+const maxMessage = 64 << 20
+
+// Close ends the connection, and with it the commits that are under way, and lets other processes sweep.
+func (c *Cluster) Close() (err error) {
+	c.closeOnce.Do(func() {
+		c.cancel()
+		c.commits.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+		defer cancel()
+		c.mu.Lock()
+		engines := c.engines
+		c.mu.Unlock()
+		for _, e := range engines {
+			e.release(ctx)
+		}
+		err = c.client.Close()
+	})
+	return err
+}
+
+// Limits are what the Store over an engine of this cluster must hold its calls to.
+func (c *Cluster) Limits() statestore.Limits {
+	return statestore.Limits{
+		MaxValueSize: min(statestore.MaxValueSize, c.maxBytes-requestHead),
+		// A write takes two operations if it expires, and an idempotency key as well.
+		MaxTransactionSize: min(statestore.MaxTransactionSize, c.maxOps/2-1),
+	}
+}
+
+// requestHead is what a request is left beside a value, in bytes: keys, comparisons, entries of indexes.
+const requestHead = 64 << 10
+
+// each calls fn for every endpoint at once, with a client of that endpoint alone, and returns the errors by endpoint.
+func (c *Cluster) each(ctx context.Context, fn func(context.Context, *clientv3.Client, string) error) []error {
+	errs := make([]error, len(c.config.Endpoints))
+	var group sync.WaitGroup
+	for i, endpoint := range c.config.Endpoints {
+		group.Go(func() {
+			client, err := newClient(c.config, []string{endpoint})
+			if err == nil {
+				err = errors.Join(fn(ctx, client, endpoint), client.Close())
+			}
+			errs[i] = err
+		})
+	}
+	group.Wait()
+	return errs
+}
+
+// learnLimits asks every server for what it takes. None of them says so; each refuses what is too large before it looks at
+// it, so harmless reads of the right size tell. A server that cannot be reached is left out: others serve.
+func (c *Cluster) learnLimits(ctx context.Context) error {
+	var mu sync.Mutex
+	c.maxOps, c.maxBytes = txnOps[0], requestBytes[0]
+	errs := c.each(ctx, func(ctx context.Context, client *clientv3.Client, endpoint string) error {
+		ops, err := largest(txnOps, func(n int) error { return c.probeOps(ctx, client, n) })
+		if err != nil {
+			return tooLittle(err, endpoint, "max-txn-ops", ops)
+		}
+		bytes, err := largest(requestBytes, func(n int) error { return c.probeBytes(ctx, client, n) })
+		if err != nil {
+			return tooLittle(err, endpoint, "max-request-bytes", bytes)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		c.maxOps, c.maxBytes = min(c.maxOps, ops), min(c.maxBytes, bytes)
+		return nil
+	})
+	reached := false
+	for _, err := range errs {
+		if errors.Is(err, invalid.Err) {
+			return err
+		}
+		reached = reached || err == nil
+	}
+	if !reached {
+		return fmt.Errorf("connect to etcd: %w", unreachable(c.config.Endpoints, errs))
+	}
+	return nil
+}
+
+// largest returns the first of candidates that probe allows. If it allows none, the error is errTooLittle.
+func largest(candidates []int, probe func(int) error) (int, error) {
+	for _, n := range candidates {
+		err := probe(n)
+		if err == nil || !errors.Is(err, errTooLittle) {
+			return n, err
+		}
+	}
+	return candidates[len(candidates)-1], errTooLittle
+}
+
+var errTooLittle = errors.New("the server takes less")
+
+func tooLittle(err error, endpoint, flag string, least int) error {
+	if !errors.Is(err, errTooLittle) {
+		return err
+	}
+	return invalid.New("endpoints", endpoint, fmt.Sprintf("a server that was started with --%s=%d or more", flag, least))
+}
+
+// probeKey is one that nobody sets.
+func (c *Cluster) probeKey() string { return c.config.Prefix + "/" }
+
+func (c *Cluster) probeOps(ctx context.Context, client *clientv3.Client, n int) error {
+	get := clientv3.OpGet(c.probeKey(), clientv3.WithCountOnly(), clientv3.WithSerializable())
+	ops := make([]clientv3.Op, n)
+	for i := range ops {
+		ops[i] = get
+	}
+	_, err := client.Txn(ctx).Then(ops...).Commit()
+	if errors.Is(err, rpctypes.ErrTooManyOps) {
+		return errTooLittle
+	}
+	return wrap(err)
+}
+
+// probeBytes reads a key of that length. A server takes messages of half a mebibyte beyond what it takes as a request.
+func (c *Cluster) probeBytes(ctx context.Context, client *clientv3.Client, n int) error {
+	const overhead = 512 << 10
+	key := c.probeKey() + strings.Repeat("-", n+overhead-1024)
+	_, err := client.Get(ctx, key, clientv3.WithCountOnly(), clientv3.WithSerializable())
+	if code(err) == codes.ResourceExhausted {
+		return errTooLittle
+	}
+	return wrap(err)
+}
+
+// Ready returns nil if the cluster can be read and written, else what is wrong, with the servers that cannot be reached.
+func (c *Cluster) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.config.RequestTimeout)
+	defer cancel()
+	_, err := c.client.Get(ctx, c.probeKey(), clientv3.WithCountOnly())
+	errs := make([]error, len(c.config.Endpoints))
+	var group sync.WaitGroup
+	for i, endpoint := range c.config.Endpoints {
+		group.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+			defer cancel()
+			status, err := c.client.Status(ctx, endpoint)
+			switch {
+			case err != nil:
+				errs[i] = err
+			case len(status.Errors) > 0:
+				errs[i] = fmt.Errorf("%w: %s", errAlarm, strings.Join(status.Errors, ", "))
+			}
+		})
+	}
+	group.Wait()
+	if all := errors.Join(errs...); err == nil && !errors.Is(all, errAlarm) {
+		return nil // one server may be lost
+	}
+	return fmt.Errorf("etcd: %w", errors.Join(unreachable(c.config.Endpoints, errs), wrap(err)))
+}
+
+// readyTimeout is how long a server has to say how it is.
+const readyTimeout = time.Second
+
+var errAlarm = errors.New("it raised an alarm")
+
+// unreachable says what is wrong with which endpoint.
+func unreachable(endpoints []string, errs []error) error {
+	var list []string
+	for i, err := range errs {
+		if err != nil {
+			list = append(list, fmt.Sprintf("%s: %v", endpoints[i], err))
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", statestore.ErrUnavailable, strings.Join(list, "; "))
+}
+
+// wrap makes the domain's errors of etcd's. What etcd says stays in the text only: its errors have codes that are no answer
+// to our callers.
+func wrap(err error) error {
+	switch {
+	case err == nil, errors.Is(err, errTooLittle):
+		return err
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: etcd's database has reached --quota-backend-bytes: compact and defragment it, then disarm its alarm", statestore.ErrFull)
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return fmt.Errorf("%w: the read took longer than etcd keeps old revisions (--auto-compaction-retention): try again, or read less at once", statestore.ErrUnavailable)
+	case errors.Is(err, rpctypes.ErrTooManyOps):
+		return fmt.Errorf("%w: a server takes fewer operations in a transaction than it did at Init (--max-txn-ops)", statestore.ErrUnavailable)
+	case errors.Is(err, rpctypes.ErrRequestTooLarge):
+		return fmt.Errorf("%w: a server takes smaller requests than it did at Init (--max-request-bytes)", statestore.ErrUnavailable)
+	case errors.Is(err, context.Canceled):
+		return err
+	}
+	return fmt.Errorf("%w: %v", statestore.ErrUnavailable, err)
+}
+
+func code(err error) codes.Code {
+	var etcd rpctypes.EtcdError
+	if errors.As(err, &etcd) {
+		return etcd.Code()
+	}
+	return status.Code(err)
+}
+
+// refused reports whether a server has turned the request away before it did anything.
+func refused(err error) bool {
+	return errors.Is(err, rpctypes.ErrNoLeader) || errors.Is(err, rpctypes.ErrTooManyRequests)
+}

@@ -1,0 +1,312 @@
+package etcdengine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// registry is the indexes of a bucket, as it was written at a revision. It is never changed, only replaced.
+type registry struct {
+	Indexes []index `cbor:"1,keyasint"`
+	NextID  uint32  `cbor:"2,keyasint"`
+
+	revision int64 // 0: it was never written
+}
+
+// index is one index.
+type index struct {
+	ID      uint32     `cbor:"1,keyasint"`
+	Path    string     `cbor:"2,keyasint"`
+	State   indexState `cbor:"3,keyasint"`
+	Expires int64      `cbor:"4,keyasint"`           // nanoseconds since 1970
+	Many    bool       `cbor:"5,keyasint,omitempty"` // it may hold a value with many keys
+
+	field statestore.FieldPath
+}
+
+type indexState uint8
+
+const (
+	indexBuilding indexState = iota + 1 // it lacks keys after the cursor
+	indexComplete
+	indexRemoving // only its entries are left
+)
+
+// progress is how far the building of an index has come.
+type progress struct {
+	Keys   uint64 `cbor:"1,keyasint"` // that it has dealt with
+	Cursor string `cbor:"2,keyasint"` // the last of them
+}
+
+// kept are the indexes that writes must keep right.
+func (r *registry) kept() []index {
+	return slices.DeleteFunc(slices.Clone(r.Indexes), func(x index) bool { return x.State == indexRemoving })
+}
+
+func (r *registry) find(path string) int {
+	return slices.IndexFunc(r.Indexes, func(x index) bool { return x.State != indexRemoving && x.Path == path })
+}
+
+// with returns a copy to change.
+func (r *registry) with() *registry {
+	return &registry{Indexes: slices.Clone(r.Indexes), NextID: r.NextID, revision: r.revision}
+}
+
+// decodeRegistry reads what was stored of it; kv is nil if that is nothing.
+func decodeRegistry(kv *mvccpb.KeyValue) (*registry, error) {
+	r := &registry{}
+	if kv == nil {
+		return r, nil
+	}
+	body, err := unseal(string(kv.Key), kv.Value)
+	if err == nil {
+		err = cbor.Unmarshal(body, r)
+	}
+	for i := range r.Indexes {
+		if err == nil {
+			r.Indexes[i].field, err = statestore.ParseFieldPath(r.Indexes[i].Path)
+		}
+	}
+	if err != nil {
+		return nil, &statestore.DamagedError{Record: "list of query indexes", Err: err}
+	}
+	r.revision = kv.ModRevision
+	return r, nil
+}
+
+// refresh reads the registry anew.
+func (e *Engine) refresh(ctx context.Context) error {
+	_, err := e.snapshotRegistry(ctx)
+	return err
+}
+
+// snapshotRegistry reads the registry anew and returns the revision at which it was read.
+func (e *Engine) snapshotRegistry(ctx context.Context) (revision int64, err error) {
+	revision, readErr := e.read(ctx, []string{e.space.key(kindRegistry, "")}, 0, func(_ uint64, _ int, kv *mvccpb.KeyValue) bool {
+		var r *registry
+		if r, err = decodeRegistry(kv); err == nil {
+			e.registry.Store(r)
+		}
+		return true
+	})
+	if readErr != nil {
+		return 0, readErr
+	}
+	return revision, err
+}
+
+// save adds the registry to the transaction, which then depends on nobody else having changed it.
+func (e *Engine) save(t *txn, r *registry) error {
+	k := e.space.key(kindRegistry, "")
+	body, err := cbor.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode list of query indexes: %w", err)
+	}
+	t.unchanged(k, r.revision)
+	t.put(k, seal(k, body))
+	return nil
+}
+
+// reindex adds how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
+func (t *txn) reindex(space space, indexes []index, key string, before, after []byte) {
+	wasJSON, isJSON := statestore.IsJSON(before), statestore.IsJSON(after)
+	for i := range indexes {
+		x := &indexes[i]
+		var old, present [][]byte
+		if wasJSON {
+			old = statestore.IndexKeys(&x.field, before)
+		}
+		if isJSON {
+			present = statestore.IndexKeys(&x.field, after)
+		}
+		for _, indexKey := range old {
+			if !holdsKey(present, indexKey) {
+				k, _ := space.indexEntry(x.ID, indexKey, key)
+				t.delete(k)
+			}
+		}
+		for _, indexKey := range present {
+			if !holdsKey(old, indexKey) {
+				k, v := space.indexEntry(x.ID, indexKey, key)
+				t.put(k, v)
+			}
+		}
+	}
+}
+
+func holdsKey(sorted [][]byte, key []byte) bool {
+	_, found := slices.BinarySearchFunc(sorted, key, bytes.Compare)
+	return found
+}
+
+// BuildIndexes implements statestore.Engine.
+func (e *Engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*e.config.RequestTimeout)
+	defer cancel()
+	for {
+		if err := e.refresh(ctx); err != nil {
+			return statestore.IndexProgress{}, fmt.Errorf("build query indexes: %w", err)
+		}
+		step, stands, err := e.buildStep(ctx, paths, until, limit)
+		if stands || err != nil {
+			if err != nil {
+				err = fmt.Errorf("build query indexes: %w", err)
+			}
+			return step, err
+		}
+	}
+}
+
+// buildStep returns stands as false if another process changed what it goes by.
+func (e *Engine) buildStep(ctx context.Context, paths []string, until time.Time, limit int) (step statestore.IndexProgress, stands bool, err error) {
+	r, changed := e.registry.Load().with(), false
+	building := -1
+	for _, path := range paths {
+		i := r.find(path)
+		if i < 0 {
+			field, err := statestore.ParseFieldPath(path)
+			if err != nil {
+				return step, false, err
+			}
+			r.NextID++
+			i = len(r.Indexes)
+			// Any value may have many keys there: a lookup that goes by that is right for all.
+			r.Indexes = append(r.Indexes, index{ID: r.NextID, Path: path, State: indexBuilding, Many: true, field: field})
+			changed = true
+		}
+		if x := &r.Indexes[i]; x.Expires < instantOf(until) {
+			x.Expires, changed = instantOf(until), true
+		}
+		if building < 0 && r.Indexes[i].State == indexBuilding {
+			building = i
+		}
+	}
+	if changed {
+		// It stands before the first entry: from its beginning on, writes keep an index right.
+		var t txn
+		if err := e.save(&t, r); err != nil {
+			return step, false, err
+		}
+		if stands, err = e.try(ctx, &t); !stands || err != nil {
+			return step, false, err
+		}
+		if building < 0 {
+			return step, true, nil
+		}
+		return step, false, nil // with the registry as it is now
+	}
+	if building < 0 {
+		return step, true, nil
+	}
+	return e.build(ctx, r, building, limit)
+}
+
+// build takes the next keys into an index. Values that cannot be read have no entries.
+func (e *Engine) build(ctx context.Context, r *registry, at, limit int) (step statestore.IndexProgress, stands bool, err error) {
+	x := &r.Indexes[at]
+	k := e.space.key(kindProgress, indexID(x.ID))
+	var p progress
+	var t txn
+	_, readErr := e.read(ctx, []string{k}, 0, func(_ uint64, _ int, kv *mvccpb.KeyValue) bool {
+		if kv == nil {
+			t.unchanged(k, 0)
+			return true
+		}
+		t.unchanged(k, kv.ModRevision)
+		err = cbor.Unmarshal(kv.Value, &p)
+		return true
+	})
+	if readErr != nil || err != nil {
+		return step, false, errors.Join(readErr, err)
+	}
+	complete := true
+	err = e.scan(ctx, e.space.key(kindValue, p.Cursor), p.Cursor != "", 0, min(limit, e.maxOps/4), func(key string, kv *mvccpb.KeyValue) bool {
+		var one txn
+		one.unchanged(string(kv.Key), kv.ModRevision)
+		if record, err := decodeRecord(key, string(kv.Key), kv.Value); err == nil {
+			one.reindex(e.space, []index{*x}, key, nil, record.value)
+		}
+		room := txn{ops: make([]clientv3.Op, 2), conditions: make([]clientv3.Cmp, 2), bytes: requestHead / 2} // for what is added below
+		room.add(&one)
+		if limit == 0 || !t.fits(e, &room) {
+			complete = false
+			return false
+		}
+		t.add(&one)
+		p.Keys++
+		p.Cursor = key
+		limit--
+		return true
+	})
+	if err != nil {
+		return step, false, err
+	}
+	if complete {
+		x.State = indexComplete
+		if err := e.save(&t, r); err != nil {
+			return step, false, err
+		}
+		t.delete(k)
+	} else {
+		t.unchanged(e.space.key(kindRegistry, ""), r.revision)
+		body, err := cbor.Marshal(p)
+		if err != nil {
+			return step, false, err
+		}
+		t.put(k, string(body))
+	}
+	stands, err = e.try(ctx, &t)
+	return statestore.IndexProgress{Path: x.Path, Keys: p.Keys, Complete: complete}, stands, err
+}
+
+// removeIndexes removes up to limit entries of indexes that have expired, and those indexes of which none is left.
+func (e *Engine) removeIndexes(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error) {
+	if len(e.registry.Load().Indexes) == 0 {
+		return 0, false, nil
+	}
+	r := e.registry.Load().with()
+	at := slices.IndexFunc(r.Indexes, func(x index) bool { return x.State == indexRemoving || expired(x.Expires, now) })
+	if at < 0 {
+		return 0, false, nil
+	}
+	if limit <= 0 {
+		return 0, true, nil
+	}
+	x := &r.Indexes[at]
+	var t txn
+	if x.State != indexRemoving {
+		// Once no writer adds to it any more, its entries can go.
+		x.State = indexRemoving
+		if err := e.save(&t, r); err != nil {
+			return 0, false, err
+		}
+		t.delete(e.space.key(kindProgress, indexID(x.ID)))
+		_, err = e.try(ctx, &t)
+		return 1, true, err
+	}
+	first := e.space.key(kindIndexEntry, indexID(x.ID))
+	found, err := e.client.Get(ctx, first, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(int64(limit)))
+	if err != nil {
+		return 0, false, wrap(err)
+	}
+	if n := len(found.Kvs); n > 0 {
+		_, err := e.client.Delete(ctx, first, clientv3.WithRange(string(found.Kvs[n-1].Key)+"\x00"))
+		return n, true, wrap(err)
+	}
+	r.Indexes = slices.Delete(r.Indexes, at, at+1)
+	if err := e.save(&t, r); err != nil {
+		return 0, false, err
+	}
+	_, err = e.try(ctx, &t)
+	return 1, true, err
+}
