@@ -87,6 +87,10 @@ torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks
 	go -C conformance test ./crash -run '^TestTorture$$' -count 1 -v -timeout 4h -kills 1000
 	go -C conformance test ./faults -run '^TestRoundsLeaveNothing$$' -count 1 -v -timeout 4h -rounds 10000
 
+.PHONY: torture-cluster
+torture-cluster: ## Give a cluster of etcd and two dapr-bolts 200 faults in the middle of work
+	go -C conformance test ./crash -run '^TestClusterCallsAreLinearizableWhateverFails$$' -count 1 -v -timeout 4h -faults 200
+
 .PHONY: power-cuts
 power-cuts: ## Cut the power of dapr-bolt's disk 1,000 times in the middle of work and of recovery (as root, with FUSE)
 	BOLTDB_POWER_RUNS=50 go test ./internal/boltdb -run '^TestPowerFailure$$' -count 1 -v -timeout 4h

@@ -26,7 +26,7 @@ func TestEtcdServers(t *testing.T) {
 	goMod, err := os.ReadFile(checkout.Path("conformance", "go.mod"))
 	require.NoError(t, err)
 	version := c.Image[strings.LastIndex(c.Image, ":")+1:]
-	require.Contains(t, string(goMod), "go.etcd.io/etcd/server/v3 "+version+"\n")
+	require.True(t, strings.Contains(string(goMod), "go.etcd.io/etcd/server/v3 "+version+" "), "conformance/go.mod pins another version than %s", version)
 
 	require.True(t, *set.Spec.Template.Spec.SecurityContext.RunAsNonRoot)
 	require.True(t, *c.SecurityContext.ReadOnlyRootFilesystem)
