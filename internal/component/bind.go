@@ -34,9 +34,8 @@ func kindOf(method string) sidecars.Kind {
 
 // static are the methods whose answer is the same for every instance, initialized or not.
 var static = map[string]bool{
-	proto.StateStore_Features_FullMethodName:                         true,
-	proto.PubSub_Features_FullMethodName:                             true,
-	proto.TransactionalStoreMultiMaxSize_MultiMaxSize_FullMethodName: true,
+	proto.StateStore_Features_FullMethodName: true,
+	proto.PubSub_Features_FullMethodName:     true,
 }
 
 // consuming are the methods for which it matters which consumer group a pub/sub's connection stands for.

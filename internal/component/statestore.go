@@ -313,7 +313,7 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 	return stateError(store.Apply(ctx, t))
 }
 
-// MultiMaxSize is the most operations that one transaction may have; before Init, on the default engine.
+// MultiMaxSize is the most operations that one transaction may have: how many depends on the engine.
 func (s *StateStore) MultiMaxSize() int {
 	if store := s.opened.Load(); store != nil {
 		return store.Limits().MaxTransactionSize

@@ -79,7 +79,7 @@ func TestValuesComeBackByteForByte(t *testing.T) {
 
 // Fault: the SDK has no such service.
 func TestMultiMaxSize(t *testing.T) {
-	c := newHouse(t).dial("a")
+	c := newHouse(t).store("a")
 	r, err := c.MultiMaxSize(c.ctx, &proto.MultiMaxSizeRequest{})
 	require.NoError(t, err)
 	require.EqualValues(t, statestore.MaxTransactionSize, r.GetMaxSize())

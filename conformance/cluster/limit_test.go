@@ -1,0 +1,26 @@
+package cluster_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+)
+
+// A sidecar hears how many operations the servers take in a transaction, and not how many a file does.
+func TestTheSidecarHearsWhatTheServersTake(t *testing.T) {
+	t.Parallel()
+	h := harness.ForTest(t)
+	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "store")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	require.NoError(t, c.InitState(t.Context(), "engine", "etcd", "endpoints", etcd.Endpoints()))
+	answer, err := proto.NewTransactionalStoreMultiMaxSizeClient(c.Conn).MultiMaxSize(t.Context(), &proto.MultiMaxSizeRequest{})
+	require.NoError(t, err)
+	require.EqualValues(t, 4096/2-1, answer.GetMaxSize())
+}
