@@ -42,7 +42,7 @@ func (s *consoleSettings) addFlags(flags *pflag.FlagSet) (names []string) {
 	addFlag(flags, &s.tokenFile, flag("console-token-file"), "", "file", "a file with the token that lets people into the console (default: "+console.TokenFileName+" in the data directory, made at the first start)", parseFile)
 	boolean(&s.readOnly, "console-read-only", "the console refuses all changes")
 	boolean(&s.hideValues, "console-hide-values", "the console shows no payloads and no values")
-	addFlag(flags, &s.hosts, flag("console-host"), "", "names", "host names, separated by commas, by which browsers reach the console through a proxy, which must bring TLS; without one, it is served on loopback addresses only", parseHosts)
+	addFlag(flags, &s.hosts, flag("console-host"), "", "names", "host names by which browsers reach the console through a proxy with TLS; none: loopback addresses only", parseHosts)
 	return names
 }
 

@@ -21,7 +21,7 @@ var (
 	groupLabels    = []string{"database", "bucket", "topic", "group"}
 
 	ready         = describe("ready", "Whether /readyz says that the process serves: 1 or 0.", nil)
-	limitUsed     = describe("limit_used", "What is used of a limit that a flag sets. Of max-topics and max-groups, it is what the fullest bucket and topic have.", []string{"flag"})
+	limitUsed     = describe("limit_used", "What is used of a limit that a flag sets; for max-topics and max-groups, by the fullest bucket or topic.", []string{"flag"})
 	limitMax      = describe("limit", "The limit that a flag sets.", []string{"flag"})
 	diskAvailable = describe("data_dir_available_bytes", "Bytes that can be written to the file system of the data directory.", nil)
 	diskSize      = describe("data_dir_size_bytes", "Size of the file system of the data directory.", nil)

@@ -23,7 +23,7 @@ var natsPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 var natsFields = []field[natsConfig]{
 	{
-		Field{"engine", "bolt", "bolt or " + engineNATS, "where the events are: `bolt`: in the file; `nats`: on NATS JetStream, for [many nodes](cluster.md); the keys of its servers are for `nats` alone"},
+		Field{"engine", "bolt", "bolt or " + engineNATS, "`bolt`: the events are in the file; `nats`: on NATS JetStream, for [many nodes](cluster.md), with keys of its own"},
 		func(c *natsConfig, v string) bool { c.Engine = v; return v == "bolt" || v == engineNATS },
 	},
 	{
@@ -71,13 +71,13 @@ var natsFields = []field[natsConfig]{
 		func(c *natsConfig, v string) bool { c.Servers.Prefix = v; return natsPrefix.MatchString(v) },
 	},
 	{
-		Field{"replicas", "3", "1, 3 or 5", "on how many servers each event is, from when the stream is made; with `1`, a server that is lost takes its events along"},
+		Field{"replicas", "3", "1, 3 or 5", "on how many servers each event is, from when the stream is made; with `1`, a lost server loses events"},
 		func(c *natsConfig, v string) bool {
 			return parseWhole(&c.Servers.Replicas, v, 1, 5) && c.Servers.Replicas%2 == 1
 		},
 	},
 	{
-		Field{"requestTimeout", "15s", waitAllowed, "how long a call waits for the servers; when they are lost, calls fail after it; a new leader may take 8 seconds"},
+		Field{"requestTimeout", "15s", waitAllowed, "how long a call waits for the servers before it fails; a new leader may take 8 seconds"},
 		func(c *natsConfig, v string) bool {
 			return parseWait(&c.Servers.RequestTimeout, v) && c.Servers.RequestTimeout > 0
 		},
