@@ -99,7 +99,11 @@ func TestThousandsAreSentAgainWithProgress(t *testing.T) {
 
 // pages are all pages, once there is something to show.
 var pages = []struct{ name, path string }{
+	{"overview", "/"},
 	{"topics", "/topics"},
+	{"event", "/event?topic=invoices.paid&sequence=1"},
+	{"state", "/state"},
+	{"key", "/state/key?key=shop||tea"},
 	{"topic", "/topic?topic=orders"},
 	{"remove-group", ""},
 	{"dead-letters", "/dead-letters"},
@@ -133,6 +137,8 @@ func fillUp(t *testing.T, bolt *harness.Bolt) *browser {
 	for i := range 200 {
 		a.publish("invoices.paid", fmt.Sprint("invoice-", i), `{"total": 12.50}`)
 	}
+	require.NoError(t, a.client.InitState(t.Context()))
+	require.NoError(t, a.client.Set(t.Context(), "shop||tea", []byte(`{"pots": 3, "kind": "green"}`)))
 	return open(t, bolt)
 }
 
