@@ -1,0 +1,84 @@
+package component
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestManifests holds the component manifests, in the schema of dapr/components-contrib, to the tables that the code goes
+// by. conformance/suites holds them to the schema.
+func TestManifests(t *testing.T) {
+	for path, want := range map[string]string{
+		"../../statestore/metadata.yaml": manifest("state", []string{"actorStateStore", "crud", "transactional", "etag", "ttl", "query"}, StateMetadata(testDefaults)),
+		"../../pubsub/metadata.yaml":     manifest("pubsub", []string{"ttl"}, PubSubMetadata(testDefaults)),
+	} {
+		if *update {
+			require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
+		}
+		got, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got), "%s is not what the code says: go test ./internal/component -run TestManifests -update", path)
+	}
+}
+
+// examples are what a manifest shows for keys that have no default.
+var examples = map[string]string{
+	"queryIndexes": "person.city,status",
+	"maxBytes":     "2Gi",
+	"consumerID":   "my-app",
+}
+
+var link = regexp.MustCompile(`; \[more\]\([^)]*\)`)
+
+func manifest(kind string, capabilities []string, fields []Field) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# yaml-language-server: $schema=https://raw.githubusercontent.com/dapr/components-contrib/main/component-metadata-schema.json
+schemaVersion: v1
+type: %s
+name: bolt
+version: v1
+status: beta
+title: "dapr-bolt"
+description: "In one embedded file, by a process that the sidecar loads over a Unix socket."
+urls:
+  - title: Reference
+    url: https://github.com/dapr-bolt/dapr-bolt/blob/main/docs/configuration.md
+capabilities:
+`, kind)
+	for _, capability := range capabilities {
+		fmt.Fprintf(&b, "  - %s\n", capability)
+	}
+	b.WriteString("metadata:\n")
+	for _, f := range fields {
+		example := f.Default
+		if example == "" {
+			example = examples[f.Name]
+		}
+		meaning := strings.ReplaceAll(link.ReplaceAllString(f.Meaning, ""), "`", "")
+		fmt.Fprintf(&b, "  - name: %s\n    type: %s\n    required: false\n    description: %q\n    example: %q\n", f.Name, manifestType(f), meaning+" ("+strings.ReplaceAll(f.Allowed, "`", "")+")", example)
+		if f.Default != "" {
+			fmt.Fprintf(&b, "    default: %q\n", f.Default)
+		}
+	}
+	return b.String()
+}
+
+// manifestType is the schema's word for what a field allows.
+func manifestType(f Field) string {
+	switch {
+	case f.Allowed == "true or false":
+		return "bool"
+	case strings.HasPrefix(f.Allowed, "a duration"):
+		return "duration"
+	case strings.HasPrefix(f.Allowed, "a whole number"):
+		return "number"
+	case strings.HasPrefix(f.Allowed, "a number of bytes"):
+		return "bytesize"
+	}
+	return "string"
+}
