@@ -91,6 +91,9 @@ func (h *Harness) start(k kind, s spec) (*Process, error) {
 // Name is the process's name in logs.
 func (p *Process) Name() string { return p.spec.Name }
 
+// Path is the program's file.
+func (p *Process) Path() string { return p.spec.Path }
+
 // LogPath is the file that collects what the process prints, over all its runs.
 func (p *Process) LogPath() string { return p.logPath }
 
