@@ -106,6 +106,10 @@ bench: $(STACK) ## Measure dapr-bolt beside its peers and write RESULTS.md (an h
 	$(STACK) sidecar
 	go -C conformance run ./cmd/bench $(if $(BASE),--base $(BASE))
 
+.PHONY: release
+release: ## Build VERSION=v1.2.3 into dist/: archives for five platforms, checksums, SBOMs, a Homebrew formula, and the image
+	deploy/release.sh $(VERSION)
+
 .PHONY: test-dapr-run
 test-dapr-run: $(STACK) ## Check `dapr run -f` and `dapr-bolt dev` with the real CLI, whose build takes minutes
 	$(STACK) sidecar
@@ -134,6 +138,7 @@ lint: $(STATICCHECK) ## Check format, go vet and staticcheck in both modules
 		if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
 	@echo "== go vet"
 	go vet ./...
+	GOOS=darwin go vet ./...
 	go -C conformance vet ./...
 	@echo "== staticcheck"
 	$(STATICCHECK) ./...

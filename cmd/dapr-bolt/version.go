@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +27,8 @@ func version() string {
 type versionInfo struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
+	// Date is when the revision was committed, in RFC 3339.
+	Date     string `json:"date,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 }
@@ -34,8 +37,11 @@ func newVersion() versionInfo {
 	v := versionInfo{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
+			switch s.Key {
+			case "vcs.revision":
 				v.Revision = s.Value
+			case "vcs.time":
+				v.Date = s.Value
 			}
 		}
 	}
@@ -43,7 +49,11 @@ func newVersion() versionInfo {
 }
 
 func (v versionInfo) String() string {
-	return fmt.Sprintf("dapr-bolt %s (%s, %s)", v.Version, v.Go, v.Platform)
+	parts := []string{v.Go, v.Platform}
+	if v.Revision != "" {
+		parts = append([]string{"commit " + v.Revision[:min(12, len(v.Revision))] + " of " + v.Date}, parts...)
+	}
+	return fmt.Sprintf("dapr-bolt %s (%s)", v.Version, strings.Join(parts, ", "))
 }
 
 func (c *cli) versionCommand() *cobra.Command {
