@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,8 +15,8 @@ import (
 // by. conformance/suites holds them to the schema.
 func TestManifests(t *testing.T) {
 	for path, want := range map[string]string{
-		"../../statestore/metadata.yaml": manifest("state", []string{"actorStateStore", "crud", "transactional", "etag", "ttl", "query"}, StateMetadata(testDefaults)),
-		"../../pubsub/metadata.yaml":     manifest("pubsub", []string{"ttl"}, PubSubMetadata(testDefaults)),
+		"../../statestore/metadata.yaml": manifest(t, "state", []string{"actorStateStore", "crud", "transactional", "etag", "ttl", "query"}, StateMetadata(testDefaults)),
+		"../../pubsub/metadata.yaml":     manifest(t, "pubsub", []string{"ttl"}, PubSubMetadata(testDefaults)),
 	} {
 		if *update {
 			require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
@@ -31,11 +32,27 @@ var examples = map[string]string{
 	"queryIndexes": "person.city,status",
 	"maxBytes":     "2Gi",
 	"consumerID":   "my-app",
+
+	"endpoints":   "https://etcd-0:2379,https://etcd-1:2379",
+	"url":         "nats://nats-0:4222,nats://nats-1:4222",
+	"username":    "dapr-bolt",
+	"password":    "a password",
+	"token":       "a token",
+	"credentials": "/etc/dapr-bolt/nats.creds",
+	"caCert":      "/etc/dapr-bolt/ca.pem",
+	"clientCert":  "/etc/dapr-bolt/client.pem",
+	"clientKey":   "/etc/dapr-bolt/client-key.pem",
 }
 
-var link = regexp.MustCompile(`; \[more\]\([^)]*\)`)
+// sensitive are the keys whose values are secrets.
+var sensitive = []string{"password", "token", "credentials", "clientKey"}
 
-func manifest(kind string, capabilities []string, fields []Field) string {
+var (
+	more = regexp.MustCompile(`; \[more\]\([^)]*\)`)
+	link = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`)
+)
+
+func manifest(t *testing.T, kind string, capabilities []string, fields []Field) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# yaml-language-server: $schema=https://raw.githubusercontent.com/dapr/components-contrib/main/component-metadata-schema.json
 schemaVersion: v1
@@ -59,8 +76,12 @@ capabilities:
 		if example == "" {
 			example = examples[f.Name]
 		}
-		meaning := strings.ReplaceAll(link.ReplaceAllString(f.Meaning, ""), "`", "")
+		require.NotEmpty(t, example, "%s has no default: give an example", f.Name)
+		meaning := strings.ReplaceAll(link.ReplaceAllString(more.ReplaceAllString(f.Meaning, ""), "$1"), "`", "")
 		fmt.Fprintf(&b, "  - name: %s\n    type: %s\n    required: false\n    description: %q\n    example: %q\n", f.Name, manifestType(f), meaning+" ("+strings.ReplaceAll(f.Allowed, "`", "")+")", example)
+		if slices.Contains(sensitive, f.Name) {
+			b.WriteString("    sensitive: true\n")
+		}
 		if f.Default != "" {
 			fmt.Fprintf(&b, "    default: %q\n", f.Default)
 		}
