@@ -107,7 +107,7 @@ bench: $(STACK) ## Measure dapr-bolt beside its peers and write RESULTS.md (an h
 	go -C conformance run ./cmd/bench $(if $(BASE),--base $(BASE))
 
 .PHONY: release
-release: ## Build VERSION=v1.2.3 into dist/: archives for five platforms, checksums, SBOMs, a Homebrew formula, and the image
+release: ## Build VERSION=v1.2.3 into dist/: archives for four platforms, checksums, SBOMs, a Homebrew formula, and the image
 	deploy/release.sh $(VERSION)
 
 .PHONY: test-dapr-run

@@ -2,14 +2,16 @@
 # Builds a release into dist/: static binaries in archives with completions and manual pages, checksums, an SBOM of each binary,
 # a Homebrew formula, and the image where buildah is on the machine.
 #
-#   deploy/release.sh v1.2.3 [PLATFORM…]        by default linux, darwin and windows, on amd64 and arm64
+#   deploy/release.sh v1.2.3 [PLATFORM…]        by default linux and darwin, on amd64 and arm64
+#
+# Not for Windows: files are replaced by a rename that must be atomic, and sockets ask the system who connects.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=${1:?"a version such as v1.2.3 is missing"}
 [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] || { echo "version \"$version\": allowed: v1.2.3 or v1.2.3-rc.1" >&2; exit 2; }
 shift
 platforms=("$@")
-[ ${#platforms[@]} -gt 0 ] || platforms=(linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64)
+[ ${#platforms[@]} -gt 0 ] || platforms=(linux/amd64 linux/arm64 darwin/amd64 darwin/arm64)
 
 revision=$(git rev-parse HEAD)
 # The commit's time, not the build's: the same commit gives the same bytes.
@@ -23,15 +25,14 @@ for shell in bash zsh fish powershell; do dist/extras/host completion $shell > d
 rm dist/extras/host
 
 for platform in "${platforms[@]}"; do
-	os=${platform%/*} arch=${platform#*/} suffix=
-	[ "$os" = windows ] && suffix=.exe
+	os=${platform%/*} arch=${platform#*/}
 	name=dapr-bolt_${version#v}_${os}_$arch
 	echo "building $name"
 	mkdir -p "dist/$name"
 	GOOS=$os GOARCH=$arch go build -buildvcs=true -trimpath -ldflags "-s -w -X main.release=$version" -o "dist/$name/" ./cmd/dapr-bolt ./cmd/todo
 	cp -r LICENSE README.md docs dist/extras/completions dist/extras/man "dist/$name/"
 	if [ "$os" = linux ]; then cp deploy/systemd/dapr-bolt.service "dist/$name/"; fi
-	go run "$cyclonedx" bin -json -noserial -version "$version" -output "dist/$name.sbom.json" "dist/$name/dapr-bolt$suffix" 2>/dev/null
+	go run "$cyclonedx" bin -json -noserial -version "$version" -output "dist/$name.sbom.json" "dist/$name/dapr-bolt" 2>/dev/null
 	tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C dist -cf - "$name" | gzip -n > "dist/$name.tar.gz"
 done
 (cd dist && sha256sum ./*.tar.gz ./*.sbom.json | sed 's| \./| |' > checksums.txt)

@@ -58,9 +58,7 @@ func TestRelease(t *testing.T) {
 	require.Contains(t, string(sums), hex.EncodeToString(sum[:])+"  "+name+".tar.gz")
 	formula, err := os.ReadFile(checkout.Path("dist", "dapr-bolt.rb"))
 	require.NoError(t, err)
-	if runtime.GOOS != "windows" {
-		require.Contains(t, string(formula), hex.EncodeToString(sum[:]))
-	}
+	require.Contains(t, string(formula), hex.EncodeToString(sum[:]))
 
 	if _, err := exec.LookPath("buildah"); err == nil && runtime.GOOS == "linux" {
 		require.FileExists(t, checkout.Path("dist", "dapr-bolt_0.0.1-test_image.tar"))
