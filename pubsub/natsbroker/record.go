@@ -14,20 +14,26 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// loadRecords reads the topics and groups that are there.
+// loadRecords reads the topics and groups that are there. No replica of a stream that was just made may answer yet.
 func (b *Broker) loadRecords(ctx context.Context) error {
-	found, err := jetstreamext.GetLastMsgsFor(ctx, b.js, b.layout.stream, []string{b.layout.subject("t", "*"), b.layout.subject("g", "*")})
+	err := b.retry(ctx, func(ctx context.Context) error {
+		found, err := jetstreamext.GetLastMsgsFor(ctx, b.js, b.layout.stream, []string{b.layout.subject("t", "*"), b.layout.subject("g", "*")})
+		if err != nil {
+			return err
+		}
+		for m, err := range found {
+			if errors.Is(err, jetstreamext.ErrNoMessages) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			b.learn(m.Subject, m.Data)
+		}
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("read topics and groups: %w", err)
-	}
-	for m, err := range found {
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read topics and groups: %w", err)
-		}
-		b.learn(m.Subject, m.Data)
 	}
 	return nil
 }
