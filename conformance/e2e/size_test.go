@@ -33,7 +33,9 @@ func operation(kind, key, value string) *runtime.TransactionalStateOperation {
 // maxSize is what dapr-bolt tells sidecars of the size of transactions.
 func (e *env) maxSize() int {
 	e.t.Helper()
-	answer, err := proto.NewTransactionalStoreMultiMaxSizeClient(e.client(storeName).Conn).MultiMaxSize(e.t.Context(), &proto.MultiMaxSizeRequest{})
+	c := e.client(storeName)
+	require.NoError(e.t, c.InitState(e.t.Context()))
+	answer, err := proto.NewTransactionalStoreMultiMaxSizeClient(c.Conn).MultiMaxSize(e.t.Context(), &proto.MultiMaxSizeRequest{})
 	require.NoError(e.t, err)
 	return int(answer.GetMaxSize())
 }
