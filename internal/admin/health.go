@@ -58,15 +58,20 @@ func ListenHealth(ctx context.Context, opts HealthOptions) (*Health, error) {
 		return nil, fmt.Errorf("listen for health and metrics on %s: %w", opts.Addr, err)
 	}
 
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { answer(w, opts.Ready(r.Context())) })
-	mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Metrics, promhttp.HandlerOpts{
+	health := http.NewServeMux()
+	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
+	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { answer(w, opts.Ready(r.Context())) })
+	health.Handle("GET /metrics", promhttp.HandlerFor(opts.Metrics, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(opts.Logger.Handler(), slog.LevelError),
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: scrapesAtOnce,
 		Timeout:             scrapeTimeout,
 	}))
+	mux := http.NewServeMux()
+	// With any method: the console must not answer for these.
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		mux.Handle(path, health)
+	}
 	if opts.Console != nil {
 		console, err := opts.Console(l.Addr().String())
 		if err != nil {
