@@ -196,7 +196,7 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = db.panicked("while reading", p)
+			err = db.damaged(db.panicked("while reading", p))
 		}
 	}()
 	tx, err := db.bolt.Begin(false)

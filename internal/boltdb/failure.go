@@ -41,7 +41,7 @@ func (db *DB) Ready(ctx context.Context) error {
 
 func (db *DB) failed(err error, size int64) error {
 	if errors.Is(err, ErrDamaged) {
-		db.damage.CompareAndSwap(nil, &err)
+		err = db.damaged(err)
 	}
 	if last := db.failure.Load(); last != nil {
 		size = max(size, last.size)
@@ -54,7 +54,11 @@ func (db *DB) failed(err error, size int64) error {
 // nothing tells it from a bug.
 func (db *DB) panicked(where string, p any) error {
 	db.log.Error("panic "+where, "panic", p, "stack", string(debug.Stack()))
-	err := fmt.Errorf("%w: panic %s: %v", ErrDamaged, where, p)
+	return fmt.Errorf("%w: panic %s: %v", ErrDamaged, where, p)
+}
+
+// damaged lets Ready say what a call has met, if it is the first.
+func (db *DB) damaged(err error) error {
 	db.damage.CompareAndSwap(nil, &err)
 	return err
 }

@@ -412,6 +412,9 @@ func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
 		}
 		if err != nil {
 			err = fmt.Errorf("commit: %w", err)
+			if errors.Is(err, ErrDamaged) {
+				err = db.damaged(err)
+			}
 			db.uncertain = true
 			db.stuck.Store(&err)
 		}
@@ -441,7 +444,7 @@ func (db *DB) recoverUncertainCommit() error {
 func (db *DB) call(fn func(tx *Tx) error, tx *Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = Dirty(db.panicked("in a write function", p))
+			err = Dirty(db.damaged(db.panicked("in a write function", p)))
 		}
 	}()
 	return fn(tx)
