@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,15 +17,17 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
 )
 
-// The suite that every engine has to pass, on three servers as they are shipped.
+// The suite that every engine has to pass, on three servers as they are shipped, by two processes' engines in turn.
 func TestEngineSuite(t *testing.T) {
 	// A history is some hundred writes to disks, where a file has one.
 	require.NoError(t, flag.Set("rapid.checks", "5"))
 	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{})
-	buckets := 0
+	endpoints, buckets := strings.Split(etcd.Endpoints(), ","), 0
+	other := connect(t, endpoints)
+	defer func() { require.NoError(t, other.Close()) }()
 	enginetest.Run(t, func() enginetest.Place {
 		buckets++
-		return &place{endpoints: strings.Split(etcd.Endpoints(), ","), bucket: fmt.Sprint("b", buckets)}
+		return &place{endpoints: endpoints, bucket: fmt.Sprint("b", buckets), other: other}
 	})
 }
 
@@ -38,8 +41,7 @@ func TestServersSayWhatTheyTake(t *testing.T) {
 	require.ErrorContains(t, err, "--max-txn-ops=1024")
 
 	etcd = harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Args: []string{"--max-txn-ops=1024"}})
-	cluster, err := etcdengine.Connect(t.Context(), etcdengine.Config{Endpoints: []string{etcd.Endpoints()}})
-	require.NoError(t, err)
+	cluster := connect(t, []string{etcd.Endpoints()})
 	defer func() { require.NoError(t, cluster.Close()) }()
 	limits := cluster.Limits()
 	require.Equal(t, 511, limits.MaxTransactionSize)
@@ -64,23 +66,62 @@ func TestServersSayWhatTheyTake(t *testing.T) {
 	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: writes, IdempotencyKey: "all"}))
 }
 
-// place is a bucket in etcd.
+// place is a bucket in etcd. One process opens and closes it; another has it open all the time.
 type place struct {
-	endpoints []string
-	bucket    string
-	cluster   *etcdengine.Cluster
+	endpoints      []string
+	bucket         string
+	cluster, other *etcdengine.Cluster
+	otherEngine    statestore.Engine
 }
 
 func (p *place) Open(t require.TestingT) statestore.Engine {
 	var err error
-	p.cluster, err = etcdengine.Connect(ctx, etcdengine.Config{Endpoints: p.endpoints})
-	require.NoError(t, err)
+	if p.otherEngine == nil {
+		p.otherEngine, err = p.other.Engine(ctx, "dapr", p.bucket)
+		require.NoError(t, err)
+	}
+	p.cluster = connect(t, p.endpoints)
 	engine, err := p.cluster.Engine(ctx, "dapr", p.bucket)
 	require.NoError(t, err)
-	return engine
+	return &engines{all: []statestore.Engine{engine, p.otherEngine}}
 }
 
 func (p *place) Close(t require.TestingT) { require.NoError(t, p.cluster.Close()) }
+
+// connect connects to servers that may take as long as a busy machine does.
+func connect(t require.TestingT, endpoints []string) *etcdengine.Cluster {
+	cluster, err := etcdengine.Connect(ctx, etcdengine.Config{Endpoints: endpoints, DialTimeout: waitLong, RequestTimeout: waitLong})
+	require.NoError(t, err)
+	return cluster
+}
+
+// engines are several on the same bucket: each call goes to the next of them.
+type engines struct {
+	all   []statestore.Engine
+	calls atomic.Uint64
+}
+
+func (e *engines) next() statestore.Engine { return e.all[e.calls.Add(1)%uint64(len(e.all))] }
+
+func (e *engines) Get(ctx context.Context, keys []string, room int, now time.Time) ([]statestore.Item, error) {
+	return e.next().Get(ctx, keys, room, now)
+}
+
+func (e *engines) Apply(ctx context.Context, transactions []statestore.Transaction, now func() time.Time) ([]error, error) {
+	return e.next().Apply(ctx, transactions, now)
+}
+
+func (e *engines) Sweep(ctx context.Context, now time.Time, limit int) (int, bool, error) {
+	return e.next().Sweep(ctx, now, limit)
+}
+
+func (e *engines) View(ctx context.Context, now time.Time, fn func(statestore.Snapshot) error) error {
+	return e.next().View(ctx, now, fn)
+}
+
+func (e *engines) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
+	return e.next().BuildIndexes(ctx, paths, until, limit)
+}
 
 // Count returns nil: entries in time order stay until their instants have come.
 func (p *place) Count(require.TestingT) map[byte]int { return nil }
