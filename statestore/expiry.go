@@ -24,3 +24,22 @@ func (t *Transaction) IdempotencyExpires(now time.Time) time.Time {
 	}
 	return now.Add(t.IdempotencyWindow)
 }
+
+// InstantOf returns what engines store of a time: nanoseconds since 1970, UTC. The zero time is 0: never.
+func InstantOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// InstantTime is the reverse of InstantOf.
+func InstantTime(instant int64) time.Time {
+	if instant == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, instant).UTC()
+}
+
+// ExpiredInstant is ExpiredAt for what an engine stores of a time.
+func ExpiredInstant(instant int64, now time.Time) bool { return ExpiredAt(InstantTime(instant), now) }

@@ -16,8 +16,11 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub/natsbroker"
 )
 
-// waitLong is how long a test waits for what must come before it gives up.
-const waitLong = 2 * time.Minute
+// waitLong is how long a test waits for what must come before it gives up, and waitStep how often it looks.
+const (
+	waitLong = 2 * time.Minute
+	waitStep = 20 * time.Millisecond
+)
 
 // events is a bucket on three nats-servers, and two processes' brokers on it.
 type events struct {

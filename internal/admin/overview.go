@@ -1,11 +1,13 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
@@ -171,13 +173,17 @@ func (s *Service) connected() []Sidecar {
 		if k.Kind == sidecars.State {
 			name = databases.DefaultStateBucket
 		}
+		bucket := Bucket{k.Property("database"), k.Property("bucket")}.or(name)
+		if engine := k.Property("engine"); engine != "" && engine != "bolt" {
+			bucket.Database = databases.Label(engine, cmp.Or(k.Property("prefix"), servers.DefaultPrefix), bucket.Database)
+		}
 		process := k.Process.String()
 		app := k.App()
 		if app == "" {
 			app = apps[process]
 		}
 		out[i] = Sidecar{
-			Kind: k.Kind, Component: k.Component, App: app, Bucket: Bucket{k.Property("database"), k.Property("bucket")}.or(name),
+			Kind: k.Kind, Component: k.Component, App: app, Bucket: bucket,
 			Process: process, PID: k.Process.PID, Since: k.Since, Connected: k.Connected, Streams: k.Streams,
 		}
 	}

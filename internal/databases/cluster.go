@@ -1,7 +1,9 @@
 package databases
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -51,4 +53,24 @@ func (m *Manager) openClusterStore(ctx context.Context, ns clusterNamespace) (*s
 	return statestore.New(engine, statestore.Options{
 		Clock: m.opts.Clock, Logger: m.logger(ns.namespace), Limits: cluster.Limits(),
 	})
+}
+
+// Label is what people call a database on servers: it must not be taken for a file. system is etcd or nats.
+func Label(system, prefix, database string) string {
+	label := system + "-" + prefix
+	if database != DefaultDatabase {
+		label += "-" + database
+	}
+	return label
+}
+
+// openClusterStores lists those that sidecars use.
+func (m *Manager) openClusterStores() (list []OpenStore) {
+	for ns, s := range m.clusterStores.made() {
+		list = append(list, OpenStore{Database: Label("etcd", ns.cluster.Prefix, ns.database), Bucket: ns.bucket, Store: s, servers: ns.cluster.Endpoints})
+	}
+	slices.SortFunc(list, func(a, b OpenStore) int {
+		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.servers, b.servers))
+	})
+	return list
 }

@@ -193,6 +193,11 @@ func (m *Manager) ExistingBroker(ctx context.Context, database, bucket string) (
 
 // ExistingStore is StateStore likewise.
 func (m *Manager) ExistingStore(ctx context.Context, database, bucket string) (*statestore.Store, error) {
+	for _, s := range m.openClusterStores() {
+		if s.Database == database && s.Bucket == bucket {
+			return s.Store, nil
+		}
+	}
 	if err := m.exists(ctx, namespace{database, bucket}, boltdb.KindState, "state"); err != nil {
 		return nil, err
 	}
@@ -310,6 +315,8 @@ func (m *Manager) Databases() ([]Database, error) {
 type OpenBroker struct {
 	Database, Bucket string
 	Broker           pubsub.Service
+
+	servers string // tells those of one name apart
 }
 
 // Brokers returns the brokers of all pub/sub buckets that the directory holds, by database and bucket, and opens those that
@@ -340,6 +347,8 @@ func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
 type OpenStore struct {
 	Database, Bucket string
 	Store            *statestore.Store
+
+	servers string // tells those of one name apart
 }
 
 // Stores is Brokers for the state buckets.
@@ -360,7 +369,7 @@ func (m *Manager) Stores(ctx context.Context) (list []OpenStore, err error) {
 			list = append(list, OpenStore{Database: database, Bucket: bucket, Store: s})
 		}
 	}
-	return list, err
+	return append(list, m.openClusterStores()...), err
 }
 
 func (m *Manager) bucketsOf(ctx context.Context, database, kind string) ([]string, error) {

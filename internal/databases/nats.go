@@ -59,22 +59,13 @@ func (m *Manager) openNATSBroker(ctx context.Context, ns natsNamespace) (*natsbr
 	})
 }
 
-// label is what people call the database: it must not be taken for a file.
-func (ns natsNamespace) label() string {
-	label := "nats-" + ns.at.Prefix
-	if ns.database != DefaultDatabase {
-		label += "-" + ns.database
-	}
-	return label
-}
-
 // openNATSBrokers lists those that sidecars use.
 func (m *Manager) openNATSBrokers() (list []OpenBroker) {
 	for ns, b := range m.natsBrokers.made() {
-		list = append(list, OpenBroker{Database: ns.label(), Bucket: ns.bucket, Broker: b})
+		list = append(list, OpenBroker{Database: Label("nats", ns.at.Prefix, ns.database), Bucket: ns.bucket, Broker: b, servers: ns.at.Endpoints})
 	}
 	slices.SortFunc(list, func(a, b OpenBroker) int {
-		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket))
+		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.servers, b.servers))
 	})
 	return list
 }

@@ -108,7 +108,7 @@ func (b bucket) item(key string, room int, now time.Time) statestore.Item {
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	if expired(r.expires, now) {
+	if statestore.ExpiredInstant(r.expires, now) {
 		return statestore.Item{Key: key}
 	}
 	return r.item(key, b.etag(r.version), room)

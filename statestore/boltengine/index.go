@@ -186,8 +186,8 @@ func buildStep(b bucket, paths []string, until time.Time, limit int) (progress s
 		id++
 	}
 	for _, x := range wanted {
-		if x.Expires < instantOf(until) {
-			x.Expires, x.unsaved = instantOf(until), true
+		if x.Expires < statestore.InstantOf(until) {
+			x.Expires, x.unsaved = statestore.InstantOf(until), true
 		}
 	}
 	var c changes

@@ -26,7 +26,7 @@ func (e *engine) Walk(ctx context.Context, from string, now time.Time, visit fun
 				item.Err = err
 			case r.version != 0:
 				item.Found, item.Value, item.ETag = true, r.value, b.etag(r.version)
-				item.ContentType, item.Expires = string(r.contentType), instantTime(r.expires)
+				item.ContentType, item.Expires = string(r.contentType), statestore.InstantTime(r.expires)
 			}
 			if !visit(item) {
 				return nil
@@ -47,7 +47,7 @@ func (e *engine) IdempotencyKeys(ctx context.Context, after []byte, limit int) (
 			}
 			// One that cannot be read is removed when it is over, and has no time until then.
 			expires, _ := decodeIdempotency(k, v)
-			keys = append(keys, statestore.IdempotencyKey{SHA256: bytes.Clone(k[1:]), Expires: instantTime(expires)})
+			keys = append(keys, statestore.IdempotencyKey{SHA256: bytes.Clone(k[1:]), Expires: statestore.InstantTime(expires)})
 		}
 		return ctx.Err()
 	})
@@ -59,7 +59,7 @@ func (e *engine) IndexStates(ctx context.Context) (states []statestore.IndexStat
 	err = e.view(func(b bucket) error {
 		for _, x := range b.indexes((*index).kept) {
 			states = append(states, statestore.IndexState{
-				Path: x.Path, Complete: x.complete(), Keys: x.Keys, ManyKeys: x.Many, Expires: instantTime(x.Expires),
+				Path: x.Path, Complete: x.complete(), Keys: x.Keys, ManyKeys: x.Many, Expires: statestore.InstantTime(x.Expires),
 			})
 		}
 		return ctx.Err()

@@ -4,9 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"time"
-
-	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // What a bucket looks like on disk. It holds everything, told apart by the key's first byte; one bucket is one lookup for a
@@ -102,24 +99,4 @@ func parseIndexEntry(k, v []byte) (indexKey, key []byte, ok bool) {
 		return nil, nil, false
 	}
 	return k[head : head+n], k[head+n:], true
-}
-
-// expired reports whether what expires at an instant (0: never) has expired by now.
-func expired(instant int64, now time.Time) bool {
-	return statestore.ExpiredAt(instantTime(instant), now)
-}
-
-// instantOf and instantTime map the zero time to 0 and back: never.
-func instantOf(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func instantTime(instant int64) time.Time {
-	if instant == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, instant).UTC()
 }

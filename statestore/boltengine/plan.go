@@ -45,7 +45,7 @@ func (p *plan) take(t *statestore.Transaction) error {
 		if id, err = p.id(t.IdempotencyKey); err != nil {
 			return err
 		}
-		if id.until != 0 && !expired(id.until, p.now) {
+		if id.until != 0 && !statestore.ExpiredInstant(id.until, p.now) {
 			return nil
 		}
 	}
@@ -66,14 +66,14 @@ func (p *plan) take(t *statestore.Transaction) error {
 		p.apply(&t.Writes[i])
 	}
 	if id != nil {
-		id.until = instantOf(t.IdempotencyExpires(p.now))
+		id.until = statestore.InstantOf(t.IdempotencyExpires(p.now))
 	}
 	return nil
 }
 
 // etag returns the key's ETag, or nothing if the key does not exist.
 func (p *plan) etag(k *plannedKey) string {
-	if k.version == 0 || expired(k.expires, p.now) {
+	if k.version == 0 || statestore.ExpiredInstant(k.expires, p.now) {
 		return ""
 	}
 	return p.b.etag(k.version)
@@ -88,7 +88,7 @@ func (p *plan) apply(w *statestore.Write) {
 		return
 	}
 	p.version++
-	k.version, k.expires, k.set = p.version, instantOf(w.Expires(p.now)), w
+	k.version, k.expires, k.set = p.version, statestore.InstantOf(w.Expires(p.now)), w
 }
 
 func (p *plan) key(key string) *plannedKey {

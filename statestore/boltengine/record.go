@@ -100,7 +100,7 @@ func (r *record) item(key, etag string, room int) statestore.Item {
 		Value:       r.value,
 		ETag:        etag,
 		ContentType: string(r.contentType),
-		Expires:     instantTime(r.expires),
+		Expires:     statestore.InstantTime(r.expires),
 	}
 	if item.Size() > room {
 		return statestore.Item{Key: key, Err: statestore.ErrNoRoom}

@@ -66,7 +66,7 @@ func (s *snapshot) pass(k, raw []byte) (record, error) {
 		}
 	}
 	found, err := decodeRecord(k, raw)
-	if err != nil || expired(found.expires, s.now) {
+	if err != nil || statestore.ExpiredInstant(found.expires, s.now) {
 		return record{}, err
 	}
 	return found, nil

@@ -53,7 +53,7 @@ type sweep struct {
 func (s *sweep) all() {
 	s.expired(prefixExpiry, s.value)
 	s.expired(prefixIdempotencyTime, s.idempotencyRecord)
-	for _, x := range s.b.indexes(func(x *index) bool { return !x.kept() || expired(x.Expires, s.now) }) {
+	for _, x := range s.b.indexes(func(x *index) bool { return !x.kept() || statestore.ExpiredInstant(x.Expires, s.now) }) {
 		if s.more = s.more || s.swept >= s.limit; s.more {
 			return
 		}
@@ -69,7 +69,7 @@ func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error
 	c := s.b.Cursor()
 	for k, _ := c.Seek([]byte{prefix}); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
 		instant, of, err := parseTimeKey(k)
-		if err == nil && !expired(instant, s.now) {
+		if err == nil && !statestore.ExpiredInstant(instant, s.now) {
 			return
 		}
 		if s.swept >= s.limit || s.bytes >= sweepBytes {

@@ -79,7 +79,7 @@ func (e *Engine) item(cluster uint64, key string, kv *mvccpb.KeyValue, room int,
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	if expired(r.expires, now) {
+	if statestore.ExpiredInstant(r.expires, now) {
 		return statestore.Item{Key: key}
 	}
 	item := statestore.Item{
@@ -88,7 +88,7 @@ func (e *Engine) item(cluster uint64, key string, kv *mvccpb.KeyValue, room int,
 		Value:       r.value,
 		ETag:        e.etag(cluster, key, kv.ModRevision),
 		ContentType: string(r.contentType),
-		Expires:     instantTime(r.expires),
+		Expires:     statestore.InstantTime(r.expires),
 	}
 	if item.Size() > room {
 		return statestore.Item{Key: key, Err: statestore.ErrNoRoom}

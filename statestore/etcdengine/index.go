@@ -184,8 +184,8 @@ func (e *Engine) buildStep(ctx context.Context, paths []string, until time.Time,
 			r.Indexes = append(r.Indexes, index{ID: r.NextID, Path: path, State: indexBuilding, Many: true, field: field})
 			changed = true
 		}
-		if x := &r.Indexes[i]; x.Expires < instantOf(until) {
-			x.Expires, changed = instantOf(until), true
+		if x := &r.Indexes[i]; x.Expires < statestore.InstantOf(until) {
+			x.Expires, changed = statestore.InstantOf(until), true
 		}
 		if building < 0 && r.Indexes[i].State == indexBuilding {
 			building = i
@@ -230,7 +230,7 @@ func (e *Engine) build(ctx context.Context, r *registry, at, limit int) (step st
 		return step, false, errors.Join(readErr, err)
 	}
 	complete := true
-	err = e.scan(ctx, e.space.key(kindValue, p.Cursor), p.Cursor != "", 0, min(limit, e.maxOps/4), func(key string, kv *mvccpb.KeyValue) bool {
+	err = e.scan(ctx, e.space.key(kindValue, p.Cursor), p.Cursor != "", 0, min(limit, e.maxOps/4), func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
 		var one txn
 		one.unchanged(string(kv.Key), kv.ModRevision)
 		if record, err := decodeRecord(key, string(kv.Key), kv.Value); err == nil {
@@ -275,7 +275,7 @@ func (e *Engine) removeIndexes(ctx context.Context, now time.Time, limit int) (r
 		return 0, false, nil
 	}
 	r := e.registry.Load().with()
-	at := slices.IndexFunc(r.Indexes, func(x index) bool { return x.State == indexRemoving || expired(x.Expires, now) })
+	at := slices.IndexFunc(r.Indexes, func(x index) bool { return x.State == indexRemoving || statestore.ExpiredInstant(x.Expires, now) })
 	if at < 0 {
 		return 0, false, nil
 	}

@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"math"
 	"strings"
-	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -198,24 +197,4 @@ func decodeIdempotency(digest, k string, raw []byte) (expires int64, err error) 
 		return 0, &statestore.DamagedError{Record: fmt.Sprintf("idempotency key with SHA-256 %x", digest), Err: err}
 	}
 	return expires, nil
-}
-
-// expired reports whether what expires at an instant (0: never) has expired by now.
-func expired(instant int64, now time.Time) bool {
-	return statestore.ExpiredAt(instantTime(instant), now)
-}
-
-// instantOf and instantTime map the zero time to 0 and back: never.
-func instantOf(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func instantTime(instant int64) time.Time {
-	if instant == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, instant).UTC()
 }

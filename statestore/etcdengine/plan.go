@@ -141,7 +141,7 @@ func (s *step) take(t *statestore.Transaction) error {
 		}
 	}
 	if id != "" {
-		expires := instantOf(t.IdempotencyExpires(s.now))
+		expires := statestore.InstantOf(t.IdempotencyExpires(s.now))
 		s.wrote[id] = true
 		s.txn.put(id, encodeIdempotency(id, expires))
 		s.txn.put(s.e.space.timeKey(kindIdempotencyTime, expires, id[len(s.e.space)+1:]), "")
@@ -156,7 +156,7 @@ func (s *step) remembered(id string) (bool, error) {
 		return false, nil
 	}
 	expires, err := decodeIdempotency(id[len(s.e.space)+1:], id, kv.Value)
-	return err == nil && !expired(expires, s.now), err
+	return err == nil && !statestore.ExpiredInstant(expires, s.now), err
 }
 
 // check compares a write's ETag with what is stored.
@@ -169,7 +169,7 @@ func (s *step) check(w *statestore.Write) error {
 	if err != nil {
 		return err
 	}
-	if expired(r.expires, s.now) {
+	if statestore.ExpiredInstant(r.expires, s.now) {
 		return w.CheckETag("")
 	}
 	return w.CheckETag(s.e.etag(s.known.cluster, w.Key, kv.ModRevision))
@@ -193,7 +193,7 @@ func (s *step) write(w *statestore.Write) {
 		s.txn.delete(k)
 		return
 	}
-	expires := instantOf(w.Expires(s.now))
+	expires := statestore.InstantOf(w.Expires(s.now))
 	s.txn.put(k, encodeRecord(k, expires, w))
 	if expires != 0 {
 		s.txn.put(s.e.space.timeKey(kindExpiry, expires, w.Key), "")

@@ -45,20 +45,20 @@ func (s *snapshot) Get(key string, room int) (item statestore.Item) {
 // Scan implements statestore.Snapshot.
 func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
 	var damage error
-	err := s.e.scan(s.ctx, s.e.space.key(kindValue, after), after != "", s.revision, readFirst, func(key string, kv *mvccpb.KeyValue) bool {
+	err := s.e.scan(s.ctx, s.e.space.key(kindValue, after), after != "", s.revision, readFirst, func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
 		r, err := decodeRecord(key, string(kv.Key), kv.Value)
 		if err != nil {
 			damage = err
 			return false
 		}
-		return expired(r.expires, s.now) || visit([]byte(key), r.value)
+		return statestore.ExpiredInstant(r.expires, s.now) || visit([]byte(key), r.value)
 	})
 	return errors.Join(damage, err)
 }
 
 // scan shows the values at revision (0: the present one, of each page) whose keys in etcd are at or after from, or after it.
 // It begins with first keys at once.
-func (e *Engine) scan(ctx context.Context, from string, after bool, revision int64, first int, visit func(key string, kv *mvccpb.KeyValue) bool) error {
+func (e *Engine) scan(ctx context.Context, from string, after bool, revision int64, first int, visit func(cluster uint64, key string, kv *mvccpb.KeyValue) bool) error {
 	const most = 4096 // keys at once
 	head, end := len(e.space)+1, e.space.end(kindValue)
 	if after {
@@ -75,7 +75,7 @@ func (e *Engine) scan(ctx context.Context, from string, after bool, revision int
 		size := 0
 		for _, kv := range page.Kvs {
 			size += len(kv.Value)
-			if !visit(string(kv.Key[head:]), kv) {
+			if !visit(page.Header.ClusterId, string(kv.Key[head:]), kv) {
 				return nil
 			}
 		}
@@ -160,7 +160,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 				damage = err
 				return false
 			}
-			if !expired(found.expires, s.now) && !visit(indexKeys[i], []byte(keys[i]), found.value) {
+			if !statestore.ExpiredInstant(found.expires, s.now) && !visit(indexKeys[i], []byte(keys[i]), found.value) {
 				ended = true
 			}
 			return !ended
