@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,7 +17,7 @@ import (
 // clusterSize is how many servers a cluster has: the fewest of which one can be lost.
 const clusterSize = 3
 
-// ClusterOptions describe a cluster of servers on 127.0.0.1.
+// ClusterOptions describe a cluster of servers.
 type ClusterOptions struct {
 	// Path is the binary.
 	Path string
@@ -23,6 +25,8 @@ type ClusterOptions struct {
 	Servers int
 	// Args are given to every server beside what makes it one of the cluster.
 	Args []string
+	// Network is where they run. Default: 127.0.0.1, where none can be cut off.
+	Network *Network
 }
 
 func (o *ClusterOptions) servers() int {
@@ -72,6 +76,7 @@ type Etcd struct {
 // EtcdMember is one of them.
 type EtcdMember struct {
 	*Process
+	*node
 	// Endpoint is its URL for clients.
 	Endpoint string
 	// Dir holds its data.
@@ -83,32 +88,31 @@ func (h *Harness) StartEtcd(ctx context.Context, opts ClusterOptions) (*Etcd, er
 	if opts.Args == nil {
 		opts.Args = EtcdSettings
 	}
-	n := opts.servers()
-	names, clients, peers, err := h.members("etcd", n)
+	members, err := h.members(ctx, "etcd", &opts)
 	if err != nil {
 		return nil, err
 	}
 	var cluster []string
-	for i := range n {
-		cluster = append(cluster, names[i]+"=http://"+peers[i])
+	for _, m := range members {
+		cluster = append(cluster, m.name+"=http://"+m.peer)
 	}
 	var e Etcd
-	for i := range n {
-		m := &EtcdMember{Endpoint: "http://" + clients[i], Dir: h.Dir(names[i])}
-		m.Process, err = h.start(kindServer, spec{
-			Name: names[i],
+	for _, on := range members {
+		m := &EtcdMember{node: on.node, Endpoint: "http://" + on.client, Dir: h.Dir(on.name)}
+		m.Process, err = h.start(kindServer, on.place(spec{
+			Name: on.name,
 			Path: opts.Path,
 			Args: append([]string{
-				"--name=" + names[i],
+				"--name=" + on.name,
 				"--data-dir=" + m.Dir,
 				"--listen-client-urls=" + m.Endpoint, "--advertise-client-urls=" + m.Endpoint,
-				"--listen-peer-urls=http://" + peers[i], "--initial-advertise-peer-urls=http://" + peers[i],
+				"--listen-peer-urls=http://" + on.peer, "--initial-advertise-peer-urls=http://" + on.peer,
 				"--initial-cluster=" + strings.Join(cluster, ","),
 				"--log-level=warn",
 			}, opts.Args...),
 			Ready: answers(m.Endpoint + "/health"),
 			Quiet: true,
-		})
+		}))
 		if err != nil {
 			return nil, err
 		}
@@ -170,6 +174,7 @@ type NATS struct {
 // NATSMember is one of them.
 type NATSMember struct {
 	*Process
+	*node
 	// URL is where clients find it.
 	URL string
 	// Monitor is the URL of its monitoring.
@@ -195,38 +200,37 @@ jetstream {
 
 // StartNATS starts the servers and waits until each of them serves JetStream.
 func (h *Harness) StartNATS(ctx context.Context, opts ClusterOptions) (*NATS, error) {
-	n := opts.servers()
-	names, clients, peers, err := h.members("nats", n)
+	members, err := h.members(ctx, "nats", &opts)
 	if err != nil {
 		return nil, err
 	}
 	var routes []string
-	for _, peer := range peers {
-		routes = append(routes, "nats://"+peer)
+	for _, m := range members {
+		routes = append(routes, "nats://"+m.peer)
 	}
 	var all NATS
-	for i := range n {
-		port, err := h.FreePort()
+	for _, on := range members {
+		monitor, err := h.addressOn(on.node)
 		if err != nil {
 			return nil, err
 		}
-		m := &NATSMember{URL: "nats://" + clients[i], Monitor: "http://" + address(port), Dir: h.Dir(names[i])}
+		m := &NATSMember{node: on.node, URL: "nats://" + on.client, Monitor: "http://" + monitor, Dir: h.Dir(on.name)}
 		cluster := ""
-		if n > 1 {
-			cluster = fmt.Sprintf("cluster { name: dapr-bolt, listen: %s, routes: [%s] }", peers[i], strings.Join(routes, ", "))
+		if len(members) > 1 {
+			cluster = fmt.Sprintf("cluster { name: dapr-bolt, listen: %s, routes: [%s] }", on.peer, strings.Join(routes, ", "))
 		}
-		config := h.Dir(names[i] + ".conf")
-		text := fmt.Sprintf(natsSettings, names[i], clients[i], address(port), m.Dir, cluster)
+		config := h.Dir(on.name + ".conf")
+		text := fmt.Sprintf(natsSettings, on.name, on.client, monitor, m.Dir, cluster)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
-		m.Process, err = h.start(kindServer, spec{
-			Name:  names[i],
+		m.Process, err = h.start(kindServer, on.place(spec{
+			Name:  on.name,
 			Path:  opts.Path,
 			Args:  append([]string{"--config", config}, opts.Args...),
 			Ready: answers(m.Monitor + "/healthz"),
 			Quiet: true,
-		})
+		}))
 		if err != nil {
 			return nil, err
 		}
@@ -276,16 +280,56 @@ func (n *NATS) Leader(ctx context.Context) (*NATSMember, error) {
 	return nil, fmt.Errorf("no server says who leads: %w", errors.Join(errs...))
 }
 
-// members names n servers and finds each two addresses: for clients, and for the other servers.
-func (h *Harness) members(of string, n int) (names, clients, peers []string, err error) {
-	for i := range n {
-		client, err1 := h.FreePort()
-		peer, err2 := h.FreePort()
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, nil, nil, err
-		}
-		names = append(names, fmt.Sprintf("%s-%d", of, i))
-		clients, peers = append(clients, address(client)), append(peers, address(peer))
+// Leads reports whether the server says that it leads a stream, which is that of `prefix=database=bucket`.
+func (m *NATSMember) Leads(ctx context.Context, stream string) bool {
+	var info struct {
+		Accounts []struct {
+			Streams []struct {
+				Name    string
+				Cluster struct{ Leader string }
+			} `json:"stream_detail"`
+		} `json:"account_details"`
 	}
-	return names, clients, peers, nil
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	response, err := Call(ctx, http.MethodGet, m.Monitor+"/jsz?streams=true", nil)
+	if err != nil || response.JSON(&info) != nil {
+		return false
+	}
+	for _, account := range info.Accounts {
+		for _, s := range account.Streams {
+			if s.Name == stream {
+				return s.Cluster.Leader == m.Name()
+			}
+		}
+	}
+	return false
+}
+
+// member is a server of a cluster that is to be: its name, and its addresses for clients and for the other servers.
+type member struct {
+	*node
+	name, client, peer string
+}
+
+func (h *Harness) members(ctx context.Context, of string, opts *ClusterOptions) ([]member, error) {
+	var all []member
+	for i := range opts.servers() {
+		on, err := opts.node(ctx)
+		if err != nil {
+			return nil, err
+		}
+		client, err1 := h.addressOn(on)
+		peer, err2 := h.addressOn(on)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		all = append(all, member{on, fmt.Sprintf("%s-%d", of, i), client, peer})
+	}
+	return all, nil
+}
+
+func (h *Harness) addressOn(n *node) (string, error) {
+	port, err := h.FreePort()
+	return net.JoinHostPort(n.host, strconv.Itoa(port)), err
 }

@@ -37,6 +37,7 @@ type Harness struct {
 
 	mu        sync.Mutex
 	processes []*Process
+	networks  []*Network
 	keep      bool
 }
 
@@ -94,8 +95,8 @@ func (h *Harness) Keep() {
 // returns once every process is gone.
 func (h *Harness) Close() error {
 	h.mu.Lock()
-	processes, keep := h.processes, h.keep
-	h.processes = nil
+	processes, networks, keep := h.processes, h.networks, h.keep
+	h.processes, h.networks = nil, nil
 	h.mu.Unlock()
 
 	var errs []error
@@ -111,6 +112,9 @@ func (h *Harness) Close() error {
 			}
 		}
 		errs = append(errs, together(stops...))
+	}
+	for _, n := range networks {
+		errs = append(errs, n.close())
 	}
 	h.ports.release()
 	if !keep {
