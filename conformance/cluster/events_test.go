@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -115,6 +116,7 @@ func TestEventsOnNATS(t *testing.T) {
 		"pause":           testPause,
 		"groups":          testGroups,
 		"processes share": testProcessesShare,
+		"open together":   testOpenTogether,
 	} {
 		t.Run(name, func(t *testing.T) {
 			bucket := fmt.Sprintf("b%d", time.Now().UnixNano())
@@ -441,5 +443,26 @@ func testProcessesShare(e *events) {
 		d := e.next(second)
 		require.Equal(e.t, 1, d.Count)
 		d.Ack()
+	}
+}
+
+// The processes of a new installation start at the same time, and all of them want to make the stream.
+func testOpenTogether(e *events) {
+	for i := range 5 {
+		opts := e.opts
+		opts.Bucket += strconv.Itoa(i)
+		var opening sync.WaitGroup
+		var errs [4]error
+		for i := range errs {
+			opening.Go(func() {
+				b, err := natsbroker.Open(e.t.Context(), opts)
+				if err == nil {
+					err = b.Close(e.t.Context())
+				}
+				errs[i] = err
+			})
+		}
+		opening.Wait()
+		require.NoError(e.t, errors.Join(errs[:]...))
 	}
 }

@@ -15,6 +15,8 @@ import (
 const (
 	// requestTimeout bounds one request; what must succeed asks again.
 	requestTimeout = 3 * time.Second
+	// findTimeout bounds one attempt to find the stream: a sidecar gives Init five seconds in all.
+	findTimeout = time.Second
 	// retryPause is the wait before a request is made again that failed.
 	retryPause = 100 * time.Millisecond
 )
@@ -154,13 +156,7 @@ func (b *Broker) ensureStream(ctx context.Context) error {
 		AllowMsgSchedules:  true,
 		DenyDelete:         false,
 	}
-	var err error
-	b.stream, err = b.js.Stream(ctx, b.layout.stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if b.stream, err = b.js.CreateStream(ctx, config); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			b.stream, err = b.js.Stream(ctx, b.layout.stream)
-		}
-	}
+	err := b.findStream(ctx, config)
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("JetStream is off, or has no leader yet: set `jetstream { store_dir: …, sync_interval: always }` in the configuration of nats-server: %w", err)
@@ -175,4 +171,24 @@ func (b *Broker) ensureStream(ctx context.Context) error {
 		b.log.Warn("the stream has another number of replicas than the metadata says; `nats stream edit --replicas` changes it", "stream", b.layout.stream, "replicas", have.Replicas, "metadata", b.opts.Replicas)
 	}
 	return nil
+}
+
+// findStream finds the stream, or makes it. A stream that another process is just making has no leader for an instant, in
+// which nobody answers.
+func (b *Broker) findStream(ctx context.Context, config jetstream.StreamConfig) error {
+	attempt := func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, findTimeout)
+		defer cancel()
+		b.stream, err = b.js.Stream(ctx, config.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			b.stream, err = b.js.CreateStream(ctx, config)
+		}
+		return err
+	}
+	for {
+		err := attempt()
+		if again := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jetstream.ErrStreamNameAlreadyInUse); !again || ctx.Err() != nil {
+			return err
+		}
+	}
 }
