@@ -26,6 +26,10 @@ build: ## Build dapr-bolt and the todo app into .cache/bin
 run: $(STACK) ## Run the todo app with real Dapr sidecars until Ctrl-C
 	@$(STACK) run
 
+.PHONY: run-cluster
+run-cluster: $(STACK) ## Run it in two "Pods" over three etcd and three nats-servers, and see a leader of each killed
+	@$(STACK) run-cluster
+
 .PHONY: demo
 demo: $(STACK) ## Play the story of the todo app against real sidecars and check every step
 	@$(STACK) demo

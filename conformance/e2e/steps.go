@@ -65,7 +65,7 @@ func (s *Story) rejected(ctx context.Context) ([]string, error) {
 func (s *Story) duplicates(ctx context.Context) ([]string, error) {
 	publish := func(id string) (taskCreated, error) {
 		content := taskCreated{TodoID: id, Title: "Told more than once", Due: soon()}
-		return content, s.todo.APISidecar.Publish(ctx, harness.PubSubComponent, taskCreatedTopic, content,
+		return content, s.Todo.APISidecar.Publish(ctx, harness.PubSubComponent, taskCreatedTopic, content,
 			map[string]string{"cloudevent.id": createdEvent(id)})
 	}
 	repeated, last := uuid.NewString(), uuid.NewString()
@@ -146,7 +146,8 @@ func (s *Story) redriven(ctx context.Context) ([]string, error) {
 	if err := s.breakHandler(ctx, ""); err != nil {
 		return nil, err
 	}
-	if err := s.todo.Bolt.Command(ctx, nil, "dead-letters", "redrive", fmt.Sprint(s.letter.ID)); err != nil {
+	if err := s.Todo.Bolt.Command(ctx, nil, "dead-letters", "redrive", fmt.Sprint(s.letter.ID),
+		"--database", s.letter.Database, "--bucket", s.letter.Name); err != nil {
 		return nil, err
 	}
 	saw := []string{fmt.Sprintf("dead letter %d: redriven", s.letter.ID)}
@@ -186,10 +187,10 @@ func (s *Story) killed(ctx context.Context) ([]string, error) {
 	if len(before) == 0 {
 		return nil, mismatch("the todos of the steps before", "none")
 	}
-	pid := s.todo.Bolt.PID()
-	s.todo.Bolt.Kill()
+	pid := s.Todo.Bolt.PID()
+	s.Todo.Bolt.Kill()
 	saw := []string{fmt.Sprintf("before: %d todos; dapr-bolt, process %d: killed", len(before), pid)}
-	if err := s.todo.Bolt.Restart(ctx); err != nil {
+	if err := s.Todo.Bolt.Restart(ctx); err != nil {
 		return saw, err
 	}
 	var after []todo
@@ -200,7 +201,7 @@ func (s *Story) killed(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return saw, err
 	}
-	saw = append(saw, fmt.Sprintf("after: %d todos; dapr-bolt is process %d", len(after), s.todo.Bolt.PID()))
+	saw = append(saw, fmt.Sprintf("after: %d todos; dapr-bolt is process %d", len(after), s.Todo.Bolt.PID()))
 	for _, t := range after {
 		saw = append(saw, fmt.Sprintf("todo %s: %q, %s", t.ID, t.Title, t.Status))
 	}

@@ -31,7 +31,8 @@ type Step struct {
 
 // Story is a todo app of its own and what has happened in it.
 type Story struct {
-	todo   *harness.Todo
+	// Todo is the app.
+	Todo   *harness.Todo
 	doomed todo // created by the step whose handler fails
 	letter admin.DeadLetter
 }
@@ -39,27 +40,33 @@ type Story struct {
 // Start builds what is missing (and tells progress), starts the todo app in h on free
 // ports and returns its story.
 func Start(ctx context.Context, h *harness.Harness, checkout harness.Checkout, progress io.Writer) (*Story, error) {
+	return StartOn(ctx, h, checkout, nil, progress)
+}
+
+// StartOn is Start with state and events on servers, and a dapr-bolt for each service. With no servers, it is Start.
+func StartOn(ctx context.Context, h *harness.Harness, checkout harness.Checkout, servers *harness.Servers, progress io.Writer) (*Story, error) {
 	programs, err := checkout.BuildPrograms(ctx, progress)
 	if err != nil {
 		return nil, err
 	}
 	components := h.Dir("components")
-	if err := writeComponents(checkout.Path("components"), components); err != nil {
+	if err := writeComponents(checkout.Path("components"), components, servers); err != nil {
 		return nil, err
 	}
 	s, err := h.StartTodo(ctx, harness.TodoOptions{
 		Programs:      programs,
 		Components:    components,
+		Pods:          servers != nil,
 		SchedulerArgs: []string{"--allow-faults"},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Story{todo: s}, nil
+	return &Story{Todo: s}, nil
 }
 
-// writeComponents copies the todo app's component files with a shorter patience.
-func writeComponents(from, to string) error {
+// writeComponents copies the todo app's component files with a shorter patience, on servers if there are any.
+func writeComponents(from, to string, servers *harness.Servers) error {
 	store, err := harness.ReadComponent(from + "/" + harness.StoreComponent + ".yaml")
 	if err != nil {
 		return err
@@ -70,6 +77,10 @@ func writeComponents(from, to string) error {
 	}
 	pubsub.Set("maxDeliver", fmt.Sprint(maxDeliver))
 	pubsub.Set("backOff", backOff)
+	if servers != nil {
+		servers.Use(&store)
+		servers.Use(&pubsub)
+	}
 	return harness.WriteComponents(to, store, pubsub)
 }
 

@@ -45,7 +45,7 @@ const taskCreatedTopic = "task-created"
 func createdEvent(todoID string) string { return taskCreatedTopic + "." + todoID }
 
 func (s *Story) create(ctx context.Context, title string, due time.Time) (todo, error) {
-	response, err := s.todo.API.Call(ctx, http.MethodPost, "/todos", map[string]string{
+	response, err := s.Todo.API.Call(ctx, http.MethodPost, "/todos", map[string]string{
 		"title": title, "due": due.Format(time.RFC3339),
 	})
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *Story) seeStatus(ctx context.Context, id, status string) (todo, error) 
 	var t todo
 	err := see(ctx, fmt.Sprintf("todo %s to be %s", id, status), func(ctx context.Context) (string, bool, error) {
 		t = todo{}
-		err := s.todo.API.Get(ctx, "/todos/"+id, &t)
+		err := s.Todo.API.Get(ctx, "/todos/"+id, &t)
 		return fmt.Sprintf("status %q, reason %q", t.Status, t.Reason), t.Status == status, err
 	})
 	return t, err
@@ -73,7 +73,7 @@ func (s *Story) list(ctx context.Context) ([]todo, error) {
 	var answer struct {
 		Todos []todo `json:"todos"`
 	}
-	err := s.todo.API.Get(ctx, "/todos", &answer)
+	err := s.Todo.API.Get(ctx, "/todos", &answer)
 	return answer.Todos, err
 }
 
@@ -85,7 +85,7 @@ type count struct {
 
 func (s *Story) count(ctx context.Context, eventID string) (count, error) {
 	var c count
-	err := s.todo.Scheduler.Get(ctx, "/handled/"+eventID, &c)
+	err := s.Todo.Scheduler.Get(ctx, "/handled/"+eventID, &c)
 	return c, err
 }
 
@@ -96,7 +96,7 @@ func (s *Story) bookings(ctx context.Context, todoID string, day time.Time) (int
 			TodoID string `json:"todoId"`
 		} `json:"bookings"`
 	}
-	err := s.todo.Scheduler.Get(ctx, "/days/"+day.UTC().Format(time.DateOnly), &answer)
+	err := s.Todo.Scheduler.Get(ctx, "/days/"+day.UTC().Format(time.DateOnly), &answer)
 	n := 0
 	for _, booking := range answer.Bookings {
 		if booking.TodoID == todoID {
@@ -108,7 +108,7 @@ func (s *Story) bookings(ctx context.Context, todoID string, day time.Time) (int
 
 // breakHandler makes the scheduler fail for titles with the word; "" mends it.
 func (s *Story) breakHandler(ctx context.Context, word string) error {
-	response, err := s.todo.Scheduler.Call(ctx, http.MethodPut, "/faults", map[string]string{"failTitlesContaining": word})
+	response, err := s.Todo.Scheduler.Call(ctx, http.MethodPut, "/faults", map[string]string{"failTitlesContaining": word})
 	if err != nil {
 		return err
 	}
@@ -117,5 +117,5 @@ func (s *Story) breakHandler(ctx context.Context, word string) error {
 
 // deadLetters are those of the scheduler.
 func (s *Story) deadLetters(ctx context.Context) ([]admin.DeadLetter, error) {
-	return s.todo.Bolt.DeadLetters(ctx, "--topic", taskCreatedTopic, "--group", s.todo.SchedulerSidecar.AppID)
+	return s.Todo.Bolt.DeadLetters(ctx, "--topic", taskCreatedTopic, "--group", s.Todo.SchedulerSidecar.AppID)
 }

@@ -59,6 +59,37 @@ func (c Checkout) serverProgram(ctx context.Context, name, module string, progre
 	return c.pinnedProgram(ctx, name, version, module, "", progress, "-ldflags", "-s -w")
 }
 
+// Servers are a cluster of each kind, which hold the state and the events of all dapr-bolts.
+type Servers struct {
+	Etcd *Etcd
+	NATS *NATS
+}
+
+// StartServers starts three servers of each kind; the programs are built first if they are missing.
+func (h *Harness) StartServers(ctx context.Context, checkout Checkout, progress io.Writer) (*Servers, error) {
+	etcd, err1 := checkout.EtcdServer(ctx, progress)
+	nats, err2 := checkout.NATSServer(ctx, progress)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	var s Servers
+	return &s, together(
+		func() (err error) { s.Etcd, err = h.StartEtcd(ctx, ClusterOptions{Path: etcd}); return err },
+		func() (err error) { s.NATS, err = h.StartNATS(ctx, ClusterOptions{Path: nats}); return err },
+	)
+}
+
+// Use makes a component keep its data on the servers, where a file was before.
+func (s *Servers) Use(c *Component) {
+	if strings.HasPrefix(c.Spec.Type, "state.") {
+		c.Set("engine", "etcd")
+		c.Set("endpoints", s.Etcd.Endpoints())
+		return
+	}
+	c.Set("engine", "nats")
+	c.Set("url", s.NATS.URL())
+}
+
 // EtcdSettings are the flags of etcd beside those that make the cluster, as deploy/overlays/cluster has them.
 var EtcdSettings = []string{
 	"--max-txn-ops=4096",
@@ -278,6 +309,16 @@ func (n *NATS) Leader(ctx context.Context) (*NATSMember, error) {
 		errs = append(errs, err)
 	}
 	return nil, fmt.Errorf("no server says who leads: %w", errors.Join(errs...))
+}
+
+// StreamLeader returns the server that leads a stream now.
+func (n *NATS) StreamLeader(ctx context.Context, stream string) (*NATSMember, error) {
+	for _, m := range n.Servers {
+		if m.Leads(ctx, stream) {
+			return m, nil
+		}
+	}
+	return nil, fmt.Errorf("no server says that it leads stream %s", stream)
 }
 
 // Leads reports whether the server says that it leads a stream, which is that of `prefix=database=bucket`.

@@ -32,8 +32,9 @@ func CopyComponents(from, to string) error {
 
 // TodoPorts are where the processes listen on 127.0.0.1; 0 stands for a free port.
 type TodoPorts struct {
-	API, Scheduler                 int
-	Bolt                           int // health and metrics
+	API, Scheduler int
+	// Bolt and SchedulerBolt serve health and metrics; there is a second dapr-bolt with TodoOptions.Pods alone.
+	Bolt, SchedulerBolt            int
 	APISidecarHTTP, APISidecarGRPC int
 	SchedulerSidecarHTTP           int
 	SchedulerSidecarGRPC           int
@@ -45,6 +46,9 @@ type TodoOptions struct {
 	// Components is the folder with the component files. dapr-bolt changes the one of
 	// the pub/sub after a restart, so that the sidecars subscribe again.
 	Components string
+	// Pods gives each service a dapr-bolt of its own, with its own data, sockets and copy of the component files, as in two
+	// Pods. They share state and events if the components name servers.
+	Pods bool
 	// Ports are free ones by default.
 	Ports TodoPorts
 	// SchedulerArgs are added to the command line of `todo scheduler`.
@@ -56,10 +60,11 @@ type TodoOptions struct {
 	QuietSidecars bool
 }
 
-// Todo is the todo app: one dapr-bolt, two services, and a Dapr sidecar for each of them. The harness that it was started
-// in stops it.
+// Todo is the todo app: two services, a Dapr sidecar for each of them, and one dapr-bolt, or one for each. The harness that
+// it was started in stops it.
 type Todo struct {
-	Bolt                         *Bolt
+	// Bolt serves the api's sidecar, SchedulerBolt the scheduler's; it is the same one without TodoOptions.Pods.
+	Bolt, SchedulerBolt          *Bolt
 	API, Scheduler               *App
 	APISidecar, SchedulerSidecar *Daprd
 }
@@ -73,29 +78,25 @@ func (h *Harness) StartTodo(ctx context.Context, opts TodoOptions) (*Todo, error
 		return nil, err
 	}
 	var s Todo
-	var err error
-	s.Bolt, err = h.StartBolt(ctx, BoltOptions{
-		Path:     opts.Programs.Bolt,
-		HTTPPort: opts.Ports.Bolt,
-		Args:     []string{"--resubscribe", filepath.Join(opts.Components, PubSubComponent+".yaml")},
-	})
-	if err != nil {
-		return nil, err
-	}
 	ports := opts.Ports
 	services := []*todoService{
 		{
-			command: "api", appID: APIAppID, port: ports.API,
+			command: "api", appID: APIAppID, port: ports.API, boltPort: ports.Bolt,
 			sidecarHTTP: ports.APISidecarHTTP, sidecarGRPC: ports.APISidecarGRPC,
-			app: &s.API, sidecar: &s.APISidecar,
+			app: &s.API, sidecar: &s.APISidecar, bolt: &s.Bolt,
 		},
 		{
-			command: "scheduler", appID: SchedulerAppID, port: ports.Scheduler, args: opts.SchedulerArgs,
+			command: "scheduler", appID: SchedulerAppID, port: ports.Scheduler, boltPort: ports.SchedulerBolt, args: opts.SchedulerArgs,
 			sidecarHTTP: ports.SchedulerSidecarHTTP, sidecarGRPC: ports.SchedulerSidecarGRPC,
-			app: &s.Scheduler, sidecar: &s.SchedulerSidecar,
+			app: &s.Scheduler, sidecar: &s.SchedulerSidecar, bolt: &s.SchedulerBolt,
 		},
 	}
-	for _, service := range services {
+	for i, service := range services {
+		if i > 0 && !opts.Pods {
+			*service.bolt = s.Bolt
+		} else if err := service.startBolt(ctx, h, opts); err != nil {
+			return nil, err
+		}
 		if err := service.startSidecar(h, opts); err != nil {
 			return nil, err
 		}
@@ -111,11 +112,39 @@ func (h *Harness) StartTodo(ctx context.Context, opts TodoOptions) (*Todo, error
 // todoService is an app and its sidecar, which end up where the pointers say.
 type todoService struct {
 	command, appID           string
-	port                     int
+	port, boltPort           int
 	args                     []string
 	sidecarHTTP, sidecarGRPC int
 	app                      **App
 	sidecar                  **Daprd
+	bolt                     **Bolt
+}
+
+// startBolt starts the service's dapr-bolt: with TodoOptions.Pods, on folders of its own.
+func (s *todoService) startBolt(ctx context.Context, h *Harness, opts TodoOptions) (err error) {
+	bolt := BoltOptions{
+		Path:     opts.Programs.Bolt,
+		HTTPPort: s.boltPort,
+		Args:     []string{"--resubscribe", filepath.Join(s.components(h, opts), PubSubComponent+".yaml")},
+	}
+	if opts.Pods {
+		bolt.Name = s.appID + "-bolt"
+		bolt.DataDir = h.Dir(bolt.Name)
+		bolt.SocketDir = filepath.Join(h.SocketDir(), s.appID)
+		if err := CopyComponents(opts.Components, s.components(h, opts)); err != nil {
+			return err
+		}
+	}
+	*s.bolt, err = h.StartBolt(ctx, bolt)
+	return err
+}
+
+// components is the folder with the service's component files.
+func (s *todoService) components(h *Harness, opts TodoOptions) string {
+	if opts.Pods {
+		return h.Dir(s.appID + "-components")
+	}
+	return opts.Components
 }
 
 func (s *todoService) startSidecar(h *Harness, opts TodoOptions) (err error) {
@@ -123,7 +152,8 @@ func (s *todoService) startSidecar(h *Harness, opts TodoOptions) (err error) {
 		Path:      opts.Programs.Daprd,
 		AppID:     s.appID,
 		AppPort:   s.port,
-		Resources: []string{opts.Components},
+		Resources: []string{s.components(h, opts)},
+		SocketDir: (*s.bolt).SocketDir,
 		HTTPPort:  s.sidecarHTTP,
 		GRPCPort:  s.sidecarGRPC,
 		Args:      opts.SidecarArgs,
@@ -189,6 +219,7 @@ func (p *TodoPorts) all() []namedPort {
 		{&p.API, "todo api"},
 		{&p.Scheduler, "todo scheduler"},
 		{&p.Bolt, "dapr-bolt's health and metrics"},
+		{&p.SchedulerBolt, "health and metrics of the second dapr-bolt"},
 		{&p.APISidecarHTTP, "HTTP of the todo api's sidecar"},
 		{&p.APISidecarGRPC, "gRPC of the todo api's sidecar"},
 		{&p.SchedulerSidecarHTTP, "HTTP of the todo scheduler's sidecar"},

@@ -1,5 +1,5 @@
 // Command stack runs the whole of the todo app on one machine: dapr-bolt, a Dapr
-// sidecar for each service, and the services.
+// sidecar for each service, and the services; also with servers of a cluster.
 package main
 
 import (
@@ -30,6 +30,6 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRunCommand(), newDemoCommand(), newSidecarCommand(), newControlPlaneCommand())
+	root.AddCommand(newRunCommand(), newRunClusterCommand(), newDemoCommand(), newSidecarCommand(), newControlPlaneCommand())
 	return root
 }

@@ -16,7 +16,7 @@ import (
 // runPorts are fixed, so that what README and browser history say stays true.
 var runPorts = harness.TodoPorts{
 	API: 8000, Scheduler: 8001,
-	Bolt:           9180,
+	Bolt: 9180, SchedulerBolt: 9181,
 	APISidecarHTTP: 3500, APISidecarGRPC: 50001,
 	SchedulerSidecarHTTP: 3501, SchedulerSidecarGRPC: 50002,
 }
