@@ -1,11 +1,13 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -24,7 +26,8 @@ type DeadLetterGroup struct {
 	Topic  string        `json:"topic"`
 	Group  string        `json:"group"`
 	Reason pubsub.Reason `json:"reason"`
-	// Cause is the error without what differs from event to event; ListOptions.Cause selects them by it.
+	// Cause is the error without what differs from event to event, or the reason of those that have none; ListOptions.Cause
+	// selects them by it.
 	Cause string `json:"cause"`
 	Count int    `json:"count"`
 	// First and Last are ids, and LastError is that of the last.
@@ -41,20 +44,26 @@ var varying = regexp.MustCompile(`(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-
 // maxCause bounds a cause, in bytes.
 const maxCause = 200
 
-// causeOf returns what an error has in common with those of other events.
-func causeOf(text string) string {
-	text = varying.ReplaceAllString(cause.Of(text), "#")
+// causeOf returns, in one line, what the error of a dead letter has in common with those of others. Of one without an error,
+// it is the reason.
+func causeOf(d *pubsub.DeadLetter) string {
+	if d.Event.Unreadable != "" {
+		return string(d.Reason)
+	}
+	text := varying.ReplaceAllString(cause.Of(d.LastError()), "#")
+	// A form's field would lose control characters.
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	if len(text) > maxCause {
 		text = text[:maxCause]
 	}
-	return strings.ToValidUTF8(text, "")
+	return cmp.Or(strings.ToValidUTF8(text, ""), string(d.Reason))
 }
 
 // DeadLetterGroups groups the dead letters that the options select by topic, group, reason and cause, the largest group first.
 // It looks at some thousand at a time.
 func (s *Service) DeadLetterGroups(ctx context.Context, opts ListOptions) (DeadLetterGroups, error) {
 	answer := DeadLetterGroups{Groups: []DeadLetterGroup{}}
-	broker, err := s.inspect(ctx, opts.Bucket)
+	broker, err := s.broker(ctx, opts.Bucket)
 	if err != nil {
 		return answer, err
 	}
@@ -63,19 +72,8 @@ func (s *Service) DeadLetterGroups(ctx context.Context, opts ListOptions) (DeadL
 		reason              pubsub.Reason
 	}
 	at := map[key]int{}
-	filter := opts.filter()
-	filter.Limit = deadLetterScan
-	letters, next, err := broker.ScanDeadLetters(ctx, filter, deadLetterScan)
-	if err != nil {
-		return answer, err
-	}
-	answer.Next = next
-	for i := range letters {
-		d := &letters[i]
-		k := key{d.Event.Topic, d.Group, causeOf(d.LastError()), d.Reason}
-		if opts.Cause != "" && k.cause != opts.Cause {
-			continue
-		}
+	answer.Next, err = eachDeadLetter(ctx, broker, opts, func(d *pubsub.DeadLetter) bool {
+		k := key{d.Event.Topic, d.Group, causeOf(d), d.Reason}
 		n, ok := at[k]
 		if !ok {
 			n = len(answer.Groups)
@@ -87,7 +85,8 @@ func (s *Service) DeadLetterGroups(ctx context.Context, opts ListOptions) (DeadL
 		g := &answer.Groups[n]
 		g.Count++
 		g.Last, g.Newest, g.LastError = d.ID, d.Time, d.LastError()
-	}
+		return true
+	})
 	slices.SortStableFunc(answer.Groups, func(a, b DeadLetterGroup) int { return b.Count - a.Count })
-	return answer, nil
+	return answer, err
 }

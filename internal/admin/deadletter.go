@@ -133,45 +133,49 @@ func (opts *ListOptions) filter() pubsub.DeadLetterFilter {
 	}
 }
 
-// deadLetterPage puts a page together in small steps, so that it takes little more memory than its payloads, or than its
-// metadata where those were not asked for. It looks at no more than deadLetterScan dead letters.
+// deadLetterPage puts a page together. It takes little more memory than its payloads, or than its metadata where those were
+// not asked for.
 func deadLetterPage(ctx context.Context, broker pubsub.Service, opts ListOptions) (DeadLetterPage, error) {
 	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
-	filter := opts.filter()
-	bytes := 0
-	for scanned := 0; scanned < deadLetterScan; {
-		filter.Limit = readStep
-		scan := deadLetterScan
-		if opts.Cause != "" {
-			scan = readStep
+	bytes, full := 0, false
+	next, err := eachDeadLetter(ctx, broker, opts, func(d *pubsub.DeadLetter) bool {
+		// There is a next page if there is one more than fits.
+		full = len(out.DeadLetters) == opts.Limit || opts.Data && bytes > 0 && bytes+len(d.Event.Data) > maxPageBytes
+		if full {
+			return false
 		}
-		letters, next, err := scanDeadLetters(ctx, broker, filter, scan)
+		out.DeadLetters = append(out.DeadLetters, newDeadLetter(opts.Bucket, d, opts.Data))
+		bytes += len(d.Event.Data)
+		return true
+	})
+	if out.Next = next; full {
+		out.Next = out.DeadLetters[len(out.DeadLetters)-1].ID
+	}
+	return out, err
+}
+
+// eachDeadLetter calls visit with what the options select, by ascending id, until it returns false or some deadLetterScan
+// dead letters were looked at. Few of them are in memory at once. next is what to continue after; zero: there are no more.
+func eachDeadLetter(ctx context.Context, broker pubsub.Service, opts ListOptions, visit func(*pubsub.DeadLetter) bool) (next uint64, err error) {
+	filter := opts.filter()
+	filter.Limit = readStep
+	for left := deadLetterScan; left > 0; left -= readStep {
+		letters, next, err := scanDeadLetters(ctx, broker, filter, left)
 		if err != nil {
-			return out, err
+			return 0, err
 		}
 		for i := range letters {
 			d := &letters[i]
-			if opts.Cause != "" && causeOf(d.LastError()) != opts.Cause {
-				continue
+			if (opts.Cause == "" || causeOf(d) == opts.Cause) && !visit(d) {
+				return d.ID, nil
 			}
-			// There is a next page if there is one more than fits.
-			if len(out.DeadLetters) == opts.Limit || opts.Data && bytes > 0 && bytes+len(d.Event.Data) > maxPageBytes {
-				out.Next = out.DeadLetters[len(out.DeadLetters)-1].ID
-				return out, nil
-			}
-			out.DeadLetters = append(out.DeadLetters, newDeadLetter(opts.Bucket, d, opts.Data))
-			bytes += len(d.Event.Data)
 		}
-		filter.After, out.Next = next, next
-		if next == 0 {
-			return out, nil
-		}
-		scanned += readStep
-		if len(letters) < readStep && opts.Cause == "" {
-			scanned = deadLetterScan
+		// Fewer than asked for: all of left were looked at, or there are no more.
+		if filter.After = next; len(letters) < readStep || next == 0 {
+			return next, nil
 		}
 	}
-	return out, nil
+	return filter.After, nil
 }
 
 // scanDeadLetters looks at no more than scan dead letters where the service can.

@@ -289,14 +289,71 @@ func TestDeadLettersOfOneCauseAreOneGroup(t *testing.T) {
 		job, err = c.Job(t.Context(), JobRequestID{job.ID})
 		return err == nil && job.State == JobDone
 	}, waitLong, time.Millisecond)
+	require.True(t, job.Counted)
+	require.Equal(t, 29, job.Total)
 	require.Equal(t, 29, job.Done)
-	slow, err := c.StartJob(t.Context(), JobRequest{Action: JobRedrive, Rate: 0.001})
-	require.NoError(t, err)
-	_, err = c.CancelJob(t.Context(), JobRequestID{slow.ID})
-	require.NoError(t, err)
 	_, err = c.StartJob(t.Context(), JobRequest{Action: "burn"})
 	requireStatus(t, err, http.StatusBadRequest, `action "burn": allowed: redrive, purge`)
 	require.NoError(t, d.service.Close(t.Context()))
+	_, err = c.StartJob(t.Context(), JobRequest{Action: JobPurge})
+	requireStatus(t, err, http.StatusServiceUnavailable, "jobs run already")
+}
+
+// What dies again while a job runs is not for that job, or a redrive would never end. A job that waits can be stopped.
+func TestAJobTakesWhatWasThereWhenItBegan(t *testing.T) {
+	d := newData(t)
+	for range 3 {
+		d.dies("orders", "1")
+	}
+	c := d.serve()
+	slow, err := c.StartJob(t.Context(), JobRequest{Action: JobRedrive, Rate: 0.001})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		slow, err = c.Job(t.Context(), JobRequestID{slow.ID})
+		return err == nil && slow.Done == 1
+	}, waitLong, time.Millisecond)
+	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders", MaxDeliver: 1})
+	d.next(sub).Nack("again")
+	require.Eventually(t, func() bool {
+		page, err := c.DeadLetters(t.Context(), ListOptions{})
+		return err == nil && len(page.DeadLetters) == 3
+	}, waitLong, time.Millisecond)
+	slow, err = c.Job(t.Context(), JobRequestID{slow.ID})
+	require.NoError(t, err)
+	require.Equal(t, 3, slow.Total)
+	_, err = c.CancelJob(t.Context(), JobRequestID{slow.ID})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		slow, err = c.Job(t.Context(), JobRequestID{slow.ID})
+		return err == nil && slow.State == JobCanceled
+	}, waitLong, time.Millisecond)
+	require.Equal(t, 1, slow.Done)
+	require.NoError(t, d.service.Close(t.Context()))
+}
+
+// A service that is no Inspector shows its dead letters, too, page after page.
+func TestDeadLettersOfAnyServiceAreShown(t *testing.T) {
+	d := newData(t)
+	var want []uint64
+	for range 3 * readStep {
+		want = append(want, d.dies("orders", "1"))
+	}
+	for name, broker := range map[string]pubsub.Service{"inspector": d.broker, "none": struct{ pubsub.Service }{d.broker}} {
+		for _, opts := range []ListOptions{{}, {Cause: "second"}, {Topic: "orders", Reason: pubsub.ReasonMaxDeliver}} {
+			var got []uint64
+			next, err := eachDeadLetter(t.Context(), broker, opts, func(l *pubsub.DeadLetter) bool {
+				got = append(got, l.ID)
+				return true
+			})
+			require.NoError(t, err, name)
+			require.Zero(t, next, name)
+			require.Equal(t, want, got, name)
+		}
+		page, err := deadLetterPage(t.Context(), broker, ListOptions{Limit: readStep + 1, Cause: "second"})
+		require.NoError(t, err, name)
+		require.Len(t, page.DeadLetters, readStep+1, name)
+		require.Equal(t, want[readStep], page.Next, name)
+	}
 }
 
 func TestState(t *testing.T) {

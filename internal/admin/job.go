@@ -51,7 +51,10 @@ type Job struct {
 	State   JobState   `json:"state"`
 	Started time.Time  `json:"started"`
 	Ended   *time.Time `json:"ended,omitempty"`
-	// Done counts those that were redriven or purged, Skipped those that could not be.
+	// Counted says that Total is known: how many there were when it began.
+	Counted bool `json:"counted"`
+	Total   int  `json:"total"`
+	// Done counts those that were redriven or purged, Skipped those that were gone, or could not be.
 	Done    int    `json:"done"`
 	Skipped int    `json:"skipped"`
 	Error   string `json:"error,omitempty"`
@@ -63,8 +66,9 @@ type Jobs struct {
 }
 
 const (
-	// maxJobs bounds the jobs that run at once, and keptJobs those that are remembered.
-	maxJobs  = 4
+	// MaxJobs bounds the jobs that run at once.
+	MaxJobs = 4
+	// keptJobs bounds those that are remembered.
 	keptJobs = 32
 	// jobStep is how many dead letters one step of a job takes.
 	jobStep = 256
@@ -110,17 +114,9 @@ func (s *Service) StartJob(ctx context.Context, request JobRequest) (Job, error)
 		return Job{}, badRequest("rate %g: allowed: 0 to %d in a second", request.Rate, maxRate)
 	}
 	request.Filter.Bucket = request.Filter.WithDefaults()
-	request.Filter.Limit, request.Filter.Data, request.Filter.After = jobStep, false, 0
-	if request.Rate > 0 {
-		request.Filter.Limit = max(1, min(jobStep, int(request.Rate)))
-	}
-	if _, err := s.inspect(ctx, request.Filter.Bucket); err != nil {
+	request.Filter.Limit, request.Filter.Data, request.Filter.After = MaxPageSize, false, 0
+	if _, err := s.broker(ctx, request.Filter.Bucket); err != nil {
 		return Job{}, err
-	}
-	// What dies again while the job runs is not for this run.
-	now := s.opts.Clock.Now()
-	if before := request.Filter.Before; before.IsZero() || before.After(now) {
-		request.Filter.Before = now
 	}
 	s.jobs.mu.Lock()
 	defer s.jobs.mu.Unlock()
@@ -130,13 +126,13 @@ func (s *Service) StartJob(ctx context.Context, request JobRequest) (Job, error)
 			running++
 		}
 	}
-	if running == maxJobs || s.jobs.ctx.Err() != nil {
-		return Job{}, refuse(http.StatusServiceUnavailable, "%d jobs run already: allowed: %d at once", running, maxJobs)
+	if running == MaxJobs || s.jobs.ctx.Err() != nil {
+		return Job{}, refuse(http.StatusServiceUnavailable, "%d jobs run already: allowed: %d at once", running, MaxJobs)
 	}
 	s.jobs.lastID++
 	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unlink := context.AfterFunc(s.jobs.ctx, cancel)
-	j := &runningJob{Job: Job{ID: s.jobs.lastID, JobRequest: request, State: JobRunning, Started: now}, cancel: cancel}
+	j := &runningJob{Job: Job{ID: s.jobs.lastID, JobRequest: request, State: JobRunning, Started: s.opts.Clock.Now()}, cancel: cancel}
 	s.jobs.jobs = append(s.jobs.jobs, j)
 	if n := len(s.jobs.jobs); n > keptJobs {
 		oldest := slices.IndexFunc(s.jobs.jobs, func(j *runningJob) bool { return j.State != JobRunning })
@@ -150,11 +146,10 @@ func (s *Service) StartJob(ctx context.Context, request JobRequest) (Job, error)
 	return j.Job, nil
 }
 
-// run takes one bounded step after the other.
+// run says in the job what becomes of it.
 func (s *Service) run(ctx context.Context, j *runningJob) {
 	err := s.steps(ctx, j)
 	s.jobs.mu.Lock()
-	defer s.jobs.mu.Unlock()
 	ended := s.opts.Clock.Now()
 	j.Ended = &ended
 	switch {
@@ -165,42 +160,65 @@ func (s *Service) run(ctx context.Context, j *runningJob) {
 	default:
 		j.State, j.Error = JobFailed, err.Error()
 	}
+	end := j.Job
+	s.jobs.mu.Unlock()
+	s.changed(ctx, "a job ended", "job", end.ID, "action", end.Action, "database", end.Filter.Database, "bucket", end.Filter.Name,
+		"state", end.State, "total", end.Total, "done", end.Done, "skipped", end.Skipped, "error", end.Error)
 }
 
+// steps finds all ids before it changes anything: what dies again while the job runs is not for this job. It then takes one
+// bounded step after the other.
 func (s *Service) steps(ctx context.Context, j *runningJob) error {
-	filter := j.Filter
-	for first := true; ; first = false {
-		page, err := s.DeadLetters(ctx, filter)
+	ids, err := s.selected(ctx, j.Filter)
+	if err != nil {
+		return err
+	}
+	s.jobs.mu.Lock()
+	j.Total, j.Counted = len(ids), true
+	s.jobs.mu.Unlock()
+	size := jobStep
+	if j.Rate > 0 {
+		size = max(1, min(size, int(j.Rate)))
+	}
+	first := true
+	for step := range slices.Chunk(ids, size) {
+		if j.Rate > 0 && !first {
+			timer := s.opts.Clock.NewTimer(time.Duration(float64(size) / j.Rate * float64(time.Second)))
+			select {
+			case <-timer.Chan():
+			case <-ctx.Done():
+				timer.Stop()
+			}
+		}
+		first = false
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		done, err := s.act(ctx, j.Action, IDsRequest{j.Filter.Bucket, step})
 		if err != nil {
 			return err
 		}
-		if len(page.DeadLetters) > 0 {
-			if j.Rate > 0 && !first {
-				timer := s.opts.Clock.NewTimer(time.Duration(float64(len(page.DeadLetters)) / j.Rate * float64(time.Second)))
-				select {
-				case <-timer.Chan():
-				case <-ctx.Done():
-					timer.Stop()
-					return ctx.Err()
-				}
-			}
-			ids := make([]uint64, len(page.DeadLetters))
-			for i := range page.DeadLetters {
-				ids[i] = page.DeadLetters[i].ID
-			}
-			done, err := s.act(ctx, j.Action, IDsRequest{filter.Bucket, ids})
-			if err != nil {
-				return err
-			}
-			s.jobs.mu.Lock()
-			j.Done += done
-			j.Skipped += len(ids) - done
-			s.jobs.mu.Unlock()
+		s.jobs.mu.Lock()
+		j.Done += done
+		j.Skipped += len(step) - done
+		s.jobs.mu.Unlock()
+	}
+	return nil
+}
+
+// selected returns the ids of what a filter selects.
+func (s *Service) selected(ctx context.Context, filter ListOptions) (ids []uint64, err error) {
+	for {
+		page, err := s.DeadLetters(ctx, filter)
+		if err != nil {
+			return nil, err
 		}
-		if page.Next == 0 {
-			return nil
+		for i := range page.DeadLetters {
+			ids = append(ids, page.DeadLetters[i].ID)
 		}
-		filter.After = page.Next
+		if filter.After = page.Next; filter.After == 0 {
+			return ids, nil
+		}
 	}
 }
 
@@ -245,5 +263,9 @@ func (s *Service) CancelJob(ctx context.Context, request JobRequestID) (Job, err
 		}
 	}
 	s.jobs.mu.Unlock()
-	return s.Job(ctx, request)
+	job, err := s.Job(ctx, request)
+	if err == nil {
+		s.changed(ctx, "a job was asked to stop", "job", job.ID)
+	}
+	return job, err
 }

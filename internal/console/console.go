@@ -53,7 +53,6 @@ type Console struct {
 	addresses []string
 	origins   *http.CrossOriginProtection
 	handler   http.Handler
-	jobs      *jobs
 	live      *live
 
 	// mu guards refusals.
@@ -84,7 +83,6 @@ func New(opts Options) (*Console, error) {
 		credential: newCredential(opts.Token),
 		cookieName: cookieName + port,
 		origins:    http.NewCrossOriginProtection(),
-		jobs:       newJobs(opts.Service, opts.Clock, opts.Logger),
 		live:       newLive(opts.Clock),
 	}
 	if loopback {
@@ -107,11 +105,10 @@ func (c *Console) URL() string {
 // ServeHTTP implements http.Handler.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.handler.ServeHTTP(w, r) }
 
-// Stop ends what keeps pages up to date, and the jobs, which have done part of their work then. It waits for them, at most
-// until ctx ends.
-func (c *Console) Stop(ctx context.Context) error {
+// Stop ends what keeps pages up to date.
+func (c *Console) Stop(context.Context) error {
 	c.live.stop()
-	return c.jobs.stop(ctx)
+	return nil
 }
 
 // route is one thing that a browser may ask for.

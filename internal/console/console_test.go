@@ -89,6 +89,7 @@ func newEnv(t *testing.T, change ...func(*Options)) *env {
 	for _, c := range change {
 		c(&opts)
 	}
+	t.Cleanup(func() { require.NoError(t, opts.Service.Close(context.Background())) })
 	e.console, err = New(opts)
 	require.NoError(t, err)
 	e.server.Config.Handler = e.console
@@ -248,6 +249,9 @@ func TestHiddenValues(t *testing.T) {
 	}
 	require.Equal(t, http.StatusForbidden, e.get("/dead-letter/payload?id=1").StatusCode)
 	require.Equal(t, http.StatusBadRequest, e.get("/dead-letters?text=secret").StatusCode, "a search would find out what is hidden")
+	job, err := e.console.opts.Service.StartJob(t.Context(), admin.JobRequest{Action: admin.JobRedrive, Filter: admin.ListOptions{Text: secret}})
+	require.NoError(t, err, "the command line may")
+	require.NotContains(t, e.get(fmt.Sprint("/job?id=", job.ID)).body, secret)
 }
 
 func TestLogin(t *testing.T) {
@@ -357,19 +361,19 @@ func TestDeadLettersOfOneCauseAreOneRow(t *testing.T) {
 	body := e.get("/dead-letters").body
 	require.Equal(t, 2, strings.Count(body, `<th scope="row"`))
 	require.Contains(t, body, `data-label="Count">60<`)
-	list := e.get("/dead-letters?view=list&kind=" + url.QueryEscape("no slot for order # at host-#")).body
+	list := e.get("/dead-letters?view=list&cause=" + url.QueryEscape("no slot for order # at host-#")).body
 	require.Equal(t, 50, strings.Count(list, `<th scope="row"`))
 	more := regexp.MustCompile(`href="([^"]*after=[^"]*)"`).FindStringSubmatch(list)
 	require.NotNil(t, more)
 	require.Equal(t, 10, strings.Count(e.get(html.UnescapeString(more[1])).body, `<th scope="row"`))
 
-	got := e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "kind": {"another"}})
+	got := e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "cause": {"another"}})
 	require.Contains(t, got.body, "purge 1")
 	require.Equal(t, 61, e.dead(), "it asks first")
-	got = e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "kind": {"another"}, "confirm": {"purge 2"}})
+	got = e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "cause": {"another"}, "confirm": {"purge 2"}})
 	require.Contains(t, got.body, "another text")
 	require.Equal(t, 61, e.dead())
-	got = e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "kind": {"another"}, "confirm": {"purge 1"}})
+	got = e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "cause": {"another"}, "confirm": {"purge 1"}})
 	require.Equal(t, http.StatusSeeOther, got.StatusCode)
 	require.Eventually(t, func() bool { return strings.Contains(e.get(got.Header.Get("Location")).body, "1 of 1 purged") }, longTime, time.Millisecond)
 	require.Equal(t, 60, e.dead())
@@ -380,6 +384,22 @@ func TestDeadLettersOfOneCauseAreOneRow(t *testing.T) {
 	require.Contains(t, e.log.String(), "from 127.0.0.1", "the log says who")
 }
 
+// What a form says of a cause selects it, whatever an app puts into its errors.
+func TestACauseIsSelectedByItsForm(t *testing.T) {
+	e := newEnv(t)
+	for _, text := range []string{"", "\x00two\r\nlines <7>\u202e", strings.Repeat("long é", 100), "\xff\xfe"} {
+		e.dies("orders", `1`, text)
+	}
+	field := regexp.MustCompile(`name="cause" value="([^"]*)"`)
+	for left := 4; left > 0; left-- {
+		cause := field.FindStringSubmatch(e.get("/dead-letters").body)
+		require.NotNil(t, cause)
+		form := url.Values{"all": {"yes"}, "cause": {html.UnescapeString(cause[1])}, "confirm": {"purge 1"}}
+		require.Equal(t, http.StatusSeeOther, e.send(http.MethodPost, "/dead-letters/purge", form).StatusCode, "%q", cause[1])
+		require.Eventually(t, func() bool { return e.dead() == left-1 }, longTime, time.Millisecond)
+	}
+}
+
 func TestJobsAreFewAndCanBeStopped(t *testing.T) {
 	e := newEnv(t)
 	for range 3 {
@@ -387,7 +407,7 @@ func TestJobsAreFewAndCanBeStopped(t *testing.T) {
 	}
 	slow := url.Values{"all": {"yes"}, "rate": {"0.01"}}
 	var last answer
-	for range maxJobs {
+	for range admin.MaxJobs {
 		last = e.send(http.MethodPost, "/dead-letters/redrive", slow)
 		require.Equal(t, http.StatusSeeOther, last.StatusCode)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,9 +17,7 @@ import (
 )
 
 const (
-	// maxGrouped is how many dead letters a page reads to group them.
-	maxGrouped = 10_000
-	// maxGroups bounds the rows of that page, and listSize those of a list.
+	// maxGroups bounds the rows of the page that shows causes, and listSize those of a list.
 	maxGroups = 200
 	listSize  = 50
 )
@@ -29,8 +26,8 @@ const (
 type selection struct {
 	admin.Bucket
 	Topic, Group, Reason, Text string
-	// Kind is that of the error; see kindOf.
-	Kind string
+	// Cause is that of an admin.DeadLetterGroup.
+	Cause string
 	// Since is how long ago they died at most; zero: whenever.
 	Since time.Duration
 	// at is when Since was read.
@@ -44,7 +41,7 @@ func (c *Console) selectionOf(values url.Values) (selection, error) {
 	s := selection{
 		Bucket: bucketOf(values),
 		Topic:  values.Get("topic"), Group: values.Get("group"), Reason: values.Get("reason"),
-		Text: values.Get("text"), Kind: values.Get("kind"),
+		Text: values.Get("text"), Cause: values.Get("cause"),
 		at: c.opts.Clock.Now(),
 	}
 	if s.Text != "" && c.opts.HideValues {
@@ -62,7 +59,7 @@ func (c *Console) selectionOf(values url.Values) (selection, error) {
 // Query selects the same again.
 func (s selection) Query() url.Values {
 	query := of(s.Bucket)
-	for name, value := range map[string]string{"topic": s.Topic, "group": s.Group, "reason": s.Reason, "text": s.Text, "kind": s.Kind} {
+	for name, value := range map[string]string{"topic": s.Topic, "group": s.Group, "reason": s.Reason, "text": s.Text, "cause": s.Cause} {
 		if value != "" {
 			query.Set(name, value)
 		}
@@ -82,57 +79,24 @@ func (s selection) Link() string {
 
 // Filtered reports whether it selects fewer than all of the bucket.
 func (s selection) Filtered() bool {
-	return s.Topic+s.Group+s.Reason+s.Text+s.Kind != "" || s.Since > 0
+	return s.Topic+s.Group+s.Reason+s.Text+s.Cause != "" || s.Since > 0
 }
 
-func (s selection) options(after uint64) admin.ListOptions {
-	o := admin.ListOptions{Bucket: s.Bucket, Topic: s.Topic, Group: s.Group, Text: s.Text, After: after, Limit: admin.MaxPageSize}
+// grouped is where what is selected is shown by cause.
+func (s selection) grouped() string { return "/dead-letters?" + s.Query().Encode() }
+
+func (s selection) options() admin.ListOptions {
+	o := admin.ListOptions{Bucket: s.Bucket, Topic: s.Topic, Group: s.Group, Reason: pubsub.Reason(s.Reason), Cause: s.Cause, Text: s.Text}
 	if s.Since > 0 {
 		o.Since = s.at.Add(-s.Since)
 	}
 	return o
 }
 
-func (s selection) has(d *admin.DeadLetter) bool {
-	return (s.Reason == "" || string(d.Reason) == s.Reason) && (s.Kind == "" || kindOf(d) == s.Kind)
-}
-
-// each shows what is selected, by ascending id, until visit returns false.
-func (s selection) each(ctx context.Context, service *admin.Service, visit func(d *admin.DeadLetter) bool) error {
-	return s.eachAfter(ctx, service, 0, visit)
-}
-
-func (s selection) eachAfter(ctx context.Context, service *admin.Service, after uint64, visit func(d *admin.DeadLetter) bool) error {
-	for {
-		page, err := service.DeadLetters(ctx, s.options(after))
-		if err != nil {
-			return err
-		}
-		for i := range page.DeadLetters {
-			if d := &page.DeadLetters[i]; s.has(d) && !visit(d) {
-				return nil
-			}
-		}
-		if after = page.Next; after == 0 {
-			return nil
-		}
-	}
-}
-
-// particular is what differs between the errors of events that died of the same: numbers and ids.
-var particular = regexp.MustCompile(`(?i)\b(0x)?[0-9a-f]*[0-9][0-9a-f-]*\b`)
-
-// kindOf is the error of a dead letter, in one line, without what is particular: those of one cause have one kind.
-func kindOf(d *admin.DeadLetter) string {
-	if d.Event.Unreadable != "" {
-		return string(pubsub.ReasonUnreadable)
-	}
-	return cmp.Or(particular.ReplaceAllString(short(cause.Of(d.LastError)), "#"), string(d.Reason))
-}
-
-// deathCause are the dead letters of one kind.
+// deathCause are the dead letters of one cause.
 type deathCause struct {
 	selection
+	// Example says what they died of, by the last of them.
 	Example        string
 	Count          int
 	Oldest, Newest time.Time
@@ -149,10 +113,11 @@ type deadLettersPage struct {
 	// List says that single dead letters are shown, instead of Causes.
 	List   bool
 	Causes []deathCause
-	// Read is how many were read for Causes; More says that there are further ones.
-	Read    int
-	More    bool
-	Letters []letterRow
+	// Read is how many were found for Causes, and Hidden how many of them are of too rare causes to be shown; More says that
+	// there may be further ones.
+	Read, Hidden int
+	More         bool
+	Letters      []letterRow
 	// Next is where the list goes on; empty: nowhere.
 	Next string
 }
@@ -185,9 +150,7 @@ func (c *Console) deadLetters(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := deadLettersPage{selection: s, Ages: ages, List: values.Get("view") == "list", Reasons: []pubsub.Reason{
-		pubsub.ReasonMaxDeliver, pubsub.ReasonInterrupted, pubsub.ReasonExpired, pubsub.ReasonMaxAge, pubsub.ReasonTooLarge, pubsub.ReasonUnreadable,
-	}}
+	p := deadLettersPage{selection: s, Ages: ages, List: values.Get("view") == "list", Reasons: pubsub.Reasons}
 	buckets, err := c.opts.Service.Buckets(r.Context())
 	if err != nil {
 		return nil, err
@@ -206,57 +169,49 @@ func (c *Console) deadLetters(r *http.Request) (*page, error) {
 	return &page{Title: "Dead letters", Section: sectionDeadLetters, Live: true, template: "dead-letters.html", Data: p}, nil
 }
 
-func (c *Console) listLetters(r *http.Request, p *deadLettersPage) error {
-	var start uint64
+func (c *Console) listLetters(r *http.Request, p *deadLettersPage) (err error) {
+	opts := p.options()
+	opts.Limit = listSize
 	if r.URL.Query().Get("after") != "" {
-		var err error
-		if start, err = idOf(r.URL.Query(), "after"); err != nil {
+		if opts.After, err = idOf(r.URL.Query(), "after"); err != nil {
 			return err
 		}
 	}
-	read := 0
-	query := p.Query()
-	query.Set("view", "list")
-	return p.eachAfter(r.Context(), c.opts.Service, start, func(d *admin.DeadLetter) bool {
-		if read++; len(p.Letters) == listSize {
-			query.Set("after", strconv.FormatUint(p.Letters[listSize-1].ID, 10))
-			p.Next = "/dead-letters?" + query.Encode()
-			return false
-		}
+	found, err := c.opts.Service.DeadLetters(r.Context(), opts)
+	if err != nil {
+		return err
+	}
+	for i := range found.DeadLetters {
+		d := &found.DeadLetters[i]
 		p.Letters = append(p.Letters, letterRow{d, short(cause.Of(d.LastError))})
-		return true
-	})
+	}
+	if found.Next > 0 {
+		query := p.Query()
+		query.Set("view", "list")
+		query.Set("after", strconv.FormatUint(found.Next, 10))
+		p.Next = "/dead-letters?" + query.Encode()
+	}
+	return nil
 }
 
 func (c *Console) groupLetters(ctx context.Context, p *deadLettersPage) error {
-	type key struct{ topic, group, reason, kind string }
-	causes := map[key]*deathCause{}
-	err := p.each(ctx, c.opts.Service, func(d *admin.DeadLetter) bool {
-		if p.Read == maxGrouped {
-			p.More = true
-			return false
-		}
-		p.Read++
-		k := key{d.Topic, d.Group, string(d.Reason), kindOf(d)}
-		group := causes[k]
-		if group == nil {
-			if len(causes) == maxGroups {
-				p.More = true
-				return true
-			}
-			group = &deathCause{selection: p.selection, Oldest: d.Time, First: d.ID, Example: short(cause.Of(d.LastError))}
-			group.Topic, group.Group, group.Reason, group.Kind = k.topic, k.group, k.reason, k.kind
-			causes[k] = group
-		}
-		group.Count++
-		group.Newest = d.Time
-		return true
-	})
-	for _, group := range causes {
-		p.Causes = append(p.Causes, *group)
+	found, err := c.opts.Service.DeadLetterGroups(ctx, p.options())
+	if err != nil {
+		return err
 	}
-	slices.SortFunc(p.Causes, func(a, b deathCause) int { return cmp.Or(b.Count-a.Count, cmp.Compare(a.First, b.First)) })
-	return err
+	p.More = found.Next > 0
+	for _, g := range found.Groups {
+		p.Read += g.Count
+		if len(p.Causes) == maxGroups {
+			p.Hidden += g.Count
+			continue
+		}
+		row := deathCause{selection: p.selection, Count: g.Count, Oldest: g.Oldest, Newest: g.Newest, First: g.First,
+			Example: cmp.Or(short(cause.Of(g.LastError)), string(g.Reason))}
+		row.Topic, row.Group, row.Reason, row.Cause = g.Topic, g.Group, string(g.Reason), g.Cause
+		p.Causes = append(p.Causes, row)
+	}
+	return nil
 }
 
 // chosen returns the ids that are marked on a form.
@@ -282,8 +237,8 @@ func rateOf(values url.Values) (float64, error) {
 		return 0, nil
 	}
 	rate, err := strconv.ParseFloat(text, 64)
-	if err != nil || rate < 0.01 || rate > 100_000 {
-		return 0, &fieldError{"rate", text, "events per second from 0.01 to 100000, or nothing"}
+	if err != nil {
+		return 0, &fieldError{"rate", text, "events per second, or nothing"}
 	}
 	return rate, nil
 }
@@ -301,25 +256,35 @@ func (c *Console) redrive(r *http.Request) (next, error) {
 		if err != nil {
 			return next{}, err
 		}
-		return c.startJob(r, false, s, rate)
+		return c.startJob(r, admin.JobRedrive, s, rate)
 	}
-	return c.applyMarked(r, false, s)
+	return c.applyMarked(r, admin.JobRedrive, s)
 }
 
-func (c *Console) startJob(r *http.Request, purge bool, s selection, rate float64) (next, error) {
-	j, err := c.jobs.start(person(r), purge, s, rate)
+func (c *Console) startJob(r *http.Request, action admin.JobAction, s selection, rate float64) (next, error) {
+	j, err := c.opts.Service.StartJob(admin.By(r.Context(), person(r)), admin.JobRequest{Action: action, Filter: s.options(), Rate: rate})
 	if err != nil {
 		return next{}, err
 	}
 	return next{to: "/job?" + idQuery(j.ID).Encode()}, nil
 }
 
-func (c *Console) applyMarked(r *http.Request, purge bool, s selection) (next, error) {
+// apply redrives or purges at most admin.MaxIDs dead letters, and returns how many that were.
+func apply(ctx context.Context, service *admin.Service, action admin.JobAction, request admin.IDsRequest) (int, error) {
+	if action == admin.JobPurge {
+		result, err := service.Purge(ctx, request)
+		return result.Purged, err
+	}
+	result, err := service.Redrive(ctx, request)
+	return len(result.Redriven), err
+}
+
+func (c *Console) applyMarked(r *http.Request, action admin.JobAction, s selection) (next, error) {
 	ids, err := chosen(r.PostForm)
 	if err != nil {
 		return next{}, err
 	}
-	done, err := apply(admin.By(r.Context(), person(r)), c.opts.Service, purge, admin.IDsRequest{Bucket: s.Bucket, IDs: ids})
+	done, err := apply(admin.By(r.Context(), person(r)), c.opts.Service, action, admin.IDsRequest{Bucket: s.Bucket, IDs: ids})
 	if err != nil {
 		return next{}, err
 	}
@@ -327,7 +292,7 @@ func (c *Console) applyMarked(r *http.Request, purge bool, s selection) (next, e
 	switch {
 	case done < len(ids):
 		notice = "some"
-	case purge:
+	case action == admin.JobPurge:
 		notice = "purged"
 	}
 	query := s.Query()
@@ -359,14 +324,12 @@ func (c *Console) purge(r *http.Request) (next, error) {
 	ask := purgeConfirmation{selection: s, View: r.PostForm.Get("view")}
 	all := r.PostForm.Has(allOf)
 	if all {
-		err = s.each(r.Context(), c.opts.Service, func(*admin.DeadLetter) bool {
-			if ask.Count == maxGrouped {
-				ask.More = true
-				return false
-			}
-			ask.Count++
-			return true
-		})
+		var found admin.DeadLetterGroups
+		found, err = c.opts.Service.DeadLetterGroups(r.Context(), s.options())
+		for _, g := range found.Groups {
+			ask.Count += g.Count
+		}
+		ask.More = found.Next > 0
 	} else {
 		ask.IDs, err = chosen(r.PostForm)
 		ask.Count = len(ask.IDs)
@@ -383,7 +346,7 @@ func (c *Console) purge(r *http.Request) (next, error) {
 		return next{page: &page{Title: "Purge", Section: sectionDeadLetters, template: "purge.html", Data: ask}}, nil
 	}
 	if all {
-		return c.startJob(r, true, s, 0)
+		return c.startJob(r, admin.JobPurge, s, 0)
 	}
-	return c.applyMarked(r, true, s)
+	return c.applyMarked(r, admin.JobPurge, s)
 }

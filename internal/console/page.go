@@ -188,7 +188,6 @@ func statusOf(err error) int {
 	var (
 		field   *fieldError
 		absent  *notFoundError
-		tooMany tooManyError
 		changed *conflictError
 	)
 	switch {
@@ -198,8 +197,6 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.As(err, &changed):
 		return http.StatusConflict
-	case errors.As(err, &tooMany):
-		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
 	}

@@ -46,9 +46,6 @@ func (t topicRow) Link() string { return topicLink(t.Bucket, t.Topic) }
 // DeadLink is where its dead letters are shown.
 func (t topicRow) DeadLink() string { return selection{Bucket: t.Bucket, Topic: t.Topic}.grouped() }
 
-// grouped is where what is selected is shown by cause.
-func (s selection) grouped() string { return "/dead-letters?" + s.Query().Encode() }
-
 func topicLink(bucket admin.Bucket, topic string) string {
 	query := of(bucket)
 	query.Set("topic", topic)
