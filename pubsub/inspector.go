@@ -12,7 +12,7 @@ type Inspector interface {
 	StatsAfter(ctx context.Context, after string, limit int) ([]TopicStats, error)
 	// TopicStats is Stats of one topic, or ErrNotFound.
 	TopicStats(ctx context.Context, topic string) (TopicStats, error)
-	// Consumers returns the streams that consume a topic, by group.
+	// Consumers returns the streams of this process that consume a topic, by group.
 	Consumers(topic string) []Consumer
 	// Events returns up to limit of the topic's last events before a sequence (0: of all), the newest first. Those that every
 	// group has handled are not kept; of these it has the few that are remembered. next is what to continue before; zero:
@@ -20,7 +20,7 @@ type Inspector interface {
 	Events(ctx context.Context, topic string, before uint64, limit int) (events []Event, next uint64, err error)
 	// Watch begins to watch a topic. Events that are held back are seen when they are published, with the sequence 0. The
 	// caller must Close the Watch.
-	Watch(topic string) *Watch
+	Watch(ctx context.Context, topic string) (Watch, error)
 	// Trace says where an event of topic stands for each group, or ErrNotFound if it was never there.
 	Trace(ctx context.Context, topic string, sequence uint64) (Trace, error)
 	// Retries lists the retries and redriven events of topic's groups, from a place on, at most limit of them. next is where
@@ -42,6 +42,20 @@ type Inspector interface {
 }
 
 var _ Inspector = (*Broker)(nil)
+
+// Watch sees the new events of a topic as they are published, until it is closed. One that is not read in time misses some.
+// Its methods may be called from any goroutine.
+type Watch interface {
+	// Events returns the channel of the new events.
+	Events() <-chan Event
+	// Missed returns how many events could not be shown since the last call.
+	Missed() uint64
+	// Close ends the Watch.
+	Close()
+}
+
+// WatchBuffer is how many events a Watch may be behind.
+const WatchBuffer = 256
 
 // Consumer is a stream that consumes a topic.
 type Consumer struct {

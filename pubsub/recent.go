@@ -1,6 +1,9 @@
 package pubsub
 
-import "slices"
+import (
+	"context"
+	"slices"
+)
 
 // What a broker remembers of events that were published lately, whoever has handled them since.
 const (
@@ -13,45 +16,42 @@ type recentEvents struct {
 	events []Event // the oldest first
 	bytes  int
 	// watches are who wants to see each new event.
-	watches map[*Watch]struct{}
+	watches map[*watch]struct{}
 }
 
-// Watch sees the new events of a topic as they are published, until it is closed. One that is not read in time misses some.
-type Watch struct {
+// watch is a Watch of a Broker.
+type watch struct {
 	broker *Broker
 	topic  string
 	events chan Event
 	missed uint64
 }
 
-// watchBuffer is how many events a Watch may be behind.
-const watchBuffer = 256
-
 // Watch implements Inspector.
-func (b *Broker) Watch(topic string) *Watch {
-	w := &Watch{broker: b, topic: topic, events: make(chan Event, watchBuffer)}
+func (b *Broker) Watch(_ context.Context, topic string) (Watch, error) {
+	w := &watch{broker: b, topic: topic, events: make(chan Event, WatchBuffer)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.recent.watches == nil {
-		b.recent.watches = map[*Watch]struct{}{}
+		b.recent.watches = map[*watch]struct{}{}
 	}
 	b.recent.watches[w] = struct{}{}
-	return w
+	return w, nil
 }
 
-// Events returns the channel of the new events.
-func (w *Watch) Events() <-chan Event { return w.events }
+// Events implements Watch.
+func (w *watch) Events() <-chan Event { return w.events }
 
-// Missed returns how many events could not be shown since the last call.
-func (w *Watch) Missed() (n uint64) {
+// Missed implements Watch.
+func (w *watch) Missed() (n uint64) {
 	w.broker.mu.Lock()
 	defer w.broker.mu.Unlock()
 	n, w.missed = w.missed, 0
 	return n
 }
 
-// Close ends the Watch.
-func (w *Watch) Close() {
+// Close implements Watch.
+func (w *watch) Close() {
 	w.broker.mu.Lock()
 	defer w.broker.mu.Unlock()
 	delete(w.broker.recent.watches, w)

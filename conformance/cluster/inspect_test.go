@@ -1,14 +1,18 @@
 package cluster_test
 
 import (
+	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // bolts starts two processes, each with a client whose component init initializes.
@@ -103,4 +107,144 @@ func TestStateInEtcdIsSeenFromAnyProcess(t *testing.T) {
 	require.NoError(t, err, "writers go on")
 	require.NoError(t, run(&found, "query", `{"filter":{"EQ":{"city":"Oslo"}}}`))
 	require.Len(t, found.Items, 1)
+}
+
+// What one process has published and failed to handle, people see and mend through another.
+func TestEventsOnNATSAreSeenFromAnyProcess(t *testing.T) {
+	t.Parallel()
+	h := harness.ForTest(t)
+	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
+	processes, clients := bolts(t, h, func(c *harness.Client) error {
+		return c.InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "replicas", "1", "consumerID", "mail", "maxDeliver", "2", "backOff", "1h")
+	})
+	run := func(result any, args ...string) error {
+		return processes[1].Command(t.Context(), result, append(args, "--database", "nats-dapr-bolt")...)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stream, err := clients[0].Pull(ctx, "orders")
+	require.NoError(t, err)
+	receive := func() *proto.PullMessagesResponse {
+		m, err := stream.Recv()
+		require.NoError(t, err)
+		return m
+	}
+	fail := func(m *proto.PullMessagesResponse) {
+		require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId(), AckError: &proto.AckMessageError{Message: "no paper"}}))
+	}
+	events := func(args ...string) (page admin.EventPage) {
+		require.NoError(t, run(&page, append([]string{"topics", "events", "orders"}, args...)...))
+		return page
+	}
+	event := func(sequence uint64) (e admin.EventDetail) {
+		require.NoError(t, run(&e, "topics", "event", "orders", fmt.Sprint(sequence)))
+		return e
+	}
+	retries := func(args ...string) (page admin.RetryPage) {
+		require.NoError(t, run(&page, append([]string{"retries", "list", "orders"}, args...)...))
+		return page
+	}
+	ids := func(page admin.EventPage) (all []string) {
+		for _, e := range page.Events {
+			all = append(all, e.ID)
+		}
+		return all
+	}
+
+	// One who watches there sees what is published here.
+	watched := make(chan admin.WatchedEvent, 100)
+	watching, unwatch := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	client := admin.NewClient(filepath.Join(processes[1].DataDir, admin.SocketName))
+	defer client.Close()
+	go func() {
+		ended <- client.Watch(watching, admin.TopicRequest{Bucket: admin.Bucket{Database: "nats-dapr-bolt"}, Topic: "orders"}, func(e admin.WatchedEvent) error {
+			watched <- e
+			return nil
+		})
+	}()
+	require.Eventually(t, func() bool {
+		require.NoError(t, clients[0].Publish(t.Context(), "orders", fmt.Sprint("try", time.Now().UnixNano()), []byte("{}")))
+		return len(watched) > 0
+	}, waitLong, 5*waitStep)
+	unwatch()
+	<-ended
+	require.Eventually(t, func() bool {
+		m := receive()
+		require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: m.GetId()}))
+		var detail admin.TopicDetail
+		require.NoError(t, run(&detail, "topics", "show", "orders"))
+		return detail.Groups[0].Waiting == 0 && detail.Groups[0].InFlight == 0
+	}, waitLong, waitStep)
+
+	for i := range 5 {
+		require.NoError(t, clients[0].Publish(t.Context(), "orders", fmt.Sprint("event", i), []byte(`{"n":1}`)))
+	}
+	page := events("--limit", "2")
+	require.Equal(t, []string{"event4", "event3"}, ids(page))
+	page = events("--limit", "2", "--before", fmt.Sprint(page.Next))
+	require.Equal(t, []string{"event2", "event1"}, ids(page))
+	newest := events("--limit", "1").Events[0].Sequence
+
+	inHand := receive()
+	for range 4 {
+		fail(receive())
+	}
+	require.Eventually(t, func() bool { return len(retries().Retries) == 4 }, waitLong, waitStep)
+	some := retries("--limit", "3")
+	require.Len(t, some.Retries, 3)
+	rest := retries("--limit", "3", "--after", some.Next)
+	require.Len(t, rest.Retries, 1)
+	waiting := map[string]bool{}
+	for _, r := range append(some.Retries, rest.Retries...) {
+		waiting[r.EventID] = true
+	}
+	require.Len(t, waiting, 4)
+	require.Equal(t, "no paper", rest.Retries[0].LastError)
+	require.True(t, rest.Retries[0].Due.After(time.Now().Add(30*time.Minute)))
+	at := event(newest)
+	require.Equal(t, pubsub.EventRetrying, at.Groups[0].State)
+	require.Equal(t, 1, at.Groups[0].Deliveries)
+	require.True(t, at.Kept)
+
+	// Now, and not in an hour; then it is dead.
+	require.NoError(t, run(nil, "retries", "now", "orders", "mail", fmt.Sprint(newest)))
+	again := receive()
+	require.Equal(t, "2", again.GetMetadata()["deliveryCount"])
+	require.ErrorContains(t, run(nil, "retries", "now", "orders", "mail", fmt.Sprint(newest)), "in flight")
+	fail(again)
+	require.Eventually(t, func() bool { return event(newest).Groups[0].State == pubsub.EventDead }, waitLong, waitStep)
+	// Never.
+	other := fmt.Sprint(retries().Retries[0].Sequence)
+	require.NoError(t, run(nil, "retries", "skip", "orders", "mail", other))
+	require.ErrorContains(t, run(nil, "retries", "skip", "orders", "mail", other), "not found")
+	require.Len(t, retries().Retries, 2)
+	var groups []admin.DeadLetterGroup
+	require.NoError(t, run(&groups, "dead-letters", "groups"))
+	require.Len(t, groups, 2)
+	letters, err := processes[1].DeadLetters(t.Context(), "--database", "nats-dapr-bolt")
+	require.NoError(t, err)
+	require.Len(t, letters, 2)
+	require.Len(t, letters[0].Attempts, 2)
+	require.Equal(t, pubsub.ReasonSkipped, letters[1].Reason)
+	var overview admin.Overview
+	require.NoError(t, processes[1].Command(t.Context(), &overview, "overview"))
+	require.EqualValues(t, 2, overview.DeadLetters)
+
+	// A topic that somebody consumes stays.
+	remove := []string{"topics", "remove", "orders", "--yes"}
+	require.ErrorContains(t, run(nil, remove...), "live stream")
+	require.NoError(t, stream.Send(&proto.PullMessagesRequest{AckMessageId: inHand.GetId()}))
+	stop()
+	require.Eventually(t, func() bool { return run(nil, remove...) == nil }, waitLong, waitStep)
+	var topics admin.Topics
+	require.NoError(t, run(&topics, "topics"))
+	require.Empty(t, topics.Topics)
+	require.ErrorContains(t, run(nil, "topics", "show", "orders"), "not found")
+	// It is new to all who come now.
+	stream, err = clients[0].Pull(t.Context(), "orders")
+	require.NoError(t, err)
+	require.NoError(t, clients[1].Publish(t.Context(), "orders", "new", []byte("{}")))
+	require.Equal(t, "1", receive().GetMetadata()["deliveryCount"])
+	require.Len(t, events().Events, 1)
+	require.Empty(t, retries().Retries)
 }

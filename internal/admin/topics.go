@@ -359,7 +359,10 @@ func (s *Service) Watch(ctx context.Context, request TopicRequest, fn func(Watch
 	if err != nil {
 		return err
 	}
-	watch := broker.Watch(request.Topic)
+	watch, err := broker.Watch(ctx, request.Topic)
+	if err != nil {
+		return err
+	}
 	defer watch.Close()
 	for {
 		select {

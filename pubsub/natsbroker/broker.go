@@ -100,7 +100,10 @@ type Broker struct {
 	groupCounts map[string]*pubsub.GroupCounts
 }
 
-var _ pubsub.Service = (*Broker)(nil)
+var (
+	_ pubsub.Service   = (*Broker)(nil)
+	_ pubsub.Inspector = (*Broker)(nil)
+)
 
 // Open connects to the servers and makes the bucket's stream if it is missing. An error names the servers, or what their
 // configuration lacks. The caller must Close the broker.
@@ -263,7 +266,7 @@ func (b *Broker) keepInFlight() {
 		b.mu.Unlock()
 		for _, d := range all {
 			// An error means that there is no connection, which is told where it matters.
-			_ = d.message.InProgress()
+			_ = b.nc.Publish(d.reply, []byte("+WPI"))
 		}
 	}
 }

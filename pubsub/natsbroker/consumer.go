@@ -157,7 +157,7 @@ func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *deliver
 	if err != nil {
 		return nil // not an event
 	}
-	d := &delivery{broker: b, stream: s, consumer: c, message: m, known: true}
+	d := &delivery{broker: b, stream: s, consumer: c, reply: m.Reply(), header: m.Headers().Get(headerEvent), known: true}
 	d.Event = eventOf(c.topic, meta.Sequence.Stream, m.Headers(), m.Data())
 	d.history.Redriven, _ = strconv.Atoi(m.Headers().Get(headerRedriven))
 	b.mu.Lock()

@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -34,6 +35,12 @@ func (b *Broker) deadLetter(subject string, sequence uint64, header nats.Header,
 
 // DeadLetters implements pubsub.Service.
 func (b *Broker) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter) ([]pubsub.DeadLetter, error) {
+	found, _, err := b.ScanDeadLetters(ctx, filter, math.MaxInt)
+	return found, err
+}
+
+// ScanDeadLetters implements pubsub.Inspector.
+func (b *Broker) ScanDeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter, scan int) (letters []pubsub.DeadLetter, next uint64, err error) {
 	if filter.Limit <= 0 {
 		filter.Limit = pubsub.DefaultPageSize
 	}
@@ -43,35 +50,28 @@ func (b *Broker) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	var letters []pubsub.DeadLetter
-	for after := filter.After; ; {
-		read := 0
-		found, err := jetstreamext.GetBatch(ctx, b.js, b.layout.stream, readDead,
-			jetstreamext.GetBatchSubject(subject), jetstreamext.GetBatchSeq(after+1), jetstreamext.GetBatchMaxBytes(readDeadBytes))
-		if err != nil {
-			return nil, fmt.Errorf("list dead letters: %w", err)
-		}
-		for m, err := range found {
-			if errors.Is(err, jetstreamext.ErrNoMessages) {
-				break
+	scanned, after := 0, filter.After
+	for read := 1; read > 0; {
+		read, err = b.readMany(ctx, subject, after+1, readDead, readDeadBytes, func(m *jetstream.RawStreamMsg) bool {
+			if len(letters) == filter.Limit || scanned == scan {
+				next = after
+				return false
 			}
-			if err != nil {
-				return nil, fmt.Errorf("list dead letters: %w", err)
-			}
-			read, after = read+1, m.Sequence
+			scanned, after = scanned+1, m.Sequence
 			d, is := b.deadLetter(m.Subject, m.Sequence, m.Header, m.Data)
-			if !is || !filter.SelectsGroup(d.Event.Topic, d.Group) || !filter.SelectsTime(d.Time) || !filter.SelectsReason(d.Reason) ||
-				!filter.HasText(&d) {
-				continue
+			if is && filter.SelectsGroup(d.Event.Topic, d.Group) && filter.SelectsTime(d.Time) && filter.SelectsReason(d.Reason) && filter.HasText(&d) {
+				letters = append(letters, d)
 			}
-			if letters = append(letters, d); len(letters) == filter.Limit {
-				return letters, nil
-			}
+			return true
+		})
+		if err != nil {
+			return nil, 0, fmt.Errorf("list dead letters: %w", err)
 		}
-		if read == 0 {
-			return letters, nil
+		if next > 0 {
+			break
 		}
 	}
+	return letters, next, nil
 }
 
 // DeadLetter implements pubsub.Service.

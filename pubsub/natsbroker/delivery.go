@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -19,7 +18,8 @@ type delivery struct {
 	// stream is nil where the maintainer took the event.
 	stream   *subscription
 	consumer consumer
-	message  jetstream.Msg
+	// reply is where the server hears what becomes of the event, and header what is stored of it beside its data.
+	reply, header string
 	// history is what is known of earlier deliveries, if known, and stands in the message of that sequence; zero: there is
 	// none.
 	known           bool
@@ -84,7 +84,7 @@ func (b *Broker) settle(d *delivery, s pubsub.Settlement) {
 	b.settling(d, func(ctx context.Context) error {
 		switch s.Outcome {
 		case pubsub.Retried:
-			stored, err := b.storeHistory(ctx, d, historyRecord{History: s.History, Due: s.Due})
+			stored, err := b.storeHistory(ctx, d, historyRecord{History: s.History, Due: s.Due, Reply: d.reply})
 			if err != nil || !stored {
 				return err
 			}
@@ -149,7 +149,7 @@ func (b *Broker) confirm(ctx context.Context, d *delivery, answer string) error 
 	return b.retry(ctx, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
-		_, err := b.nc.RequestWithContext(ctx, d.message.Reply(), []byte(answer))
+		_, err := b.nc.RequestWithContext(ctx, d.reply, []byte(answer))
 		return err
 	})
 }
@@ -173,7 +173,7 @@ func (b *Broker) bury(ctx context.Context, d *delivery, s pubsub.Settlement) (bo
 	return b.storeOnce(ctx, d, text, func() []*nats.Msg {
 		letter := eventMessage(d.deadSubject(), &d.Event)
 		if d.Event.Unreadable != "" {
-			letter.Header = nats.Header{headerEvent: {d.message.Headers().Get(headerEvent)}}
+			letter.Header = nats.Header{headerEvent: {d.header}}
 		}
 		letter.Header[headerExpected] = []string{"0"}
 		letter.Header[headerDeath] = []string{marshal(deathRecord{

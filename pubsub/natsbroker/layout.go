@@ -72,6 +72,8 @@ type topicRecord struct {
 	MaxAge time.Duration `json:"maxAge,omitempty"`
 	// Keyed says that events with a partition key were published.
 	Keyed bool `json:"keyed,omitempty"`
+	// Removed: the topic was removed, and not published or subscribed to since.
+	Removed bool `json:"removed,omitempty"`
 }
 
 // groupRecord says that a group consumes a topic, or those that a pattern matches.
@@ -90,6 +92,8 @@ type historyRecord struct {
 	pubsub.History
 	// Due is when the next delivery is.
 	Due time.Time
+	// Reply is where the server hears of a delivery before that, whoever says it.
+	Reply string `json:",omitempty"`
 	// Ended: the event is a dead letter, and only its acknowledgement is missing.
 	Ended bool `json:",omitempty"`
 }

@@ -94,6 +94,10 @@ func (b *Broker) learn(subject string, data []byte) {
 		if json.Unmarshal(data, &r) != nil {
 			return
 		}
+		if r.Removed {
+			delete(b.topics, r.Topic)
+			return
+		}
 		b.topics[r.Topic] = r
 		for s := range b.streams {
 			s.attach(r)
@@ -139,8 +143,12 @@ func (b *Broker) ensureTopic(ctx context.Context, want topicRecord, published bo
 			if err := json.Unmarshal(data, &have); err != nil {
 				return nil, fmt.Errorf("topic %q: %w", want.Topic, err)
 			}
-		} else if err := b.opts.AnotherTopic(uint64(count)); err != nil {
-			return nil, err
+		}
+		if len(data) == 0 || have.Removed {
+			if err := b.opts.AnotherTopic(uint64(count)); err != nil {
+				return nil, err
+			}
+			have = topicRecord{}
 		}
 		if enough(have) {
 			return have, nil

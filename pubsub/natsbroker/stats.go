@@ -6,66 +6,71 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // Stats implements pubsub.Service. Streams and counts are those of this process; Bytes is zero, since
 // the servers do not count them by topic; LastSequence is zero, since sequences are those of the bucket.
 func (b *Broker) Stats(ctx context.Context) ([]pubsub.TopicStats, error) {
-	ctx, cancel := b.bounded(ctx)
-	defer cancel()
-	// By kind of subject, and the hash in it.
-	counts := map[string]map[string]uint64{}
-	for _, kind := range []string{"e", "s", "h", "x"} {
-		counts[kind] = map[string]uint64{}
-		info, err := b.stream.Info(ctx, jetstream.WithSubjectFilter(b.layout.subject(kind, ">")))
-		if err != nil {
-			return nil, fmt.Errorf("count topics: %w", err)
-		}
-		for subject, n := range info.State.Subjects {
-			counts[kind][b.layout.parts(subject)[1]] += n
-		}
-	}
+	return b.StatsAfter(ctx, "", 0)
+}
+
+// StatsAfter implements pubsub.Inspector.
+func (b *Broker) StatsAfter(ctx context.Context, after string, limit int) ([]pubsub.TopicStats, error) {
 	b.mu.Lock()
-	topics := slices.Collect(maps.Values(b.topics))
+	names := slices.Sorted(maps.Keys(b.topics))
 	b.mu.Unlock()
-	stats := make([]pubsub.TopicStats, 0, len(topics))
-	for _, t := range topics {
-		b.mu.Lock()
-		groups := slices.SortedFunc(maps.Values(b.groupsOf(t.Topic)), func(x, y groupRecord) int { return strings.Compare(x.Group, y.Group) })
-		one := pubsub.TopicStats{Topic: t.Topic, Stored: counts["e"][hash(t.Topic)], Delayed: counts["s"][hash(t.Topic)], MaxAge: t.MaxAge}
-		b.mu.Unlock()
-		b.counting.Lock()
-		one.TopicCounts = b.topicCounts[t.Topic]
-		b.counting.Unlock()
-		if one.Stored > 0 {
-			oldest, err := b.readNext(ctx, b.layout.subject("e", hash(t.Topic), "*"), 1)
-			if err != nil {
-				return nil, fmt.Errorf("count topics: %w", err)
-			}
-			if oldest != nil {
-				one.OldestTime = &oldest.Time
-			}
+	from, found := slices.BinarySearch(names, after)
+	if found {
+		from++
+	}
+	if names = names[from:]; limit > 0 && len(names) > limit {
+		names = names[:limit]
+	}
+	stats := make([]pubsub.TopicStats, 0, len(names))
+	for _, name := range names {
+		one, err := b.TopicStats(ctx, name)
+		if errors.Is(err, pubsub.ErrNotFound) {
+			continue // it was removed meanwhile
 		}
-		for _, g := range groups {
-			stat, err := b.groupStats(ctx, t, g)
-			if err != nil {
-				return nil, fmt.Errorf("count topics: %w", err)
-			}
-			name := groupHash(t.Topic, g.Group)
-			stat.Dead, stat.Retrying = counts["x"][name], counts["h"][name]
-			stat.InFlight -= min(stat.InFlight, stat.Retrying)
-			one.Groups = append(one.Groups, stat)
+		if err != nil {
+			return nil, err
 		}
 		stats = append(stats, one)
 	}
-	slices.SortFunc(stats, func(a, c pubsub.TopicStats) int { return strings.Compare(a.Topic, c.Topic) })
 	return stats, nil
+}
+
+// TopicStats implements pubsub.Inspector.
+func (b *Broker) TopicStats(ctx context.Context, topic string) (pubsub.TopicStats, error) {
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	one := pubsub.TopicStats{Topic: topic}
+	t, groups, err := b.topic(topic)
+	if err != nil {
+		return one, err
+	}
+	one.MaxAge = t.MaxAge
+	b.counting.Lock()
+	one.TopicCounts = b.topicCounts[topic]
+	b.counting.Unlock()
+	stored, oldest, err := b.count(ctx, b.layout.subject("e", hash(topic), "*"), 1)
+	if err == nil {
+		one.Stored, one.OldestTime = stored, ageOf(oldest)
+		one.Delayed, _, err = b.count(ctx, b.layout.subject("s", hash(topic), "*"), 1)
+	}
+	for _, g := range groups {
+		var stat pubsub.GroupStats
+		if err == nil {
+			stat, err = b.groupStats(ctx, t, g)
+		}
+		one.Groups = append(one.Groups, stat)
+	}
+	if err != nil {
+		return one, fmt.Errorf("count topic %q: %w", topic, err)
+	}
+	return one, nil
 }
 
 func (b *Broker) groupStats(ctx context.Context, t topicRecord, g groupRecord) (pubsub.GroupStats, error) {
@@ -91,7 +96,16 @@ func (b *Broker) groupStats(ctx context.Context, t topicRecord, g groupRecord) (
 			stat.OldestTime = &oldest.Time
 		}
 	}
-	b.countGroup(groupHash(t.Topic, g.Group), func(c *pubsub.GroupCounts) { stat.GroupCounts = c.Clone() })
+	name := groupHash(t.Topic, g.Group)
+	var err error
+	if stat.Dead, _, err = b.count(ctx, b.layout.subject("x", name, "*"), 1); err != nil {
+		return stat, err
+	}
+	if stat.Retrying, _, err = b.count(ctx, b.layout.subject("h", name, "*"), 1); err != nil {
+		return stat, err
+	}
+	stat.InFlight -= min(stat.InFlight, stat.Retrying)
+	b.countGroup(name, func(c *pubsub.GroupCounts) { stat.GroupCounts = c.Clone() })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for s := range b.streams {
@@ -100,68 +114,4 @@ func (b *Broker) groupStats(ctx context.Context, t topicRecord, g groupRecord) (
 		}
 	}
 	return stat, nil
-}
-
-// RemoveGroup implements pubsub.Service. A group's part in one topic of those that a pattern of it matches cannot be
-// removed.
-func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
-	ctx, cancel := b.bounded(ctx)
-	defer cancel()
-	b.mu.Lock()
-	record, there := b.groups[groupHash(topic, group)]
-	var consumed []topicRecord
-	for _, t := range b.topics {
-		if t.Topic == topic || pubsub.IsPattern(topic) && pubsub.Matches(topic, t.Topic) {
-			consumed = append(consumed, t)
-		}
-	}
-	pattern := ""
-	for _, r := range b.groups {
-		if !r.Removed && r.Group == group && r.Topic != topic && pubsub.IsPattern(r.Topic) && pubsub.Matches(r.Topic, topic) {
-			pattern = r.Topic
-		}
-	}
-	b.mu.Unlock()
-	switch {
-	case pattern != "":
-		return invalid.New("topic", topic, fmt.Sprintf("with engine nats, the pattern %q by which group %q consumes it", pattern, group))
-	case !there || record.Removed:
-		return pubsub.ErrNotFound
-	}
-	for _, t := range consumed {
-		for _, c := range consumersOf(t, group, record.Ordered) {
-			info, err := b.info(ctx, c)
-			if err != nil {
-				return fmt.Errorf("remove group: %w", err)
-			}
-			if info != nil && info.NumWaiting > 0 {
-				return invalid.New("group", group, "a group that has no live stream on the topic; stop its app first")
-			}
-		}
-	}
-	record.Removed = true
-	if err := b.update(ctx, b.layout.subject("g", groupHash(topic, group)), func([]byte) (any, error) { return record, nil }); err != nil {
-		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, err)
-	}
-	var all error
-	for _, t := range consumed {
-		b.mu.Lock()
-		_, still := b.groupsOf(t.Topic)[group]
-		b.mu.Unlock()
-		if still {
-			continue
-		}
-		for _, c := range consumersOf(t, group, record.Ordered) {
-			if err := b.stream.DeleteConsumer(ctx, c.name()); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-				all = errors.Join(all, err)
-			}
-		}
-		for _, kind := range []string{"r", "h", "x"} {
-			all = errors.Join(all, b.purge(ctx, b.layout.subject(kind, groupHash(t.Topic, group), "*"), 0))
-		}
-	}
-	if all != nil {
-		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, all)
-	}
-	return nil
 }
