@@ -18,6 +18,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
+	"github.com/dapr-bolt/dapr-bolt/internal/tracing"
 )
 
 const (
@@ -113,6 +114,9 @@ func (p *process) during(ctx context.Context, work func(ctx context.Context) err
 func (c *cli) start(ctx context.Context, p *process) (err error) {
 	info := admin.Info{Version: version(), Started: c.clock.Now(), DataDir: c.dataDir}
 
+	spans := tracing.Open(ctx, tracing.Options{Version: info.Version, Logger: p.log, Clock: c.clock})
+	p.add(part{stop: spans.Close}) // after everything that makes spans
+
 	p.metrics = metrics.New()
 	p.databases, err = databases.Open(ctx, databases.Options{
 		Dir:             c.dataDir,
@@ -191,6 +195,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 			Logger:  p.log,
 			Clock:   c.clock,
 			Metrics: p.metrics,
+			Tracer:  spans.Tracer(),
 		},
 	})
 	if err != nil {

@@ -299,7 +299,7 @@ func deliverable(m *proto.PullMessagesResponse, limit int) error {
 
 // Subscribe calls handler with each event until ctx ends or the component is closed.
 func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeRequest, handler contribpubsub.Handler) error {
-	s, err := p.subscribe(ctx, "", req.Topic, req.Metadata)
+	s, _, err := p.subscribe(ctx, "", req.Topic, req.Metadata)
 	if err != nil {
 		return err
 	}
@@ -336,39 +336,39 @@ func handle(ctx context.Context, handler contribpubsub.Handler, m *contribpubsub
 	return handler(ctx, m)
 }
 
-// subscribe begins the subscription of an instance of an app, with a subscription's metadata. The caller must close it, and
-// then unsubscribe.
-func (p *PubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (pubsub.Subscription, error) {
+// subscribe begins the subscription of an instance of an app, with a subscription's metadata, which may change that of the
+// component: what holds is returned. The caller must close the subscription, and then unsubscribe.
+func (p *PubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (pubsub.Subscription, pubsubConfig, error) {
 	broker, config, err := p.ready()
 	if err != nil {
-		return nil, err
+		return nil, config, err
 	}
 	overrides, err := parseProperties(metadata)
 	if err != nil {
-		return nil, fmt.Errorf("subscribe to topic %q: %w", topic, err)
+		return nil, config, fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
-	opts := config.Consumer
+	opts := &config.Consumer
 	opts.Topic, opts.Instance = topic, instance
-	if err := override(&opts, consumerFields, overrides); err != nil {
-		return nil, fmt.Errorf("subscribe to topic %q: %w", topic, err)
+	if err := override(opts, consumerFields, overrides); err != nil {
+		return nil, config, fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
 	warnUnknown(p.log, metadata, SubscriptionMetadata())
-	s, err := broker.Subscribe(ctx, opts)
+	s, err := broker.Subscribe(ctx, *opts)
 	if err != nil {
-		return nil, err
+		return nil, config, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		s.Close()
-		return nil, pubsub.ErrClosed
+		return nil, config, pubsub.ErrClosed
 	}
 	p.subscriptions[s] = struct{}{}
 	p.running.Add(1)
 	if p.paused {
 		s.Pause()
 	}
-	return s, nil
+	return s, config, nil
 }
 
 func (p *PubSub) unsubscribe(s pubsub.Subscription) {

@@ -36,6 +36,8 @@ type pull struct {
 
 	mu  sync.Mutex
 	sub pubsub.Subscription // nil: the first message has not come
+	// spans is set with sub.
+	spans *deliverySpans
 	// sending says that SendMsg has an event in its hands; it may wait for the client to read.
 	sending bool
 	ignored int
@@ -62,7 +64,7 @@ func (s *Server) pullMessages(ctx context.Context, c *call, stream grpc.ServerSt
 			// An end that comes first is no different from a message that says nothing.
 			return cmp.Or[error](ctx.Err(), invalid.New("topic", "", "a topic's name in the first message of PullMessages"))
 		}
-		sub, err := c.pubsub.subscribe(p.ctx, c.conn.peer.String(), topic.GetName(), topic.GetMetadata())
+		sub, config, err := c.pubsub.subscribe(p.ctx, c.conn.peer.String(), topic.GetName(), topic.GetMetadata())
 		if err != nil {
 			return err
 		}
@@ -73,7 +75,7 @@ func (s *Server) pullMessages(ctx context.Context, c *call, stream grpc.ServerSt
 				closed()
 			}
 		}()
-		p.start(sub)
+		p.start(sub, s.traceDeliveries(&config))
 	case <-p.ctx.Done():
 	}
 	select {
@@ -144,16 +146,18 @@ func (p *pull) read(first chan<- *proto.PullMessagesRequest, ended chan<- error)
 // acknowledge ends the event that the client names, if it is in flight.
 func (p *pull) acknowledge(m *proto.PullMessagesRequest) {
 	p.mu.Lock()
-	sub := p.sub
+	sub, spans := p.sub, p.spans
 	p.mu.Unlock()
 	inFlight := false
 	if place, ok := strings.CutPrefix(m.GetAckMessageId(), p.ids); ok && sub != nil {
 		if number, err := strconv.ParseUint(place, 10, 64); err == nil {
-			if failure := m.GetAckError(); failure != nil {
+			span, failure := spans.take(number), m.GetAckError()
+			if failure != nil {
 				inFlight = sub.Nack(number, failure.GetMessage())
 			} else {
 				inFlight = sub.Ack(number)
 			}
+			answered(span, failure, inFlight)
 		}
 	}
 	if inFlight {
@@ -170,10 +174,10 @@ func (p *pull) acknowledge(m *proto.PullMessagesRequest) {
 }
 
 // start begins to bring a subscription's events to the client.
-func (p *pull) start(sub pubsub.Subscription) {
+func (p *pull) start(sub pubsub.Subscription, spans *deliverySpans) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sub = sub
+	p.sub, p.spans = sub, spans
 	p.delivering.Go(func() {
 		for {
 			// Next fails only when ctx has ended or the subscription was closed.
@@ -205,6 +209,7 @@ func (p *pull) deliver(d *pubsub.Delivery) bool {
 		return false
 	}
 
+	p.spans.begin(d)
 	err := p.SendMsg(m)
 
 	p.mu.Lock()
@@ -250,6 +255,7 @@ func (p *pull) close(of *PubSub, stopping bool) {
 	} else {
 		p.sub.Interrupt()
 	}
+	p.spans.close()
 	of.unsubscribe(p.sub)
 	p.mu.Lock()
 	defer p.mu.Unlock()

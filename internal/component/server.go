@@ -15,6 +15,7 @@ import (
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/jonboulle/clockwork"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -114,6 +115,8 @@ type ComponentOptions struct {
 	Clock clockwork.Clock
 	// Metrics are written to by the components. Default: new ones.
 	Metrics *metrics.Metrics
+	// Tracer makes a span of each call and each delivery. Default: none are made.
+	Tracer trace.Tracer
 }
 
 func (o *ComponentOptions) setDefaults() {
@@ -242,6 +245,7 @@ func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ha
 		answer, err = nil, toStatus(err)
 	}
 	measureCall(c, start, err)
+	s.traceCall(ctx, c, req, start, err)
 	logCall(ctx, s.opts.Logger, c, start, err)
 	return answer, err
 }

@@ -1,0 +1,293 @@
+package component
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/tidwall/gjson"
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// The component is to Dapr what a client library is to an app, and so its spans are those that OpenTelemetry's conventions
+// have for clients of a database and of a broker. They hold names and ids, and never a key, a value or a payload.
+
+// tracedSystem is db.system.name and messaging.system.
+const tracedSystem = "dapr_bolt"
+
+// What the conventions have no name for.
+const (
+	attributeDatabase      = attribute.Key("dapr_bolt.database")
+	attributeBucket        = attribute.Key("dapr_bolt.bucket")
+	attributeDeliveryCount = attribute.Key("dapr_bolt.delivery.count")
+)
+
+// The fields of a CloudEvent, and metadata, that name the span which an event comes from
+// (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md). Dapr gives events a
+// traceid of the same content too, in some cases only that.
+const (
+	traceParentField = "traceparent"
+	traceStateField  = "tracestate"
+	traceIDField     = "traceid"
+)
+
+// traceBinary is the gRPC metadata in which a span is told in OpenCensus' binary form.
+const traceBinary = "grpc-trace-bin"
+
+// maxTraced bounds a text in a span, in bytes.
+const maxTraced = 256
+
+// traced cuts a text that others have made, so that any span that holds it can be exported.
+func traced(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxTraced)], "")
+}
+
+// traceCall makes the spans of a call that has ended. One that came to no initialized component has none.
+func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Time, err error) {
+	tracer := s.opts.Tracer
+	switch {
+	case tracer == nil:
+	case c.store != nil:
+		op, store := operations[c.method], c.store.opened.Load()
+		if op == "" || store == nil {
+			return
+		}
+		attributes := []attribute.KeyValue{
+			semconv.DBSystemNameKey.String(tracedSystem),
+			semconv.DBOperationName(string(op)),
+			semconv.DBNamespace(store.config.Database),
+			semconv.DBCollectionName(store.config.Bucket),
+		}
+		if n := batchSize(req); n > 0 {
+			attributes = append(attributes, semconv.DBOperationBatchSize(n))
+		}
+		_, span := tracer.Start(callersSpan(ctx), string(op)+" "+store.config.Bucket,
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(start), trace.WithAttributes(attributes...))
+		endTraced(span, err)
+	case c.pubsub != nil:
+		_, config, notReady := c.pubsub.ready()
+		if notReady != nil {
+			return
+		}
+		publish := publishTrace{tracer, &config.Publisher, start}
+		switch req := req.(type) {
+		case *proto.PublishRequest:
+			publish.event(ctx, req.GetTopic(), req.GetData(), req.GetMetadata(), err)
+		case *proto.BulkPublishRequest:
+			batch := semconv.MessagingBatchMessageCount(len(req.GetEntries()))
+			for _, entry := range req.GetEntries() {
+				publish.event(ctx, req.GetTopic(), entry.GetEvent(), entry.GetMetadata(), err, batch)
+			}
+		}
+	}
+}
+
+// batchSize is how many operations a call has that may have many, or 0.
+func batchSize(req any) int {
+	switch r := req.(type) {
+	case *proto.BulkGetRequest:
+		return len(r.GetItems())
+	case *proto.BulkSetRequest:
+		return len(r.GetItems())
+	case *proto.BulkDeleteRequest:
+		return len(r.GetItems())
+	case *proto.TransactionalStateRequest:
+		return len(r.GetOperations())
+	}
+	return 0
+}
+
+// publishTrace makes the spans of a publish call.
+type publishTrace struct {
+	tracer trace.Tracer
+	config *publisherConfig
+	start  time.Time
+}
+
+// event makes the span of one event, which is part of the trace that the event says it is part of.
+func (p *publishTrace) event(ctx context.Context, topic string, data []byte, meta map[string]string, err error, more ...attribute.KeyValue) {
+	attributes := append(eventAttributes(p.config.Database, p.config.Bucket, topic, data),
+		semconv.MessagingOperationName("publish"),
+		semconv.MessagingOperationTypeSend)
+	if id := cmp.Or(property(meta, keyEventID), gjson.GetBytes(data, "id").String()); id != "" {
+		attributes = append(attributes, semconv.MessagingMessageID(traced(id)))
+	}
+	_, span := p.tracer.Start(eventsSpan(callersSpan(ctx), data, meta), "publish "+traced(topic),
+		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(p.start), trace.WithAttributes(attributes...), trace.WithAttributes(more...))
+	endTraced(span, err)
+}
+
+func eventAttributes(database, bucket, topic string, data []byte) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		semconv.MessagingSystemKey.String(tracedSystem),
+		semconv.MessagingDestinationName(traced(topic)),
+		semconv.MessagingMessageBodySize(len(data)),
+		attributeDatabase.String(database),
+		attributeBucket.String(bucket),
+	}
+}
+
+// endTraced ends the span of a call with its outcome, as the metrics name it.
+func endTraced(span trace.Span, err error) {
+	if outcome := outcomeOf(err); outcome != metrics.OK {
+		span.SetAttributes(semconv.ErrorTypeKey.String(outcome.String()))
+		span.SetStatus(otelcodes.Error, traced(status.Convert(err).Message()))
+	}
+	span.End()
+}
+
+// eventsSpan returns ctx in the span that an event comes from: what its CloudEvent says or else, as of one that has no
+// envelope, its metadata.
+func eventsSpan(ctx context.Context, data []byte, meta map[string]string) context.Context {
+	parent := gjson.GetBytes(data, traceParentField).String()
+	if parent == "" {
+		parent = gjson.GetBytes(data, traceIDField).String()
+	}
+	state := gjson.GetBytes(data, traceStateField).String()
+	if parent == "" {
+		parent, state = property(meta, traceParentField), property(meta, traceStateField)
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{traceParentField: parent, traceStateField: state})
+}
+
+// callersSpan returns ctx in the span that a call comes from, if the sidecar says so.
+func callersSpan(ctx context.Context) context.Context {
+	sent, _ := metadata.FromIncomingContext(ctx)
+	if binary := sent.Get(traceBinary); len(binary) > 0 {
+		if span, ok := spanOfBinary(binary[0]); ok {
+			ctx = trace.ContextWithRemoteSpanContext(ctx, span)
+		}
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
+		traceParentField: strings.Join(sent.Get(traceParentField), ","),
+		traceStateField:  strings.Join(sent.Get(traceStateField), ","),
+	})
+}
+
+// spanOfBinary reads OpenCensus' form: a version, and the trace, the span and the options, each after its number
+// (https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md).
+func spanOfBinary(b string) (trace.SpanContext, bool) {
+	if len(b) != 29 || b[0] != 0 || b[1] != 0 || b[18] != 1 || b[27] != 2 {
+		return trace.SpanContext{}, false
+	}
+	span := trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID:    trace.TraceID([]byte(b[2:18])),
+		SpanID:     trace.SpanID([]byte(b[19:27])),
+		TraceFlags: trace.TraceFlags(b[28]) & trace.FlagsSampled,
+	})
+	return span, span.IsValid()
+}
+
+// deliverySpans are the spans of a stream's deliveries, each from when the event is handed over to its end. A nil one makes
+// none. Its methods may be called from any goroutine.
+type deliverySpans struct {
+	tracer                  trace.Tracer
+	database, bucket, group string
+
+	mu sync.Mutex
+	// open are those of deliveries that have not ended, by number.
+	open map[uint64]trace.Span
+}
+
+// traceDeliveries returns what makes the spans of a subscription, or nil.
+func (s *Server) traceDeliveries(config *pubsubConfig) *deliverySpans {
+	if s.opts.Tracer == nil {
+		return nil
+	}
+	return &deliverySpans{
+		tracer:   s.opts.Tracer,
+		database: config.Publisher.Database, bucket: config.Publisher.Bucket, group: config.Consumer.Group,
+		open: make(map[uint64]trace.Span),
+	}
+}
+
+// begin is called before the event goes out.
+func (s *deliverySpans) begin(d *pubsub.Delivery) {
+	if s == nil {
+		return
+	}
+	e := &d.Event
+	attributes := append(eventAttributes(s.database, s.bucket, e.Topic, e.Data),
+		semconv.MessagingOperationName("deliver"),
+		semconv.MessagingOperationTypeProcess,
+		semconv.MessagingConsumerGroupName(s.group),
+		attributeDeliveryCount.Int(d.Count))
+	if e.ID != "" {
+		attributes = append(attributes, semconv.MessagingMessageID(traced(e.ID)))
+	}
+	_, span := s.tracer.Start(eventsSpan(context.Background(), e.Data, e.Metadata), "deliver "+traced(e.Topic),
+		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...))
+	if !span.IsRecording() {
+		return
+	}
+	s.mu.Lock()
+	s.open[d.Number] = span
+	s.mu.Unlock()
+	// Nobody answers for a delivery whose ackWait runs out.
+	context.AfterFunc(d.Context(), func() { s.unanswered(d.Number) })
+}
+
+// take returns the span of a delivery that is about to be answered, for answered; nil: there is none.
+func (s *deliverySpans) take(number uint64) trace.Span {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	span := s.open[number]
+	delete(s.open, number)
+	return span
+}
+
+// unanswered ends the span of a delivery that has ended without the app.
+func (s *deliverySpans) unanswered(number uint64) {
+	if span := s.take(number); span != nil {
+		endUnanswered(span)
+	}
+}
+
+// close ends the spans that are left when the stream is over.
+func (s *deliverySpans) close() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for number, span := range s.open {
+		delete(s.open, number)
+		endUnanswered(span)
+	}
+}
+
+func endUnanswered(span trace.Span) {
+	span.SetAttributes(semconv.ErrorTypeKey.String("unanswered"))
+	span.SetStatus(otelcodes.Error, "ended without an answer: its ackWait ran out, or its stream ended")
+	span.End()
+}
+
+// answered ends the span of a delivery, which may be nil, with what the app answered in time, or too late.
+func answered(span trace.Span, failure *proto.AckMessageError, inTime bool) {
+	switch {
+	case span == nil:
+	case !inTime:
+		endUnanswered(span)
+	case failure != nil:
+		span.SetAttributes(semconv.ErrorTypeKey.String("failed"))
+		span.SetStatus(otelcodes.Error, traced(failure.GetMessage()))
+		span.End()
+	default:
+		span.End()
+	}
+}
