@@ -17,7 +17,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-var faults = flag.Int("faults", 20, "how many faults a cluster is given")
+var faults = flag.Int("faults", 10, "how many faults each cluster is given")
 
 // faultsOfHistory is after how many faults a history ends: the writes of which nobody knows whether they took place make it
 // hard to find an order.
@@ -33,18 +33,29 @@ func (t *turns) do(ctx context.Context, c call) (answer, error) {
 	return t.stores[t.next.Add(1)%uint64(len(t.stores))].do(ctx, c)
 }
 
-// Two dapr-bolts work on the same state in etcd while leaders, followers and they themselves are killed and paused.
+// Two dapr-bolts work on the same state in etcd while leaders, followers and they themselves are killed, paused and cut off.
 func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 	t.Parallel()
 	const processes, callsBetween = 2, 300
 	h := harness.ForTest(t)
-	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{})
+	network := networkOf(t, h)
+	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Network: network})
 	var bolts []*harness.Bolt
 	var sockets []string
 	for i := range processes {
 		name := fmt.Sprintf("dapr-bolt-%d", i)
 		bolt := harness.StartBolt(t, h, harness.BoltOptions{Name: name, DataDir: h.Dir(name), SocketDir: filepath.Join(h.SocketDir(), name)})
 		bolts, sockets = append(bolts, bolt), append(sockets, filepath.Join(bolt.SocketDir, "bolt.sock"))
+	}
+	othersLead := func(leader *harness.EtcdMember) {
+		require.Eventually(t, func() bool {
+			for _, m := range etcd.Servers {
+				if m != leader && m.Leads(t.Context()) {
+					return true
+				}
+			}
+			return false
+		}, patience, 100*time.Millisecond)
 	}
 	kinds := []struct {
 		name string
@@ -59,14 +70,23 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 		{"the leader is paused", func(leader *harness.EtcdMember) {
 			leader.Pause()
 			defer leader.Resume()
-			require.Eventually(t, func() bool { // the others have another one
-				for _, m := range etcd.Servers {
-					if m != leader && m.Leads(t.Context()) {
-						return true
-					}
-				}
-				return false
-			}, patience, 100*time.Millisecond)
+			othersLead(leader)
+		}},
+		{"the leader is cut off", func(leader *harness.EtcdMember) {
+			if network == nil {
+				return
+			}
+			require.NoError(t, leader.CutOff(t.Context()))
+			defer func() { require.NoError(t, leader.Reconnect(t.Context())) }()
+			othersLead(leader)
+		}},
+		{"all servers are killed", func(*harness.EtcdMember) {
+			for _, m := range etcd.Servers {
+				m.Kill()
+			}
+			for _, m := range etcd.Servers {
+				require.NoError(t, m.Start())
+			}
 		}},
 		{"a server is killed", func(*harness.EtcdMember) { restart(t, etcd.Servers[rand.IntN(len(etcd.Servers))]) }},
 	}
