@@ -158,6 +158,7 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 			return info
 		},
 		Sidecars: known,
+		Metrics:  p.metrics,
 		Clock:    c.clock,
 		Logger:   p.log,
 	})

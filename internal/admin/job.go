@@ -92,7 +92,7 @@ type runningJob struct {
 	cancel context.CancelFunc
 }
 
-// Close stops the jobs that run and waits for them, or for ctx.
+// Close stops the jobs that run, and what reads the counters, and waits for them, or for ctx.
 func (s *Service) Close(ctx context.Context) error {
 	s.jobs.cancel()
 	stopped := make(chan struct{})
@@ -101,7 +101,7 @@ func (s *Service) Close(ctx context.Context) error {
 	case <-stopped:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("stop redriving and purging: %w", ctx.Err())
+		return fmt.Errorf("stop the work in the background: %w", ctx.Err())
 	}
 }
 

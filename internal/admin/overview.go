@@ -74,6 +74,7 @@ type Overview struct {
 	DeadLetters uint64      `json:"deadLetters"`
 	Attention   []Attention `json:"attention"`
 	OldestOwed  *Owed       `json:"oldestOwed,omitempty"`
+	Rates       Rates       `json:"rates"`
 	// Partial says that there are more topics than were looked at.
 	Partial bool `json:"partial,omitempty"`
 	// Missing says which buckets could not be looked into, and why.
@@ -91,7 +92,7 @@ const (
 
 // Overview says how the process is, who is connected and what needs a person.
 func (s *Service) Overview(ctx context.Context) (o Overview, err error) {
-	o = Overview{Sidecars: s.connected(), Attention: []Attention{}}
+	o = Overview{Sidecars: s.connected(), Attention: []Attention{}, Rates: s.rates()}
 	if o.Info, err = s.Info(); err != nil {
 		return o, err
 	}

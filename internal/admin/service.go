@@ -11,11 +11,13 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync"
 
 	"github.com/jonboulle/clockwork"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -30,6 +32,8 @@ type ServiceOptions struct {
 	Info func() Info
 	// Sidecars knows who is connected. Default: nobody is.
 	Sidecars *sidecars.Registry
+	// Metrics are read now and then, for Overview.Rates and those of topics. Default: there are no rates.
+	Metrics *metrics.Metrics
 	// Clock default: the system's.
 	Clock clockwork.Clock
 	// Logger hears of changes that people made. Default: slog.Default().
@@ -42,6 +46,11 @@ type Service struct {
 	opts ServiceOptions
 	log  *slog.Logger
 	jobs jobs
+
+	// ratesMu guards what was read of the counters, the oldest first.
+	ratesMu       sync.Mutex
+	readings      []reading
+	topicReadings []topicReading
 }
 
 // NewService returns a Service. The caller must Close it.
@@ -50,6 +59,9 @@ func NewService(opts ServiceOptions) *Service {
 	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	s := &Service{opts: opts, log: opts.Logger}
 	s.jobs.ctx, s.jobs.cancel = context.WithCancel(context.Background())
+	if opts.Metrics != nil {
+		s.jobs.wg.Go(func() { s.watchRates(s.jobs.ctx) })
+	}
 	return s
 }
 

@@ -44,6 +44,9 @@ type TopicStats struct {
 	Retrying     uint64 `json:"retrying"`
 	Dead         uint64 `json:"dead"`
 	Acknowledged uint64 `json:"acknowledged"`
+	// RateIn and RateOut are how many events were published, and delivered to all groups, per second in the last minute.
+	RateIn  float64 `json:"rateIn"`
+	RateOut float64 `json:"rateOut"`
 }
 
 func newTopicStats(bucket Bucket, t pubsub.TopicStats) TopicStats {
@@ -158,7 +161,9 @@ func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, er
 				answer.Next = cursor(topicCursor{last.Database, last.Name, last.Topic})
 				return answer, nil
 			}
-			answer.Topics = append(answer.Topics, newTopicStats(Bucket{b.Database, b.Bucket}, t))
+			stats := newTopicStats(Bucket{b.Database, b.Bucket}, t)
+			s.addRates(&stats)
+			answer.Topics = append(answer.Topics, stats)
 		}
 	}
 	return answer, nil
@@ -199,6 +204,7 @@ func (s *Service) Topic(ctx context.Context, request TopicRequest) (TopicDetail,
 		return TopicDetail{}, err
 	}
 	answer := TopicDetail{TopicStats: newTopicStats(request.WithDefaults(), stats), Consumers: []Consumer{}}
+	s.addRates(&answer.TopicStats)
 	for _, c := range broker.Consumers(request.Topic) {
 		out := Consumer{
 			Group: c.Group, Topic: c.Topic, Instance: c.Instance, InFlight: c.InFlight, Paused: c.Paused, Silent: c.Silent,

@@ -24,6 +24,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -68,27 +69,26 @@ func newEnv(t *testing.T, change ...func(*Options)) *env {
 	t.Helper()
 	e := &env{t: t, log: &lockedBuffer{}}
 	var err error
-	e.manager, err = databases.Open(t.Context(), databases.Options{Dir: t.TempDir()})
+	counters := metrics.New()
+	e.manager, err = databases.Open(t.Context(), databases.Options{Dir: t.TempDir(), Metrics: counters})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.manager.Close(context.Background())) })
 	e.broker, err = e.manager.Broker(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
 	require.NoError(t, err)
 	log := slog.New(slog.NewTextHandler(e.log, nil))
 	e.server = httptest.NewUnstartedServer(nil)
-	opts := Options{
-		Service: admin.NewService(admin.ServiceOptions{
-			Databases: e.manager,
-			Ready:     func(context.Context) error { return nil },
-			Info:      func() admin.Info { return admin.Info{Version: "test"} },
-			Logger:    log,
-		}),
-		Token:  token,
-		Addr:   e.server.Listener.Addr().String(),
-		Logger: log,
-	}
+	opts := Options{Token: token, Addr: e.server.Listener.Addr().String(), Logger: log}
 	for _, c := range change {
 		c(&opts)
 	}
+	opts.Service = admin.NewService(admin.ServiceOptions{
+		Databases: e.manager,
+		Ready:     func(context.Context) error { return nil },
+		Info:      func() admin.Info { return admin.Info{Version: "test"} },
+		Metrics:   counters,
+		Clock:     opts.Clock,
+		Logger:    log,
+	})
 	t.Cleanup(func() { require.NoError(t, opts.Service.Close(context.Background())) })
 	e.console, err = New(opts)
 	require.NoError(t, err)

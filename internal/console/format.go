@@ -22,6 +22,7 @@ var functions = template.FuncMap{
 	"plural":  plural,
 	"link":    link,
 	"span":    span,
+	"rate":    perSecond,
 }
 
 // number groups digits by three.

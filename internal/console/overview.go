@@ -1,6 +1,7 @@
 package console
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
@@ -9,7 +10,10 @@ import (
 // overviewPage is what the page shows.
 type overviewPage struct {
 	admin.Overview
-	Needs []need
+	Sparklines []sparkline
+	Needs      []need
+	// OldestLink is where the topic of the oldest event owed is shown.
+	OldestLink string
 }
 
 // need is something that needs a person, with where to look.
@@ -23,11 +27,28 @@ func (c *Console) overview(r *http.Request) (*page, error) {
 		return nil, err
 	}
 	p := overviewPage{Overview: o}
+	for _, each := range []struct {
+		name   string
+		values []float64
+		show   func(float64) string
+	}{
+		{"State sets", o.Rates.Sets, perSecond}, {"State gets", o.Rates.Gets, perSecond},
+		{"Publishes", o.Rates.Published, perSecond}, {"Deliveries", o.Rates.Delivered, perSecond},
+		{"Failed deliveries", o.Rates.Failed, perSecond}, {"Commit latency", o.Rates.CommitSeconds, milliseconds},
+	} {
+		p.Sparklines = append(p.Sparklines, newSparkline(each.name, each.values, o.Rates.Every, each.show))
+	}
+	if o.OldestOwed != nil {
+		p.OldestLink = topicLink(o.OldestOwed.Bucket, o.OldestOwed.Topic)
+	}
 	for _, a := range o.Attention {
 		n := need{Text: a.Text}
 		switch {
 		case a.Kind == admin.AttentionDeadLetters:
 			n.Link = selection{Bucket: a.Bucket, Topic: a.Topic, Group: a.Group}.grouped()
+		case a.Kind == admin.AttentionNearLimit:
+			n.Text = fmt.Sprintf("topic %s takes %s of the %s that its maxBytes allows", a.Topic, byteSize(a.Count), byteSize(a.Limit))
+			n.Link = topicLink(a.Bucket, a.Topic)
 		case a.Topic != "":
 			n.Link = topicLink(a.Bucket, a.Topic)
 		}

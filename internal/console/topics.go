@@ -59,6 +59,8 @@ var columns = []column{
 	}},
 	{"stored", "Stored", func(a, b topicRow) int { return cmp.Compare(b.Stored, a.Stored) }},
 	{"size", "Size", func(a, b topicRow) int { return cmp.Compare(b.Bytes, a.Bytes) }},
+	{"in", "In", func(a, b topicRow) int { return cmp.Compare(b.RateIn, a.RateIn) }},
+	{"out", "Out", func(a, b topicRow) int { return cmp.Compare(b.RateOut, a.RateOut) }},
 	{"waiting", "Waiting", func(a, b topicRow) int { return cmp.Compare(b.Waiting, a.Waiting) }},
 	{"inflight", "In flight", func(a, b topicRow) int { return cmp.Compare(b.InFlight, a.InFlight) }},
 	{"delayed", "Delayed", func(a, b topicRow) int { return cmp.Compare(b.Delayed, a.Delayed) }},

@@ -343,6 +343,15 @@ func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
 	return append(list, m.openNATSBrokers()...), err
 }
 
+// BrokersInUse returns the brokers that somebody has used since the process started, and opens none.
+func (m *Manager) BrokersInUse() []OpenBroker {
+	list := m.openNATSBrokers()
+	for ns, b := range m.brokers.made() {
+		list = append(list, OpenBroker{Database: ns.database, Bucket: ns.bucket, Broker: b})
+	}
+	return list
+}
+
 // OpenStore is a state store, and where its keys are.
 type OpenStore struct {
 	Database, Bucket string

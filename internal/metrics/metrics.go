@@ -74,6 +74,8 @@ type Metrics struct {
 	// Totals are the events of all brokers.
 	Totals     pubsub.Totals
 	gets, sets atomic.Uint64
+	// commits of all databases, and what they took together in nanoseconds.
+	commits, commitNanos atomic.Uint64
 
 	stateCalls, publishCalls                       *prometheus.CounterVec
 	stateTime, stateBytes, publishTime, eventBytes *prometheus.HistogramVec
@@ -114,6 +116,9 @@ func (m *Metrics) Collectors() []prometheus.Collector {
 // one each.
 type Rates struct {
 	Gets, Sets, Published, Delivered, Acknowledged, Failed uint64
+	// Commits of all databases, and what they took together.
+	Commits    uint64
+	CommitTime time.Duration
 }
 
 // Rates returns what stands now.
@@ -122,6 +127,7 @@ func (m *Metrics) Rates() Rates {
 		Gets: m.gets.Load(), Sets: m.sets.Load(),
 		Published: m.Totals.Published.Load(), Delivered: m.Totals.Delivered.Load(),
 		Acknowledged: m.Totals.Acknowledged.Load(), Failed: m.Totals.Failed.Load(),
+		Commits: m.commits.Load(), CommitTime: time.Duration(m.commitNanos.Load()),
 	}
 }
 
@@ -217,6 +223,8 @@ func (m *Metrics) Timings(database, bucket string) func(group string) pubsub.Tim
 func (m *Metrics) Commits(database string) func(took time.Duration, size int) {
 	seconds, bytes := m.commitTime.WithLabelValues(database), m.commitBytes.WithLabelValues(database)
 	return func(took time.Duration, size int) {
+		m.commits.Add(1)
+		m.commitNanos.Add(uint64(took))
 		seconds.Observe(took.Seconds())
 		bytes.Observe(float64(size))
 	}
