@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,11 @@ type ClusterOptions struct {
 	Servers int
 	// Args are given to every server beside what makes it one of the cluster.
 	Args []string
+	// Certificates is a folder with ca.crt, tls.crt and tls.key, with which the servers talk TLS, also among themselves. Default:
+	// they do not. Whether clients must show a certificate is for Args and Config to say.
+	Certificates string
+	// Config is added to the configuration file of each nats-server.
+	Config string
 	// Network is where they run. Default: 127.0.0.1, where none can be cut off.
 	Network *Network
 }
@@ -35,6 +41,15 @@ func (o *ClusterOptions) servers() int {
 	}
 	return o.Servers
 }
+
+func (o *ClusterOptions) scheme() string {
+	if o.Certificates == "" {
+		return "http://"
+	}
+	return "https://"
+}
+
+func (o *ClusterOptions) certificate(name string) string { return filepath.Join(o.Certificates, name) }
 
 const (
 	etcdModule = "go.etcd.io/etcd/server/v3"
@@ -110,6 +125,8 @@ type EtcdMember struct {
 	*node
 	// Endpoint is its URL for clients.
 	Endpoint string
+	// Metrics is where it serves metrics and health, to anybody.
+	Metrics string
 	// Dir holds its data.
 	Dir string
 }
@@ -125,11 +142,22 @@ func (h *Harness) StartEtcd(ctx context.Context, opts ClusterOptions) (*Etcd, er
 	}
 	var cluster []string
 	for _, m := range members {
-		cluster = append(cluster, m.name+"=http://"+m.peer)
+		cluster = append(cluster, m.name+"="+opts.scheme()+m.peer)
 	}
 	var e Etcd
 	for _, on := range members {
-		m := &EtcdMember{node: on.node, Endpoint: "http://" + on.client, Dir: h.Dir(on.name)}
+		metrics, err := h.addressOn(on.node)
+		if err != nil {
+			return nil, err
+		}
+		m := &EtcdMember{node: on.node, Endpoint: opts.scheme() + on.client, Metrics: "http://" + metrics, Dir: h.Dir(on.name)}
+		var tls []string
+		if opts.Certificates != "" {
+			for flag, file := range map[string]string{"trusted-ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"} {
+				path := opts.certificate(file)
+				tls = append(tls, "--"+flag+"-file="+path, "--peer-"+flag+"-file="+path)
+			}
+		}
 		m.Process, err = h.start(kindServer, on.place(spec{
 			Name: on.name,
 			Path: opts.Path,
@@ -137,11 +165,12 @@ func (h *Harness) StartEtcd(ctx context.Context, opts ClusterOptions) (*Etcd, er
 				"--name=" + on.name,
 				"--data-dir=" + m.Dir,
 				"--listen-client-urls=" + m.Endpoint, "--advertise-client-urls=" + m.Endpoint,
-				"--listen-peer-urls=http://" + on.peer, "--initial-advertise-peer-urls=http://" + on.peer,
+				"--listen-peer-urls=" + opts.scheme() + on.peer, "--initial-advertise-peer-urls=" + opts.scheme() + on.peer,
 				"--initial-cluster=" + strings.Join(cluster, ","),
+				"--listen-metrics-urls=" + m.Metrics,
 				"--log-level=warn",
-			}, opts.Args...),
-			Ready: answers(m.Endpoint + "/health"),
+			}, append(tls, opts.Args...)...),
+			Ready: answers(m.Metrics + "/health"),
 			Quiet: true,
 		}))
 		if err != nil {
@@ -248,10 +277,10 @@ func (h *Harness) StartNATS(ctx context.Context, opts ClusterOptions) (*NATS, er
 		m := &NATSMember{node: on.node, URL: "nats://" + on.client, Monitor: "http://" + monitor, Dir: h.Dir(on.name)}
 		cluster := ""
 		if len(members) > 1 {
-			cluster = fmt.Sprintf("cluster { name: dapr-bolt, listen: %s, routes: [%s] }", on.peer, strings.Join(routes, ", "))
+			cluster = fmt.Sprintf("cluster { name: dapr-bolt, listen: %s, routes: [%s] }\n", on.peer, strings.Join(routes, ", "))
 		}
 		config := h.Dir(on.name + ".conf")
-		text := fmt.Sprintf(natsSettings, on.name, on.client, monitor, m.Dir, cluster)
+		text := fmt.Sprintf(natsSettings, on.name, on.client, monitor, m.Dir, cluster+opts.Config)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			return nil, err
 		}

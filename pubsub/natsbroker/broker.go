@@ -166,7 +166,7 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 		options = append(options, nats.Secure(b.opts.TLS))
 	}
 	if b.nc, err = nats.Connect(b.opts.URL, options...); err != nil {
-		return err
+		return b.opts.explain(err)
 	}
 	if has := b.nc.MaxPayload(); has < b.opts.MinPayload {
 		return fmt.Errorf("the servers take messages of %d bytes, and events may have %d: set `max_payload: 8MB` in the configuration of nats-server", has, b.opts.MinPayload)

@@ -73,14 +73,17 @@ func Connect(ctx context.Context, config Config) (*Cluster, error) {
 	if len(config.Endpoints) == 0 {
 		return nil, invalid.New("endpoints", "", "the URLs of the etcd servers, with commas between them")
 	}
+	ctx, cancel := context.WithTimeout(ctx, config.DialTimeout)
+	defer cancel()
+	if err := config.checkTLS(ctx); err != nil {
+		return nil, err
+	}
 	client, err := newClient(config, config.Endpoints)
 	if err != nil {
-		return nil, fmt.Errorf("connect to etcd %s: %w", strings.Join(config.Endpoints, ","), wrap(err))
+		return nil, fmt.Errorf("connect to etcd %s: %w", strings.Join(config.Endpoints, ","), config.explain(err))
 	}
 	c := &Cluster{client: client, config: config}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(ctx, config.DialTimeout)
-	defer cancel()
 	if err := c.learnLimits(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -218,7 +221,7 @@ func (c *Cluster) probeOps(ctx context.Context, client *clientv3.Client, n int) 
 	if errors.Is(err, rpctypes.ErrTooManyOps) {
 		return errTooLittle
 	}
-	return wrap(err)
+	return c.config.explain(err)
 }
 
 // probeBytes reads a key of that length. A server takes messages of half a mebibyte beyond what it takes as a request.
@@ -229,7 +232,7 @@ func (c *Cluster) probeBytes(ctx context.Context, client *clientv3.Client, n int
 	if code(err) == codes.ResourceExhausted {
 		return errTooLittle
 	}
-	return wrap(err)
+	return c.config.explain(err)
 }
 
 // Ready returns nil if the cluster can be read and written, else what is wrong, with the servers that cannot be reached.
