@@ -91,34 +91,41 @@ func (c *GroupCounts) ended(s *Settlement) {
 	}
 }
 
-// delivered counts a delivery that Next returns. It is called with the broker's lock held.
-func (g *group) delivered(d *delivery) {
-	now := g.broker.clock.Now()
-	d.since = now
-	g.counts.Delivered++
-	g.broker.totals.Delivered.Add(1)
+// GroupCounter is where what happens to the deliveries of a group is counted. Its methods are not safe for concurrent use.
+type GroupCounter struct {
+	*GroupCounts
+	Totals  *Totals
+	Timings Timings
+}
+
+// Delivered counts a delivery that Next returns, of an event that was redriven so often. again says that the event was
+// delivered before, though Count does not tell.
+func (c GroupCounter) Delivered(d *Delivery, redriven int, again bool, now time.Time) {
+	c.GroupCounts.Delivered++
+	c.Totals.Delivered.Add(1)
 	switch {
-	case d.again || d.Count > 1:
-		g.counts.Redelivered++
-	case d.history.Redriven == 0:
+	case again || d.Count > 1:
+		c.Redelivered++
+	case redriven == 0:
 		due := d.Event.PublishTime
 		if d.Event.DeliverAt.After(due) {
 			due = d.Event.DeliverAt
 		}
-		observe(g.timings.Wait, now.Sub(due))
+		observe(c.Timings.Wait, now.Sub(due))
 	}
 }
 
-// answered counts the end of a delivery that the app, or its ackWait, has ended. It is called with the broker's lock held.
-func (g *group) answered(d *delivery, outcome Outcome) {
+// Answered counts the end of a delivery that the app, or its ackWait, has ended, and that Next returned at that time; zero:
+// it did not.
+func (c GroupCounter) Answered(outcome Outcome, since, now time.Time) {
 	if outcome != Acked {
-		g.counts.Failed++
-		g.broker.totals.Failed.Add(1)
+		c.Failed++
+		c.Totals.Failed.Add(1)
 		return
 	}
-	g.counts.Acknowledged++
-	g.broker.totals.Acknowledged.Add(1)
-	if !d.since.IsZero() {
-		observe(g.timings.Handling, g.broker.clock.Since(d.since))
+	c.Acknowledged++
+	c.Totals.Acknowledged.Add(1)
+	if !since.IsZero() {
+		observe(c.Timings.Handling, now.Sub(since))
 	}
 }

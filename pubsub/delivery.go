@@ -101,7 +101,7 @@ func (d *delivery) finish(end Settlement) bool {
 		d.stream.answered()
 		return false
 	}
-	d.group.answered(d, end.Outcome)
+	d.group.counts.Answered(end.Outcome, d.since, d.group.broker.clock.Now())
 	d.stream.remove(d)
 	d.group.finish(d, end)
 	d.stream.slotFreed()

@@ -34,8 +34,7 @@ type group struct {
 	broker *Broker
 	policy DeliverPolicy
 	// counts are guarded by the broker's lock.
-	counts  *GroupCounts
-	timings Timings
+	counts GroupCounter
 	// ctx ends with the last stream; done is closed when everything is written down.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -107,8 +106,7 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		groupName:    name,
 		broker:       b,
 		policy:       policy,
-		counts:       b.counts(name),
-		timings:      b.timings(name.group),
+		counts:       GroupCounter{b.counts(name), b.totals, b.timings(name.group)},
 		done:         make(chan struct{}),
 		mayLoad:      make(chan struct{}, 1),
 		maySettle:    make(chan struct{}, 1),

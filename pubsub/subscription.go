@@ -104,7 +104,8 @@ func (s *subscription) Next(ctx context.Context) (*Delivery, error) {
 		if at < len(s.inFlight) {
 			d := s.inFlight[at]
 			s.taken = d.Number
-			d.group.delivered(d)
+			d.since = s.broker.clock.Now()
+			d.group.counts.Delivered(&d.Delivery, d.history.Redriven, d.again, d.since)
 			if at+1 < len(s.inFlight) {
 				signal(s.arrived)
 			}

@@ -84,6 +84,14 @@ var natsFields = []field[natsConfig]{
 	},
 }
 
+// label is what people call the database.
+func (c *publisherConfig) label(d Defaults) string {
+	if c.Events.Engine == engineNATS {
+		return servers.Label(engineNATS, c.Events.Servers.Prefix, c.Database, d.Database)
+	}
+	return c.Database
+}
+
 // check refuses what the engine that is asked for cannot keep.
 func (c *publisherConfig) check() error {
 	switch {

@@ -166,6 +166,14 @@ func parseStateConfig(given map[string]string, d Defaults) (stateConfig, error) 
 	return c, override(&c, table, p)
 }
 
+// label is what people call the database.
+func (c *stateConfig) label(d Defaults) string {
+	if c.Engine == engineEtcd {
+		return servers.Label(engineEtcd, c.Servers.Prefix, c.Database, d.Database)
+	}
+	return c.Database
+}
+
 // check refuses settings that the engine cannot keep.
 func (c *stateConfig) check(d Defaults) error {
 	switch {

@@ -94,7 +94,7 @@ func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) erro
 	p.mu.Lock()
 	p.broker, p.config = broker, config
 	p.mu.Unlock()
-	p.publisher.Store(p.metrics.Publisher(config.Publisher.Database, config.Publisher.Bucket))
+	p.publisher.Store(p.metrics.Publisher(config.Publisher.label(p.defaults), config.Publisher.Bucket))
 	return nil
 }
 

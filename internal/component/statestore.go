@@ -90,7 +90,7 @@ func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) e
 		return fmt.Errorf("initialize state store: %w", err)
 	}
 	warnUnknown(s.log, metadata.Properties, StateMetadata(s.defaults))
-	s.opened.Store(&openedStore{Store: store, config: config, metrics: s.metrics.State(config.Database, config.Bucket)})
+	s.opened.Store(&openedStore{Store: store, config: config, metrics: s.metrics.State(config.label(s.defaults), config.Bucket)})
 	return nil
 }
 

@@ -67,7 +67,7 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 		attributes := []attribute.KeyValue{
 			semconv.DBSystemNameKey.String(tracedSystem),
 			semconv.DBOperationName(string(op)),
-			semconv.DBNamespace(store.config.Database),
+			semconv.DBNamespace(store.config.label(c.store.defaults)),
 			semconv.DBCollectionName(store.config.Bucket),
 		}
 		if n := batchSize(req); n > 0 {
@@ -81,7 +81,7 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 		if notReady != nil {
 			return
 		}
-		publish := publishTrace{tracer, &config.Publisher, start}
+		publish := publishTrace{tracer, config.Publisher.label(s.opts.Defaults), config.Publisher.Bucket, start}
 		switch req := req.(type) {
 		case *proto.PublishRequest:
 			publish.event(ctx, req.GetTopic(), req.GetData(), req.GetMetadata(), err)
@@ -111,14 +111,14 @@ func batchSize(req any) int {
 
 // publishTrace makes the spans of a publish call.
 type publishTrace struct {
-	tracer trace.Tracer
-	config *publisherConfig
-	start  time.Time
+	tracer           trace.Tracer
+	database, bucket string
+	start            time.Time
 }
 
 // event makes the span of one event, which is part of the trace that the event says it is part of.
 func (p *publishTrace) event(ctx context.Context, topic string, data []byte, meta map[string]string, err error, more ...attribute.KeyValue) {
-	attributes := append(eventAttributes(p.config.Database, p.config.Bucket, topic, data),
+	attributes := append(eventAttributes(p.database, p.bucket, topic, data),
 		semconv.MessagingOperationName("publish"),
 		semconv.MessagingOperationTypeSend)
 	if id := cmp.Or(property(meta, keyEventID), gjson.GetBytes(data, "id").String()); id != "" {
@@ -208,7 +208,7 @@ func (s *Server) traceDeliveries(config *pubsubConfig) *deliverySpans {
 	}
 	return &deliverySpans{
 		tracer:   s.opts.Tracer,
-		database: config.Publisher.Database, bucket: config.Publisher.Bucket, group: config.Consumer.Group,
+		database: config.Publisher.label(s.opts.Defaults), bucket: config.Publisher.Bucket, group: config.Consumer.Group,
 		open: make(map[uint64]trace.Span),
 	}
 }

@@ -57,11 +57,7 @@ func (m *Manager) openClusterStore(ctx context.Context, ns clusterNamespace) (*s
 
 // Label is what people call a database on servers: it must not be taken for a file. system is etcd or nats.
 func Label(system, prefix, database string) string {
-	label := system + "-" + prefix
-	if database != DefaultDatabase {
-		label += "-" + database
-	}
-	return label
+	return servers.Label(system, prefix, database, DefaultDatabase)
 }
 
 // openClusterStores lists those that sidecars use.

@@ -55,6 +55,8 @@ func (m *Manager) openNATSBroker(ctx context.Context, ns natsNamespace) (*natsbr
 		MinPayload:  minPayload,
 		Clock:       m.opts.Clock,
 		Logger:      m.logger(ns.namespace),
+		Totals:      &m.opts.Metrics.Totals,
+		Timings:     m.opts.Metrics.Timings(Label("nats", ns.at.Prefix, ns.database), ns.bucket),
 		NameLimits:  m.opts.Names,
 	})
 }

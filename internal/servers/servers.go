@@ -34,6 +34,16 @@ type Access struct {
 	DialTimeout, RequestTimeout time.Duration
 }
 
+// Label is what people call a database on servers: it must not be taken for a file. system is etcd or nats; the standard
+// database's name is left out.
+func Label(system, prefix, database, standard string) string {
+	label := system + "-" + prefix
+	if database != standard {
+		label += "-" + database
+	}
+	return label
+}
+
 // List returns the endpoints.
 func (a *Access) List() (list []string) {
 	for _, endpoint := range strings.Split(a.Endpoints, ",") {

@@ -44,6 +44,10 @@ type Options struct {
 	Clock clockwork.Clock
 	// Logger default: slog.Default().
 	Logger *slog.Logger
+	// Totals is shared with the other brokers of the process. Default: one of its own.
+	Totals *pubsub.Totals
+	// Timings returns where the times of a group go. Default: nowhere.
+	Timings func(group string) pubsub.Timings
 	pubsub.NameLimits
 }
 
@@ -62,6 +66,12 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Totals == nil {
+		o.Totals = &pubsub.Totals{}
+	}
+	if o.Timings == nil {
+		o.Timings = func(string) pubsub.Timings { return pubsub.Timings{} }
 	}
 	o.NameLimits = o.NameLimits.WithDefaults()
 }

@@ -26,7 +26,8 @@ type delivery struct {
 	history         historyRecord
 	historySequence uint64
 
-	// The stream's lock guards the rest. ctx is nil until somebody asks for it.
+	// The stream's lock guards the rest. since is when Next returned the delivery; ctx is nil until somebody asks for it.
+	since  time.Time
 	ended  bool
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -104,6 +104,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []pubsub.Me
 			counts.Duplicates++
 		} else {
 			counts.Published++
+			b.opts.Totals.Published.Add(1)
 		}
 	}
 	b.topicCounts[topic] = counts

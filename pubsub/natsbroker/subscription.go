@@ -19,6 +19,8 @@ type subscription struct {
 	arrived, emptied chan struct{}
 	ctx              context.Context
 	cancel           context.CancelFunc
+	// timings are the group's.
+	timings pubsub.Timings
 
 	mu sync.Mutex
 	// fed are the consumers that bring events, by name.
@@ -61,6 +63,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts pubsub.SubscribeOptions) (p
 	s := &subscription{
 		broker:  b,
 		opts:    opts,
+		timings: b.opts.Timings(opts.Group),
 		arrived: make(chan struct{}, 1),
 		emptied: make(chan struct{}, 1),
 		room:    make(chan struct{}),
@@ -112,12 +115,8 @@ func (s *subscription) Next(ctx context.Context) (*pubsub.Delivery, error) {
 			if at+1 < len(s.inFlight) {
 				signal(s.arrived)
 			}
-			s.broker.countGroup(d.group(), func(c *pubsub.GroupCounts) {
-				c.Delivered++
-				if d.Count > 1 {
-					c.Redelivered++
-				}
-			})
+			d.since = s.broker.clock.Now()
+			s.count(d, func(c pubsub.GroupCounter) { c.Delivered(&d.Delivery, d.history.Redriven, false, d.since) })
 			s.mu.Unlock()
 			return &d.Delivery, nil
 		}
@@ -280,14 +279,15 @@ func (s *subscription) add(d *delivery) {
 
 // answer ends a delivery that the app, or its ackWait, has ended.
 func (s *subscription) answer(d *delivery, end pubsub.Settlement) {
-	s.broker.countGroup(d.group(), func(c *pubsub.GroupCounts) {
-		if end.Outcome == pubsub.Acked {
-			c.Acknowledged++
-		} else {
-			c.Failed++
-		}
-	})
+	s.count(d, func(c pubsub.GroupCounter) { c.Answered(end.Outcome, d.since, s.broker.clock.Now()) })
 	s.finish(d, end)
+}
+
+// count counts what happens to a delivery.
+func (s *subscription) count(d *delivery, what func(c pubsub.GroupCounter)) {
+	s.broker.countGroup(d.group(), func(c *pubsub.GroupCounts) {
+		what(pubsub.GroupCounter{GroupCounts: c, Totals: s.broker.opts.Totals, Timings: s.timings})
+	})
 }
 
 // finish ends a delivery.
