@@ -23,7 +23,7 @@ func (c Checkout) Daprd(ctx context.Context, progress io.Writer) (string, error)
 	if path := os.Getenv(DaprdVariable); path != "" {
 		return path, c.checkInstalledDaprd(ctx, path)
 	}
-	return c.daprProgram(ctx, "daprd", "the first build of the Dapr sidecar takes minutes; it is kept in .cache", progress)
+	return c.pinnedDaprd(ctx, progress)
 }
 
 // checkInstalledDaprd refuses a daprd whose minor version is not the pinned one.
