@@ -524,7 +524,7 @@ func (b *Broker) Consumers(topic string) (all []Consumer) {
 		}
 		c := Consumer{SubscribeOptions: s.opts, InFlight: len(s.inFlight), Paused: s.paused, Silent: s.silent}
 		if c.InFlight > 0 {
-			c.OldestSince = s.oldestSince
+			c.OldestSince = s.acks.Since()
 		}
 		all = append(all, c)
 	}

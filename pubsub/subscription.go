@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/jonboulle/clockwork"
 )
 
 // SubscribeOptions describe one stream of deliveries.
@@ -72,24 +70,24 @@ type subscription struct {
 	turn     int
 	waitsFor *group
 	// inFlight are the deliveries that have not ended, the oldest first. Next has returned those up to the number taken.
-	inFlight     []*delivery
-	given, taken uint64
-	// oldestSince is when the oldest became that.
-	oldestSince    time.Time
-	ackTimer       clockwork.Timer
+	inFlight       []*delivery
+	given, taken   uint64
+	acks           AckClock
 	paused, closed bool
 	// silent: the time of an event ran out, and the app has not answered anything since then.
 	silent bool
 }
 
 func newSubscription(b *Broker, opts SubscribeOptions) *subscription {
-	return &subscription{
+	s := &subscription{
 		broker:  b,
 		opts:    opts,
 		arrived: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		emptied: make(chan struct{}, 1),
 	}
+	s.acks = NewAckClock(b.clock, opts.AckWait, s.checkAckWait)
+	return s
 }
 
 // Next implements Subscription.
@@ -188,9 +186,7 @@ func (s *subscription) end(interrupted bool) {
 	}
 	s.closed = true
 	close(s.ended)
-	if s.ackTimer != nil {
-		s.ackTimer.Stop()
-	}
+	s.acks.Stop()
 	for first := true; len(s.inFlight) > 0; first = false {
 		d := s.inFlight[0]
 		s.remove(d)
@@ -268,7 +264,7 @@ func (s *subscription) add(d *delivery) {
 	d.Number, d.Acknowledger = s.given, d
 	s.inFlight = append(s.inFlight, d)
 	if len(s.inFlight) == 1 {
-		s.newOldest()
+		s.acks.Restart()
 	}
 	signal(s.arrived)
 }
@@ -290,37 +286,16 @@ func (s *subscription) remove(d *delivery) {
 	case len(s.inFlight) == 0:
 		signal(s.emptied)
 	case at == 0 && !s.closed:
-		s.newOldest()
+		s.acks.Restart()
 	}
 }
 
-// newOldest starts the ack clock of the oldest event. A timer that is running already finds out about it when it fires.
-func (s *subscription) newOldest() {
-	if s.opts.AckWait <= 0 {
-		return
-	}
-	s.oldestSince = s.broker.clock.Now()
-	if s.ackTimer == nil {
-		s.ackTimer = s.broker.clock.AfterFunc(s.opts.AckWait, s.checkAckWait)
-	}
-}
-
-// checkAckWait is the timer's: it fails the oldest event if its time ran out, and sets the timer for the next.
+// checkAckWait fails the oldest event if its time ran out.
 func (s *subscription) checkAckWait() {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
-	s.ackTimer = nil
-	if s.closed || len(s.inFlight) == 0 {
+	if !s.acks.Expired(!s.closed && len(s.inFlight) > 0) {
 		return
-	}
-	clock, deadline := s.broker.clock, s.oldestSince.Add(s.opts.AckWait)
-	if left := deadline.Sub(clock.Now()); left > 0 {
-		s.ackTimer = clock.AfterFunc(left, s.checkAckWait)
-		// As in alarm: a clock that was set forward meanwhile does not make the timer late.
-		if clock.Now().Before(deadline) || !s.ackTimer.Stop() {
-			return
-		}
-		s.ackTimer = nil
 	}
 	late := s.inFlight[0]
 	// An app that hangs is not to keep what others could handle, one ackWait after the other.

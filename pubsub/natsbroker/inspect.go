@@ -96,7 +96,7 @@ func (b *Broker) Consumers(topic string) (all []pubsub.Consumer) {
 		s.mu.Lock()
 		c := pubsub.Consumer{SubscribeOptions: s.opts, InFlight: len(s.inFlight), Paused: s.paused, Silent: s.silent}
 		if c.InFlight > 0 {
-			c.OldestSince = s.oldestSince
+			c.OldestSince = s.acks.Since()
 		}
 		s.mu.Unlock()
 		all = append(all, c)

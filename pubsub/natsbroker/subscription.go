@@ -4,9 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"time"
-
-	"github.com/jonboulle/clockwork"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -33,10 +30,8 @@ type subscription struct {
 	// settling counts the deliveries that have ended, which the server does not know yet.
 	settling int
 	// room is closed when there may be more of it.
-	room chan struct{}
-	// oldestSince is when the oldest became that.
-	oldestSince    time.Time
-	ackTimer       clockwork.Timer
+	room           chan struct{}
+	acks           pubsub.AckClock
 	paused, closed bool
 	// silent: the time of an event ran out, and the app has not answered anything since then.
 	silent bool
@@ -69,6 +64,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts pubsub.SubscribeOptions) (p
 		room:    make(chan struct{}),
 		fed:     map[string]struct{}{},
 	}
+	s.acks = pubsub.NewAckClock(b.clock, opts.AckWait, s.checkAckWait)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -196,9 +192,7 @@ func (s *subscription) end(interrupted bool) {
 	}
 	s.closed = true
 	s.cancel()
-	if s.ackTimer != nil {
-		s.ackTimer.Stop()
-	}
+	s.acks.Stop()
 	for first := true; len(s.inFlight) > 0; first = false {
 		d := s.inFlight[0]
 		if interrupted && first && d.Number <= s.taken {
@@ -272,7 +266,7 @@ func (s *subscription) add(d *delivery) {
 	d.Number, d.Acknowledger = s.given, d
 	s.inFlight = append(s.inFlight, d)
 	if len(s.inFlight) == 1 {
-		s.newOldest()
+		s.acks.Restart()
 	}
 	signal(s.arrived)
 }
@@ -327,7 +321,7 @@ func (s *subscription) remove(d *delivery) {
 	case len(s.inFlight) == 0:
 		signal(s.emptied)
 	case at == 0 && !s.closed:
-		s.newOldest()
+		s.acks.Restart()
 	}
 }
 
@@ -345,28 +339,11 @@ func (s *subscription) answered() {
 	}
 }
 
-// newOldest starts the ack clock of the oldest event. A timer that is running already finds out about it when it fires.
-func (s *subscription) newOldest() {
-	if s.opts.AckWait <= 0 {
-		return
-	}
-	s.oldestSince = s.broker.clock.Now()
-	if s.ackTimer == nil {
-		s.ackTimer = s.broker.clock.AfterFunc(s.opts.AckWait, s.checkAckWait)
-	}
-}
-
-// checkAckWait is the timer's: it fails the oldest event if its time ran out, and sets the timer for the next.
+// checkAckWait fails the oldest event if its time ran out.
 func (s *subscription) checkAckWait() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ackTimer = nil
-	if s.closed || len(s.inFlight) == 0 {
-		return
-	}
-	clock := s.broker.clock
-	if left := s.oldestSince.Add(s.opts.AckWait).Sub(clock.Now()); left > 0 {
-		s.ackTimer = clock.AfterFunc(left, s.checkAckWait)
+	if !s.acks.Expired(!s.closed && len(s.inFlight) > 0) {
 		return
 	}
 	// An app that hangs is not to keep what others could handle, one ackWait after the other.
