@@ -56,6 +56,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []pubsub.Me
 		return outcomes
 	}
 	fail := func(err error) []error {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("the nats servers have not confirmed it within %s, and it may be stored; /readyz says whether they can be reached: %w", b.opts.Timeout, err)
+		}
 		for i := range outcomes {
 			if outcomes[i] == nil {
 				outcomes[i] = fmt.Errorf("publish to topic %q: %w", topic, err)
@@ -90,7 +93,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []pubsub.Me
 	select {
 	case err = <-p.done:
 	case <-ctx.Done():
-		err = fmt.Errorf("the nats servers have not confirmed it within %s, and it may be stored: %w", b.opts.Timeout, ctx.Err())
+		err = ctx.Err()
 	case <-b.ctx.Done():
 		err = pubsub.ErrClosed
 	}

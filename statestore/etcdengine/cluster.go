@@ -297,8 +297,10 @@ func wrap(err error) error {
 		return fmt.Errorf("%w: a server takes smaller requests than it did at Init (--max-request-bytes)", statestore.ErrUnavailable)
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, context.DeadlineExceeded), code(err) == codes.DeadlineExceeded:
+		return fmt.Errorf("%w: etcd did not answer in time (requestTimeout); /readyz says which servers do not", statestore.ErrUnavailable)
 	}
-	return fmt.Errorf("%w: %v", statestore.ErrUnavailable, err)
+	return fmt.Errorf("%w: etcd: %v", statestore.ErrUnavailable, err)
 }
 
 func code(err error) codes.Code {
