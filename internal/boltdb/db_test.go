@@ -333,3 +333,24 @@ func BenchmarkUpdateParallel(b *testing.B) {
 		}
 	})
 }
+
+// What is to be written once behind all who share a transaction is written with them, and its failure is theirs.
+func TestBeforeCommitBelongsToAllOfTheTransaction(t *testing.T) {
+	db := open(t)
+	failing := errors.New("cannot be written")
+	update := func(key string, last func(tx *Tx) error) error {
+		return db.Update(t.Context(), func(tx *Tx) error {
+			tx.BeforeCommit(func() error { return last(tx) })
+			return put(key, "v")(tx)
+		})
+	}
+	require.NoError(t, update("a", func(tx *Tx) error { return put("last", string(tx.Bucket(testBucket).Get([]byte("a"))))(tx) }))
+	require.ErrorIs(t, update("b", func(*Tx) error { return failing }), failing)
+	require.ErrorIs(t, update("c", func(*Tx) error { panic("in the end") }), ErrDamaged)
+	require.NoError(t, db.View(func(tx *Tx) error {
+		for key, want := range map[string]string{"a": "v", "last": "v", "b": "", "c": ""} {
+			require.Equal(t, want, string(tx.Bucket(testBucket).Get([]byte(key))), key)
+		}
+		return nil
+	}))
+}

@@ -21,6 +21,7 @@ type Tx struct {
 	rec *recorder
 	// buckets are those of a write transaction, each once.
 	buckets   map[*bbolt.Bucket]*Bucket
+	finishing []func() error
 	committed []func()
 }
 
@@ -48,6 +49,10 @@ func (tx *Tx) ForEach(fn func(name []byte, b *Bucket) error) error {
 
 // Cursor walks the names of the buckets at the top of the file.
 func (tx *Tx) Cursor() Cursor { return Cursor{tx.tx.Cursor(), tx} }
+
+// BeforeCommit makes fn run once behind all functions that share the transaction. It may write what several of them have
+// changed. Its error fails them all.
+func (tx *Tx) BeforeCommit(fn func() error) { tx.finishing = append(tx.finishing, fn) }
 
 // OnCommit makes fn run once what the transaction has written is on disk, on the writer's goroutine, before anybody is
 // told.

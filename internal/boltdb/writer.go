@@ -308,6 +308,11 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 			return 0, i, errors.Join(dirty.err, bolt.Rollback())
 		}
 	}
+	for _, fn := range tx.finishing {
+		if err := db.call(func(*Tx) error { return fn() }, tx); err != nil {
+			return len(batch), -1, errors.Join(err, bolt.Rollback())
+		}
+	}
 	if db.rec.ops == 0 {
 		return len(batch), -1, bolt.Rollback()
 	}

@@ -96,7 +96,8 @@ func (e *Engine) append(b *buckets, p *publish) error {
 		}
 		p.results[i].Sequence = t.Last
 	}
-	return b.putTopic(p.topic, t)
+	b.putTopic(p.topic, t)
+	return nil
 }
 
 // checkEntries marks the entries that are duplicates or for which a topic of so many bytes has no room, and reports

@@ -14,7 +14,7 @@ import (
 type buckets struct {
 	top    *boltdb.Bucket
 	opened struct{ topics, patterns, groups, log, delayed, done, retry, dead, ids, removed *boltdb.Bucket }
-	// known are topics as the write transaction has left them so far, dedup what it changes of the ids, and counted by how much
+	// known are topics that the write transaction has changed, dedup what it changes of the ids, and counted by how much
 	// it changes the engine's counts.
 	known   map[string]topicRecord
 	dedup   dedupChanges
@@ -22,6 +22,13 @@ type buckets struct {
 }
 
 func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }
+
+// writable returns the buckets of a write transaction, which must end with writeTopics.
+func (e *Engine) writable(tx *boltdb.Tx) *buckets {
+	b := e.in(tx)
+	b.known = map[string]topicRecord{}
+	return b
+}
 
 func (b *buckets) open(opened **boltdb.Bucket, name []byte) *boltdb.Bucket {
 	if *opened == nil {
@@ -55,18 +62,24 @@ func (b *buckets) topic(name string) (t topicRecord, ok bool, err error) {
 	return t, true, nil
 }
 
-func (b *buckets) putTopic(name string, t topicRecord) error {
-	if err := put(b.topics(), []byte(name), &t); err != nil {
-		return err
-	}
-	if b.known != nil {
-		b.known[name] = t
+// putTopic changes a topic: in a write transaction once, at its end, however many functions do.
+func (b *buckets) putTopic(name string, t topicRecord) { b.known[name] = t }
+
+// writeTopics writes the topics that were changed.
+func (b *buckets) writeTopics() error {
+	for name, t := range b.known {
+		if err := put(b.topics(), []byte(name), &t); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // eachTopic calls fn for every topic, by name. fn must not change topics.
 func (b *buckets) eachTopic(fn func(name string, t topicRecord) error) error {
+	if err := b.writeTopics(); err != nil {
+		return err
+	}
 	c := b.topics().Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		var t topicRecord
@@ -93,9 +106,7 @@ func (b *buckets) ensureTopic(name string) (topicRecord, error) {
 	}
 	b.count(allTopics(), 1)
 	t = topicRecord{ID: id, First: 1}
-	if err := b.putTopic(name, t); err != nil {
-		return t, err
-	}
+	b.putTopic(name, t)
 	c := b.patterns().Cursor()
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
 		group, pattern, _ := bytes.Cut(k, []byte{0})

@@ -131,9 +131,7 @@ func (b *buckets) redrive(id uint64) (d pubsub.DeadLetter, ok bool, err error) {
 	if err := b.putRetry(&t, g.ID, key, retry); err != nil {
 		return d, false, err
 	}
-	if err := b.putTopic(r.Topic, t); err != nil {
-		return d, false, err
-	}
+	b.putTopic(r.Topic, t)
 	b.count(deadOf(r.Topic, r.Group), -1)
 	return d, true, b.dead().Delete(deadKey(id))
 }

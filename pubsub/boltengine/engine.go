@@ -105,9 +105,9 @@ func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*b
 // join returns the buckets that all functions of a write transaction share.
 func (e *Engine) join(tx *boltdb.Tx) *buckets {
 	if e.tx != tx {
-		b := e.in(tx)
-		b.known = map[string]topicRecord{}
+		b := e.writable(tx)
 		e.tx, e.writing = tx, b
+		tx.BeforeCommit(b.writeTopics)
 		tx.OnCommit(func() {
 			e.dedup.commit(&b.dedup)
 			e.counts.commit(b.counted)

@@ -202,7 +202,8 @@ func (b *buckets) cleanGroup(r *removedRecord, group uint32, step *budget) error
 		return err
 	}
 	t.Bytes -= size
-	return b.putTopic(r.TopicName, t)
+	b.putTopic(r.TopicName, t)
+	return nil
 }
 
 func (b *buckets) cleanDelayed(r *removedRecord, step *budget) error {

@@ -50,7 +50,8 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 		if t == before {
 			return nil
 		}
-		return b.putTopic(topic, t)
+		b.putTopic(topic, t)
+		return nil
 	})
 	return gone, err
 }

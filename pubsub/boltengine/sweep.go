@@ -113,9 +113,7 @@ func (b *buckets) buryAgedInLogs(now time.Time, step *budget) error {
 		if t == before {
 			continue
 		}
-		if err := b.putTopic(name, t); err != nil {
-			return err
-		}
+		b.putTopic(name, t)
 	}
 	return nil
 }
@@ -270,9 +268,7 @@ func (b *buckets) buryRetry(aged agedRetry, now time.Time, step *budget) error {
 	if err != nil || !ok {
 		return err
 	}
-	if err := b.putTopic(aged.topic, t); err != nil {
-		return err
-	}
+	b.putTopic(aged.topic, t)
 	return b.buryAged(aged.groupName, sequenceOf(aged.key), r.Event, r.History, now, step)
 }
 

@@ -232,6 +232,7 @@ func (e *Engine) changeRetry(ctx context.Context, topic, group string, key pubsu
 		if err := change(b, &t, g, r); err != nil {
 			return err
 		}
-		return b.putTopic(topic, t)
+		b.putTopic(topic, t)
+		return nil
 	})
 }

@@ -36,7 +36,7 @@ type oldDelayedRecord struct {
 func (e *Engine) upgrade(ctx context.Context) error {
 	for more := true; more; {
 		err := e.db.Update(ctx, func(tx *boltdb.Tx) (err error) {
-			b := e.in(tx)
+			b := e.writable(tx)
 			if more, err = b.upgradeDelayed(); err == nil && !more {
 				more, err = b.upgradeIDs()
 			}
@@ -45,6 +45,9 @@ func (e *Engine) upgrade(ctx context.Context) error {
 			}
 			if err == nil && !more {
 				err = b.top.Put(keyLayout, layout)
+			}
+			if err == nil {
+				err = b.writeTopics()
 			}
 			return boltdb.Dirty(err)
 		})
@@ -130,9 +133,7 @@ func (b *buckets) countRetried() error {
 			continue
 		}
 		t.Bytes += n
-		if err := b.putTopic(name, t); err != nil {
-			return err
-		}
+		b.putTopic(name, t)
 	}
 	return nil
 }
