@@ -109,7 +109,7 @@ func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
 		id = ceID
 	}
 	data := m.Data
-	if isCloudEvent {
+	if isCloudEvent && d.mode != dedupID {
 		data = eventData(m.Data)
 	}
 	switch {
