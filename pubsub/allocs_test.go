@@ -15,7 +15,7 @@ import (
 // TestAllocs keeps the allocations of an event in check, from its publish to where it is settled on disk. How many
 // settlements share a commit is a matter of timing, for which the bound leaves room. The race detector allocates too.
 func TestAllocs(t *testing.T) {
-	const batch, most = 1000, 34
+	const batch, most = 1000, 28
 	broker := startBroker(t)
 	stream, err := broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxAckPending: benchClients})
 	require.NoError(t, err)

@@ -151,7 +151,8 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if b.isClosed() {
 		return failAll(make([]error, len(messages)), ErrClosed)
 	}
-	now := b.clock.Now()
+	// Without its reading of the monotonic clock, a time is what the engine would give back.
+	now := b.clock.Now().Round(0)
 	entries, places, outcomes := NewEntries(topic, messages, opts, now)
 	if len(entries) == 0 {
 		return outcomes
@@ -162,7 +163,7 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	}
 	nameless, last, counts := false, uint64(0), TopicCounts{}
 	for i, r := range results {
-		outcomes[places[i]] = r.Err
+		entries[i].Event.Sequence, outcomes[places[i]] = r.Sequence, r.Err
 		if r.Err != nil {
 			continue
 		}
@@ -180,15 +181,14 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	if nameless && opts.WantsID() {
 		b.warnNoID(topic)
 	}
-	b.notifyAppended(topic, last, counts)
 	b.mu.Lock()
 	for i, r := range results {
 		if r.Err == nil && !r.Duplicate {
-			entries[i].Event.Sequence = r.Sequence
 			b.recent.add(entries[i].Event)
 		}
 	}
 	b.mu.Unlock()
+	b.notifyAppended(topic, last, counts)
 	return outcomes
 }
 

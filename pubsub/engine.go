@@ -40,8 +40,8 @@ type Engine interface {
 	// An event, retry or dead letter that cannot be decoded is returned like any other, with Event.Unreadable.
 
 	// ReadLog returns the events of topic after sequence after that group is not done with, in order: at most limit of
-	// them, and no more than the first once they pass maxBytes.
-	ReadLog(ctx context.Context, topic, group string, after uint64, limit, maxBytes int) ([]Event, error)
+	// them, and no more than the first once they pass maxBytes. It has read the log up to sequence upTo.
+	ReadLog(ctx context.Context, topic, group string, after uint64, limit, maxBytes int) (events []Event, upTo uint64, err error)
 	// ReadRetries returns group's retries of topic that are due and that skip does not name, the longest due first. next is
 	// when the earliest of the others is due (zero: there are none).
 	ReadRetries(ctx context.Context, topic, group string, now time.Time, skip func(RetryKey) bool, limit, maxBytes int) (due []Retry, next time.Time, err error)

@@ -58,8 +58,10 @@ type group struct {
 	partitions         partitions
 
 	// What the engine may have: the log after cursor, up to end; redriven events; retries, the first of them at nextRetry;
-	// the first blocked event of keys that came free. appended is where the log has grown to since load began to read it.
+	// the first blocked event of keys that came free. appended is where the log has grown to since load began to read it;
+	// readingLog: it is reading it.
 	cursor, end, appended uint64
+	readingLog            bool
 	moreRedriven          bool
 	nextRetry             time.Time
 	freed                 []string
@@ -203,12 +205,41 @@ func (g *group) setStreams(streams []*subscription) {
 	}
 }
 
-// notifyAppended tells of events that were stored in the log, up to that sequence.
+// notifyAppended tells of events that were stored in the log, up to that sequence. Where a stream waits for them, they go
+// out at once if they are known still, without a look at the disk.
 func (g *group) notifyAppended(upTo uint64) {
 	g.end, g.appended = max(g.end, upTo), max(g.appended, upTo)
-	if s, _ := g.slot(); s != nil && len(g.fresh) == 0 {
-		signal(g.mayLoad)
+	if s, _ := g.slot(); s == nil || len(g.fresh) > 0 {
+		return
 	}
+	if g.toLoad(readAhead) != logEvents || !g.broker.budget.take(readAheadBytes) {
+		signal(g.mayLoad)
+		return
+	}
+	if !g.takeRecent(fullRoom) {
+		g.hold(nil, fullRoom)
+		signal(g.mayLoad)
+		return
+	}
+	g.deliver()
+}
+
+// notifyBuried tells that the engine has taken events out of the log: it knows best which are left.
+func (g *group) notifyBuried() { g.end = endUnknown }
+
+// takeRecent takes the next events of the log that are known still, if there are any. Those from before the group had read all
+// of the log are not among them: the engine knows which of those the group is done with.
+func (g *group) takeRecent(r room) (taken bool) {
+	if g.end == endUnknown || g.readingLog {
+		return false
+	}
+	events := g.broker.recent.following(g.topic, g.cursor, r.limit, r.maxBytes)
+	if len(events) == 0 {
+		return false
+	}
+	g.cursor = events[len(events)-1].Sequence
+	g.fresh = g.hold(g.fromLog(events), r)
+	return true
 }
 
 // notifyRedriven tells of redriven events.
@@ -503,7 +534,7 @@ func (g *group) load() {
 // some. mayExceed allows one event without room.
 func (g *group) read(all, one source, mayExceed bool) (loaded bool, err error) {
 	budget := g.broker.budget
-	from, r := all, room{limit: readAhead, maxBytes: readAheadBytes, reserved: readAheadBytes}
+	from, r := all, fullRoom
 	if !budget.take(readAheadBytes) {
 		from, r = one, room{limit: 1}
 		if from == nothing || !mayExceed {
@@ -526,6 +557,8 @@ func (g *group) read(all, one source, mayExceed bool) (loaded bool, err error) {
 
 // room is how many events may be read, of how many bytes but for the first, and what is reserved of the budget for them.
 type room struct{ limit, maxBytes, reserved int }
+
+var fullRoom = room{limit: readAhead, maxBytes: readAheadBytes, reserved: readAheadBytes}
 
 // hold counts what was read, in the place of what was reserved for it. It is called with the broker's lock held.
 func (g *group) hold(read []*delivery, r room) []*delivery {
@@ -626,7 +659,7 @@ func (g *group) readFreed(r room) error {
 	if known {
 		r.limit = 1
 	}
-	events, err := b.engine.ReadLog(g.ctx, g.topic, g.group, after, r.limit, r.maxBytes)
+	events, _, err := b.engine.ReadLog(g.ctx, g.topic, g.group, after, r.limit, r.maxBytes)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil {
@@ -659,18 +692,26 @@ func (g *group) readFreed(r room) error {
 func (g *group) readLog(r room) error {
 	b := g.broker
 	b.mu.Lock()
-	g.appended = 0
+	defer b.mu.Unlock()
+	if g.toLoad(1) != logEvents {
+		// What was published meanwhile went out at once.
+		g.hold(nil, r)
+		return nil
+	}
+	if g.takeRecent(r) {
+		return nil
+	}
+	g.appended, g.readingLog = 0, true
+	after := g.cursor
 	b.mu.Unlock()
-	events, err := b.engine.ReadLog(g.ctx, g.topic, g.group, g.cursor, r.limit, r.maxBytes)
+	events, upTo, err := b.engine.ReadLog(g.ctx, g.topic, g.group, after, r.limit, r.maxBytes)
 	if err != nil {
-		events = nil
+		events, upTo = nil, 0
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch n := len(events); {
-	case n > 0:
-		g.cursor = events[n-1].Sequence
-	case err == nil:
+	g.readingLog = false
+	g.cursor = max(g.cursor, upTo)
+	if len(events) == 0 && err == nil {
 		// That was all, but for what was appended meanwhile.
 		g.end = max(g.cursor, g.appended)
 	}

@@ -166,6 +166,9 @@ func (m *maintainer) buryAged(ctx context.Context) (more bool) {
 	b.mu.Lock()
 	for _, d := range buried {
 		b.counts(groupName{d.Topic, d.Group}).DeadLettered[ReasonMaxAge]++
+		if g := b.groups[d.Topic][d.Group]; g != nil {
+			g.notifyBuried()
+		}
 	}
 	b.mu.Unlock()
 	for name, is := range locked {

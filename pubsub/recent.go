@@ -11,13 +11,22 @@ const (
 	maxRecentBytes = 2 << 20
 )
 
-// recentEvents are the newest events of all topics, for people to look at. The broker's lock guards them.
+// recentEvents are the newest events of all topics, for groups that keep up with their topic, which need not read them from
+// the engine, and for people to look at. The broker's lock guards them.
 type recentEvents struct {
-	events []Event // the oldest first
-	bytes  int
+	events  []*Event // the oldest first
+	byPlace map[eventPlace]*Event
+	bytes   int
 	// watches are who wants to see each new event.
 	watches map[*watch]struct{}
 }
+
+type eventPlace struct {
+	topic    string
+	sequence uint64
+}
+
+func (e *Event) place() eventPlace { return eventPlace{e.Topic, e.Sequence} }
 
 // watch is a Watch of a Broker.
 type watch struct {
@@ -74,19 +83,44 @@ func (r *recentEvents) add(e Event) {
 		return
 	}
 	for len(r.events) == maxRecent || len(r.events) > 0 && r.bytes+size > maxRecentBytes {
-		r.bytes -= r.events[0].size()
-		r.events[0] = Event{}
+		r.drop(r.events[0])
+		r.events[0] = nil
 		r.events = r.events[1:]
 	}
-	r.events = append(r.events, e)
+	if r.byPlace == nil {
+		r.byPlace = map[eventPlace]*Event{}
+	}
+	r.events = append(r.events, &e)
+	r.byPlace[e.place()] = &e
 	r.bytes += size
+}
+
+func (r *recentEvents) drop(e *Event) {
+	delete(r.byPlace, e.place())
+	r.bytes -= e.size()
+}
+
+// following returns the events of a topic right after a sequence, without a gap, as far as they are known: at most limit of
+// them, and no more than the first once they pass maxBytes.
+func (r *recentEvents) following(topic string, after uint64, limit, maxBytes int) (found []Event) {
+	for size := 0; len(found) < limit; after++ {
+		e := r.byPlace[eventPlace{topic, after + 1}]
+		if e == nil {
+			return found
+		}
+		if size += len(e.Data); len(found) > 0 && size > maxBytes {
+			return found
+		}
+		found = append(found, *e)
+	}
+	return found
 }
 
 // of returns those of a topic before a sequence, the newest first.
 func (r *recentEvents) of(topic string, before uint64) (found []Event) {
 	for _, e := range slices.Backward(r.events) {
 		if e.Topic == topic && e.Sequence < before {
-			found = append(found, e)
+			found = append(found, *e)
 		}
 	}
 	return found
@@ -94,9 +128,10 @@ func (r *recentEvents) of(topic string, before uint64) (found []Event) {
 
 // forget drops those of a topic that was removed, whose sequences begin anew.
 func (r *recentEvents) forget(topic string) {
-	r.events = slices.DeleteFunc(r.events, func(e Event) bool { return e.Topic == topic })
-	r.bytes = 0
-	for i := range r.events {
-		r.bytes += r.events[i].size()
-	}
+	r.events = slices.DeleteFunc(r.events, func(e *Event) bool {
+		if e.Topic == topic {
+			r.drop(e)
+		}
+		return e.Topic == topic
+	})
 }

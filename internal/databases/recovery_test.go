@@ -270,7 +270,7 @@ func (m *twoEngines) settle() {
 	}
 	switch m.number(2, "from") {
 	case 0:
-		events, err := m.events.ReadLog(m.Context(), topic, group, 0, limit, 1<<20)
+		events, _, err := m.events.ReadLog(m.Context(), topic, group, 0, limit, 1<<20)
 		require.NoError(m, err)
 		for _, e := range events {
 			if m.number(3, "skipped") > 0 {

@@ -224,7 +224,7 @@ func (a *accounts) settle() {
 }
 
 func (a *accounts) readLog(topic, group string) []pubsub.Event {
-	events, err := a.engine.ReadLog(context.Background(), topic, group, 0, math.MaxInt, math.MaxInt)
+	events, _, err := a.engine.ReadLog(context.Background(), topic, group, 0, math.MaxInt, math.MaxInt)
 	require.NoError(a.t, err)
 	return events
 }

@@ -59,7 +59,7 @@ func BenchmarkReadAndSettle(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; {
-		events, err := e.ReadLog(b.Context(), "t", "g", uint64(done), step, 1<<20)
+		events, _, err := e.ReadLog(b.Context(), "t", "g", uint64(done), step, 1<<20)
 		require.NoError(b, err)
 		_, err = e.Settle(b.Context(), "t", "g", settledAll(events))
 		require.NoError(b, err)

@@ -186,7 +186,7 @@ func TestReadLogIsBoundedByCountAndBytes(t *testing.T) {
 	}
 	appendAll(t, e, "t", list)
 	for _, c := range []struct{ limit, maxBytes, want int }{{3, 1 << 20, 3}, {5, 2500, 2}, {5, 1, 1}} {
-		events, err := e.ReadLog(t.Context(), "t", "g", 0, c.limit, c.maxBytes)
+		events, _, err := e.ReadLog(t.Context(), "t", "g", 0, c.limit, c.maxBytes)
 		require.NoError(t, err)
 		require.Len(t, events, c.want)
 	}
@@ -199,7 +199,7 @@ func TestAnEventIDThatIsNotUTF8IsReadBack(t *testing.T) {
 	list := entries(1)
 	list[0].Event.ID = "a\xffb"
 	appendAll(t, e, "t", list)
-	events, err := e.ReadLog(t.Context(), "t", "g", 0, 1, 1<<20)
+	events, _, err := e.ReadLog(t.Context(), "t", "g", 0, 1, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, "a\xffb", events[0].ID)
 }

@@ -45,7 +45,7 @@ func (b *buckets) trim(t *topicRecord, step *budget) error {
 }
 
 // ReadLog implements pubsub.Engine.
-func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, limit, maxBytes int) (events []pubsub.Event, err error) {
+func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, limit, maxBytes int) (events []pubsub.Event, upTo uint64, err error) {
 	err = e.read(func(b *buckets) error {
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
@@ -55,17 +55,23 @@ func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, l
 		prefix := idKey(t.ID)
 		size := 0
 		c := b.log().Cursor()
-		for k, v := c.Seek(sequenceKey(t.ID, after+1)); bytes.HasPrefix(k, prefix) && len(events) < limit; k, v = c.Next() {
+		upTo = after
+		for k, v := c.Seek(sequenceKey(t.ID, after+1)); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			if len(events) == limit {
+				return nil
+			}
 			sequence := sequenceOf(k)
 			if b.done().Get(sequenceKey(g.ID, sequence)) != nil {
+				upTo = sequence
 				continue
 			}
 			if size += len(v); len(events) > 0 && size > maxBytes {
 				return nil
 			}
-			events = append(events, decodeEvent(v, topic, sequence))
+			events, upTo = append(events, decodeEvent(v, topic, sequence)), sequence
 		}
+		upTo = max(upTo, t.Last)
 		return nil
 	})
-	return events, err
+	return events, upTo, err
 }
