@@ -12,6 +12,7 @@ type ServerOptions struct {
 	// Path is the binary.
 	Path string
 	Args []string
+	Env  []string
 	// Network and Address are where it listens, as in net.Dial. They are not passed on: say them in Args. Network's
 	// default: tcp.
 	Network, Address string
@@ -32,6 +33,7 @@ func (h *Harness) StartServer(opts ServerOptions) (*Server, error) {
 		Name: opts.Name,
 		Path: opts.Path,
 		Args: opts.Args,
+		Env:  opts.Env,
 		Ready: func(ctx context.Context) error {
 			var dialer net.Dialer
 			conn, err := dialer.DialContext(ctx, opts.Network, opts.Address)

@@ -205,6 +205,7 @@ func TestPortsOfAPodAreDistinct(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ overlay, name string }{
 		{overlayPod, "todo"}, {overlayNative, "todo"}, {overlaySidecar, "todo-api"}, {overlayNode, "todo-api"}, {overlayNode, "todo-scheduler"},
+		{overlayCluster, "todo-api"}, {overlayCluster, "todo-scheduler"},
 	} {
 		taken := map[int32]string{3501: sidecarContainer} // its public port is not among its container ports
 		pod := injected(t, render(t, test.overlay), test.name)
