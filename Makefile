@@ -158,7 +158,7 @@ FORCE:
 
 $(STACK): FORCE
 	@mkdir -p $(@D)
-	@go -C conformance build -o ../$@ ./cmd/stack
+	@CGO_ENABLED=0 go -C conformance build -o ../$@ ./cmd/stack
 
 # The version is the one that go.mod pins for `go tool staticcheck`; one binary
 # serves both modules.

@@ -13,12 +13,14 @@ import (
 
 // Command builds <checkout>/cmd/<name> and returns the path of the binary. It
 // always asks the Go tool, whose own cache makes an unchanged build quick. With
-// the race detector on in the calling program, the binary has it as well.
+// the race detector on in the calling program, the binary has it as well; else it is
+// built without cgo, as all that `make run` needs, so that their builds share packages.
 func (c Checkout) Command(ctx context.Context, name string, progress io.Writer) (string, error) {
 	folder := "bin"
 	var flags []string
+	env := []string{"CGO_ENABLED=0"}
 	if RaceEnabled {
-		folder, flags = "bin-race", []string{"-race"}
+		folder, flags, env = "bin-race", []string{"-race"}, nil
 	}
 	path := c.Path(".cache", folder, name)
 	unlock, err := lockFile(ctx, c.Path(".cache", name+".lock"), progress)
@@ -33,6 +35,7 @@ func (c Checkout) Command(ctx context.Context, name string, progress io.Writer) 
 		Output:   path,
 		Progress: progress,
 		Flags:    flags,
+		Env:      env,
 	})
 }
 

@@ -54,8 +54,7 @@ func (c Checkout) pinnedDaprd(ctx context.Context, progress io.Writer) (string, 
 	if err != nil {
 		return "", fmt.Errorf("copying the sources of Dapr %s: %w", c.daprVersion, err)
 	}
-	// Without the paths of files, whatever was compiled from another copy serves again.
-	return c.daprProgram(ctx, "daprd", "the first build of the Dapr sidecar takes minutes; it is kept in .cache", progress, "-trimpath", "-modfile", mod)
+	return c.daprProgram(ctx, "daprd", "the first build of the Dapr sidecar takes minutes; it is kept in .cache", progress, "-modfile", mod)
 }
 
 // copyDapr copies Dapr's sources into dir, with harness/components, and returns the path of a go.mod that uses them.
