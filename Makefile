@@ -110,6 +110,10 @@ bench: $(STACK) ## Measure dapr-bolt beside its peers and write RESULTS.md (an h
 	$(STACK) sidecar
 	go -C conformance run ./cmd/bench $(if $(BASE),--base $(BASE))
 
+.PHONY: bench-cluster
+bench-cluster: ## Measure dapr-bolt on etcd and NATS beside Dapr's own components, into .cache/bench-cluster (a minute)
+	go -C conformance run ./cmd/bench --parts cluster --report $(abspath $(CACHE))/bench-cluster
+
 .PHONY: release
 release: ## Build VERSION=v1.2.3 into dist/: archives for four platforms, checksums, SBOMs, a Homebrew formula, and the image
 	deploy/release.sh $(VERSION)

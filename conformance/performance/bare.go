@@ -37,7 +37,7 @@ func openBare(ctx context.Context, e *env, p *peer) error {
 	if err := process.WaitReady(ctx); err != nil {
 		return err
 	}
-	err = p.useSocket(ctx, e, socket)
+	err = p.useSocket(ctx, e, socket, map[string]string{}, map[string]string{})
 	p.get, p.subscribe = nil, nil // its log cannot be read
 	return err
 }

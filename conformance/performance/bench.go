@@ -21,10 +21,11 @@ const (
 	PartCalls    = "calls"    // calls of a component, side by side
 	PartSidecars = "sidecars" // calls of sidecars with the component behind them
 	PartLarge    = "large"    // one large file
+	PartCluster  = "cluster"  // etcd and NATS
 )
 
 // Parts lists them all.
-func Parts() []string { return []string{PartCalls, PartSidecars, PartLarge} }
+func Parts() []string { return []string{PartCalls, PartSidecars, PartLarge, PartCluster} }
 
 // Options say what to measure and for how long. The zero value of a field is its default.
 type Options struct {
@@ -146,7 +147,7 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: describeMachine(ctx), Rounds: opts.Rounds,
 		Peers: map[string]string{}, Missing: map[string]string{},
 	}
-	for i, run := range []func(context.Context) error{b.calls, b.sidecars, b.large} {
+	for i, run := range []func(context.Context) error{b.calls, b.sidecars, b.large, b.cluster} {
 		if part := Parts()[i]; slices.Contains(opts.Parts, part) {
 			if err := run(ctx); err != nil {
 				return &b.results, fmt.Errorf("%s: %w", part, err)

@@ -128,7 +128,7 @@ func (o *outcome) sample(cell Cell, round int) Sample {
 // can reports whether the peer can do a work.
 func (p *peer) can(work string) bool {
 	switch work {
-	case workSet:
+	case workSet, workClusterSet:
 		return p.set != nil
 	case workGet:
 		return p.get != nil
@@ -136,7 +136,7 @@ func (p *peer) can(work string) bool {
 		return p.ping != nil
 	case workTwoSyncs:
 		return p.twoSyncs != nil
-	case workPublish:
+	case workPublish, workClusterPublish:
 		return p.publish != nil
 	default:
 		return p.subscribe != nil
@@ -164,7 +164,7 @@ func (p *peer) work(ctx context.Context, work string, keys, clients int) (do cal
 		return func(context.Context, int, int) error { return p.ping() }, nil, nil
 	case workTwoSyncs:
 		return func(_ context.Context, _, n int) error { return p.twoSyncs(n) }, nil, nil
-	case workPublish, workDeliver:
+	case workPublish, workDeliver, workClusterPublish:
 		return p.events(ctx, work == workDeliver)
 	default:
 		return func(ctx context.Context, client, _ int) error {

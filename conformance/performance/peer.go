@@ -23,7 +23,6 @@ import (
 	stateadapter "github.com/dapr/dapr/pkg/components/state"
 	"github.com/dapr/kit/logger"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
@@ -40,7 +39,7 @@ const (
 )
 
 // components are who can be asked for sets and publishes, in the order of the table.
-var components = []string{peerOurs, peerBase, peerBare, peerRedis, peerSQLite, peerJetStream}
+var components = []string{peerOurs, peerBase, peerBare, peerRedis, peerSQLite, peerJetStream, peerThree, peerDapr}
 
 // consumerGroup is the app's id, which a sidecar adds to a pub/sub's metadata.
 const consumerGroup = "bench"
@@ -180,12 +179,12 @@ func (p *peer) useBroker(ctx context.Context, e *env, broker contribpubsub.PubSu
 }
 
 // useSocket takes the calls of a component behind a socket, through the runtime's adapters.
-func (p *peer) useSocket(ctx context.Context, e *env, socket string) error {
+func (p *peer) useSocket(ctx context.Context, e *env, socket string, ofStore, ofBroker map[string]string) error {
 	store := stateadapter.NewGRPCStateStore(silent, socket)
 	p.ping = store.Ping
 	return errors.Join(
-		p.useStore(ctx, e, store, map[string]string{}),
-		p.useBroker(ctx, e, pubsubadapter.NewGRPCPubSub(silent, socket), map[string]string{}))
+		p.useStore(ctx, e, store, ofStore),
+		p.useBroker(ctx, e, pubsubadapter.NewGRPCPubSub(silent, socket), ofBroker))
 }
 
 // silent keeps a peer's log out of the report: what it says when its server goes away is not ours to show.
@@ -223,7 +222,7 @@ func (b *bench) openBolt(path string) func(context.Context, *env, *peer) error {
 			}
 			return nil
 		}
-		return p.useSocket(ctx, e, filepath.Join(bolt.SocketDir, "bolt.sock"))
+		return p.useSocket(ctx, e, filepath.Join(bolt.SocketDir, "bolt.sock"), map[string]string{}, map[string]string{})
 	}
 }
 
@@ -306,17 +305,7 @@ func openJetStream(ctx context.Context, e *env, p *peer) error {
 	if !s.ReadyForConnections(startTimeout) {
 		return errors.New("the NATS server did not start")
 	}
-	conn, err := nats.Connect(s.ClientURL())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	js, err := conn.JetStream()
-	if err != nil {
-		return err
-	}
-	// It must be told of topics in advance.
-	if _, err := js.AddStream(&nats.StreamConfig{Name: "bench", Subjects: []string{"bench.>"}, Storage: nats.FileStorage}); err != nil {
+	if err := addStream(s.ClientURL(), 1); err != nil {
 		return err
 	}
 	return p.useBroker(ctx, e, jetstream.NewJetStream(silent), map[string]string{"natsURL": s.ClientURL()})

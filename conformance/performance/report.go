@@ -62,7 +62,9 @@ func (r *Results) WriteMarkdown(out io.Writer) error {
 		}
 		row(cells...)
 	}
-	line("\n![Sets per second against clients](%s)", PlotName)
+	if r.hasPlot() {
+		line("\n![Sets per second against clients](%s)", PlotName)
+	}
 	r.failures(line)
 	_, err := io.WriteString(out, text.String())
 	return err
@@ -101,8 +103,11 @@ func (r *Results) failures(line func(format string, args ...any)) {
 	}
 }
 
-// WritePlot draws sets per second against clients, as SVG.
+// WritePlot draws sets per second against clients, as SVG: nothing if none were measured.
 func (r *Results) WritePlot(out io.Writer) error {
+	if !r.hasPlot() {
+		return nil
+	}
 	drawn := plot.New()
 	drawn.Title.Text = "sets of 1 KiB per second"
 	drawn.X.Label.Text = "clients"
@@ -135,6 +140,10 @@ func (r *Results) WritePlot(out io.Writer) error {
 	}
 	_, err = w.WriteTo(out)
 	return err
+}
+
+func (r *Results) hasPlot() bool {
+	return slices.ContainsFunc(r.Samples, func(s Sample) bool { return s.Cell.Work == workSet })
 }
 
 // ticks marks the steps times each power of base.

@@ -86,7 +86,13 @@ func write(results *performance.Results, dir string) error {
 	if err := results.WritePlot(&plot); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	for name, content := range map[string]string{"results.json": string(samples), "RESULTS.md": text.String(), performance.PlotName: plot.String()} {
+		if content == "" {
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			return err
 		}
