@@ -3,6 +3,7 @@ package console
 import (
 	"flag"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +44,50 @@ func TestADeadLetterIsSentAgain(t *testing.T) {
 	b.see("Sent again")
 	b.see("No dead letters")
 	require.Eventually(t, func() bool { return a.handled.Load() == 1 }, patience, time.Millisecond)
+}
+
+// A key is found, shown, and deleted only in the version that was shown.
+func TestAKeyIsDeletedByItsETag(t *testing.T) {
+	h := harness.ForTest(t)
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	a := startApp(t, bolt, "scheduler", "orders")
+	require.NoError(t, a.client.InitState(t.Context()))
+	set := func(value string) { require.NoError(t, a.client.Set(t.Context(), "shop||tea", []byte(value))) }
+	set(`{"pots":3}`)
+	b := open(t, bolt)
+	b.click("State")
+	b.fill("prefix", "shop||t")
+	b.click("Find")
+	b.click("shop||tea")
+	b.see(`"pots": 3`)
+	set(`{"pots":2}`) // somebody else is faster
+	b.click("Delete the key")
+	b.see("Conflict")
+	b.see("Somebody else has changed the key")
+	b.visit("/state/key?key=shop||tea")
+	b.see(`"pots": 2`)
+	b.click("Delete the key")
+	b.see("Deleted.")
+	b.see("No keys")
+}
+
+func TestATopicIsWatchedLive(t *testing.T) {
+	h := harness.ForTest(t)
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	a := startApp(t, bolt, "scheduler", "orders")
+	a.publish("orders", "order-1", event(1))
+	b := open(t, bolt)
+	b.click("Topics")
+	b.click("orders")
+	b.see("order-1")
+	a.publish("orders", "order-2", event(2))
+	b.see("order-2") // without a reload
+	b.fill("data", `{"order": 3}`)
+	b.fill("id", "order-3")
+	b.click("Publish")
+	b.see("Published.")
+	b.see("order-3")
+	require.Eventually(t, func() bool { return a.handled.Load() == 3 }, patience, time.Millisecond)
 }
 
 func TestAPurgeIsTypedToConfirm(t *testing.T) {
@@ -105,7 +150,12 @@ var pages = []struct{ name, path string }{
 	{"state", "/state"},
 	{"key", "/state/key?key=shop||tea"},
 	{"topic", "/topic?topic=orders"},
+	{"query", "/state/query?query=" + url.QueryEscape(`{"filter":{"EQ":{"kind":"green"}}}`)},
+	{"idempotency-keys", "/state/idempotency-keys"},
+	{"topic-without-groups", "/topic?topic=invoices.paid"},
+	{"retrying-event", "/event?topic=shipments&sequence=1"},
 	{"remove-group", ""},
+	{"remove-bucket", ""},
 	{"dead-letters", "/dead-letters"},
 	{"dead-letters-list", "/dead-letters?view=list"},
 	{"dead-letter", "/dead-letter?id=1"},
@@ -137,8 +187,12 @@ func fillUp(t *testing.T, bolt *harness.Bolt) *browser {
 	for i := range 200 {
 		a.publish("invoices.paid", fmt.Sprint("invoice-", i), `{"total": 12.50}`)
 	}
+	ship := startApp(t, bolt, "shipper", "shipments", "maxDeliver", "5", "backOff", "1h")
+	ship.fail(noSlot)
+	ship.publish("shipments", "shipment-1", event(1))
 	require.NoError(t, a.client.InitState(t.Context()))
 	require.NoError(t, a.client.Set(t.Context(), "shop||tea", []byte(`{"pots": 3, "kind": "green"}`)))
+	require.NoError(t, a.client.Set(t.Context(), "stock||milk", []byte(`{"bottles": 12}`)))
 	return open(t, bolt)
 }
 
@@ -149,6 +203,9 @@ func (b *browser) show(name, path string) {
 	case "remove-group":
 		b.visit("/topic?topic=orders")
 		b.click("Remove group scheduler")
+	case "remove-bucket":
+		b.visit("/topics")
+		b.click("Remove bucket pubsub")
 	case "purge":
 		b.visit("/dead-letter?id=2")
 		b.click("Purge")

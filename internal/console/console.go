@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/jonboulle/clockwork"
@@ -137,6 +138,10 @@ func (c *Console) table() []route {
 		{method: "GET", path: "/state/key/value", handle: c.keyValue},
 		{method: "POST", path: "/state/key/set", change: true, handle: c.act(c.setKey)},
 		{method: "POST", path: "/state/key/delete", change: true, handle: c.act(c.deleteKey)},
+		{method: "GET", path: "/state/query", handle: c.show(c.query)},
+		{method: "GET", path: "/state/idempotency-keys", handle: c.show(c.idempotencyKeys)},
+		{method: "POST", path: "/bucket/remove", change: true, handle: c.act(c.removeBucket)},
+		{method: "POST", path: "/topic/remove", change: true, handle: c.act(c.removeTopic)},
 		{method: "POST", path: "/topic/remove-group", change: true, handle: c.act(c.removeGroup)},
 		{method: "GET", path: "/dead-letters", handle: c.show(c.deadLetters)},
 		{method: "POST", path: "/dead-letters/redrive", change: true, handle: c.act(c.redrive)},
@@ -151,6 +156,16 @@ func (c *Console) table() []route {
 		{method: "GET", path: codePath, open: true, handle: asset},
 		{method: "GET", path: iconPath, open: true, handle: asset},
 	}
+}
+
+// Routes returns what a browser may ask for that has the cookie, each as a method and a path.
+func Routes() (routes []string) {
+	for _, rt := range new(Console).table() {
+		if !rt.open {
+			routes = append(routes, rt.method+" "+strings.TrimSuffix(rt.path, "{$}"))
+		}
+	}
+	return routes
 }
 
 func (c *Console) routes() http.Handler {

@@ -249,6 +249,7 @@ func TestHiddenValues(t *testing.T) {
 	}
 	require.Equal(t, http.StatusForbidden, e.get("/dead-letter/payload?id=1").StatusCode)
 	require.Equal(t, http.StatusBadRequest, e.get("/dead-letters?text=secret").StatusCode, "a search would find out what is hidden")
+	require.Equal(t, http.StatusBadRequest, e.get("/state/query?query=%7B%7D").StatusCode, "and so would a query")
 	job, err := e.console.opts.Service.StartJob(t.Context(), admin.JobRequest{Action: admin.JobRedrive, Filter: admin.ListOptions{Text: secret}})
 	require.NoError(t, err, "the command line may")
 	require.NotContains(t, e.get(fmt.Sprint("/job?id=", job.ID)).body, secret)

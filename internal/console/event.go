@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -119,9 +120,14 @@ func (c *Console) changeRetry(r *http.Request, notice string, change func(contex
 // publish publishes what a person has typed, as a CloudEvent or as it is.
 func (c *Console) publish(r *http.Request) (next, error) {
 	bucket, topic := bucketOf(r.PostForm), r.PostForm.Get("topic")
-	_, err := c.opts.Service.Publish(admin.By(r.Context(), person(r)), admin.PublishRequest{
+	metadata, err := metadataOf(r.PostForm)
+	if err != nil {
+		return next{}, err
+	}
+	_, err = c.opts.Service.Publish(admin.By(r.Context(), person(r)), admin.PublishRequest{
 		Bucket: bucket, Topic: topic, Content: admin.ExactContent([]byte(r.PostForm.Get("data"))),
-		Raw: r.PostForm.Has("raw"), ID: r.PostForm.Get("id"), Type: r.PostForm.Get("type"),
+		Raw: r.PostForm.Has("raw"), ID: r.PostForm.Get("id"), Type: r.PostForm.Get("type"), Source: r.PostForm.Get("source"),
+		ContentType: r.PostForm.Get("contentType"), Metadata: metadata,
 	})
 	if err != nil {
 		return next{}, err
@@ -129,4 +135,21 @@ func (c *Console) publish(r *http.Request) (next, error) {
 	query := of(bucket)
 	query.Set("topic", topic)
 	return after("/topic", query, "published"), nil
+}
+
+// metadataOf reads a key=value from each line.
+func metadataOf(values url.Values) (map[string]string, error) {
+	metadata := map[string]string{}
+	for line := range strings.Lines(values.Get("metadata")) {
+		line = strings.TrimSpace(line)
+		key, value, ok := strings.Cut(line, "=")
+		switch {
+		case line == "":
+		case !ok || key == "":
+			return nil, &fieldError{"metadata", line, "key=value on each line"}
+		default:
+			metadata[key] = value
+		}
+	}
+	return metadata, nil
 }

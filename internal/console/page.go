@@ -223,6 +223,8 @@ var notices = map[string]string{
 	"some":      "Done, but for those that were gone already, or cannot be read.",
 	"purged":    "Purged: gone for good.",
 	"removed":   "The group is removed.",
+	"topic":     "The topic is removed.",
+	"bucket":    "The bucket is removed.",
 	"published": "Published.",
 	"retried":   "The event is delivered again now.",
 	"skipped":   "Skipped: the event is among the group's dead letters.",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
@@ -11,8 +12,11 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// keysShown is how many keys a page of the list has.
-const keysShown = 100
+const (
+	// keysShown is how many keys a page of the list has, and appsShown how many apps are named.
+	keysShown = 100
+	appsShown = 50
+)
 
 // statePage is what the page of a bucket of state shows.
 type statePage struct {
@@ -20,11 +24,17 @@ type statePage struct {
 	Buckets []admin.Bucket
 	Missing string
 	Indexes []admin.Index
-	Prefix  string
-	Keys    []keyRow
+	Apps    []appLink
+	// MoreApps says that there are further ones.
+	MoreApps bool
+	Prefix   string
+	Keys     []keyRow
 	// Next is where the list goes on; empty: nowhere.
 	Next string
 }
+
+// appLink leads to the keys of an app.
+type appLink struct{ App, Prefix, Link string }
 
 type keyRow struct {
 	admin.Key
@@ -65,6 +75,16 @@ func (c *Console) state(r *http.Request) (*page, error) {
 		return nil, err
 	}
 	p.Indexes = info.Indexes
+	apps, err := c.opts.Service.Apps(r.Context(), admin.PageRequest{Bucket: p.Bucket, Limit: appsShown})
+	if err != nil {
+		return nil, err
+	}
+	p.MoreApps = apps.Next != ""
+	for _, app := range apps.Apps {
+		query := stateQuery(p.Bucket)
+		query.Set("prefix", app+"||")
+		p.Apps = append(p.Apps, appLink{app, app + "||", "/state?" + query.Encode()})
+	}
 	keys, err := c.opts.Service.Keys(r.Context(), admin.KeysRequest{
 		PageRequest: admin.PageRequest{Bucket: p.Bucket, After: r.Form.Get("after"), Limit: keysShown}, Prefix: p.Prefix,
 	})
@@ -92,6 +112,8 @@ type keyPage struct {
 	Text string
 	// Editable says that the value is text, and short enough to be shown in whole.
 	Editable bool
+	// Stays is after how many seconds the key expires; 0: never.
+	Stays int
 }
 
 func (c *Console) valueOf(r *http.Request) (admin.Bucket, admin.Value, []byte, error) {
@@ -110,6 +132,9 @@ func (c *Console) key(r *http.Request) (*page, error) {
 		return nil, err
 	}
 	p := keyPage{Bucket: bucket, Key: value.Key}
+	if value.Expires != nil {
+		p.Stays = max(1, int(value.Expires.Sub(c.opts.Clock.Now()).Seconds()))
+	}
 	if !c.opts.HideValues {
 		query := stateQuery(bucket)
 		query.Set("key", value.Key.Key)
@@ -129,33 +154,44 @@ func (c *Console) keyValue(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// conflict says what to do where somebody else was faster.
-func conflict(err error) error {
+// conflict says what to do where somebody else was faster, or the key that is to be new is not.
+func conflict(err error, etag string) error {
 	var mismatch *statestore.ETagMismatchError
-	if errors.As(err, &mismatch) {
-		return &conflictError{err}
+	switch {
+	case !errors.As(err, &mismatch):
+		return err
+	case etag == "":
+		return &conflictError{"The key exists already: nothing was done. Look at it, and change it there.", err}
 	}
-	return err
+	return &conflictError{"Somebody else has changed the key meanwhile: nothing was done. Look at it again before you do.", err}
 }
 
-// conflictError is about a key that is not in the version any more that the page showed.
-type conflictError struct{ err error }
-
-func (e *conflictError) Error() string {
-	return "Somebody else has changed the key meanwhile: nothing was done. Look at it again before you do. (" + e.err.Error() + ")"
+// conflictError is about a key that is not in the version that a form named.
+type conflictError struct {
+	text string
+	err  error
 }
+
+func (e *conflictError) Error() string { return e.text + " (" + e.err.Error() + ")" }
 func (e *conflictError) Unwrap() error { return e.err }
 
-// setKey sets the value of a key in the version that the page showed.
+// setKey sets the value of a key in the version that the page showed, or of a new one.
 func (c *Console) setKey(r *http.Request) (next, error) {
-	bucket, key := stateBucketOf(r.PostForm), r.PostForm.Get("key")
+	bucket, key, etag := stateBucketOf(r.PostForm), r.PostForm.Get("key"), r.PostForm.Get("etag")
+	ttl := 0
+	if text := r.PostForm.Get("ttl"); text != "" {
+		var err error
+		if ttl, err = strconv.Atoi(text); err != nil {
+			return next{}, &fieldError{"ttl", text, "a whole number of seconds, or nothing"}
+		}
+	}
 	// Browsers send line breaks as CR LF.
 	text := strings.ReplaceAll(r.PostForm.Get("value"), "\r\n", "\n")
 	_, err := c.opts.Service.SetValue(admin.By(r.Context(), person(r)), admin.SetRequest{
-		Bucket: bucket, Key: key, Content: admin.ExactContent([]byte(text)), ContentType: r.PostForm.Get("contentType"), ETag: r.PostForm.Get("etag"),
+		Bucket: bucket, Key: key, Content: admin.ExactContent([]byte(text)), ContentType: r.PostForm.Get("contentType"), ETag: etag, TTLInSeconds: ttl,
 	})
 	if err != nil {
-		return next{}, conflict(err)
+		return next{}, conflict(err, etag)
 	}
 	query := stateQuery(bucket)
 	query.Set("key", key)
@@ -169,7 +205,7 @@ func (c *Console) deleteKey(r *http.Request) (next, error) {
 		Bucket: bucket, Key: r.PostForm.Get("key"), ETag: r.PostForm.Get("etag"),
 	})
 	if err != nil {
-		return next{}, conflict(err)
+		return next{}, conflict(err, r.PostForm.Get("etag"))
 	}
 	return after("/state", stateQuery(bucket), "deleted"), nil
 }

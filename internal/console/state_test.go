@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -81,4 +82,70 @@ func TestAnEventIsPublishedFollowedAndSkipped(t *testing.T) {
 	overview := e.get("/").body
 	require.Contains(t, overview, "What needs you")
 	require.Contains(t, overview, "/dead-letters?group=app&amp;topic=orders")
+}
+
+func TestANewKeyIsSetFoundAndTheBucketRemoved(t *testing.T) {
+	e := newEnv(t)
+	store, err := e.manager.StateStore(t.Context(), databases.DefaultDatabase, databases.DefaultStateBucket)
+	require.NoError(t, err)
+	form := url.Values{"key": {"shop||tea"}, "value": {`{"kind":"green"}`}, "ttl": {"600"}}
+	require.Equal(t, http.StatusSeeOther, e.send(http.MethodPost, "/state/key/set", form).StatusCode)
+	again := e.send(http.MethodPost, "/state/key/set", form)
+	require.Equal(t, http.StatusConflict, again.StatusCode)
+	require.Contains(t, again.body, "exists already")
+	item, err := store.Get(t.Context(), "shop||tea")
+	require.NoError(t, err)
+	require.False(t, item.Expires.IsZero())
+	form.Set("ttl", "soon")
+	require.Equal(t, http.StatusBadRequest, e.send(http.MethodPost, "/state/key/set", form).StatusCode)
+
+	require.Contains(t, e.get("/state").body, `href="/state?bucket=state&amp;database=dapr&amp;prefix=shop%7C%7C"`, "its app")
+	query := "/state/query?query=" + url.QueryEscape(`{"filter":{"EQ":{"kind":"green"}}}`)
+	require.Contains(t, e.get(query).body, "shop||tea")
+	require.Contains(t, e.get(query).body, "no index served it")
+	require.NoError(t, store.AddQueryIndexes("kind"))
+	require.Eventually(t, func() bool { return strings.Contains(e.get(query).body, "served by the index on <bdi>kind") }, longTime, time.Millisecond)
+	require.Contains(t, e.get("/state").body, "kind</bdi> (complete)")
+	require.Equal(t, http.StatusBadRequest, e.get("/state/query?query=x").StatusCode)
+
+	require.Contains(t, e.get("/state/idempotency-keys").body, "None is remembered")
+	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "k", Value: []byte("1")}}, IdempotencyKey: "once"}))
+	require.Regexp(t, `<code>[0-9a-f]{64}</code>`, e.get("/state/idempotency-keys").body)
+
+	removal := url.Values{"kind": {"state"}, "bucket": {"state"}}
+	require.Contains(t, e.send(http.MethodPost, "/bucket/remove", removal).body, "Type the name")
+	require.Contains(t, e.get("/state").body, "shop||tea", "it asks first")
+	removal.Set("confirm", "state")
+	require.Equal(t, http.StatusSeeOther, e.send(http.MethodPost, "/bucket/remove", removal).StatusCode)
+	require.Contains(t, e.get("/state").body, "No keys")
+}
+
+func TestATopicIsSeenThroughAndRemoved(t *testing.T) {
+	e := newEnv(t)
+	sub, err := e.broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Topic: "orders", Group: "app", MaxDeliver: 7, BackOff: pubsub.BackOff{longTime * 60}, AckWait: longTime})
+	require.NoError(t, err)
+	got := e.send(http.MethodPost, "/topic/publish", url.Values{"topic": {"orders"}, "data": {"1"}, "raw": {"yes"}, "metadata": {"a=b\r\nc=d=e"}})
+	require.Equal(t, http.StatusSeeOther, got.StatusCode, got.body)
+	delivery, err := sub.Next(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"a": "b", "c": "d=e"}, delivery.Event.Metadata)
+	require.Equal(t, "1", string(delivery.Event.Data))
+	wrong := e.send(http.MethodPost, "/topic/publish", url.Values{"topic": {"orders"}, "data": {"1"}, "metadata": {"a"}})
+	require.Contains(t, wrong.body, "key=value")
+	shown := e.get("/topic?topic=orders").body
+	require.Contains(t, shown, `data-label="maxDeliver">7<`)
+	require.Contains(t, shown, `data-label="ackWait">1m0s<`)
+	delivery.Nack("no slot")
+	require.Eventually(t, func() bool {
+		shown := e.get("/topic?topic=orders").body
+		return strings.Contains(shown, "Waiting for another delivery") && strings.Contains(shown, "no slot")
+	}, longTime, time.Millisecond)
+
+	removal := url.Values{"topic": {"orders"}}
+	require.Contains(t, e.send(http.MethodPost, "/topic/remove", removal).body, "1 consumer group")
+	removal.Set("confirm", "orders")
+	require.NotEqual(t, http.StatusSeeOther, e.send(http.MethodPost, "/topic/remove", removal).StatusCode, "somebody consumes it")
+	sub.Close()
+	require.Eventually(t, func() bool { return e.send(http.MethodPost, "/topic/remove", removal).StatusCode == http.StatusSeeOther }, longTime, time.Millisecond)
+	require.Equal(t, http.StatusNotFound, e.get("/topic?topic=orders").StatusCode)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -100,8 +101,9 @@ type topicsPage struct {
 	More       bool
 	// Missing says which buckets are not among them.
 	Missing string
-	// Several says that they are not all in one bucket.
+	// Several says that they are not all in one bucket; Buckets are all.
 	Several bool
+	Buckets []admin.Bucket
 }
 
 // SortLink sorts by a column.
@@ -126,6 +128,11 @@ func (c *Console) topics(r *http.Request) (*page, error) {
 			p.Several = p.Several || t.Bucket != stats.Topics[0].Bucket
 		}
 	}
+	buckets, err := c.opts.Service.Buckets(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	p.Buckets = buckets.Buckets
 	by := slices.IndexFunc(columns, func(c column) bool { return c.Key == p.Sort })
 	if by < 0 {
 		by = 0
@@ -139,10 +146,22 @@ func (c *Console) topics(r *http.Request) (*page, error) {
 	return &page{Title: "Topics", Section: sectionTopics, Live: true, template: "topics.html", Data: p}, nil
 }
 
+// maxConsumers and retriesShown bound the rows of the page of a topic.
+const (
+	maxConsumers = 100
+	retriesShown = 20
+)
+
 // topicPage is what the page of a topic shows.
 type topicPage struct {
 	topicRow
 	Groups []groupRow
+	// Consumers are the streams of its groups, at most maxConsumers of AllConsumers.
+	Consumers    []admin.Consumer
+	AllConsumers int
+	// Retries are the next that are due.
+	Retries     []retryRow
+	MoreRetries bool
 	// Events are the newest that are kept.
 	Events []eventRow
 }
@@ -152,51 +171,34 @@ type groupRow struct {
 	DeadLink string
 }
 
+type retryRow struct {
+	admin.Retry
+	Link, Cause string
+}
+
 func (c *Console) topic(r *http.Request) (*page, error) {
 	bucket, topic := bucketOf(r.URL.Query()), r.URL.Query().Get("topic")
 	detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
 	if err != nil {
 		return nil, err
 	}
-	p := topicPage{topicRow: newTopicRow(&detail.TopicStats)}
+	p := topicPage{topicRow: newTopicRow(&detail.TopicStats), AllConsumers: len(detail.Consumers)}
+	p.Consumers = detail.Consumers[:min(maxConsumers, len(detail.Consumers))]
 	for _, g := range detail.Groups {
 		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.grouped()})
+	}
+	if p.Retrying > 0 {
+		retries, err := c.opts.Service.Retries(r.Context(), admin.RetriesRequest{Bucket: bucket, Topic: topic, Limit: retriesShown})
+		if err != nil {
+			return nil, err
+		}
+		p.MoreRetries = retries.Next != ""
+		for _, retry := range retries.Retries {
+			p.Retries = append(p.Retries, retryRow{retry, "/event?" + eventQuery(bucket, topic, retry.Sequence).Encode(), short(cause.Of(retry.LastError))})
+		}
 	}
 	if p.Events, err = c.lastEvents(r, bucket, topic); err != nil {
 		return nil, err
 	}
 	return &page{Title: "Topic " + topic, Section: sectionTopics, Live: true, template: "topic.html", Data: p}, nil
-}
-
-// groupConfirmation is what the page asks before a group is removed.
-type groupConfirmation struct {
-	admin.Bucket
-	Topic string
-	pubsub.GroupStats
-	Wrong bool
-}
-
-// removeGroup asks first: the group's name is to be typed.
-func (c *Console) removeGroup(r *http.Request) (next, error) {
-	bucket, topic, group := bucketOf(r.PostForm), r.PostForm.Get("topic"), r.PostForm.Get("group")
-	if typed := strings.TrimSpace(r.PostForm.Get("confirm")); typed != group || group == "" {
-		detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
-		if err != nil {
-			return next{}, err
-		}
-		for _, g := range detail.Groups {
-			if g.Group == group {
-				return next{page: &page{Title: "Remove a group", Section: sectionTopics, template: "remove-group.html",
-					Data: groupConfirmation{bucket, topic, g, typed != ""}}}, nil
-			}
-		}
-		return next{}, notFound("topic %q has no group %q", short(topic), short(group))
-	}
-	request := admin.GroupRequest{Bucket: bucket, Topic: topic, Group: group}
-	if err := c.opts.Service.RemoveGroup(admin.By(r.Context(), person(r)), request); err != nil {
-		return next{}, err
-	}
-	query := of(bucket)
-	query.Set("topic", topic)
-	return after("/topic", query, "removed"), nil
 }

@@ -1,0 +1,114 @@
+package console
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
+)
+
+// removal is what the page asks before something is removed for good.
+type removal struct {
+	Title, Section string
+	// Lost says what is gone then.
+	Lost string
+	// Name is to be typed; Wrong says that something else was.
+	Name  string
+	Wrong bool
+	// Path is where the form goes, with Fields.
+	Path   string
+	Fields []field
+	Back   string
+}
+
+// confirmed reports whether the name was typed; else the page asks for it.
+func (r *removal) confirmed(request *http.Request) (*page, bool) {
+	typed := strings.TrimSpace(request.PostForm.Get("confirm"))
+	if typed == strings.TrimSpace(r.Name) && typed != "" {
+		return nil, true
+	}
+	r.Path, r.Wrong = request.URL.Path, typed != ""
+	return &page{Title: r.Title, Section: r.Section, template: "removal.html", Data: r}, false
+}
+
+// bucketFields name a bucket in a form.
+func bucketFields(b admin.Bucket) []field {
+	return []field{{"database", b.Database}, {"bucket", b.Name}}
+}
+
+func (c *Console) removeGroup(r *http.Request) (next, error) {
+	bucket, topic, group := bucketOf(r.PostForm), r.PostForm.Get("topic"), r.PostForm.Get("group")
+	detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
+	if err != nil {
+		return next{}, err
+	}
+	ask := removal{
+		Title: "Remove a group", Section: sectionTopics, Name: group, Back: topicLink(bucket, topic),
+		Fields: append(bucketFields(bucket), field{"topic", topic}, field{"group", group}),
+	}
+	for _, g := range detail.Groups {
+		if g.Group == group {
+			ask.Lost = fmt.Sprintf("The topic forgets what the group is owed: %s, %s and %s. A group that consumes now is refused.",
+				plural(g.Waiting, "waiting event", "waiting events"), plural(g.Retrying, "retry", "retries"), plural(g.Dead, "dead letter", "dead letters"))
+		}
+	}
+	if ask.Lost == "" {
+		return next{}, notFound("topic %q has no group %q", short(topic), short(group))
+	}
+	if asked, ok := ask.confirmed(r); !ok {
+		return next{page: asked}, nil
+	}
+	request := admin.GroupRequest{Bucket: bucket, Topic: topic, Group: group}
+	if err := c.opts.Service.RemoveGroup(admin.By(r.Context(), person(r)), request); err != nil {
+		return next{}, err
+	}
+	query := of(bucket)
+	query.Set("topic", topic)
+	return after("/topic", query, "removed"), nil
+}
+
+func (c *Console) removeTopic(r *http.Request) (next, error) {
+	request := admin.TopicRequest{Bucket: bucketOf(r.PostForm), Topic: r.PostForm.Get("topic")}
+	t, err := c.opts.Service.Topic(r.Context(), request)
+	if err != nil {
+		return next{}, err
+	}
+	ask := removal{
+		Title: "Remove a topic", Section: sectionTopics, Name: request.Topic, Back: topicLink(request.Bucket, request.Topic),
+		Fields: append(bucketFields(request.Bucket), field{"topic", request.Topic}),
+		Lost: fmt.Sprintf("It holds %s and %s, and %s. A topic that somebody consumes is refused.",
+			plural(t.Stored, "event", "events"), plural(t.Dead, "dead letter", "dead letters"), plural(len(t.Groups), "consumer group", "consumer groups")),
+	}
+	if asked, ok := ask.confirmed(r); !ok {
+		return next{page: asked}, nil
+	}
+	if err := c.opts.Service.RemoveTopic(admin.By(r.Context(), person(r)), request); err != nil {
+		return next{}, err
+	}
+	return after("/topics", nil, "topic"), nil
+}
+
+func (c *Console) removeBucket(r *http.Request) (next, error) {
+	request := admin.RemoveBucketRequest{Kind: r.PostForm.Get("kind"), Bucket: stateBucketOf(r.PostForm)}
+	ask := removal{
+		Title: "Remove a bucket", Section: sectionState, Back: "/state?" + stateQuery(request.Bucket).Encode(),
+		Lost: "All of its keys are gone for good. A bucket that a connected sidecar works on is refused.",
+	}
+	to := "/state"
+	if request.Kind == string(sidecars.PubSub) {
+		request.Bucket = bucketOf(r.PostForm)
+		ask.Section, ask.Back, to = sectionTopics, "/topics", "/topics"
+		ask.Lost = "All of its topics, consumer groups and dead letters are gone for good. A bucket that a connected sidecar works on is refused."
+	}
+	ask.Name = request.Bucket.String()
+	ask.Fields = append(bucketFields(request.Bucket), field{"kind", request.Kind})
+	if asked, ok := ask.confirmed(r); !ok {
+		return next{page: asked}, nil
+	}
+	if err := c.opts.Service.RemoveBucket(admin.By(r.Context(), person(r)), request); err != nil {
+		return next{}, err
+	}
+	return after(to, nil, "bucket"), nil
+}
