@@ -144,7 +144,6 @@ func TestThousandsAreSentAgainWithProgress(t *testing.T) {
 
 // pages are all pages, once there is something to show.
 var pages = []struct{ name, path string }{
-	{"overview", "/"},
 	{"topics", "/topics"},
 	{"event", "/event?topic=invoices.paid&sequence=1"},
 	{"state", "/state"},
@@ -163,6 +162,8 @@ var pages = []struct{ name, path string }{
 	{"job", ""},
 	{"not-found", "/dead-letter?id=999"},
 	{"empty", "/dead-letters?topic=nothing"},
+	// There is most to draw in the end.
+	{"overview", "/"},
 }
 
 // fillUp makes a process with something on every page.
@@ -216,6 +217,9 @@ func (b *browser) show(name, path string) {
 		b.click("Redrive all of these")
 	default:
 		b.visit(path)
+	}
+	if name == "overview" {
+		b.wait(`document.querySelector("polyline") !== null`)
 	}
 }
 

@@ -17,6 +17,8 @@ type deadLetterPage struct {
 	Payload  *content
 	Metadata []field
 	Event    []field
+	// EventLink is where the event stands for each group.
+	EventLink string
 }
 
 type attempt struct {
@@ -37,7 +39,9 @@ func (c *Console) deadLetter(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := deadLetterPage{DeadLetter: &d, Cause: cause.Of(d.LastError)}
+	p := deadLetterPage{
+		DeadLetter: &d, Cause: cause.Of(d.LastError), EventLink: "/event?" + eventQuery(d.Bucket, d.Topic, d.Event.Sequence).Encode(),
+	}
 	// The oldest may be missing. Interruptions are attempts, too, and no deliveries.
 	before := max(d.Deliveries-len(d.Attempts), 0)
 	for i := len(d.Attempts) - 1; i >= 0; i-- {

@@ -31,9 +31,13 @@ func newSparkline(name string, values []float64, seconds float64, show func(floa
 		return s
 	}
 	most := slices.Max(values)
-	s.Now, s.Most = show(values[len(values)-1]), show(most)
+	last := values[len(values)-1]
+	s.Now, s.Most = show(last), show(most)
 	s.Span = span(time.Duration(float64(len(values)) * seconds * float64(time.Second)))
-	step := float64(sparkWidth) / max(float64(len(values)-1), 1)
+	if len(values) == 1 {
+		values = []float64{last, last} // a line has two ends
+	}
+	step := float64(sparkWidth) / float64(len(values)-1)
 	points := make([]string, len(values))
 	for i, value := range values {
 		height := 0.0

@@ -146,6 +146,8 @@ func TestATopicIsSeenThroughAndRemoved(t *testing.T) {
 	removal.Set("confirm", "orders")
 	require.NotEqual(t, http.StatusSeeOther, e.send(http.MethodPost, "/topic/remove", removal).StatusCode, "somebody consumes it")
 	sub.Close()
-	require.Eventually(t, func() bool { return e.send(http.MethodPost, "/topic/remove", removal).StatusCode == http.StatusSeeOther }, longTime, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return e.send(http.MethodPost, "/topic/remove", removal).StatusCode == http.StatusSeeOther
+	}, longTime, time.Millisecond)
 	require.Equal(t, http.StatusNotFound, e.get("/topic?topic=orders").StatusCode)
 }

@@ -2,6 +2,7 @@ package console
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -49,7 +50,7 @@ func (c *Console) query(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Result = &queryResult{Index: found.Index, Took: found.Took.Round(time.Microsecond).String(), Token: found.Token}
+	p.Result = &queryResult{Index: found.Index, Took: fmt.Sprintf("%.2f ms", float64(found.Took)/float64(time.Millisecond)), Token: found.Token}
 	for i := range found.Items {
 		item := &found.Items[i]
 		data, err := item.Payload()
