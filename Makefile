@@ -85,6 +85,11 @@ backlog: ## Measure memory, speed and disk under a backlog of 5 million events (
 sweep: ## Measure what sweeping a million keys that end in the same minute costs others (some 5 minutes)
 	go -C conformance test -count=1 -v -timeout 30m ./performance -run '^TestKeysThatEndTogetherAreSwept$$' -keys=1000000
 
+.PHONY: console-cost
+console-cost: ## Count what each page of the console reads of 5 million events and a million keys, and measure what an open one costs (some 5 minutes)
+	go test -count=1 -v -timeout 60m ./internal/console -run '^TestPagesReadABoundedNumberOfRecords$$' -many-events=5000000 -many-keys=1000000 -many-letters=100000
+	go -C conformance test -count=1 -v -timeout 30m ./performance -run '^TestAnOpenConsoleCostsLittle$$' -console-rounds=10
+
 # The race detector would find little more here, and make it take three times as long.
 .PHONY: torture
 torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks over 10,000 rounds

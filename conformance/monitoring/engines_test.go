@@ -3,6 +3,7 @@ package monitoring
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -142,4 +143,21 @@ func TestEveryEngineIsCountedAlike(t *testing.T) {
 		require.Equal(c, counts, got(c))
 		require.Contains(c, fmt.Sprint(counts), "dapr_bolt_group_expired_total")
 	}, patience, 100*time.Millisecond)
+}
+
+// Each flag that sets a limit says in a metric what is used of it.
+func TestEveryLimitIsMeasured(t *testing.T) {
+	h := harness.ForTest(t)
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	help, err := exec.CommandContext(t.Context(), bolt.Path(), "--help").Output()
+	require.NoError(t, err)
+	flags := regexp.MustCompile(`--(max-[a-z-]+)`).FindAllSubmatch(help, -1)
+	require.NotEmpty(t, flags)
+	answer, err := harness.Call(t.Context(), "GET", "http://"+bolt.HTTPAddress+"/metrics", nil)
+	require.NoError(t, err)
+	for _, flag := range flags {
+		for _, metric := range []string{"dapr_bolt_limit", "dapr_bolt_limit_used"} {
+			require.Contains(t, string(answer.Body), fmt.Sprintf("%s{flag=%q}", metric, flag[1]))
+		}
+	}
 }
