@@ -86,7 +86,7 @@ func (db *DB) endLog() error {
 	if db.wal == nil {
 		return nil
 	}
-	if err := db.finishCheckpoint(true); err != nil {
+	if err := db.finishCheckpoint(); err != nil {
 		return err
 	}
 	db.wal.waitFilled()
@@ -114,7 +114,7 @@ func (db *DB) due() bool {
 // beginCheckpoint makes the present state a checkpoint, and its own epoch of the log begin with room for a record of so
 // many bytes. The rest happens in the background: until it has ended, the checkpoint before counts.
 func (db *DB) beginCheckpoint(payload int) error {
-	if err := db.finishCheckpoint(true); err != nil {
+	if err := db.finishCheckpoint(); err != nil {
 		return err
 	}
 	db.wal.waitFilled()
@@ -175,18 +175,16 @@ func (db *DB) headerOf(tx *bbolt.Tx) (*header, error) {
 	return h, nil
 }
 
-// finishCheckpoint ends the checkpoint that is under way, if it is through, or if it is to wait for it. One that failed
-// leaves the file uncertain (rule 7): what a sync could not write may be lost, although the system thinks otherwise.
-func (db *DB) finishCheckpoint(wait bool) error {
+// finishCheckpoint waits for the checkpoint that is under way, if there is one.
+func (db *DB) finishCheckpoint() error {
 	if db.cp.done == nil {
-		return nil
-	}
-	if !wait && len(db.cp.done) == 0 {
 		return nil
 	}
 	return db.checkpointDone(<-db.cp.done)
 }
 
+// checkpointDone ends a checkpoint. One that failed leaves the file uncertain (rule 7): what a sync could not write may be
+// lost, although the system thinks otherwise.
 func (db *DB) checkpointDone(err error) error {
 	db.cp.done = nil
 	if err != nil {
@@ -218,7 +216,7 @@ func (db *DB) checkpointNow(payload int) error {
 	if err := db.beginCheckpoint(payload); err != nil {
 		return err
 	}
-	return db.finishCheckpoint(true)
+	return db.finishCheckpoint()
 }
 
 // commitOwn commits a transaction of the database's own that needs no record: it changes nothing that users have stored.

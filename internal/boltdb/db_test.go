@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 		hold(path)
 		return
 	}
+	if path := os.Getenv("BOLTDB_TEST_DAMAGE"); path != "" {
+		failBesideDamage(path)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -1,10 +1,12 @@
 package boltdb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"sync"
@@ -251,4 +253,51 @@ func TestAPanicWhileReadingIsAnError(t *testing.T) {
 	require.ErrorIs(t, err, ErrDamaged, "a fault, which would end the process")
 	require.Equal(t, "v", get(t, db, "k"))
 	require.NoError(t, db.Update(t.Context(), put("k", "w")))
+}
+
+// failBesideDamage has a commit fail inside bbolt while a page of an acknowledged write is damaged: bbolt then looks through
+// all pages in a goroutine of its own, whose panic nobody can catch.
+func failBesideDamage(path string) {
+	db, err := Open(context.Background(), path, Options{opened: func(bolt *bbolt.DB) {
+		hookWrites(bolt, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+			if bytes.Contains(b, []byte("fails")) {
+				return 0, syscall.EIO
+			}
+			return write(b, off)
+		})
+	}})
+	if err == nil {
+		err = db.Update(context.Background(), put("k", string(make([]byte, 8<<10))))
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("acknowledged")
+	_ = db.View(func(tx *Tx) error {
+		_, err = db.disk.WriteAt(bytes.Repeat([]byte{0xff}, pageHeader), int64(tx.tx.Bucket(testBucket).Root())*int64(db.bolt.Info().PageSize))
+		return err
+	})
+	err = db.Update(context.Background(), func(tx *Tx) error { return Dirty(tx.Bucket(bucketFormat).Put([]byte("k"), []byte("fails"))) })
+	fmt.Println("the process goes on:", err)
+}
+
+// Two faults at once, a commit that the disk refuses and damage to a page that was just written, end the process. The next
+// one recovers, and has all that was acknowledged.
+func TestAFailedCommitBesideDamageEndsTheProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	process := exec.CommandContext(t.Context(), os.Args[0])
+	process.Env = append(os.Environ(), "BOLTDB_TEST_DAMAGE="+path)
+	out, err := process.CombinedOutput()
+	require.Error(t, err, "%s", out)
+	require.Contains(t, string(out), "acknowledged\n")
+	require.Contains(t, string(out), "panic: ")
+	require.NotContains(t, string(out), "the process goes on")
+
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.Len(t, get(t, db, "k"), 8<<10)
+	require.NoError(t, db.Update(t.Context(), put("k", "next")))
+	checkReachable(t, db)
+	require.NoError(t, db.Close())
 }
