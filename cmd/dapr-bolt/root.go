@@ -135,6 +135,7 @@ The subcommands look into the process that runs on the same --data-dir.`,
 		c.checkCommand(),
 		c.compactCommand(),
 		c.restoreCommand(),
+		c.migrateCommand(),
 		c.healthCommand(),
 		c.versionCommand(),
 	)

@@ -23,6 +23,7 @@ var notRun = map[string]string{
 	"curl ":                "downloads the Dapr CLI, or calls an app that the quick starts' tests call",
 	"dapr ":                "needs Dapr's CLI: TestDaprRun",
 	"dapr-bolt dev":        "needs Dapr's CLI: TestDev",
+	"dapr-bolt migrate":    "needs servers: TestMigrate of the cluster tests",
 	"npm install":          "TestQuickStarts installs into the cache",
 	"python3 -m venv ":     "TestQuickStarts installs into the cache",
 	"cd cmd/":              "goes where the quick start is",

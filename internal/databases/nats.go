@@ -33,15 +33,23 @@ func (m *Manager) NATSBroker(ctx context.Context, at servers.NATS, database, buc
 }
 
 func (m *Manager) openNATSBroker(ctx context.Context, ns natsNamespace) (*natsbroker.Broker, error) {
-	tls, err := ns.at.TLS()
+	opts, err := m.natsOptions(ns)
 	if err != nil {
 		return nil, err
+	}
+	return natsbroker.Open(ctx, opts)
+}
+
+func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err error) {
+	tls, err := ns.at.TLS()
+	if err != nil {
+		return opts, err
 	}
 	credentials, err := ns.at.CredentialsText()
 	if err != nil {
-		return nil, err
+		return opts, err
 	}
-	return natsbroker.Open(ctx, natsbroker.Options{
+	return natsbroker.Options{
 		URL:         ns.at.Endpoints,
 		Username:    ns.at.Username,
 		Password:    ns.at.Password,
@@ -58,7 +66,7 @@ func (m *Manager) openNATSBroker(ctx context.Context, ns natsNamespace) (*natsbr
 		Totals:      &m.opts.Metrics.Totals,
 		Timings:     m.opts.Metrics.Timings(Label("nats", ns.at.Prefix, ns.database), ns.bucket),
 		NameLimits:  m.opts.Names,
-	})
+	}, nil
 }
 
 // openNATSBrokers lists those that sidecars use.

@@ -266,6 +266,7 @@ func (m *twoEngines) settle() {
 			Sequence: sequence, Retry: key, History: h, Due: m.now.Add(m.seconds("due")), Reason: pubsub.ReasonMaxDeliver, At: m.now,
 		}
 		s.History.Deliveries++
+		s.History.Attempts = append(s.History.Attempts, pubsub.Attempt{At: m.now, Error: fmt.Sprint("no ", s.History.Deliveries)})
 		settlements = append(settlements, s)
 	}
 	switch m.number(2, "from") {

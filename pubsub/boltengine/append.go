@@ -18,7 +18,7 @@ type publish struct {
 
 	// The rest is one for each entry.
 	encoded [][]byte
-	hashes  []dedupHash
+	hashes  []pubsub.DedupHash
 	results []pubsub.AppendResult
 }
 
@@ -43,7 +43,7 @@ func newPublish(topic string, entries []pubsub.Entry, opts pubsub.AppendOptions,
 	p := &publish{
 		topic: topic, entries: entries, opts: opts, now: now,
 		encoded: make([][]byte, len(entries)),
-		hashes:  make([]dedupHash, len(entries)),
+		hashes:  make([]pubsub.DedupHash, len(entries)),
 		results: make([]pubsub.AppendResult, len(entries)),
 	}
 	for i := range entries {
@@ -52,7 +52,7 @@ func newPublish(topic string, entries []pubsub.Entry, opts pubsub.AppendOptions,
 			return nil, err
 		}
 		if entries[i].DedupKey != nil {
-			p.hashes[i] = newDedupHash(topic, entries[i].DedupKey)
+			p.hashes[i] = pubsub.NewDedupHash(topic, entries[i].DedupKey)
 		}
 	}
 	return p, nil
@@ -105,7 +105,7 @@ func (e *Engine) append(b *buckets, p *publish) error {
 func (e *Engine) checkEntries(b *buckets, p *publish, held int64) (nothing bool) {
 	nothing = true
 	// Twice in one call: the first one counts, and takes room once.
-	accepted := make(map[dedupHash]bool, len(p.entries))
+	accepted := make(map[pubsub.DedupHash]bool, len(p.entries))
 	for i := range p.entries {
 		if p.entries[i].DedupKey != nil {
 			if found, onDisk := e.contains(b, p.hashes[i], p.now); found {

@@ -2,22 +2,12 @@ package boltengine
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
-
-// dedupHash is a topic and what identifies an event in it, hashed: with 128 bits, two events of a billion share one with
-// a chance of 1 in 10^20.
-type dedupHash [16]byte
-
-func newDedupHash(topic string, key []byte) dedupHash {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 128), uint64(len(topic)))
-	b = append(append(b, topic...), key...)
-	sum := sha256.Sum256(b)
-	return dedupHash(sum[:len(dedupHash{})])
-}
 
 // dedupID is where in the ids bucket an event's id stands.
 type dedupID struct {
@@ -29,18 +19,18 @@ type dedupID struct {
 // the same transaction; the index hears of it when that commits.
 type dedupChanges struct {
 	added   []addedID
-	until   map[dedupHash]time.Time
+	until   map[pubsub.DedupHash]time.Time
 	removed []dedupID
 }
 
 type addedID struct {
 	dedupID
-	hash dedupHash
+	hash pubsub.DedupHash
 }
 
 // contains reports whether the window of an event's id is still open, and whether that is on disk already or rests on the
 // running transaction.
-func (e *Engine) contains(b *buckets, hash dedupHash, now time.Time) (found, onDisk bool) {
+func (e *Engine) contains(b *buckets, hash pubsub.DedupHash, now time.Time) (found, onDisk bool) {
 	if now.Before(b.dedup.until[hash]) {
 		return true, false
 	}
@@ -51,15 +41,19 @@ func (e *Engine) contains(b *buckets, hash dedupHash, now time.Time) (found, onD
 }
 
 // remember adds an event's id.
-func (b *buckets) remember(hash dedupHash, window time.Duration, now time.Time) error {
+func (b *buckets) remember(hash pubsub.DedupHash, window time.Duration, now time.Time) error {
+	return b.rememberUntil(hash, window, now.Add(window))
+}
+
+func (b *buckets) rememberUntil(hash pubsub.DedupHash, window time.Duration, until time.Time) error {
 	number, err := b.ids().NextSequence()
 	if err != nil {
 		return err
 	}
-	id, until := dedupID{window, number}, now.Add(window)
+	id := dedupID{window, number}
 	b.dedup.added = append(b.dedup.added, addedID{id, hash})
 	if b.dedup.until == nil {
-		b.dedup.until = map[dedupHash]time.Time{}
+		b.dedup.until = map[pubsub.DedupHash]time.Time{}
 	}
 	b.dedup.until[hash] = until
 	b.ids().SetFillPercent(sequentialFill)
@@ -147,7 +141,7 @@ func (x *dedupIndex) commit(changes *dedupChanges) {
 }
 
 // add takes the ids of one window in the order of their numbers.
-func (x *dedupIndex) add(id dedupID, hash dedupHash) {
+func (x *dedupIndex) add(id dedupID, hash pubsub.DedupHash) {
 	for _, s := range slices.Backward(x.segments) {
 		if s.holds(id) {
 			s.add(hash, id.number)
@@ -160,7 +154,7 @@ func (x *dedupIndex) add(id dedupID, hash dedupHash) {
 }
 
 // find calls right with each place where the id may stand, until it returns true.
-func (x *dedupIndex) find(hash dedupHash, right func(id dedupID) bool) bool {
+func (x *dedupIndex) find(hash pubsub.DedupHash, right func(id dedupID) bool) bool {
 	tag := tagOf(hash)
 	for _, s := range slices.Backward(x.segments) {
 		for at := s.home(tag); s.slots[at] != 0; at = (at + 1) % len(s.slots) {
@@ -184,13 +178,13 @@ func (x *dedupIndex) remove(id dedupID) {
 	}
 }
 
-func tagOf(hash dedupHash) uint64 { return binary.BigEndian.Uint64(hash[:8]) &^ offsetMask }
+func tagOf(hash pubsub.DedupHash) uint64 { return binary.BigEndian.Uint64(hash[:8]) &^ offsetMask }
 
 func (s *segment) holds(id dedupID) bool {
 	return s.window == id.window && id.number >= s.base && id.number-s.base < segmentIDs
 }
 
-func (s *segment) add(hash dedupHash, number uint64) {
+func (s *segment) add(hash pubsub.DedupHash, number uint64) {
 	if s.used >= len(s.slots)/8*7 {
 		old := s.slots
 		s.slots = make([]uint64, 2*len(old))

@@ -11,8 +11,8 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-func testHash(n uint64) dedupHash {
-	return newDedupHash("t", binary.BigEndian.AppendUint64(nil, n))
+func testHash(n uint64) pubsub.DedupHash {
+	return pubsub.NewDedupHash("t", binary.BigEndian.AppendUint64(nil, n))
 }
 
 func TestTheDedupIndexNeverMissesAnID(t *testing.T) {

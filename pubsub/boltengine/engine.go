@@ -36,6 +36,24 @@ var _ pubsub.Engine = (*Engine)(nil)
 // New opens the bucket of db, makes it if it is missing, and loads the ids that are still remembered. The engine is to be
 // used no longer than db is open.
 func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
+	e, err := NewAtRest(ctx, db, bucket)
+	if err != nil {
+		return nil, err
+	}
+	err = e.read(func(b *buckets) error {
+		if b.top.Get(keyCopyOf) != nil {
+			return fmt.Errorf("open pub/sub bucket %q: %w", bucket, pubsub.ErrUnfinishedCopy)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// NewAtRest is New for a pubsub.Migrator, which may be an unfinished copy.
+func NewAtRest(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
 	old := false
 	err := db.Update(ctx, func(tx *boltdb.Tx) error {

@@ -22,6 +22,7 @@ import (
 //	dead      id(8)                           → deadRecord
 //	ids       window(8) number(8)             → until(8) dedupKey(16): an event was seen, and is remembered until then
 //	removed   number(8)                       → removedRecord: what a removed topic or group has left behind
+//	copyOf                                    → text: what the bucket is an unfinished copy of; see migrate.go
 //	layout                                    → 2: what is drawn here; see upgrade.go
 //
 // Records are a version byte and CBOR (RFC 8949); see record.go. Times are Unix nanoseconds; zero is no time. Ids lie by
@@ -111,7 +112,7 @@ func deadKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 const (
 	dedupKeyLen   = 8 + 8
-	dedupValueLen = 8 + len(dedupHash{})
+	dedupValueLen = 8 + len(pubsub.DedupHash{})
 )
 
 func dedupKey(id dedupID) []byte {
@@ -126,17 +127,17 @@ func parseDedupKey(key []byte) (dedupID, error) {
 	return dedupID{time.Duration(binary.BigEndian.Uint64(key)), binary.BigEndian.Uint64(key[8:])}, nil
 }
 
-func dedupValue(until time.Time, hash dedupHash) []byte {
+func dedupValue(until time.Time, hash pubsub.DedupHash) []byte {
 	value := binary.BigEndian.AppendUint64(make([]byte, 0, dedupValueLen), uint64(until.UnixNano()))
 	return append(value, hash[:]...)
 }
 
 // parseDedupValue returns ok false for what is none: such an id has ended.
-func parseDedupValue(value []byte) (until int64, hash dedupHash, ok bool) {
+func parseDedupValue(value []byte) (until int64, hash pubsub.DedupHash, ok bool) {
 	if len(value) != dedupValueLen {
 		return 0, hash, false
 	}
-	return int64(binary.BigEndian.Uint64(value)), dedupHash(value[8:]), true
+	return int64(binary.BigEndian.Uint64(value)), pubsub.DedupHash(value[8:]), true
 }
 
 func badKey(bucket, key []byte, want int) error {

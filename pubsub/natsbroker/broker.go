@@ -40,6 +40,8 @@ type Options struct {
 	// SweepInterval is how often what every group is done with is cleaned away, and events that are too old are buried.
 	// Default: 10s.
 	SweepInterval time.Duration
+	// AtRest is for a pubsub.Migrator: nothing is swept, and the bucket may be an unfinished copy.
+	AtRest bool
 	// Clock default: the real one.
 	Clock clockwork.Clock
 	// Logger default: slog.Default().
@@ -103,6 +105,8 @@ type Broker struct {
 	streams  map[*subscription]struct{}
 	inFlight map[*delivery]struct{}
 	warned   map[string]struct{}
+	// copying: an Import is under way.
+	copying bool
 
 	// counting guards what is counted since the broker was opened, by topic and by groupHash.
 	counting    sync.Mutex
@@ -145,7 +149,9 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		b.working.Go(b.publishLoop)
 	}
 	b.working.Go(b.keepInFlight)
-	b.working.Go(b.sweepLoop)
+	if !opts.AtRest {
+		b.working.Go(b.sweepLoop)
+	}
 	return b, nil
 }
 
@@ -187,7 +193,14 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 	if err := b.ensureStream(ctx); err != nil {
 		return err
 	}
-	return b.loadRecords(ctx)
+	if err := b.loadRecords(ctx); err != nil || b.opts.AtRest {
+		return err
+	}
+	copyOf, err := b.readLast(ctx, b.layout.subject("i"))
+	if err == nil && copyOf != nil {
+		err = fmt.Errorf("stream %s: %w", b.layout.stream, pubsub.ErrUnfinishedCopy)
+	}
+	return err
 }
 
 // Ready returns nil if the servers answer, else what is wrong and with which of them.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -133,7 +134,10 @@ func (b *Broker) take(s *subscription, c consumer, m jetstream.Msg) {
 		s.undelivered(func() { b.settle(d, pubsub.Settlement{Outcome: pubsub.Acked}) })
 		return
 	case d.history.Due.After(now):
-		s.undelivered(func() { b.delay(d, d.history.Due.Sub(now)) })
+		// What it brought with it is written down now, and where the servers hear of it anew.
+		s.undelivered(func() {
+			b.settle(d, pubsub.Settlement{Outcome: pubsub.Retried, History: d.history.History, Due: d.history.Due})
+		})
 		return
 	}
 	if end, ends := pubsub.EndUndelivered(&d.Event, d.history.History, b.isAged(d), s.opts.DeadLetterExpired, b.clock); ends {
@@ -159,7 +163,7 @@ func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *deliver
 	}
 	d := &delivery{broker: b, stream: s, consumer: c, reply: m.Reply(), header: m.Headers().Get(headerEvent), known: true}
 	d.Event = eventOf(c.topic, meta.Sequence.Stream, m.Headers(), m.Data())
-	d.history.Redriven, _ = strconv.Atoi(m.Headers().Get(headerRedriven))
+	d.history = givenHistory(m.Headers())
 	b.mu.Lock()
 	b.inFlight[d] = struct{}{}
 	b.mu.Unlock()
@@ -168,6 +172,17 @@ func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *deliver
 	}
 	d.Count = d.history.Deliveries + 1
 	return d
+}
+
+// givenHistory is what an event brings with it that was redriven, or copied from elsewhere.
+func givenHistory(header nats.Header) (h historyRecord) {
+	if text := header.Get(headerHistory); text != "" {
+		// What cannot be read counts as no history.
+		_ = json.Unmarshal([]byte(text), &h)
+		return h
+	}
+	h.Redriven, _ = strconv.Atoi(header.Get(headerRedriven))
+	return h
 }
 
 // readHistory finds out what became of earlier deliveries.

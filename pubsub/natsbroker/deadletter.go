@@ -76,18 +76,24 @@ func (b *Broker) ScanDeadLetters(ctx context.Context, filter pubsub.DeadLetterFi
 
 // DeadLetter implements pubsub.Service.
 func (b *Broker) DeadLetter(ctx context.Context, id uint64) (pubsub.DeadLetter, error) {
+	d, _, err := b.readDeadLetter(ctx, id)
+	return d, err
+}
+
+// readDeadLetter returns a dead letter and its subject.
+func (b *Broker) readDeadLetter(ctx context.Context, id uint64) (d pubsub.DeadLetter, subject string, err error) {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	m, err := b.readSequence(ctx, id)
 	if err != nil {
-		return pubsub.DeadLetter{}, fmt.Errorf("dead letter %d: %w", id, err)
+		return d, "", fmt.Errorf("dead letter %d: %w", id, err)
 	}
 	if m != nil {
 		if d, is := b.deadLetter(m.Subject, m.Sequence, m.header, m.Data); is {
-			return d, nil
+			return d, m.Subject, nil
 		}
 	}
-	return pubsub.DeadLetter{}, pubsub.ErrNotFound
+	return d, "", pubsub.ErrNotFound
 }
 
 // Redrive implements pubsub.Service.
@@ -128,7 +134,7 @@ func (b *Broker) takeAll(ctx context.Context, ids []uint64, with func(*pubsub.De
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	for _, id := range ids {
-		d, err := b.DeadLetter(ctx, id)
+		d, subject, err := b.readDeadLetter(ctx, id)
 		if errors.Is(err, pubsub.ErrNotFound) {
 			continue
 		}
@@ -140,7 +146,6 @@ func (b *Broker) takeAll(ctx context.Context, ids []uint64, with func(*pubsub.De
 			continue
 		}
 		// The mark takes the dead letter's place, if that is there, and says who did it.
-		subject := b.layout.subject("x", groupHash(d.Event.Topic, d.Group), sequenceText(d.Event.Sequence))
 		mark := nuid.Next()
 		ours, err := b.takeOnce(ctx, subject, mark, func() []*nats.Msg {
 			return append([]*nats.Msg{{Subject: subject, Data: []byte(mark), Header: nats.Header{

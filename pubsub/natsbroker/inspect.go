@@ -422,7 +422,7 @@ func (b *Broker) Retries(ctx context.Context, topic string, from pubsub.RetryPla
 				r := pubsub.GroupRetry{Group: g.Group}
 				r.Event = eventOf(topic, m.Sequence, m.Header, m.Data)
 				r.Key = pubsub.RetryKey{Redriven: true, Order: int64(m.Sequence), Sequence: m.Sequence}
-				r.History.Redriven, _ = strconv.Atoi(m.Header.Get(headerRedriven))
+				r.History = givenHistory(m.Header).History
 				return &r, nil
 			})
 		})

@@ -30,11 +30,12 @@ const (
 //	e.T.partition     events
 //	r.G.partition     redriven events of a group
 //	s.T.id            delayed events: schedules, whose event goes to e.T.partition
-//	d.key             ids of events that were seen, until their window ends
+//	d.hash            ids of events that were seen, until their window ends
 //	t.T               topicRecord
 //	g.G               groupRecord, where T may be a pattern's hash
 //	h.G.sequence      historyRecord: what failed deliveries a group had of the event with that sequence
 //	x.G.sequence      dead letters of that event
+//	i                 what the bucket is an unfinished copy of
 //	l                 whose turn it is to clean up
 type layout struct{ stream, root string }
 
@@ -81,6 +82,8 @@ type groupRecord struct {
 	Topic   string `json:"topic"`
 	Group   string `json:"group"`
 	Ordered bool   `json:"ordered,omitempty"`
+	// Undecided: the group's first subscription says whether it is ordered.
+	Undecided bool `json:"undecided,omitempty"`
 	// After is the sequence behind which the group begins.
 	After uint64 `json:"after,omitempty"`
 	// Removed: the group was removed.
@@ -113,6 +116,8 @@ const (
 	headerDeath = "Bolt-Death"
 	// headerRedriven counts how often the event was redriven.
 	headerRedriven = "Bolt-Redriven"
+	// headerHistory is the historyRecord of an event that was copied from elsewhere, as it was there.
+	headerHistory = "Bolt-History"
 )
 
 // The server's headers.

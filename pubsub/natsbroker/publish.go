@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
@@ -123,21 +124,30 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []pubsub.Me
 
 // newEvent makes the messages of an event.
 func (b *Broker) newEvent(e *pubsub.Entry) *newEvent {
-	topic := hash(e.Event.Topic)
-	subject := b.layout.subject("e", topic, partitionOf(e.Event.PartitionKey))
-	event := eventMessage(subject, &e.Event)
-	if at := e.Event.DeliverAt; !at.IsZero() {
-		event.Subject = b.layout.subject("s", topic, nuid.Next())
-		event.Header[headerSchedule] = []string{"@at " + at.UTC().Format("2006-01-02T15:04:05.999999999Z07:00")}
-		event.Header[headerScheduleTarget] = []string{subject}
-	}
+	event := b.publishMessage(&e.Event)
 	if e.DedupKey == nil {
 		return &newEvent{messages: []*nats.Msg{event}}
 	}
-	key := b.layout.subject("d", topic+hex.EncodeToString(e.DedupKey[:16]))
-	return &newEvent{key: key, messages: []*nats.Msg{
-		{Subject: key, Header: nats.Header{headerExpected: {"0"}, headerTTL: {ttlText(e.DedupWindow)}}},
-		event,
+	id := b.idMessage(pubsub.NewDedupHash(e.Event.Topic, e.DedupKey), e.DedupWindow)
+	return &newEvent{key: id.Subject, messages: []*nats.Msg{id, event}}
+}
+
+// publishMessage is an event in its topic, or the schedule that brings it there.
+func (b *Broker) publishMessage(e *pubsub.Event) *nats.Msg {
+	subject := b.layout.subject("e", hash(e.Topic), partitionOf(e.PartitionKey))
+	event := eventMessage(subject, e)
+	if at := e.DeliverAt; !at.IsZero() {
+		event.Subject = b.layout.subject("s", hash(e.Topic), nuid.Next())
+		event.Header[headerSchedule] = []string{"@at " + at.UTC().Format("2006-01-02T15:04:05.999999999Z07:00")}
+		event.Header[headerScheduleTarget] = []string{subject}
+	}
+	return event
+}
+
+// idMessage remembers the id of an event, unless it is remembered.
+func (b *Broker) idMessage(id pubsub.DedupHash, window time.Duration) *nats.Msg {
+	return &nats.Msg{Subject: b.layout.subject("d", hex.EncodeToString(id[:])), Header: nats.Header{
+		headerExpected: {"0"}, headerTTL: {ttlText(window)},
 	}}
 }
 

@@ -172,7 +172,7 @@ func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) 
 	}
 	for _, r := range b.groups {
 		if overlap := r.Topic == opts.Topic || pubsub.Matches(r.Topic, opts.Topic) || pubsub.Matches(opts.Topic, r.Topic); overlap &&
-			!r.Removed && r.Group == opts.Group && r.Ordered != opts.Ordered {
+			!r.Removed && !r.Undecided && r.Group == opts.Group && r.Ordered != opts.Ordered {
 			b.mu.Unlock()
 			return invalid.New("ordered", fmt.Sprint(opts.Ordered), fmt.Sprintf("%v, as group %q consumes topic %q: with engine nats a group is ordered or not from its start (`dapr-bolt topics remove-group` ends it)", r.Ordered, r.Group, r.Topic))
 		}
@@ -185,6 +185,9 @@ func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) 
 				return nil, fmt.Errorf("group %q: %w", opts.Group, err)
 			}
 			if !have.Removed {
+				if have.Undecided {
+					have.Undecided, have.Ordered = false, opts.Ordered
+				}
 				return have, nil
 			}
 		}

@@ -19,6 +19,7 @@ import (
 // done twice.
 func (b *Broker) sweepLoop() {
 	me := nuid.Next()
+	defer b.giveUpTurn(me)
 	for b.pause(b.opts.SweepInterval) {
 		if b.isMyTurn(me) {
 			b.logFailure("what has ended could not be cleaned away", b.sweep(b.ctx))
@@ -42,6 +43,16 @@ func (b *Broker) isMyTurn(me string) bool {
 	return b.store(ctx, &nats.Msg{Subject: subject, Data: []byte(me), Header: nats.Header{
 		headerExpected: {sequenceText(expected)}, headerRollup: {"sub"}, headerTTL: {ttlText(3 * b.opts.SweepInterval)},
 	}}) == nil
+}
+
+// giveUpTurn lets another process sweep at once. One that cannot be told so waits.
+func (b *Broker) giveUpTurn(me string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	subject := b.layout.subject("l")
+	if held, err := b.readLast(ctx, subject); err == nil && held != nil && string(held.Data) == me {
+		_ = b.purge(ctx, subject, 0)
+	}
 }
 
 func (b *Broker) sweep(ctx context.Context) (all error) {
@@ -182,6 +193,9 @@ func (b *Broker) buryAged(ctx context.Context, t topicRecord, groups map[string]
 		return b.dropAged(ctx, t, before)
 	}
 	for _, g := range groups {
+		if g.Undecided {
+			continue // its consumers cannot be made yet
+		}
 		for _, c := range consumersOf(t, g.Group, g.Ordered) {
 			for {
 				buried, err := b.buryOne(ctx, c, before)
@@ -203,9 +217,17 @@ func (b *Broker) buryOne(ctx context.Context, c consumer, before time.Time) (boo
 	if err != nil {
 		return false, err
 	}
-	head, err := b.readNext(ctx, b.subjects(c)[0], floor+1)
-	if err != nil || head == nil || head.Time.After(before) {
-		return false, err
+	aged := false
+	for _, subject := range b.subjects(c) {
+		head, err := b.readNext(ctx, subject, floor+1)
+		if err != nil {
+			return false, err
+		}
+		// Who redrives an event wants it delivered; a copied one is as old as it was.
+		aged = aged || head != nil && head.header.Get(headerRedriven) == "" && !eventOf("", 0, head.header, nil).PublishTime.After(before)
+	}
+	if !aged {
+		return false, nil
 	}
 	from, err := b.open(ctx, c)
 	if err != nil {

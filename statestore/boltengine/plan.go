@@ -42,7 +42,7 @@ func (p *plan) take(t *statestore.Transaction) error {
 	var id *plannedID
 	if t.IdempotencyKey != "" {
 		var err error
-		if id, err = p.id(t.IdempotencyKey); err != nil {
+		if id, err = p.id(sha256.Sum256([]byte(t.IdempotencyKey))); err != nil {
 			return err
 		}
 		if id.until != 0 && !statestore.ExpiredInstant(id.until, p.now) {
@@ -105,8 +105,7 @@ func (p *plan) key(key string) *plannedKey {
 	return k
 }
 
-func (p *plan) id(key string) (*plannedID, error) {
-	digest := sha256.Sum256([]byte(key))
+func (p *plan) id(digest [sha256.Size]byte) (*plannedID, error) {
 	if id := p.ids[digest]; id != nil {
 		return id, nil
 	}

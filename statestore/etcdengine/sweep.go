@@ -13,9 +13,9 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// sweepLeaseTTL is how long a process that sweeps keeps others from it after its last step. If it is killed, another one
+// SweepLeaseTTL is how long a process that sweeps keeps others from it after its last step. If it is killed, another one
 // takes over after that time.
-const sweepLeaseTTL = 90 * time.Second
+const SweepLeaseTTL = 90 * time.Second
 
 // sweepLease is the lease of a process that sweeps. It bounds work, not correctness: every step of a sweep depends on what
 // it has read.
@@ -151,7 +151,7 @@ func (e *Engine) holdSweepLease(ctx context.Context) (bool, error) {
 	if err != nil || found.Count > 0 {
 		return false, wrap(err)
 	}
-	lease, err := e.client.Grant(ctx, int64(sweepLeaseTTL/time.Second))
+	lease, err := e.client.Grant(ctx, int64(SweepLeaseTTL/time.Second))
 	if err != nil {
 		return false, wrap(err)
 	}

@@ -1,0 +1,310 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
+)
+
+// migrated is what `dapr-bolt migrate --output json` prints.
+type migrated struct {
+	State  statestore.Copied
+	Events pubsub.Copied
+}
+
+// app is the components of an app on one process, as a sidecar has them.
+type app struct {
+	t             *testing.T
+	bolt          *harness.Bolt
+	state, events *harness.Client
+	stream        proto.PubSub_PullMessagesClient
+	stop          context.CancelFunc
+	database      string // of its events, as people call it
+}
+
+func startApp(t *testing.T, bolt *harness.Bolt, state, events []string, database string) *app {
+	a := &app{t: t, bolt: bolt, database: database}
+	dial := func(name string) *harness.Client {
+		c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), name)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	a.state, a.events = dial("state"), dial("events")
+	require.NoError(t, a.state.InitState(t.Context(), state...))
+	require.NoError(t, a.events.InitPubSub(t.Context(), append(events, "consumerID", "mail", "backOff", "1h", "dedupWindow", "1h")...))
+	return a
+}
+
+func (a *app) subscribe() {
+	var ctx context.Context
+	ctx, a.stop = context.WithCancel(a.t.Context())
+	var err error
+	a.stream, err = a.events.Pull(ctx, "orders")
+	require.NoError(a.t, err)
+}
+
+// next is the next event, which is acknowledged, or fails for a reason.
+func (a *app) next(reason string) *proto.PullMessagesResponse {
+	m, err := a.stream.Recv()
+	require.NoError(a.t, err)
+	answer := &proto.PullMessagesRequest{AckMessageId: m.GetId()}
+	if reason != "" {
+		answer.AckError = &proto.AckMessageError{Message: reason}
+	}
+	require.NoError(a.t, a.stream.Send(answer))
+	return m
+}
+
+func (a *app) publish(id string, metadata ...string) {
+	m := harness.Pairs(metadata)
+	m["eventID"] = id
+	_, err := a.events.PubSub.Publish(a.t.Context(), &proto.PublishRequest{Topic: "orders", Data: []byte(id), Metadata: m})
+	require.NoError(a.t, err)
+}
+
+func (a *app) run(result any, args ...string) {
+	require.NoError(a.t, a.bolt.Command(a.t.Context(), result, append(args, "--database", a.database)...))
+}
+
+func (a *app) retries() (page admin.RetryPage) {
+	a.run(&page, "retries", "list", "orders")
+	return page
+}
+
+// end stops app and process, once the process knows what became of the deliveries.
+func (a *app) end() {
+	if a.stop != nil {
+		a.stop()
+	}
+	_ = a.state.Close()
+	_ = a.events.Close()
+	require.NoError(a.t, a.bolt.Stop())
+}
+
+func (a *app) set(key, value string, metadata ...string) {
+	_, err := a.state.State.Set(a.t.Context(), &proto.SetRequest{Key: key, Value: []byte(value), Metadata: harness.Pairs(metadata)})
+	require.NoError(a.t, err)
+}
+
+func (a *app) get(key string) *proto.GetResponse {
+	got, err := a.state.State.Get(a.t.Context(), &proto.GetRequest{Key: key})
+	require.NoError(a.t, err)
+	return got
+}
+
+// componentFile writes a component's file with metadata as pairs.
+func componentFile(t *testing.T, kind string, pairs []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: c\nspec:\n  type: %s.bolt\n  version: v1\n  metadata:\n", kind)
+	for name, value := range harness.Pairs(pairs) {
+		fmt.Fprintf(&b, "    - name: %s\n      value: %q\n", name, value)
+	}
+	path := filepath.Join(t.TempDir(), kind+".yaml")
+	require.NoError(t, os.WriteFile(path, []byte(b.String()), 0o600))
+	return path
+}
+
+// An app goes from the file to servers and back, and finds everything as it was.
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	h := harness.ForTest(t)
+	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
+	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	onFile := [2][]string{{"database", "dapr"}, {"database", "dapr"}}
+	onServers := [2][]string{{"engine", "etcd", "endpoints", etcd.Endpoints()}, {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	back := [2][]string{{"database", "back"}, {"database", "back"}}
+	migrate := func(from, to [2][]string) (all migrated, err error) {
+		for i, kind := range []string{"state", "pubsub"} {
+			args := []string{"migrate", "--from", componentFile(t, kind, from[i]), "--to", componentFile(t, kind, to[i])}
+			if err = bolt.Command(t.Context(), &all, args...); err != nil {
+				return all, err
+			}
+		}
+		return all, nil
+	}
+
+	a := startApp(t, bolt, onFile[0], onFile[1], "dapr")
+	a.set("plain", "v")
+	a.set("brief", "v", "ttlInSeconds", "3600", "contentType", "text/plain")
+	a.set("once", "first", "idempotencyKey", "id1")
+	oldETag := a.get("plain").GetEtag().GetValue()
+	a.subscribe()
+	a.publish("acked")
+	require.Equal(t, "acked", string(a.next("").GetData()))
+	for _, id := range []string{"dead", "retried"} {
+		a.publish(id)
+		require.Equal(t, id, string(a.next("no paper").GetData()))
+	}
+	require.Eventually(t, func() bool { return len(a.retries().Retries) == 2 }, waitLong, waitStep)
+	for _, r := range a.retries().Retries {
+		if r.EventID == "dead" {
+			a.run(nil, "retries", "skip", "orders", "mail", fmt.Sprint(r.Sequence))
+		}
+	}
+	due := a.retries().Retries[0].Due
+	a.publish("late", "deliverAfter", "1h")
+	a.stop()
+	a.publish("owed1", "partitionKey", "k")
+	a.publish("owed2", "partitionKey", "k")
+	_, err := migrate(onFile, onServers)
+	require.ErrorContains(t, err, "stop it first")
+	a.end()
+
+	counts := map[pubsub.RecordKind]uint64{
+		pubsub.RecordTopic: 1, pubsub.RecordGroup: 1, pubsub.RecordOwed: 3, pubsub.RecordDelayed: 1, pubsub.RecordDead: 1, pubsub.RecordID: 6,
+	}
+	there, err := migrate(onFile, onServers)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, there.State.Keys)
+	require.EqualValues(t, 1, there.State.IdempotencyKeys)
+	require.Equal(t, counts, there.Events.Counts)
+
+	// It is all there, on servers.
+	check := func(a *app) {
+		require.Equal(t, "v", string(a.get("plain").GetData()))
+		require.NotEmpty(t, a.get("brief").GetMetadata()["ttlExpireTime"])
+		a.set("once", "second", "idempotencyKey", "id1")
+		require.Equal(t, "first", string(a.get("once").GetData()), "the key is remembered")
+		letters, err := a.bolt.DeadLetters(t.Context(), "--database", a.database)
+		require.NoError(t, err)
+		require.Len(t, letters, 1)
+		require.Equal(t, "dead", letters[0].Event.ID)
+		require.Equal(t, pubsub.ReasonSkipped, letters[0].Reason)
+		require.Equal(t, "no paper", letters[0].Attempts[0].Error)
+	}
+	require.NoError(t, bolt.Restart(t.Context()))
+	b := startApp(t, bolt, onServers[0], onServers[1], "nats-dapr-bolt")
+	check(b)
+	_, err = b.state.State.Set(t.Context(), &proto.SetRequest{Key: "plain", Value: []byte("x"), Etag: &proto.Etag{Value: oldETag}})
+	require.Error(t, err, "an ETag of the file is not taken")
+	b.subscribe()
+	// The ids are remembered, and the order is kept.
+	b.publish("acked")
+	require.Equal(t, "owed1", string(b.next("").GetData()))
+	require.Equal(t, "owed2", string(b.next("later").GetData()))
+	require.Eventually(t, func() bool { return len(b.retries().Retries) == 2 }, waitLong, waitStep)
+	b.publish("new")
+	require.Equal(t, "new", string(b.next("").GetData()))
+	require.Eventually(t, func() bool {
+		var detail admin.TopicDetail
+		b.run(&detail, "topics", "show", "orders")
+		return detail.Groups[0].Waiting == 0 && detail.Groups[0].InFlight+detail.Groups[0].Retrying == 2
+	}, waitLong, waitStep)
+	b.end()
+	again := onServers
+	again[0] = append([]string{"prefix", "other"}, again[0]...)
+	_, err = migrate(onFile, again)
+	require.ErrorContains(t, err, "holds something else", "events are not mixed")
+
+	// And back: one event less is owed, and its id is one more.
+	counts[pubsub.RecordOwed], counts[pubsub.RecordID] = 2, 7
+	home, err := migrate(onServers, back)
+	require.NoError(t, err)
+	require.Equal(t, there.State.Keys, home.State.Keys)
+	require.Equal(t, counts, home.Events.Counts)
+	require.NoError(t, bolt.Restart(t.Context()))
+	c := startApp(t, bolt, back[0], back[1], "back")
+	check(c)
+	retries := c.retries().Retries
+	require.Len(t, retries, 2)
+	for _, r := range retries {
+		if r.EventID == "retried" {
+			require.True(t, due.Equal(*r.Due), "%s, %s expected", r.Due, due)
+			require.Equal(t, 1, r.Deliveries)
+		}
+	}
+	c.subscribe()
+	for _, r := range retries {
+		c.run(nil, "retries", "now", "orders", "mail", fmt.Sprint(r.Sequence))
+		require.Equal(t, "2", c.next("").GetMetadata()["deliveryCount"])
+	}
+	c.publish("owed1")
+	c.publish("last")
+	require.Equal(t, "last", string(c.next("").GetData()))
+	c.end()
+}
+
+// A migration that is killed, and run again, has everything once.
+func TestMigrateOutlivesKills(t *testing.T) {
+	t.Parallel()
+	const many, payload = 2000, 1024
+	h := harness.ForTest(t)
+	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
+	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	a := startApp(t, bolt, nil, nil, "dapr")
+	a.subscribe()
+	a.stop()
+	var sets []*proto.SetRequest
+	var events []*proto.BulkMessageEntry
+	for i := range many {
+		sets = append(sets, &proto.SetRequest{Key: fmt.Sprint(i), Value: make([]byte, payload)})
+		events = append(events, &proto.BulkMessageEntry{EntryId: fmt.Sprint(i), Event: make([]byte, payload), Metadata: map[string]string{"eventID": fmt.Sprint(i)}})
+	}
+	_, err := a.state.State.BulkSet(t.Context(), &proto.BulkSetRequest{Items: sets})
+	require.NoError(t, err)
+	_, err = a.events.PubSub.BulkPublish(t.Context(), &proto.BulkPublishRequest{Topic: "orders", Entries: events})
+	require.NoError(t, err)
+	a.end()
+
+	path, err := harness.BoltProgram()
+	require.NoError(t, err)
+	to := map[string][]string{"state": {"engine", "etcd", "endpoints", etcd.Endpoints()}, "pubsub": {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	for kind, pairs := range to {
+		args := []string{"migrate", "--from", componentFile(t, kind, nil), "--to", componentFile(t, kind, pairs)}
+		killed := 0
+		for after := 100 * time.Millisecond; killed < 4 && after < 10*time.Second; after += 150 * time.Millisecond {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			cmd := exec.CommandContext(ctx, path, append(args, "--data-dir", bolt.DataDir)...)
+			_ = cmd.Run() // it is killed, or was faster
+			if ctx.Err() != nil {
+				killed++
+			}
+			cancel()
+		}
+		var result migrated
+		if err = bolt.Command(t.Context(), &result, args...); err != nil {
+			require.ErrorContains(t, err, "holds something else", "%s: it had ended before it was killed", kind)
+			continue
+		}
+		if kind == "state" {
+			require.EqualValues(t, many, result.State.Keys)
+		} else {
+			require.EqualValues(t, many, result.Events.Counts[pubsub.RecordOwed])
+			require.EqualValues(t, many, result.Events.Counts[pubsub.RecordID])
+		}
+	}
+
+	require.NoError(t, bolt.Restart(t.Context()))
+	b := startApp(t, bolt, to["state"], to["pubsub"], "nats-dapr-bolt")
+	require.Len(t, b.get("7").GetData(), payload)
+	b.subscribe()
+	b.publish("5") // it is remembered
+	b.publish("end")
+	seen := map[string]bool{}
+	for {
+		m := b.next("")
+		if string(m.GetData()) == "end" {
+			break
+		}
+		require.False(t, seen[m.GetMetadata()["sequence"]])
+		seen[m.GetMetadata()["sequence"]] = true
+	}
+	require.Len(t, seen, many)
+	b.end()
+}

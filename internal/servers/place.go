@@ -1,0 +1,22 @@
+package servers
+
+import "fmt"
+
+// Place is where a component keeps its data.
+type Place struct {
+	Database, Bucket string
+	// Etcd or NATS are the servers; without either, it is a file.
+	Etcd *Access
+	NATS *NATS
+}
+
+// String names the place for people, without what is secret.
+func (p Place) String() string {
+	switch {
+	case p.Etcd != nil:
+		return fmt.Sprintf("bucket %s of database %s, prefix %s, on etcd %s", p.Bucket, p.Database, p.Etcd.Prefix, p.Etcd.Endpoints)
+	case p.NATS != nil:
+		return fmt.Sprintf("bucket %s of database %s, prefix %s, on nats %s", p.Bucket, p.Database, p.NATS.Prefix, p.NATS.Endpoints)
+	}
+	return fmt.Sprintf("bucket %s of database %s", p.Bucket, p.Database)
+}
