@@ -10,21 +10,30 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/reference"
 )
 
-// TestDifferences holds the table in docs/cluster.md to the code, and sees that no key is left out.
+// TestDifferences holds the tables of the engines for many nodes to the code, and sees that no key is left out.
 func TestDifferences(t *testing.T) {
-	var b strings.Builder
-	b.WriteString("\n| of | `engine: bolt` | `engine: etcd` |\n| --- | --- | --- |\n")
-	listed := map[string]bool{}
-	for _, d := range stateDifferences() {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", d.Of, d.Bolt, d.Cluster)
-		listed[d.Of] = true
-	}
-	reference.Check(t, "../../docs/cluster.md", "state on etcd", b.String(), *update, "go test ./internal/component -run TestDifferences -update")
-	for _, f := range StateMetadata(testDefaults) {
-		if f.Name == "engine" {
-			break // what follows is for etcd alone
+	for _, test := range []struct {
+		file, section, engine string
+		differences           []difference
+		keys                  []Field
+	}{
+		{"cluster.md", "state on etcd", engineEtcd, stateDifferences(), StateMetadata(testDefaults)},
+		{"events-on-nats.md", "events on nats", engineNATS, eventDifferences(), PubSubMetadata(testDefaults)},
+	} {
+		var b strings.Builder
+		fmt.Fprintf(&b, "\n| of | `engine: bolt` | `engine: %s` |\n| --- | --- | --- |\n", test.engine)
+		listed := ""
+		for _, d := range test.differences {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", d.Of, d.Bolt, d.Cluster)
+			listed += d.Of
 		}
-		require.True(t, listed["`"+f.Name+"`"], "%s: what does it mean on etcd?", f.Name)
+		reference.Check(t, "../../docs/"+test.file, test.section, b.String(), *update, "go test ./internal/component -run TestDifferences -update")
+		for _, f := range test.keys {
+			if f.Name == "engine" {
+				break // what follows is for servers alone
+			}
+			require.Contains(t, listed, "`"+f.Name+"`", "what does it mean with engine %s?", test.engine)
+		}
 	}
 }
 
@@ -52,5 +61,32 @@ func stateDifferences() []difference {
 		{"when it cannot be reached", "does not arise", "calls fail after `requestTimeout`, `/readyz` names the servers that do not answer, and all resumes by itself"},
 		{"a write that failed because of that", "does not arise", "may have taken place: an `idempotencyKey` makes it safe to repeat"},
 		{"`dapr-bolt backup`, `check`, `compact`", "work on the file", "are etcd's: `etcdctl snapshot save`, `etcdctl endpoint hashkv`, `etcdctl defrag`"},
+	}
+}
+
+// eventDifferences lists every metadata key of the pub/sub that both engines have, and every promise.
+func eventDifferences() []difference {
+	const same = "the same"
+	return []difference{
+		{"`database`, `bucket`", "the file, and the bucket in it", "parts of the stream's name, `<prefix>=<database>=<bucket>`"},
+		{"`consumerID`, `dedupBy`, `deliverPolicy`", "as the reference says", same},
+		{"`dedupWindow`", "exact", "rounded up to whole seconds; shared by all processes"},
+		{"`maxDeliver`, `backOff`, `maxAckPending`", "as the reference says", same},
+		{"`ackWait`", "counted by the process", same + ", by the process that has the event"},
+		{"`maxBytes`", "per topic", "refused at `Init`: JetStream bounds a stream, which holds all topics"},
+		{"`ordered`", "of any stream of the group", "from the group's first subscription on; another value is refused"},
+		{"`deadLetterExpired`", "of any stream of the group", "of the stream that has the event"},
+		{"`partitionKey`", "each key by itself", "keys share 8 partitions by hash: a retry holds up the keys of its partition"},
+		{"`maxAge`", "also retries that wait", "a retry that waits is buried when its wait ends"},
+		{"bulk publish", "any size", "at most 500 events in one call"},
+		{"`sequence`, dead letters' ids", "without gaps in a topic", "the stream's, with gaps"},
+		{"a process that crashes", "all returns at its next start", "what it had in flight comes to others after 30 s; a clean stop returns it at once"},
+		{"`topics remove-group`", "any group", "not one topic out of a pattern: remove the pattern's"},
+		{"`topics`: bytes, last sequence", "counted", "0: the servers do not count them by topic"},
+		{"`topics`: streams, counts since the start", "of the process, which is all", "of this process"},
+		{"the command line, console and metrics", "the file's name", "database `nats-<prefix>` (`nats-<prefix>-<database>` if it is not the default), from any process whose sidecars use it"},
+		{"`topics remove`, `buckets remove`", "asks this process, which is all, who consumes", "asks the servers who waits for events: stop the apps first"},
+		{"where an event stands (`topics event`, the console)", "exact", "`unknown` for one without a partition key that another process has in flight, or has just handled"},
+		{"`topics event` of an event that is gone", "which groups have handled it", "not found: sequences are the stream's, not the topic's"},
 	}
 }
