@@ -43,7 +43,7 @@ var inConsole = map[string][]string{
 
 // onlyCommands are about files, processes and the command line itself.
 var onlyCommands = []string{
-	"backup", "check", "compact", "restore", "dev", "health", "console", "version", "man", "completion", "help",
+	"backup", "check", "compact", "restore", "migrate", "dev", "health", "console", "version", "man", "completion", "help",
 }
 
 // What one can do in the console, one can do on the command line, and the other way round.
