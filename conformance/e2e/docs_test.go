@@ -28,6 +28,8 @@ var notRun = map[string]string{
 	"python3 -m venv ":     "TestQuickStarts installs into the cache",
 	"cd cmd/":              "goes where the quick start is",
 	"docker ":              "needs a Docker engine",
+	"jaeger ":              "is a program of others",
+	"OTEL_EXPORTER_":       "needs a collector: TestSpansContinueTheTraceOfTheApp",
 	"kubectl ":             "needs a cluster",
 	"deploy/overlays/":     "TestClusterServers runs the script",
 	"(cd deploy/overlays/": "needs kustomize and an image of the reader's",
