@@ -40,7 +40,7 @@ func TestAllocs(t *testing.T) {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},
-		{"Publish", 167, func(c *benchSidecar) error {
+		{"Publish", 176, func(c *benchSidecar) error {
 			id++
 			_, err := c.bus.Publish(c.ctx, &proto.PublishRequest{Topic: "elsewhere", Data: value, Metadata: map[string]string{keyEventID: strconv.Itoa(id)}})
 			return err
