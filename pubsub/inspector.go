@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Inspector is what a Service can do besides for people who look into it. None of it reads more records than a page has, or
+// Inspector is what a Service does for people who look into it. None of it reads more records than a page has, or
 // than it says.
 type Inspector interface {
 	// StatsAfter is Stats of the topics after a name, in order, at most limit of them (0: all).
@@ -40,8 +40,6 @@ type Inspector interface {
 	// Clear forgets everything: topics, groups, dead letters and ids. A namespace that somebody consumes is refused.
 	Clear(ctx context.Context) error
 }
-
-var _ Inspector = (*Broker)(nil)
 
 // Watch sees the new events of a topic as they are published, until it is closed. One that is not read in time misses some.
 // Its methods may be called from any goroutine.

@@ -27,6 +27,8 @@ type Service interface {
 	// Stats counts what is stored and what is in flight, by topic and group.
 	Stats(ctx context.Context) ([]TopicStats, error)
 
+	Inspector
+
 	// Close ends every subscription, puts back what is in flight, writes down what was acknowledged, and waits for all of
 	// it, or for ctx.
 	Close(ctx context.Context) error

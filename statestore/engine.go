@@ -40,6 +40,8 @@ type Engine interface {
 	// complete or begun, that does not expire before until, and if any is not complete takes up to limit more keys into
 	// one. From its beginning on, Apply and Sweep keep an index right. Once an index has expired, it is removed by Sweep.
 	BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (IndexProgress, error)
+
+	Inspector
 }
 
 // Snapshot reads state as it was at one instant. A value that cannot be read ends a Scan or a Lookup with a DamagedError.

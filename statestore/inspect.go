@@ -2,16 +2,12 @@ package statestore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 )
 
-// ErrNotSupported answers what an engine cannot do.
-var ErrNotSupported = errors.New("this engine cannot do it")
-
-// Inspector is what an Engine can do besides for people who look into it. None of it walks what it does not show, but for
+// Inspector is what an Engine does for people who look into it. None of it walks what it does not show, but for
 // what has expired and was not removed yet.
 type Inspector interface {
 	// Walk shows the keys from one on, in the order of their bytes, until visit returns false. An item's Value is valid until
@@ -59,27 +55,15 @@ const (
 	appSeparator = "||"
 )
 
-func (s *Store) inspector() (Inspector, error) {
-	i, ok := s.engine.(Inspector)
-	if !ok {
-		return nil, ErrNotSupported
-	}
-	return i, nil
-}
-
 // Keys lists at most limit of the keys that begin with prefix, after a key, in the order of their bytes. next is the key to
 // go on after; empty: there are no more. A page may be short, or empty, where it passes over much that has expired.
 func (s *Store) Keys(ctx context.Context, prefix, after string, limit int) (keys []KeyInfo, next string, err error) {
-	engine, err := s.inspector()
-	if err != nil {
-		return nil, "", fmt.Errorf("list keys: %w", err)
-	}
 	from := prefix
 	if after != "" {
 		from = max(from, after+"\x00")
 	}
 	last, scanned := "", 0
-	err = engine.Walk(ctx, from, s.clock.Now(), func(item Item) bool {
+	err = s.engine.Walk(ctx, from, s.clock.Now(), func(item Item) bool {
 		if !strings.HasPrefix(item.Key, prefix) {
 			return false
 		}
@@ -106,14 +90,10 @@ func (s *Store) Keys(ctx context.Context, prefix, after string, limit int) (keys
 // keys. It looks at one key of each, and at no more than some thousand that are of no app. next is what to go on after; empty:
 // there are no more.
 func (s *Store) Apps(ctx context.Context, after string, limit int) (apps []string, next string, err error) {
-	engine, err := s.inspector()
-	if err != nil {
-		return nil, "", fmt.Errorf("list apps: %w", err)
-	}
 	from := after
 	for scanned := 0; ; scanned++ {
 		key := ""
-		if err := engine.Walk(ctx, from, s.clock.Now(), func(item Item) bool { key = item.Key; return false }); err != nil {
+		if err := s.engine.Walk(ctx, from, s.clock.Now(), func(item Item) bool { key = item.Key; return false }); err != nil {
 			return nil, "", fmt.Errorf("list apps: %w", err)
 		}
 		app, _, has := strings.Cut(key, appSeparator)
@@ -134,36 +114,29 @@ func (s *Store) Apps(ctx context.Context, after string, limit int) (apps []strin
 
 // IdempotencyKeys lists at most limit of the idempotency keys, after the SHA-256 of one (nil: from the first).
 func (s *Store) IdempotencyKeys(ctx context.Context, after []byte, limit int) ([]IdempotencyKey, error) {
-	engine, err := s.inspector()
-	if err == nil {
-		var keys []IdempotencyKey
-		if keys, err = engine.IdempotencyKeys(ctx, after, limit); err == nil {
-			return keys, nil
-		}
+	keys, err := s.engine.IdempotencyKeys(ctx, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list idempotency keys: %w", err)
 	}
-	return nil, fmt.Errorf("list idempotency keys: %w", err)
+	return keys, nil
 }
 
 // Indexes lists the indexes and how far they are built.
 func (s *Store) Indexes(ctx context.Context) ([]IndexState, error) {
-	engine, err := s.inspector()
-	if err == nil {
-		var states []IndexState
-		if states, err = engine.IndexStates(ctx); err == nil {
-			return states, nil
-		}
+	states, err := s.engine.IndexStates(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list indexes: %w", err)
 	}
-	return nil, fmt.Errorf("list indexes: %w", err)
+	return states, nil
 }
 
 // Clear removes everything, in small steps. What is written meanwhile may go with it.
 func (s *Store) Clear(ctx context.Context) error {
-	engine, err := s.inspector()
-	for more := true; more && err == nil; {
-		more, err = engine.Clear(ctx, clearStep)
-	}
-	if err != nil {
-		return fmt.Errorf("clear state: %w", err)
+	for more := true; more; {
+		var err error
+		if more, err = s.engine.Clear(ctx, clearStep); err != nil {
+			return fmt.Errorf("clear state: %w", err)
+		}
 	}
 	return nil
 }

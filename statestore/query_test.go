@@ -348,7 +348,7 @@ func FuzzQuery(f *testing.F) {
 			require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 			return
 		}
-		engine := oneValue(doc)
+		engine := oneValue{doc: doc}
 		s, err := statestore.New(engine, statestore.Options{})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, s.Close(ctx)) }()
@@ -363,15 +363,10 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-// oneValue is an engine that holds one value, under the key "k".
-type oneValue string
-
-func (e oneValue) Get(context.Context, []string, int, time.Time) ([]statestore.Item, error) {
-	return nil, nil
-}
-
-func (e oneValue) Apply(context.Context, []statestore.Transaction, func() time.Time) ([]error, error) {
-	return nil, nil
+// oneValue is an engine that holds one value, under the key "k", for queries.
+type oneValue struct {
+	statestore.Engine
+	doc string
 }
 
 func (e oneValue) Sweep(context.Context, time.Time, int) (int, bool, error) { return 0, false, nil }
@@ -381,7 +376,7 @@ func (e oneValue) BuildIndexes(context.Context, []string, time.Time, int) (state
 }
 
 func (e oneValue) View(_ context.Context, _ time.Time, fn func(statestore.Snapshot) error) error {
-	return fn(oneSnapshot(e))
+	return fn(oneSnapshot(e.doc))
 }
 
 type oneSnapshot string

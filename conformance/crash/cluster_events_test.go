@@ -359,11 +359,11 @@ func (c *eventCluster) cutOff(network *harness.Network, m *harness.NATSMember) {
 	c.goesOn()
 }
 
-// networkOf returns where servers can be cut off; nil: this machine has no such place, and says so.
+// networkOf returns where servers can be cut off; nil: this machine has no such place, which is said.
 func networkOf(t *testing.T, h *harness.Harness) *harness.Network {
 	network, err := h.Network(t.Context())
 	if err != nil {
-		fmt.Printf("no server is cut off here, which takes root and network namespaces: %v\n", err)
+		fmt.Printf("servers are paused here in place of being cut off, which takes root and network namespaces: %v\n", err)
 		return nil
 	}
 	return network

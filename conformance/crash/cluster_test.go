@@ -57,6 +57,11 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 			return false
 		}, patience, 100*time.Millisecond)
 	}
+	paused := func(leader *harness.EtcdMember) {
+		leader.Pause()
+		defer leader.Resume()
+		othersLead(leader)
+	}
 	kinds := []struct {
 		name string
 		do   func(leader *harness.EtcdMember)
@@ -67,13 +72,10 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 			bolt.Kill()
 			require.NoError(t, bolt.Restart(t.Context()))
 		}},
-		{"the leader is paused", func(leader *harness.EtcdMember) {
-			leader.Pause()
-			defer leader.Resume()
-			othersLead(leader)
-		}},
+		{"the leader is paused", paused},
 		{"the leader is cut off", func(leader *harness.EtcdMember) {
 			if network == nil {
+				paused(leader)
 				return
 			}
 			require.NoError(t, leader.CutOff(t.Context()))

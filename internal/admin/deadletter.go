@@ -160,7 +160,7 @@ func eachDeadLetter(ctx context.Context, broker pubsub.Service, opts ListOptions
 	filter := opts.filter()
 	filter.Limit = readStep
 	for left := deadLetterScan; left > 0; left -= readStep {
-		letters, next, err := scanDeadLetters(ctx, broker, filter, left)
+		letters, next, err := broker.ScanDeadLetters(ctx, filter, left)
 		if err != nil {
 			return 0, err
 		}
@@ -176,18 +176,6 @@ func eachDeadLetter(ctx context.Context, broker pubsub.Service, opts ListOptions
 		}
 	}
 	return filter.After, nil
-}
-
-// scanDeadLetters looks at no more than scan dead letters where the service can.
-func scanDeadLetters(ctx context.Context, broker pubsub.Service, filter pubsub.DeadLetterFilter, scan int) (found []pubsub.DeadLetter, next uint64, err error) {
-	if i, ok := broker.(pubsub.Inspector); ok {
-		return i.ScanDeadLetters(ctx, filter, scan)
-	}
-	found, err = broker.DeadLetters(ctx, filter)
-	if n := len(found); n == filter.Limit {
-		next = found[n-1].ID
-	}
-	return found, next, err
 }
 
 // DeadLetter returns one dead letter with its payload.

@@ -104,7 +104,7 @@ func (s *Service) Events(ctx context.Context, request EventsRequest) (page Event
 	if err != nil {
 		return page, err
 	}
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return page, err
 	}
@@ -121,7 +121,7 @@ func (s *Service) Events(ctx context.Context, request EventsRequest) (page Event
 
 // Event returns an event and where it stands for each group.
 func (s *Service) Event(ctx context.Context, request EventRequest) (EventDetail, error) {
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return EventDetail{}, err
 	}
@@ -168,7 +168,7 @@ func (s *Service) Retries(ctx context.Context, request RetriesRequest) (RetryPag
 	if err := parseCursor(request.After, &from); err != nil {
 		return page, err
 	}
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return page, err
 	}
@@ -202,17 +202,17 @@ func (s *Service) Retries(ctx context.Context, request RetriesRequest) (RetryPag
 
 // RetryNow has a waiting retry delivered at once.
 func (s *Service) RetryNow(ctx context.Context, request RetryRequest) error {
-	return s.changeRetry(ctx, request, "a retry was made due", pubsub.Inspector.RetryNow)
+	return s.changeRetry(ctx, request, "a retry was made due", pubsub.Service.RetryNow)
 }
 
 // RetrySkip makes a dead letter of a waiting retry.
 func (s *Service) RetrySkip(ctx context.Context, request RetryRequest) error {
-	return s.changeRetry(ctx, request, "a retry was skipped", pubsub.Inspector.SkipRetry)
+	return s.changeRetry(ctx, request, "a retry was skipped", pubsub.Service.SkipRetry)
 }
 
-func (s *Service) changeRetry(ctx context.Context, request RetryRequest, what string, change func(i pubsub.Inspector, ctx context.Context, topic, group string, sequence uint64) error) error {
+func (s *Service) changeRetry(ctx context.Context, request RetryRequest, what string, change func(broker pubsub.Service, ctx context.Context, topic, group string, sequence uint64) error) error {
 	request.Bucket = request.WithDefaults()
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return err
 	}

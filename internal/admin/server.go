@@ -86,7 +86,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	var request TopicRequest
 	err := decode(r, &request)
 	if err == nil {
-		_, err = s.opts.Service.inspect(r.Context(), request.Bucket)
+		_, err = s.opts.Service.broker(r.Context(), request.Bucket)
 	}
 	if err != nil {
 		s.handle(func(http.ResponseWriter, *http.Request) (any, error) { return nil, err })(w, r)

@@ -359,7 +359,7 @@ func (s *Service) RemoveBucket(ctx context.Context, request RemoveBucketRequest)
 		clear = store.Clear
 	case sidecars.PubSub:
 		request.Bucket = request.WithDefaults()
-		broker, err := s.inspect(ctx, request.Bucket)
+		broker, err := s.broker(ctx, request.Bucket)
 		if err != nil {
 			return err
 		}
@@ -386,8 +386,6 @@ func stateStatus(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, statestore.ErrTooLarge):
 		return http.StatusRequestEntityTooLarge
-	case errors.Is(err, statestore.ErrNotSupported):
-		return http.StatusNotImplemented
 	}
 	return 0
 }

@@ -109,22 +109,6 @@ type ConsumerConfig struct {
 	DeadLetterExpired bool                 `json:"deadLetterExpired"`
 }
 
-// inspect returns what can look into a bucket of events.
-func (s *Service) inspect(ctx context.Context, bucket Bucket) (pubsub.Inspector, error) {
-	broker, err := s.broker(ctx, bucket)
-	if err != nil {
-		return nil, err
-	}
-	return inspector(broker)
-}
-
-func inspector(broker pubsub.Service) (pubsub.Inspector, error) {
-	if i, ok := broker.(pubsub.Inspector); ok {
-		return i, nil
-	}
-	return nil, refuse(http.StatusNotImplemented, "the events of this process are kept by another system, and cannot be looked into here: use that system's own tools")
-}
-
 // topicCursor is where a page of topics ends.
 type topicCursor struct{ Database, Bucket, Topic string }
 
@@ -151,7 +135,7 @@ func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, er
 		case place == 0:
 			from = after.Topic
 		}
-		stats, err := topicsOf(ctx, b.Broker, from, limit+1-len(answer.Topics))
+		stats, err := b.Broker.StatsAfter(ctx, from, limit+1-len(answer.Topics))
 		if err != nil {
 			return answer, err
 		}
@@ -169,18 +153,6 @@ func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, er
 	return answer, nil
 }
 
-// topicsOf returns the topics of a bucket after one, and of what cannot be looked into all topics.
-func topicsOf(ctx context.Context, broker pubsub.Service, after string, limit int) ([]pubsub.TopicStats, error) {
-	if i, ok := broker.(pubsub.Inspector); ok {
-		return i.StatsAfter(ctx, after, limit)
-	}
-	all, err := broker.Stats(ctx)
-	for len(all) > 0 && all[0].Topic <= after {
-		all = all[1:]
-	}
-	return all[:min(limit, len(all))], err
-}
-
 // brokers returns that of a bucket, or those of all buckets if it is the zero value; missing says which are not there.
 func (s *Service) brokers(ctx context.Context, bucket Bucket, missing *string) ([]databases.OpenBroker, error) {
 	if bucket == (Bucket{}) {
@@ -195,7 +167,7 @@ func (s *Service) brokers(ctx context.Context, bucket Bucket, missing *string) (
 
 // Topic returns one topic and who consumes it.
 func (s *Service) Topic(ctx context.Context, request TopicRequest) (TopicDetail, error) {
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return TopicDetail{}, err
 	}
@@ -227,7 +199,7 @@ func (s *Service) Topic(ctx context.Context, request TopicRequest) (TopicDetail,
 // RemoveTopic forgets a topic that nobody consumes: its events, groups and dead letters.
 func (s *Service) RemoveTopic(ctx context.Context, request TopicRequest) error {
 	request.Bucket = request.WithDefaults()
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return err
 	}
@@ -302,10 +274,8 @@ func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishR
 	if message.EventID != "" {
 		opts.DedupWindow = publishWindow
 	}
-	if i, ok := broker.(pubsub.Inspector); ok {
-		if stats, err := i.TopicStats(ctx, request.Topic); err == nil {
-			opts.Limits = pubsub.TopicLimits{MaxAge: stats.MaxAge, MaxBytes: stats.MaxBytes}
-		}
+	if stats, err := broker.TopicStats(ctx, request.Topic); err == nil {
+		opts.Limits = pubsub.TopicLimits{MaxAge: stats.MaxAge, MaxBytes: stats.MaxBytes}
 	}
 	if err := broker.Publish(ctx, request.Topic, []pubsub.Message{message}, opts)[0]; err != nil {
 		return PublishResult{}, err
@@ -361,7 +331,7 @@ type WatchedEvent struct {
 // Watch calls fn with each new event of a topic, payload and all, until ctx ends or fn returns an error, which it returns. An
 // event that is held back is shown when it is published, with the sequence 0.
 func (s *Service) Watch(ctx context.Context, request TopicRequest, fn func(WatchedEvent) error) error {
-	broker, err := s.inspect(ctx, request.Bucket)
+	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return err
 	}

@@ -114,10 +114,7 @@ type Broker struct {
 	groupCounts map[string]*pubsub.GroupCounts
 }
 
-var (
-	_ pubsub.Service   = (*Broker)(nil)
-	_ pubsub.Inspector = (*Broker)(nil)
-)
+var _ pubsub.Service = (*Broker)(nil)
 
 // Open connects to the servers and makes the bucket's stream if it is missing. An error names the servers, or what their
 // configuration lacks. The caller must Close the broker.

@@ -9,8 +9,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-var _ statestore.Inspector = (*engine)(nil)
-
 // Walk implements statestore.Inspector.
 func (e *engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
 	return e.view(func(b bucket) error {

@@ -11,8 +11,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-var _ statestore.Inspector = (*Engine)(nil)
-
 // Walk implements statestore.Inspector. Each page that it reads is consistent; what is written meanwhile may be in the next.
 func (e *Engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
 	return e.scan(ctx, e.space.key(kindValue, from), false, 0, 1, func(cluster uint64, key string, kv *mvccpb.KeyValue) bool {
