@@ -126,7 +126,7 @@ func TestMigrate(t *testing.T) {
 	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	onFile := [2][]string{{"database", "dapr"}, {"database", "dapr"}}
-	onServers := [2][]string{{"engine", "etcd", "endpoints", etcd.Endpoints()}, {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	onServers := [2][]string{{"engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"}, {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
 	back := [2][]string{{"database", "back"}, {"database", "back"}}
 	migrate := func(from, to [2][]string) (all migrated, err error) {
 		for i, kind := range []string{"state", "pubsub"} {
@@ -249,6 +249,11 @@ func TestMigrateOutlivesKills(t *testing.T) {
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	a := startApp(t, bolt, nil, nil, "dapr")
 	a.subscribe()
+	require.Eventually(t, func() bool { // the group is there
+		var topics []admin.TopicStats
+		a.run(&topics, "topics")
+		return len(topics) == 1 && len(topics[0].Groups) == 1
+	}, waitLong, 20*time.Millisecond)
 	a.stop()
 	var sets []*proto.SetRequest
 	var events []*proto.BulkMessageEntry
@@ -264,7 +269,7 @@ func TestMigrateOutlivesKills(t *testing.T) {
 
 	path, err := harness.BoltProgram()
 	require.NoError(t, err)
-	to := map[string][]string{"state": {"engine", "etcd", "endpoints", etcd.Endpoints()}, "pubsub": {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	to := map[string][]string{"state": {"engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"}, "pubsub": {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
 	for kind, pairs := range to {
 		args := []string{"migrate", "--from", componentFile(t, kind, nil), "--to", componentFile(t, kind, pairs)}
 		killed := 0
