@@ -35,7 +35,7 @@ func (c *AckClock) Restart() {
 }
 
 // Expired reports to check whether the time of the oldest event has run out; else check is called again when it may have.
-// inFlight says whether there is such an event.
+// inFlight reports whether there is such an event.
 func (c *AckClock) Expired(inFlight bool) bool {
 	c.timer = nil
 	if !inFlight {
