@@ -80,7 +80,7 @@ func TestAccessToEtcd(t *testing.T) {
 	})
 	c := newClient(t, harness.StartBolt(t, h, harness.BoltOptions{}))
 	good := settings{
-		"engine": "etcd", "endpoints": etcd.Endpoints(), "dialTimeout": "20s",
+		"engine": "etcd", "endpoints": etcd.Endpoints(), "dialTimeout": "1m", "requestTimeout": "1m",
 		"caCert":     filepath.Join(certificates.Client, "ca.crt"),
 		"clientCert": filepath.Join(certificates.Client, "tls.crt"),
 		"clientKey":  filepath.Join(certificates.Client, "tls.key"),

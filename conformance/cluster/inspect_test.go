@@ -34,7 +34,7 @@ func TestStateInEtcdIsSeenFromAnyProcess(t *testing.T) {
 	h := harness.ForTest(t)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
 	processes, clients := bolts(t, h, func(c *harness.Client) error {
-		return c.InitState(t.Context(), "engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m", "queryIndexes", "city", "database", "shop")
+		return c.InitState(t.Context(), etcd.Metadata("queryIndexes", "city", "database", "shop")...)
 	})
 	const database = "etcd-dapr-bolt-shop"
 	run := func(result any, args ...string) error {

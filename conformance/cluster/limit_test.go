@@ -19,7 +19,7 @@ func TestTheSidecarHearsWhatTheServersTake(t *testing.T) {
 	c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "store")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
-	require.NoError(t, c.InitState(t.Context(), "engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"))
+	require.NoError(t, c.InitState(t.Context(), etcd.Metadata()...))
 	answer, err := proto.NewTransactionalStoreMultiMaxSizeClient(c.Conn).MultiMaxSize(t.Context(), &proto.MultiMaxSizeRequest{})
 	require.NoError(t, err)
 	require.EqualValues(t, 4096/2-1, answer.GetMaxSize())

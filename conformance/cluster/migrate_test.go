@@ -126,7 +126,7 @@ func TestMigrate(t *testing.T) {
 	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	onFile := [2][]string{{"database", "dapr"}, {"database", "dapr"}}
-	onServers := [2][]string{{"engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"}, {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	onServers := [2][]string{etcd.Metadata(), {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
 	back := [2][]string{{"database", "back"}, {"database", "back"}}
 	migrate := func(from, to [2][]string) (all migrated, err error) {
 		for i, kind := range []string{"state", "pubsub"} {
@@ -269,7 +269,7 @@ func TestMigrateOutlivesKills(t *testing.T) {
 
 	path, err := harness.BoltProgram()
 	require.NoError(t, err)
-	to := map[string][]string{"state": {"engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"}, "pubsub": {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	to := map[string][]string{"state": etcd.Metadata(), "pubsub": {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
 	for kind, pairs := range to {
 		args := []string{"migrate", "--from", componentFile(t, kind, nil), "--to", componentFile(t, kind, pairs)}
 		killed := 0

@@ -26,7 +26,7 @@ func TestSizes(t *testing.T) {
 	nats := harness.StartNATS(t, h, harness.ClusterOptions{})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	c := newClient(t, bolt)
-	require.NoError(t, c.InitState(t.Context(), "engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"))
+	require.NoError(t, c.InitState(t.Context(), etcd.Metadata()...))
 	require.NoError(t, c.InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "consumerID", "g", "dedupWindow", "24h"))
 	value := make([]byte, 100)
 	follower := func() *harness.EtcdMember {

@@ -99,7 +99,7 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 		for _, path := range sockets {
 			c, err := harness.Dial(path, fmt.Sprintf("store-%d", round), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 			require.NoError(t, err)
-			require.NoError(t, c.InitState(t.Context(), "engine", "etcd", "endpoints", etcd.Endpoints(), "bucket", fmt.Sprintf("round-%d", round)))
+			require.NoError(t, c.InitState(t.Context(), "engine", "etcd", "endpoints", etcd.Endpoints(), "dialTimeout", "1m", "bucket", fmt.Sprintf("round-%d", round)))
 			connections, s.stores = append(connections, c), append(s.stores, &socket{c})
 		}
 		history := newHistory()

@@ -199,6 +199,11 @@ func (e *Etcd) Endpoints() string {
 	return strings.Join(all, ",")
 }
 
+// Metadata is that of a store on the cluster, and more, in pairs of key and value, with times that a busy machine keeps.
+func (e *Etcd) Metadata(more ...string) []string {
+	return append([]string{"engine", "etcd", "endpoints", e.Endpoints(), "dialTimeout", "1m", "requestTimeout", "1m"}, more...)
+}
+
 // Leader returns the server that leads now, as it says itself.
 func (e *Etcd) Leader(ctx context.Context) (*EtcdMember, error) {
 	for _, m := range e.Servers {

@@ -71,7 +71,7 @@ func TestStateExpiryOnEtcdOverTheSocket(t *testing.T) {
 func startEtcd(t *testing.T) []string {
 	t.Helper()
 	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{})
-	return []string{"engine", "etcd", "endpoints", etcd.Endpoints(), "requestTimeout", "1m"}
+	return etcd.Metadata()
 }
 
 // stateSuite runs the suite with every operation that the store supports, and settings in pairs of key and value.

@@ -15,16 +15,20 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 )
 
-// checkTLS asks the servers for their health. If TLS is why none of them can be asked, it returns an invalid.Error: the client
-// of etcd tries again until its time is up, and then does not say why.
+// checkTLS asks the servers for their health until one answers. If TLS is why none of them can be asked, it returns an
+// invalid.Error: the client of etcd tries again until its time is up, and then does not say why.
 func (c *Config) checkTLS(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: c.TLS, DisableKeepAlives: true}}
 	errs := make([]error, len(c.Endpoints))
 	var group sync.WaitGroup
 	for i, endpoint := range c.Endpoints {
-		group.Go(func() { errs[i] = checkTLS(ctx, &client, endpoint) })
+		group.Go(func() {
+			if errs[i] = checkTLS(ctx, &client, endpoint); errs[i] == nil {
+				cancel()
+			}
+		})
 	}
 	group.Wait()
 	if slices.Contains(errs, nil) {

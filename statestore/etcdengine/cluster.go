@@ -85,6 +85,9 @@ func Connect(ctx context.Context, config Config) (*Cluster, error) {
 	c := &Cluster{client: client, config: config}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.learnLimits(ctx); err != nil {
+		if ctx.Err() != nil && !errors.Is(err, invalid.Err) {
+			err = fmt.Errorf("%w: connect to etcd: none of %s served within the dialTimeout of %s", statestore.ErrUnavailable, strings.Join(config.Endpoints, ","), config.DialTimeout)
+		}
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
