@@ -62,7 +62,7 @@ test-model:
 	go test -c -o $(CACHE)/bin/model.test ./pubsub
 	cd pubsub && GOTMPDIR=$(MODEL_DIR) TMPDIR=$(MODEL_DIR) ../$(CACHE)/bin/model.test -test.timeout $(HANGS) -test.run '^TestModel' -rapid.checks=10000
 
-# The sidecar is built first, with its progress shown, so that no test's time
+# The sidecar is there first, with its progress shown, so that no test's time
 # limit has to allow for it. Most tests wait for processes: four of a package run
 # at a time, and two packages.
 .PHONY: test-conformance

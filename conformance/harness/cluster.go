@@ -71,7 +71,7 @@ func (c Checkout) serverProgram(ctx context.Context, name, module string, progre
 	if err != nil {
 		return "", err
 	}
-	return c.pinnedProgram(ctx, name, version, module, "", progress, "-ldflags", "-s -w")
+	return c.pinnedProgram(ctx, name, version, module, progress, "-ldflags", "-s -w")
 }
 
 // Servers are a cluster of each kind, which hold the state and the events of all dapr-bolts.

@@ -10,51 +10,79 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/modfile"
 )
 
 // Placement returns the path of Dapr's placement service, which knows where actors
-// live, of the pinned version. It is built and kept as the sidecar is.
+// live, of the pinned version. It is had and kept as the sidecar is.
 func (c Checkout) Placement(ctx context.Context, progress io.Writer) (string, error) {
-	return c.daprProgram(ctx, "placement", "", progress)
+	return c.daprProgram(ctx, "placement", progress, goBuild)
 }
 
 // Scheduler returns the path of Dapr's scheduler service, which keeps the reminders
-// of actors and workflows, of the pinned version. It is built and kept as the
-// sidecar is.
+// of actors and workflows, of the pinned version. It is had and kept as the sidecar
+// is.
 func (c Checkout) Scheduler(ctx context.Context, progress io.Writer) (string, error) {
-	return c.daprProgram(ctx, "scheduler", "", progress)
+	return c.daprProgram(ctx, "scheduler", progress, goBuild)
 }
 
-// daprProgram returns the path of <dapr>/cmd/<name> of the pinned version.
-func (c Checkout) daprProgram(ctx context.Context, name, note string, progress io.Writer, flags ...string) (string, error) {
-	number := strings.TrimPrefix(c.daprVersion, "v")
-	return c.pinnedProgram(ctx, name, c.daprVersion, daprModule+"/cmd/"+name, note, progress, append(flags,
-		"-ldflags", "-s -w -X "+daprModule+"/pkg/buildinfo.version="+number+
-			" -X github.com/dapr/kit/logger.DaprVersion="+number)...)
-}
-
-// pinnedDaprd returns the path of the sidecar of the pinned version, with the components of harness/components built in. Dapr has
-// no flag for that, so a copy of its sources is built in which they stand in the place of Dapr's own. A build of hundreds of
-// packages less is worth the copy: it is the first thing that a newcomer waits for.
+// pinnedDaprd returns the path of the sidecar of the pinned version.
 func (c Checkout) pinnedDaprd(ctx context.Context, progress io.Writer) (string, error) {
-	if path := c.pinnedPath("daprd", c.daprVersion); isFile(path) {
-		return path, nil
+	return c.daprProgram(ctx, "daprd", progress, c.buildDaprd)
+}
+
+// daprProgram returns the path of a program of the pinned version of Dapr: as it was released, or built from
+// <dapr>/cmd/<name> where it cannot be downloaded.
+func (c Checkout) daprProgram(ctx context.Context, name string, progress io.Writer,
+	build func(context.Context, goBuildOptions) error,
+) (string, error) {
+	releases, ok := os.LookupEnv(DownloadsVariable)
+	if !ok {
+		releases = daprReleases
 	}
-	if err := os.MkdirAll(c.Path(".cache"), 0o755); err != nil {
-		return "", err
-	}
+	r := release{releases: releases, name: name, version: c.daprVersion, silence: 10 * time.Second, progress: progress}
+	return c.cached(ctx, name, c.daprVersion, progress, func(path string) error {
+		if releases != "" {
+			err := r.download(ctx, path)
+			if err == nil || ctx.Err() != nil {
+				return err
+			}
+			if progress != nil {
+				_, _ = fmt.Fprintf(progress, "%s is built, because it cannot be downloaded: %v\n", r.what(), err)
+			}
+		}
+		number := strings.TrimPrefix(c.daprVersion, "v")
+		return build(ctx, goBuildOptions{
+			What:     r.what(),
+			Dir:      c.Path("conformance"),
+			Package:  daprModule + "/cmd/" + name,
+			Output:   path,
+			Progress: progress,
+			Flags: []string{"-ldflags", "-s -w -X " + daprModule + "/pkg/buildinfo.version=" + number +
+				" -X github.com/dapr/kit/logger.DaprVersion=" + number},
+			Env: []string{"CGO_ENABLED=0"},
+		})
+	})
+}
+
+// buildDaprd builds the sidecar with the components of harness/components. Dapr has no flag for that, so a copy of its sources
+// is built in which they stand in the place of Dapr's own. A build of hundreds of packages less is worth the copy: whoever
+// cannot download the sidecar waits for it.
+func (c Checkout) buildDaprd(ctx context.Context, opts goBuildOptions) error {
 	scratch, err := os.MkdirTemp(c.Path(".cache"), ".dapr-")
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(scratch) }()
 	mod, err := c.copyDapr(ctx, scratch)
 	if err != nil {
-		return "", fmt.Errorf("copying the sources of Dapr %s: %w", c.daprVersion, err)
+		return fmt.Errorf("copying the sources of Dapr %s: %w", c.daprVersion, err)
 	}
-	return c.daprProgram(ctx, "daprd", "the first build of the Dapr sidecar takes minutes; it is kept in .cache", progress, "-modfile", mod)
+	opts.Note = "the first build of the Dapr sidecar takes minutes; it is kept in .cache"
+	opts.Flags = append(opts.Flags, "-modfile", mod)
+	return goBuild(ctx, opts)
 }
 
 // copyDapr copies Dapr's sources into dir, with harness/components, and returns the path of a go.mod that uses them.
@@ -105,10 +133,25 @@ func (c Checkout) copyDapr(ctx context.Context, dir string) (mod string, err err
 }
 
 // pinnedProgram returns the path of a program that conformance/go.mod pins, built
-// into the checkout's cache when it is not there yet. Processes that ask at the same
-// time share one build.
-func (c Checkout) pinnedProgram(ctx context.Context, name, version, pkg, note string, progress io.Writer, flags ...string) (string, error) {
-	path := c.pinnedPath(name, version)
+// into the checkout's cache when it is not there yet.
+func (c Checkout) pinnedProgram(ctx context.Context, name, version, pkg string, progress io.Writer, flags ...string) (string, error) {
+	return c.cached(ctx, name, version, progress, func(path string) error {
+		return goBuild(ctx, goBuildOptions{
+			What:     name + " " + strings.TrimPrefix(version, "v"),
+			Dir:      c.Path("conformance"),
+			Package:  pkg,
+			Output:   path,
+			Progress: progress,
+			Flags:    flags,
+			Env:      []string{"CGO_ENABLED=0"},
+		})
+	})
+}
+
+// cached returns the path of a program in the checkout's cache, where put puts it when
+// it is not there yet. Of processes that ask at the same time, one calls put.
+func (c Checkout) cached(ctx context.Context, name, version string, progress io.Writer, put func(path string) error) (string, error) {
+	path := c.Path(".cache", name+"-"+version, name)
 	if isFile(path) {
 		return path, nil
 	}
@@ -120,20 +163,7 @@ func (c Checkout) pinnedProgram(ctx context.Context, name, version, pkg, note st
 	if isFile(path) {
 		return path, nil
 	}
-	return path, goBuild(ctx, goBuildOptions{
-		What:     name + " " + strings.TrimPrefix(version, "v"),
-		Note:     note,
-		Dir:      c.Path("conformance"),
-		Package:  pkg,
-		Output:   path,
-		Progress: progress,
-		Flags:    flags,
-		Env:      []string{"CGO_ENABLED=0"},
-	})
-}
-
-func (c Checkout) pinnedPath(name, version string) string {
-	return c.Path(".cache", name+"-"+version, name)
+	return path, put(path)
 }
 
 func isFile(path string) bool {

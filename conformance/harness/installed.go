@@ -16,9 +16,8 @@ import (
 const DaprdVariable = "DAPR_BOLT_DAPRD"
 
 // Daprd returns the path of the sidecar: the one that DaprdVariable names, else
-// the pinned version, built into the checkout's cache when it is not there yet.
-// The first build takes minutes; progress (which may be nil) is told so. Processes
-// that ask at the same time share one build.
+// the pinned version, downloaded or built into the checkout's cache when it is not
+// there yet. A build takes minutes; progress (which may be nil) is told so.
 func (c Checkout) Daprd(ctx context.Context, progress io.Writer) (string, error) {
 	if path := os.Getenv(DaprdVariable); path != "" {
 		return path, c.checkInstalledDaprd(ctx, path)

@@ -1,11 +1,9 @@
 package harness
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,32 +11,28 @@ import (
 )
 
 const (
-	keptLines      = 40
 	terminalPeriod = time.Second
 	plainPeriod    = 15 * time.Second
-	quietPeriod    = 2 * time.Second // a build shorter than this is not worth a line
+	quietPeriod    = 2 * time.Second // what takes less time is not worth a line
 )
 
-// meter shows how far a `go build -v` has come: on a terminal one line that is
-// written over, elsewhere a line now and then. It is the build's output writer.
+// meter shows how far a build or a download has come: on a terminal one line that is
+// written over, elsewhere a line now and then.
 type meter struct {
-	what     string
-	note     string
+	what     string        // as in "building daprd 1.18.2"
+	note     string        // told once, when it turns out to take a while; may be empty
+	state    func() string // how far it is; may be empty
 	out      io.Writer
 	terminal bool
 	started  time.Time
 	done     chan struct{}
 	stopped  sync.WaitGroup
-
-	mu       sync.Mutex
-	partial  []byte
-	lines    []string // the last keptLines, for the error message
-	packages int
 	shown    bool
 }
 
-func newMeter(what, note string, out io.Writer) *meter {
-	m := &meter{what: what, note: note, out: out, started: time.Now(), done: make(chan struct{})}
+// newMeter begins to show. The caller must stop it.
+func newMeter(what, note string, out io.Writer, state func() string) *meter {
+	m := &meter{what: what, note: note, state: state, out: out, started: time.Now(), done: make(chan struct{})}
 	if out == nil {
 		m.out = io.Discard
 	}
@@ -72,32 +66,14 @@ func (m *meter) run() {
 	}
 }
 
-// Write takes the build's output: names of packages, downloads, errors.
-func (m *meter) Write(p []byte) (int, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.partial = eachLine(append(m.partial, p...), func(line []byte) {
-		if !bytes.HasPrefix(line, []byte("go: ")) {
-			m.packages++
-		}
-		m.lines = append(m.lines, string(line))
-		if len(m.lines) > keptLines {
-			m.lines = m.lines[1:]
-		}
-	})
-	return len(p), nil
-}
-
 func (m *meter) show() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if !m.shown && m.note != "" {
 		_, _ = fmt.Fprintln(m.out, m.note)
 	}
 	m.shown = true
-	text := fmt.Sprintf("building %s: %s", m.what, m.elapsed())
-	if len(m.lines) > 0 {
-		text += fmt.Sprintf(", %d packages, %s", m.packages, m.lines[len(m.lines)-1])
+	text := fmt.Sprintf("%s: %s", m.what, m.elapsed())
+	if state := m.state(); state != "" {
+		text += ", " + state
 	}
 	if m.terminal {
 		width := 80
@@ -122,16 +98,9 @@ func (m *meter) stop(err error) {
 	if m.terminal {
 		_, _ = io.WriteString(m.out, "\r\x1b[K")
 	}
-	verb := "built"
+	how := "done in"
 	if err != nil {
-		verb = "failed to build"
+		how = "failed after"
 	}
-	_, _ = fmt.Fprintf(m.out, "%s %s in %s\n", verb, m.what, m.elapsed())
-}
-
-// tail is the end of what the build said.
-func (m *meter) tail() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return strings.Join(append(m.lines, string(m.partial)), "\n")
+	_, _ = fmt.Fprintf(m.out, "%s: %s %s\n", m.what, how, m.elapsed())
 }

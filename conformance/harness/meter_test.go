@@ -10,9 +10,10 @@ import (
 )
 
 func TestMeterTellsOfALongBuild(t *testing.T) {
-	var out bytes.Buffer
-	m := newMeter("thing", "this takes long", &out)
-	_, err := fmt.Fprint(m, "go: downloading example.com/a v1.0.0\nexample.com/a\nexample.com/b\nexam")
+	var shown bytes.Buffer
+	var o buildOutput
+	m := newMeter("building thing", "this takes long", &shown, o.state)
+	_, err := fmt.Fprint(&o, "go: downloading example.com/a v1.0.0\nexample.com/a\nexample.com/b\nexam")
 	require.NoError(t, err)
 	m.show()
 	m.show()
@@ -20,25 +21,24 @@ func TestMeterTellsOfALongBuild(t *testing.T) {
 	require.Equal(t, `this takes long
 building thing: 0s, 2 packages, example.com/b
 building thing: 0s, 2 packages, example.com/b
-built thing in 0s
-`, out.String())
-	require.Contains(t, m.tail(), "example.com/b\nexam")
+building thing: done in 0s
+`, shown.String())
+	require.Contains(t, o.tail(), "example.com/b\nexam")
 }
 
 func TestMeterIsSilentAboutAShortBuild(t *testing.T) {
-	var out bytes.Buffer
-	m := newMeter("thing", "this takes long", &out)
+	var shown bytes.Buffer
+	m := newMeter("building thing", "this takes long", &shown, func() string { return "" })
 	m.stop(errors.New("broken"))
-	require.Empty(t, out.String())
+	require.Empty(t, shown.String())
 }
 
-func TestMeterKeepsTheEndOfTheOutput(t *testing.T) {
-	m := newMeter("thing", "", nil)
+func TestBuildOutputKeepsItsEnd(t *testing.T) {
+	var o buildOutput
 	for i := range 2 * keptLines {
-		_, err := fmt.Fprintf(m, "line %d\n", i)
+		_, err := fmt.Fprintf(&o, "line %d\n", i)
 		require.NoError(t, err)
 	}
-	m.stop(nil)
-	require.NotContains(t, m.tail(), fmt.Sprintf("line %d\n", keptLines-1))
-	require.Contains(t, m.tail(), fmt.Sprintf("line %d\n", keptLines))
+	require.NotContains(t, o.tail(), fmt.Sprintf("line %d\n", keptLines-1))
+	require.Contains(t, o.tail(), fmt.Sprintf("line %d\n", keptLines))
 }
