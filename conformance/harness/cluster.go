@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,15 +95,17 @@ func (h *Harness) StartServers(ctx context.Context, checkout Checkout, progress 
 	)
 }
 
-// Use makes a component keep its data on the servers, where a file was before.
+// Use makes a component keep its data on the servers, where a file was before. A busy machine has the time that it takes:
+// the sidecar itself would give Init five seconds.
 func (s *Servers) Use(c *Component) {
+	metadata := []string{"engine", "nats", "url", s.NATS.URL(), "requestTimeout", "1m"}
 	if strings.HasPrefix(c.Spec.Type, "state.") {
-		c.Set("engine", "etcd")
-		c.Set("endpoints", s.Etcd.Endpoints())
-		return
+		metadata = s.Etcd.Metadata()
 	}
-	c.Set("engine", "nats")
-	c.Set("url", s.NATS.URL())
+	for pair := range slices.Chunk(metadata, 2) {
+		c.Set(pair[0], pair[1])
+	}
+	c.Spec.InitTimeout = "1m"
 }
 
 // EtcdSettings are the flags of etcd beside those that make the cluster, as deploy/overlays/cluster has them.

@@ -25,10 +25,11 @@ type ComponentName struct {
 
 // ComponentSpec says what the component is.
 type ComponentSpec struct {
-	Type     string              `yaml:"type"`
-	Version  string              `yaml:"version"`
-	Metadata []ComponentMetadata `yaml:"metadata,omitempty"`
-	Rest     map[string]any      `yaml:",inline"`
+	Type        string              `yaml:"type"`
+	Version     string              `yaml:"version"`
+	InitTimeout string              `yaml:"initTimeout,omitempty"`
+	Metadata    []ComponentMetadata `yaml:"metadata,omitempty"`
+	Rest        map[string]any      `yaml:",inline"`
 }
 
 // ComponentMetadata is one setting.
