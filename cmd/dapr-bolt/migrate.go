@@ -218,14 +218,13 @@ func (c *cli) place(flag, path string) (kind sidecars.Kind, p servers.Place, err
 		}
 		properties[item.Name] = item.Value.Value
 	}
-	d := component.Defaults{Database: databases.DefaultDatabase, StateBucket: databases.DefaultStateBucket, PubSubBucket: databases.DefaultPubSubBucket}
 	switch f.Spec.Type {
 	case "state." + c.name:
 		kind = sidecars.State
-		p, err = component.StatePlace(properties, d)
+		p, err = component.StatePlace(properties)
 	case "pubsub." + c.name:
 		kind = sidecars.PubSub
-		p, err = component.PubSubPlace(properties, d)
+		p, err = component.PubSubPlace(properties)
 	default:
 		err = fmt.Errorf("spec.type %q: allowed: state.%s, pubsub.%s", f.Spec.Type, c.name, c.name)
 	}

@@ -188,11 +188,6 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		MaxCalls:        c.maxCalls,
 		MaxRequestBytes: c.maxRequestBytes,
 		ComponentOptions: component.ComponentOptions{
-			Defaults: component.Defaults{
-				Database:     databases.DefaultDatabase,
-				StateBucket:  databases.DefaultStateBucket,
-				PubSubBucket: databases.DefaultPubSubBucket,
-			},
 			Logger:  p.log,
 			Clock:   c.clock,
 			Metrics: p.metrics,

@@ -20,14 +20,7 @@ func inProcess(t *testing.T) (component.Backend, component.ComponentOptions) {
 	manager, err := databases.Open(t.Context(), databases.Options{Dir: t.TempDir(), Logger: logger})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, manager.Close(context.Background())) })
-	return manager, component.ComponentOptions{
-		Defaults: component.Defaults{
-			Database:     databases.DefaultDatabase,
-			StateBucket:  databases.DefaultStateBucket,
-			PubSubBucket: databases.DefaultPubSubBucket,
-		},
-		Logger: logger,
-	}
+	return manager, component.ComponentOptions{Logger: logger}
 }
 
 // startProcess starts the dapr-bolt binary and returns the socket that it serves.

@@ -176,7 +176,7 @@ func (s *Service) connected() []Sidecar {
 		}
 		bucket := Bucket{k.Property("database"), k.Property("bucket")}.or(name)
 		if engine := k.Property("engine"); engine != "" && engine != "bolt" {
-			bucket.Database = databases.Label(engine, cmp.Or(k.Property("prefix"), servers.DefaultPrefix), bucket.Database)
+			bucket.Database = servers.Label(engine, cmp.Or(k.Property("prefix"), servers.DefaultPrefix), bucket.Database)
 		}
 		process := k.Process.String()
 		app := k.App()

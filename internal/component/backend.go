@@ -18,10 +18,3 @@ type Backend interface {
 	// NATSBroker is Broker on nats-servers in place of a file.
 	NATSBroker(ctx context.Context, at servers.NATS, database, bucket string) (pubsub.Service, error)
 }
-
-// Defaults are what a component works on when its metadata names no database or no bucket.
-type Defaults struct {
-	Database     string
-	StateBucket  string
-	PubSubBucket string
-}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -58,7 +59,7 @@ func connectOurs(t testing.TB) *benchSidecar {
 	_, err = c.bus.Init(c.ctx, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "bench"}}})
 	require.NoError(t, err)
 	c.waiting = func(n int) {
-		broker, err := h.manager.Broker(c.ctx, testDefaults.Database, testDefaults.PubSubBucket)
+		broker, err := h.manager.Broker(c.ctx, databases.DefaultDatabase, databases.DefaultPubSubBucket)
 		require.NoError(t, err)
 		for sent := 0; sent < n; sent += 1000 {
 			events := make([]pubsub.Message, min(1000, n-sent))

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/dapr/components-contrib/metadata"
 	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	contribstate "github.com/dapr/components-contrib/state"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
@@ -32,12 +33,6 @@ func kindOf(method string) sidecars.Kind {
 	return kinds[service]
 }
 
-// static are the methods whose answer is the same for every instance, initialized or not.
-var static = map[string]bool{
-	proto.StateStore_Features_FullMethodName: true,
-	proto.PubSub_Features_FullMethodName:     true,
-}
-
 // consuming are the methods for which it matters which consumer group a pub/sub's connection stands for.
 var consuming = map[string]bool{
 	proto.PubSub_PullMessages_FullMethodName: true,
@@ -49,16 +44,28 @@ var consuming = map[string]bool{
 func (s *Server) answer(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (any, error) {
 	switch r := req.(type) {
 	case *proto.InitRequest:
-		c.store = NewStateStore(s.opts.Backend, s.componentOptions(c))
+		c.store = s.newStateStore(c)
 		return s.initialize(ctx, c, req, sidecars.State, r.GetMetadata().GetProperties(), handler)
 	case *proto.PubSubInitRequest:
-		c.pubsub = NewPubSub(s.opts.Backend, s.componentOptions(c))
+		c.pubsub = s.newPubSub(c)
 		return s.initialize(ctx, c, req, sidecars.PubSub, r.GetMetadata().GetProperties(), handler)
 	}
 	if err := s.bind(ctx, c); err != nil {
 		return nil, err
 	}
 	return correctUnary(ctx, c, req, handler)
+}
+
+func (s *Server) newStateStore(c *call) *StateStore {
+	return NewStateStore(s.opts.Backend, s.componentOptions(c))
+}
+
+func (s *Server) newPubSub(c *call) *PubSub { return NewPubSub(s.opts.Backend, s.componentOptions(c)) }
+
+func (s *Server) componentOptions(c *call) ComponentOptions {
+	opts := s.opts.ComponentOptions
+	opts.Logger = opts.Logger.With("component", c.component)
+	return opts
 }
 
 // maxInitMetadata bounds what one Init may give to remember, in bytes.
@@ -79,23 +86,21 @@ func (s *Server) initialize(ctx context.Context, c *call, req any, k sidecars.Ki
 		return nil, err
 	}
 	c.conn.session.Initialized(k, c.component, properties)
-	c.conn.mu.Lock()
-	defer c.conn.mu.Unlock()
-	if c.store != nil {
-		c.conn.state = c.store
+	if k == sidecars.State {
+		c.conn.state.Store(c.store)
 	} else {
-		c.conn.pubsub = c.pubsub
+		c.conn.pubsub.Store(c.pubsub)
 	}
 	return answer, nil
 }
 
-// bind finds the instance that a call is for.
+// bind finds the instance that a call is for. What a component can do does not depend on its Init.
 func (s *Server) bind(ctx context.Context, c *call) (err error) {
 	switch kind := kindOf(c.method); {
-	case kind == sidecars.State && static[c.method]:
-		c.store = NewStateStore(s.opts.Backend, s.componentOptions(c))
-	case kind == sidecars.PubSub && static[c.method]:
-		c.pubsub = NewPubSub(s.opts.Backend, s.componentOptions(c))
+	case c.method == proto.StateStore_Features_FullMethodName:
+		c.store = s.newStateStore(c)
+	case c.method == proto.PubSub_Features_FullMethodName:
+		c.pubsub = s.newPubSub(c)
 	case kind == sidecars.State:
 		c.store, err = s.stateStore(ctx, c)
 	case kind == sidecars.PubSub:
@@ -107,29 +112,21 @@ func (s *Server) bind(ctx context.Context, c *call) (err error) {
 // stateStore returns the connection's instance, or makes one of what was said before the last restart.
 func (s *Server) stateStore(ctx context.Context, c *call) (*StateStore, error) {
 	conn := c.conn
-	conn.mu.Lock()
-	store := conn.state
-	conn.mu.Unlock()
-	if store != nil {
+	if store := conn.state.Load(); store != nil {
 		return store, nil
 	}
-	properties, err := agreed(c.component, conn.session.Find(sidecars.State, c.component), func(properties map[string]string) (stateConfig, error) {
-		return parseStateConfig(properties, s.opts.Defaults)
-	})
+	properties, err := agreed(c.component, conn.session.Find(sidecars.State, c.component), parseStateConfig)
 	if err != nil {
 		return nil, err
 	}
-	store = NewStateStore(s.opts.Backend, s.componentOptions(c))
-	if err := store.Init(ctx, contribMetadataState(c.component, properties)); err != nil {
+	store := s.newStateStore(c)
+	if err := store.Init(ctx, contribstate.Metadata{Base: metadata.Base{Properties: properties}}); err != nil {
 		return nil, err
 	}
-	conn.mu.Lock()
-	defer conn.mu.Unlock()
-	if conn.state == nil {
-		conn.state = store
+	if conn.state.CompareAndSwap(nil, store) {
 		conn.session.Adopt(sidecars.State, c.component)
 	}
-	return conn.state, nil
+	return conn.state.Load(), nil
 }
 
 // boundPubSub returns the connection's instance, or makes one of what was said before the last restart. Where that does
@@ -137,41 +134,29 @@ func (s *Server) stateStore(ctx context.Context, c *call) (*StateStore, error) {
 // connection keeps none.
 func (s *Server) boundPubSub(ctx context.Context, c *call) (*PubSub, error) {
 	conn := c.conn
-	conn.mu.Lock()
-	p := conn.pubsub
-	conn.mu.Unlock()
-	if p != nil {
+	if p := conn.pubsub.Load(); p != nil {
 		return p, nil
 	}
 	found := conn.session.Find(sidecars.PubSub, c.component)
-	parse := func(properties map[string]string) (pubsubConfig, error) {
-		return parsePubSubConfig(properties, s.opts.Defaults)
-	}
-	properties, err := agreed(c.component, found, parse)
+	properties, err := agreed(c.component, found, parsePubSubConfig)
 	sure := err == nil
 	if !sure && !consuming[c.method] {
 		properties, err = agreed(c.component, found, func(properties map[string]string) (publisherConfig, error) {
-			config, err := parse(properties)
+			config, err := parsePubSubConfig(properties)
 			return config.Publisher, err
 		})
 	}
 	if err != nil {
 		return nil, err
 	}
-	p = NewPubSub(s.opts.Backend, s.componentOptions(c))
-	if err := p.Init(ctx, contribMetadataPubSub(c.component, properties)); err != nil {
-		return nil, err
+	p := s.newPubSub(c)
+	if err := p.Init(ctx, contribpubsub.Metadata{Base: metadata.Base{Properties: properties}}); err != nil || !sure {
+		return p, err
 	}
-	if !sure {
-		return p, nil
-	}
-	conn.mu.Lock()
-	defer conn.mu.Unlock()
-	if conn.pubsub == nil {
-		conn.pubsub = p
+	if conn.pubsub.CompareAndSwap(nil, p) {
 		conn.session.Adopt(sidecars.PubSub, c.component)
 	}
-	return conn.pubsub, nil
+	return conn.pubsub.Load(), nil
 }
 
 // agreed returns the newest metadata, if all that was found means the same configuration.
@@ -190,14 +175,4 @@ func agreed[C any](component string, found []map[string]string, parse func(map[s
 		}
 	}
 	return found[0], nil
-}
-
-func contribMetadataState(name string, properties map[string]string) (m contribstate.Metadata) {
-	m.Name, m.Properties = name, properties
-	return m
-}
-
-func contribMetadataPubSub(name string, properties map[string]string) (m contribpubsub.Metadata) {
-	m.Name, m.Properties = name, properties
-	return m
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -32,9 +33,9 @@ type connection struct {
 	// heard is guarded by limiter.mu: when one of its answers was written, or the first of those that are not was there.
 	heard time.Time
 
-	mu     sync.Mutex
-	state  *StateStore
-	pubsub *PubSub
+	// state and pubsub are nil until they are initialized.
+	state  atomic.Pointer[StateStore]
+	pubsub atomic.Pointer[PubSub]
 
 	// What follows belongs to the goroutine that reads.
 

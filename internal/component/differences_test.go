@@ -17,8 +17,8 @@ func TestDifferences(t *testing.T) {
 		differences           []difference
 		keys                  []Field
 	}{
-		{"cluster.md", "state on etcd", engineEtcd, stateDifferences(), StateMetadata(testDefaults)},
-		{"events-on-nats.md", "events on nats", engineNATS, eventDifferences(), PubSubMetadata(testDefaults)},
+		{"cluster.md", "state on etcd", engineEtcd, stateDifferences(), StateMetadata()},
+		{"events-on-nats.md", "events on nats", engineNATS, eventDifferences(), PubSubMetadata()},
 	} {
 		var b strings.Builder
 		fmt.Fprintf(&b, "\n| of | `engine: bolt` | `engine: %s` |\n| --- | --- | --- |\n", test.engine)

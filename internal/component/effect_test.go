@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -169,12 +170,12 @@ var effects = map[string]effect{
 // Every line of the metadata reference changes something that a publisher or a consumer can see, and those of a
 // subscription do so there as well. Those that lead to servers have theirs in conformance/cluster.
 func TestEveryKeyHasItsEffect(t *testing.T) {
-	ofFile := slices.Concat(fieldsOf(publisherFields(testDefaults)), SubscriptionMetadata())
+	ofFile := slices.Concat(fieldsOf(publisherFields), SubscriptionMetadata())
 	require.Len(t, effects, len(ofFile))
 	run := func(t *testing.T, key string, component, subscription []string) {
 		clock := clockwork.NewFakeClock()
 		h := newHouse(t, func(h *house) { h.clock = clock })
-		e := &effectTest{house: h, t: t, clock: clock, database: testDefaults.Database, bucket: testDefaults.PubSubBucket, group: "app"}
+		e := &effectTest{house: h, t: t, clock: clock, database: databases.DefaultDatabase, bucket: databases.DefaultPubSubBucket, group: "app"}
 		if key != "consumerID" || len(subscription) > 0 {
 			component = append(component, "consumerID", "app")
 		}
@@ -194,7 +195,7 @@ func TestEveryKeyHasItsEffect(t *testing.T) {
 func TestAnEventThatBecameTooLargeIsADeadLetter(t *testing.T) {
 	h := newHouse(t)
 	c := h.bus("a", "consumerID", "app")
-	broker, err := h.manager.Broker(t.Context(), testDefaults.Database, testDefaults.PubSubBucket)
+	broker, err := h.manager.Broker(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
 	require.NoError(t, err)
 	s := c.pull(t, "t")
 	huge := pubsub.Message{Data: make([]byte, receiveLimit), EventID: "huge"}

@@ -30,12 +30,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds each wait for something that must happen. It is generous: a wait that reaches it is a failure.
 const patience = 5 * time.Minute
 
-var testDefaults = Defaults{
-	Database:     databases.DefaultDatabase,
-	StateBucket:  databases.DefaultStateBucket,
-	PubSubBucket: databases.DefaultPubSubBucket,
-}
-
 // house is a data directory, a socket folder, and the server on them that can be stopped and started anew.
 type house struct {
 	t       testing.TB
@@ -88,7 +82,7 @@ func (h *house) start() {
 	require.NoError(h.t, err)
 	opts := Options{
 		SocketDir: filepath.Join(h.dir, "s"), Sidecars: h.sidecars, Backend: backend,
-		ComponentOptions: ComponentOptions{Defaults: testDefaults, Logger: h.logger(), Clock: h.clock},
+		ComponentOptions: ComponentOptions{Logger: h.logger(), Clock: h.clock},
 	}
 	if h.options != nil {
 		h.options(&opts)

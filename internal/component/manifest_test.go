@@ -15,8 +15,8 @@ import (
 // by. conformance/suites holds them to the schema.
 func TestManifests(t *testing.T) {
 	for path, want := range map[string]string{
-		"../../statestore/metadata.yaml": manifest(t, "state", []string{"actorStateStore", "crud", "transactional", "etag", "ttl", "query"}, StateMetadata(testDefaults)),
-		"../../pubsub/metadata.yaml":     manifest(t, "pubsub", []string{"ttl"}, PubSubMetadata(testDefaults)),
+		"../../statestore/metadata.yaml": manifest(t, "state", []string{"actorStateStore", "crud", "transactional", "etag", "ttl", "query"}, StateMetadata()),
+		"../../pubsub/metadata.yaml":     manifest(t, "pubsub", []string{"ttl"}, PubSubMetadata()),
 	} {
 		if *update {
 			require.NoError(t, os.WriteFile(path, []byte(want), 0o644))

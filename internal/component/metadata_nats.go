@@ -85,9 +85,9 @@ var natsFields = []field[natsConfig]{
 }
 
 // label is what people call the database.
-func (c *publisherConfig) label(d Defaults) string {
+func (c *publisherConfig) label() string {
 	if c.Events.Engine == engineNATS {
-		return servers.Label(engineNATS, c.Events.Servers.Prefix, c.Database, d.Database)
+		return servers.Label(engineNATS, c.Events.Servers.Prefix, c.Database)
 	}
 	return c.Database
 }

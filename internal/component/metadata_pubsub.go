@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -49,56 +50,54 @@ type pubsubConfig struct {
 }
 
 // PubSubMetadata lists the metadata keys of the pub/sub. Those of SubscriptionMetadata are among them.
-func PubSubMetadata(d Defaults) []Field {
-	return slices.Concat(fieldsOf(publisherFields(d)), SubscriptionMetadata(), fieldsOf(natsFields))
+func PubSubMetadata() []Field {
+	return slices.Concat(fieldsOf(publisherFields), SubscriptionMetadata(), fieldsOf(natsFields))
 }
 
 // SubscriptionMetadata lists the keys that may also stand in a subscription's metadata, and then hold for that
 // subscription.
 func SubscriptionMetadata() []Field { return fieldsOf(consumerFields) }
 
-func publisherFields(d Defaults) []field[publisherConfig] {
-	return []field[publisherConfig]{
-		{
-			Field{"database", d.Database, nameAllowed, "the file `<data-dir>/<database>.db`"},
-			func(c *publisherConfig, v string) bool { c.Database = v; return true },
+var publisherFields = []field[publisherConfig]{
+	{
+		Field{"database", servers.DefaultDatabase, nameAllowed, "the file `<data-dir>/<database>.db`"},
+		func(c *publisherConfig, v string) bool { c.Database = v; return true },
+	},
+	{
+		Field{"bucket", servers.DefaultPubSubBucket, nameAllowed, "the bucket in that file: components with the same database and bucket share their data"},
+		func(c *publisherConfig, v string) bool { c.Bucket = v; return true },
+	},
+	{
+		Field{
+			"dedupBy", pubsub.DedupBy{}.String(), dedupByAllowed(),
+			"what makes two events the same one; [more](#what-counts-as-a-duplicate)",
 		},
-		{
-			Field{"bucket", d.PubSubBucket, nameAllowed, "the bucket in that file: components with the same database and bucket share their data"},
-			func(c *publisherConfig, v string) bool { c.Bucket = v; return true },
+		func(c *publisherConfig, v string) bool {
+			by, err := pubsub.ParseDedupBy(v)
+			if err == nil {
+				c.Publish.DedupBy = by
+			}
+			return err == nil
 		},
-		{
-			Field{
-				"dedupBy", pubsub.DedupBy{}.String(), dedupByAllowed(),
-				"what makes two events the same one; [more](#what-counts-as-a-duplicate)",
-			},
-			func(c *publisherConfig, v string) bool {
-				by, err := pubsub.ParseDedupBy(v)
-				if err == nil {
-					c.Publish.DedupBy = by
-				}
-				return err == nil
-			},
+	},
+	{
+		Field{"dedupWindow", "10m", waitAllowed, "how long an event's id is remembered; `0` turns deduplication off"},
+		func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.DedupWindow, v) },
+	},
+	{
+		Field{"maxAge", "168h", waitAllowed, "how old an event may get before it leaves the topic; `0`: no limit; [more](#what-ends-an-event)"},
+		func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
+	},
+	{
+		Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic whose events take more than this refuses publishes; none or `0`: no limit; [more](#what-ends-an-event)"},
+		func(c *publisherConfig, v string) bool {
+			n, ok := parseSize(v)
+			if ok = ok && n >= 0; ok {
+				c.Publish.Limits.MaxBytes = n
+			}
+			return ok
 		},
-		{
-			Field{"dedupWindow", "10m", waitAllowed, "how long an event's id is remembered; `0` turns deduplication off"},
-			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.DedupWindow, v) },
-		},
-		{
-			Field{"maxAge", "168h", waitAllowed, "how old an event may get before it leaves the topic; `0`: no limit; [more](#what-ends-an-event)"},
-			func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
-		},
-		{
-			Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic whose events take more than this refuses publishes; none or `0`: no limit; [more](#what-ends-an-event)"},
-			func(c *publisherConfig, v string) bool {
-				n, ok := parseSize(v)
-				if ok = ok && n >= 0; ok {
-					c.Publish.Limits.MaxBytes = n
-				}
-				return ok
-			},
-		},
-	}
+	},
 }
 
 var consumerFields = []field[pubsub.SubscribeOptions]{
@@ -172,15 +171,14 @@ func dedupByAllowed() string {
 	return refused.Allowed
 }
 
-func parsePubSubConfig(given map[string]string, d Defaults) (pubsubConfig, error) {
+func parsePubSubConfig(given map[string]string) (pubsubConfig, error) {
 	p, err := parseProperties(given)
 	if err != nil {
 		return pubsubConfig{}, err
 	}
-	publisher := publisherFields(d)
-	c := pubsubConfig{Publisher: defaults(publisher), Consumer: defaults(consumerFields)}
+	c := pubsubConfig{Publisher: defaults(publisherFields), Consumer: defaults(consumerFields)}
 	c.Publisher.Events = defaults(natsFields)
-	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p), override(&c.Publisher.Events, natsFields, p))
+	return c, errors.Join(override(&c.Publisher, publisherFields, p), override(&c.Consumer, consumerFields, p), override(&c.Publisher.Events, natsFields, p))
 }
 
 // waitAllowed says what parseWait takes.

@@ -15,25 +15,25 @@ import (
 )
 
 func TestStateMetadata(t *testing.T) {
-	base, err := parseStateConfig(nil, testDefaults)
+	base, err := parseStateConfig(nil)
 	require.NoError(t, err)
 	require.Equal(t, stateConfig{
 		Database: "dapr", Bucket: "state", CleanupInterval: time.Minute, IdempotencyWindow: 24 * time.Hour,
 		Engine: "bolt", Servers: servers.Access{Prefix: "dapr-bolt", DialTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second},
 	}, base)
-	requireFields(t, StateMetadata(testDefaults), map[string]string{
+	requireFields(t, StateMetadata(), map[string]string{
 		"database": "other", "bucket": "b", "cleanupInterval": "5s", "idempotencyWindow": "90", "queryIndexes": "a.b, c",
 		"engine": "etcd", "endpoints": "https://a:1, http://b:2", "username": "u", "password": "p", "caCert": "ca.pem", "clientCert": "c.pem",
 		"clientKey": "k.pem", "prefix": "other", "dialTimeout": "1s", "requestTimeout": "90",
-	}, func(md map[string]string) (any, error) { return parseStateConfig(md, testDefaults) })
-	c, err := parseStateConfig(map[string]string{"IDEMPOTENCYWINDOW": " 90 ", "bucket": ""}, testDefaults)
+	}, func(md map[string]string) (any, error) { return parseStateConfig(md) })
+	c, err := parseStateConfig(map[string]string{"IDEMPOTENCYWINDOW": " 90 ", "bucket": ""})
 	require.NoError(t, err)
 	require.Equal(t, 90*time.Second, c.IdempotencyWindow)
 	require.Equal(t, "state", c.Bucket)
 }
 
 func TestPubSubMetadata(t *testing.T) {
-	base, err := parsePubSubConfig(nil, testDefaults)
+	base, err := parsePubSubConfig(nil)
 	require.NoError(t, err)
 	require.Equal(t, pubsubConfig{
 		Publisher: publisherConfig{Database: "dapr", Bucket: "pubsub", Publish: pubsub.PublishOptions{
@@ -44,14 +44,14 @@ func TestPubSubMetadata(t *testing.T) {
 			AckWait: time.Minute, MaxAckPending: 64, DeliverPolicy: pubsub.DeliverAll,
 		},
 	}, base)
-	requireFields(t, PubSubMetadata(testDefaults), map[string]string{
+	requireFields(t, PubSubMetadata(), map[string]string{
 		"database": "other", "bucket": "b", "dedupBy": "fields:type,data.id", "dedupWindow": "0", "maxAge": "1h", "maxBytes": "2Gi",
 		"consumerID": "app", "maxDeliver": "0", "backOff": "1s, 2", "ackWait": "5s", "maxAckPending": "1", "ordered": "yes",
 		"deliverPolicy": "NEW", "deadLetterExpired": "true",
 		"engine": "nats", "url": "nats://a:4222,tls://b:4222", "username": "me", "password": "p", "token": "t", "credentials": "/c",
 		"caCert": "/ca", "clientCert": "/cert", "clientKey": "/key", "prefix": "other", "replicas": "5", "requestTimeout": "1s",
-	}, func(md map[string]string) (any, error) { return parsePubSubConfig(md, testDefaults) })
-	c, err := parsePubSubConfig(map[string]string{"maxBytes": "2Gi", "backOff": "1s, 2"}, testDefaults)
+	}, func(md map[string]string) (any, error) { return parsePubSubConfig(md) })
+	c, err := parsePubSubConfig(map[string]string{"maxBytes": "2Gi", "backOff": "1s, 2"})
 	require.NoError(t, err)
 	require.EqualValues(t, 2<<30, c.Publisher.Publish.Limits.MaxBytes)
 	require.Equal(t, pubsub.BackOff{time.Second, 2 * time.Second}, c.Consumer.BackOff)
@@ -124,13 +124,13 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 				c := h.dial("a")
 				md := &proto.MetadataRequest{Properties: map[string]string{key: value}}
 				var errs []error
-				for _, f := range StateMetadata(testDefaults) {
+				for _, f := range StateMetadata() {
 					if f.Name == key {
 						_, err := c.Init(c.ctx, &proto.InitRequest{Metadata: md})
 						errs = append(errs, err)
 					}
 				}
-				for _, f := range PubSubMetadata(testDefaults) {
+				for _, f := range PubSubMetadata() {
 					if f.Name == key {
 						_, err := c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: md})
 						errs = append(errs, err)

@@ -1,33 +1,30 @@
 package component
 
-import (
-	"github.com/dapr-bolt/dapr-bolt/internal/servers"
-)
+import "github.com/dapr-bolt/dapr-bolt/internal/servers"
 
 // StatePlace returns where a state store with that metadata keeps its data.
-func StatePlace(properties map[string]string, d Defaults) (p servers.Place, err error) {
-	c, err := parseStateConfig(properties, d)
+func StatePlace(properties map[string]string) (servers.Place, error) {
+	c, err := parseStateConfig(properties)
 	if err == nil {
-		err = c.check(d)
+		err = c.check()
 	}
-	p.Database, p.Bucket = c.Database, c.Bucket
+	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
 	if c.Engine == engineEtcd {
-		p.Etcd = &servers.Access{}
-		*p.Etcd = c.Servers
+		p.Etcd = &c.Servers
 	}
 	return p, err
 }
 
 // PubSubPlace returns where a pub/sub with that metadata keeps its data.
-func PubSubPlace(properties map[string]string, d Defaults) (p servers.Place, err error) {
-	c, err := parsePubSubConfig(properties, d)
+func PubSubPlace(properties map[string]string) (servers.Place, error) {
+	config, err := parsePubSubConfig(properties)
+	c := &config.Publisher
 	if err == nil {
-		err = c.Publisher.check()
+		err = c.check()
 	}
-	p.Database, p.Bucket = c.Publisher.Database, c.Publisher.Bucket
-	if c.Publisher.Events.Engine == engineNATS {
-		p.NATS = &servers.NATS{}
-		*p.NATS = c.Publisher.Events.Servers
+	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
+	if c.Events.Engine == engineNATS {
+		p.NATS = &c.Events.Servers
 	}
 	return p, err
 }

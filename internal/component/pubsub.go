@@ -39,11 +39,10 @@ const maxDelivery = receiveLimit - 64
 //
 // A handler is called with one event at a time, in order; its error counts as a failed delivery, and its text is kept.
 type PubSub struct {
-	backend  Backend
-	defaults Defaults
-	log      *slog.Logger
-	clock    clockwork.Clock
-	metrics  *metrics.Metrics
+	backend Backend
+	log     *slog.Logger
+	clock   clockwork.Clock
+	metrics *metrics.Metrics
 	// publisher is nil before Init.
 	publisher atomic.Pointer[metrics.Publisher]
 
@@ -69,7 +68,6 @@ func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
 	opts.setDefaults()
 	return &PubSub{
 		backend:       backend,
-		defaults:      opts.Defaults,
 		log:           opts.Logger,
 		clock:         opts.Clock,
 		metrics:       opts.Metrics,
@@ -79,7 +77,7 @@ func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
 
 // Init opens the broker that the metadata names. Metadata that is not allowed is an invalid.Error.
 func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) error {
-	config, err := parsePubSubConfig(metadata.Properties, p.defaults)
+	config, err := parsePubSubConfig(metadata.Properties)
 	if err != nil {
 		return fmt.Errorf("initialize pub/sub: %w", err)
 	}
@@ -90,11 +88,11 @@ func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) erro
 	if err != nil {
 		return fmt.Errorf("initialize pub/sub: %w", err)
 	}
-	warnUnknown(p.log, metadata.Properties, PubSubMetadata(p.defaults))
+	warnUnknown(p.log, metadata.Properties, PubSubMetadata())
 	p.mu.Lock()
 	p.broker, p.config = broker, config
 	p.mu.Unlock()
-	p.publisher.Store(p.metrics.Publisher(config.Publisher.label(p.defaults), config.Publisher.Bucket))
+	p.publisher.Store(p.metrics.Publisher(config.Publisher.label(), config.Publisher.Bucket))
 	return nil
 }
 

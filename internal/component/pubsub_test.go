@@ -16,13 +16,14 @@ import (
 	"google.golang.org/grpc/status"
 	googleproto "google.golang.org/protobuf/proto"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 func (h *house) broker() pubsub.Service {
 	h.t.Helper()
-	b, err := h.manager.Broker(h.t.Context(), testDefaults.Database, testDefaults.PubSubBucket)
+	b, err := h.manager.Broker(h.t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
 	require.NoError(h.t, err)
 	return b
 }
@@ -296,7 +297,7 @@ func groupStats(t *testing.T, h *house, topic, group string) pubsub.GroupStats {
 func TestPubSubInProcess(t *testing.T) {
 	h := newHouse(t)
 	ctx := t.Context()
-	p := NewPubSub(h.manager, ComponentOptions{Defaults: testDefaults, Logger: h.logger()})
+	p := NewPubSub(h.manager, ComponentOptions{Logger: h.logger()})
 	require.ErrorIs(t, p.Publish(ctx, &contribpubsub.PublishRequest{Topic: "t"}), ErrNotInitialized)
 	var md contribpubsub.Metadata
 	md.Properties = map[string]string{"consumerID": "app", "backOff": "0"}
@@ -350,7 +351,7 @@ func TestPubSubInProcess(t *testing.T) {
 	require.ErrorIs(t, p.Subscribe(ctx, contribpubsub.SubscribeRequest{Topic: "t"}, nil), pubsub.ErrClosed)
 
 	// What was in flight is delivered again, uncounted; a subscription also ends with its context.
-	p = NewPubSub(h.manager, ComponentOptions{Defaults: testDefaults})
+	p = NewPubSub(h.manager, ComponentOptions{})
 	require.NoError(t, p.Init(ctx, md))
 	short, cancel := context.WithCancel(ctx)
 	require.NoError(t, p.Subscribe(short, contribpubsub.SubscribeRequest{Topic: "t"}, func(ctx context.Context, m *contribpubsub.NewMessage) error {

@@ -156,7 +156,7 @@ func TestQueryIndexesAreBuilt(t *testing.T) {
 // In process, a query comes as components-contrib reads it.
 func TestQueryInProcess(t *testing.T) {
 	h := newHouse(t)
-	s := NewStateStore(h.manager, ComponentOptions{Defaults: testDefaults, Logger: h.logger()})
+	s := NewStateStore(h.manager, ComponentOptions{Logger: h.logger()})
 	require.NoError(t, s.Init(t.Context(), contribstate.Metadata{}))
 	for i := range 3 {
 		require.NoError(t, s.Set(t.Context(), &contribstate.SetRequest{Key: fmt.Sprint(i), Value: map[string]any{"n": i}}))

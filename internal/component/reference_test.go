@@ -20,8 +20,8 @@ func TestReferenceOfMetadata(t *testing.T) {
 		names = append(names, "`"+f.Name+"`")
 	}
 	for section, want := range map[string]string{
-		"state":          "\n" + referenceTable(StateMetadata(testDefaults)),
-		"pubsub":         "\n" + referenceTable(PubSubMetadata(testDefaults)),
+		"state":          "\n" + referenceTable(StateMetadata()),
+		"pubsub":         "\n" + referenceTable(PubSubMetadata()),
 		"subscription":   strings.Join(names, ", "),
 		"latest time":    "up to " + pubsub.LatestTime.Format(time.RFC3339),
 		"event metadata": fmt.Sprintf("at most %d entries and %d bytes of metadata", pubsub.MaxMetadataEntries, pubsub.MaxMetadataBytes),

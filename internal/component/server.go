@@ -107,8 +107,6 @@ type Options struct {
 
 // ComponentOptions for NewStateStore and NewPubSub; the zero value is the documented default.
 type ComponentOptions struct {
-	// Defaults of the metadata. Default: it must name a database and a bucket.
-	Defaults Defaults
 	// Logger default: slog.Default().
 	Logger *slog.Logger
 	// Clock is what a publish's deliverAfter goes by, and how often the log repeats itself. Default: the system's.
@@ -157,24 +155,12 @@ type Server struct {
 // Errors: InUseError when another process listens there, and the system's.
 func Listen(ctx context.Context, opts Options) (*Server, error) {
 	opts.setDefaults()
-	if opts.Name == "" {
-		opts.Name = DefaultName
-	}
-	if opts.MaxConnections == 0 {
-		opts.MaxConnections = DefaultMaxConnections
-	}
-	if opts.MaxStreams == 0 {
-		opts.MaxStreams = DefaultMaxStreams
-	}
-	if opts.MaxCalls == 0 {
-		opts.MaxCalls = DefaultMaxCalls
-	}
-	if opts.MaxRequestBytes == 0 {
-		opts.MaxRequestBytes = DefaultMaxRequestBytes
-	}
-	if opts.SocketDir == "" {
-		opts.SocketDir = DefaultSocketDir()
-	}
+	opts.Name = cmp.Or(opts.Name, DefaultName)
+	opts.SocketDir = cmp.Or(opts.SocketDir, DefaultSocketDir())
+	opts.MaxConnections = cmp.Or(opts.MaxConnections, DefaultMaxConnections)
+	opts.MaxStreams = cmp.Or(opts.MaxStreams, DefaultMaxStreams)
+	opts.MaxCalls = cmp.Or(opts.MaxCalls, DefaultMaxCalls)
+	opts.MaxRequestBytes = cmp.Or(opts.MaxRequestBytes, DefaultMaxRequestBytes)
 	if opts.peerOf == nil {
 		opts.peerOf = func(c net.Conn) access.Process {
 			peer, _ := access.PeerOf(c) // whom the system does not name cannot be told
@@ -292,12 +278,6 @@ func (s *Server) workOnStream(ctx context.Context, c *call, srv any, stream grpc
 		return s.pullMessages(ctx, c, metered)
 	}
 	return handler(srv, metered)
-}
-
-func (s *Server) componentOptions(c *call) ComponentOptions {
-	opts := s.opts.ComponentOptions
-	opts.Logger = opts.Logger.With("component", c.component)
-	return opts
 }
 
 func (s *Server) isStopping() bool {

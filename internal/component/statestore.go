@@ -37,11 +37,10 @@ const probeKey = "ping"
 // StateStore is Dapr's state store component on a Backend. Its methods may be called from any goroutine once Init has
 // returned. Reads are always strongly consistent, whatever a request asks for.
 type StateStore struct {
-	backend  Backend
-	defaults Defaults
-	log      *slog.Logger
-	metrics  *metrics.Metrics
-	opened   atomic.Pointer[openedStore]
+	backend Backend
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	opened  atomic.Pointer[openedStore]
 }
 
 type openedStore struct {
@@ -60,14 +59,14 @@ var (
 // NewStateStore returns a component that Init makes ready for use.
 func NewStateStore(backend Backend, opts ComponentOptions) *StateStore {
 	opts.setDefaults()
-	return &StateStore{backend: backend, defaults: opts.Defaults, log: opts.Logger, metrics: opts.Metrics}
+	return &StateStore{backend: backend, log: opts.Logger, metrics: opts.Metrics}
 }
 
 // Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
 func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) error {
-	config, err := parseStateConfig(metadata.Properties, s.defaults)
+	config, err := parseStateConfig(metadata.Properties)
 	if err == nil {
-		err = config.check(s.defaults)
+		err = config.check()
 	}
 	if err != nil {
 		return fmt.Errorf("initialize state store: %w", err)
@@ -89,8 +88,8 @@ func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) e
 	if err := store.AddQueryIndexes(config.QueryIndexes...); err != nil {
 		return fmt.Errorf("initialize state store: %w", err)
 	}
-	warnUnknown(s.log, metadata.Properties, StateMetadata(s.defaults))
-	s.opened.Store(&openedStore{Store: store, config: config, metrics: s.metrics.State(config.label(s.defaults), config.Bucket)})
+	warnUnknown(s.log, metadata.Properties, StateMetadata())
+	s.opened.Store(&openedStore{Store: store, config: config, metrics: s.metrics.State(config.label(), config.Bucket)})
 	return nil
 }
 

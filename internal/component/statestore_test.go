@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -295,7 +296,7 @@ func TestETagsOfADiscardedHistoryAreInvalid(t *testing.T) {
 	}
 	old := etag()
 	backup := filepath.Join(h.dir, "backup.db")
-	require.NoError(t, h.manager.Backup(t.Context(), testDefaults.Database, backup))
+	require.NoError(t, h.manager.Backup(t.Context(), databases.DefaultDatabase, backup))
 	require.Equal(t, old.GetValue(), etag().GetValue(), "the original goes on as it is")
 	require.NoError(t, c.set("k", "2"))
 	discarded := etag()
@@ -395,7 +396,7 @@ func TestBulkGetNeverPassesTheLimit(t *testing.T) {
 // In process, as the official suite uses it.
 func TestStateStoreInProcess(t *testing.T) {
 	h := newHouse(t)
-	store := NewStateStore(h.manager, ComponentOptions{Defaults: testDefaults})
+	store := NewStateStore(h.manager, ComponentOptions{})
 	ctx := t.Context()
 	require.ErrorIs(t, store.Set(ctx, &contribstate.SetRequest{Key: "k", Value: 1}), ErrNotInitialized)
 	require.NoError(t, store.Init(ctx, contribstate.Metadata{}))

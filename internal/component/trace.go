@@ -67,7 +67,7 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 		attributes := []attribute.KeyValue{
 			semconv.DBSystemNameKey.String(tracedSystem),
 			semconv.DBOperationName(string(op)),
-			semconv.DBNamespace(store.config.label(c.store.defaults)),
+			semconv.DBNamespace(store.config.label()),
 			semconv.DBCollectionName(store.config.Bucket),
 		}
 		if n := batchSize(req); n > 0 {
@@ -81,7 +81,7 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 		if notReady != nil {
 			return
 		}
-		publish := publishTrace{tracer, config.Publisher.label(s.opts.Defaults), config.Publisher.Bucket, start}
+		publish := publishTrace{tracer, config.Publisher.label(), config.Publisher.Bucket, start}
 		switch req := req.(type) {
 		case *proto.PublishRequest:
 			publish.event(ctx, req.GetTopic(), req.GetData(), req.GetMetadata(), err)
@@ -208,7 +208,7 @@ func (s *Server) traceDeliveries(config *pubsubConfig) *deliverySpans {
 	}
 	return &deliverySpans{
 		tracer:   s.opts.Tracer,
-		database: config.Publisher.label(s.opts.Defaults), bucket: config.Publisher.Bucket, group: config.Consumer.Group,
+		database: config.Publisher.label(), bucket: config.Publisher.Bucket, group: config.Consumer.Group,
 		open: make(map[uint64]trace.Span),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -68,9 +69,9 @@ func (h *house) records(bucket string) (n int) {
 func (h *house) atRest(bucket string, fn func(b *boltdb.Bucket) error) {
 	h.t.Helper()
 	h.stop()
-	db, err := boltdb.Open(h.t.Context(), filepath.Join(h.dir, "data", testDefaults.Database+".db"), boltdb.Options{})
+	db, err := boltdb.Open(h.t.Context(), filepath.Join(h.dir, "data", databases.DefaultDatabase+".db"), boltdb.Options{})
 	require.NoError(h.t, err)
-	namespace := boltdb.NewNamespace(boltdb.KindPubSub, testDefaults.PubSubBucket)
+	namespace := boltdb.NewNamespace(boltdb.KindPubSub, databases.DefaultPubSubBucket)
 	require.NoError(h.t, db.Update(h.t.Context(), func(tx *boltdb.Tx) error {
 		return boltdb.Dirty(fn(namespace.In(tx).Bucket([]byte(bucket))))
 	}))

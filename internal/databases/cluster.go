@@ -55,15 +55,10 @@ func (m *Manager) openClusterStore(ctx context.Context, ns clusterNamespace) (*s
 	})
 }
 
-// Label is what people call a database on servers: it must not be taken for a file. system is etcd or nats.
-func Label(system, prefix, database string) string {
-	return servers.Label(system, prefix, database, DefaultDatabase)
-}
-
 // openClusterStores lists those that sidecars use.
 func (m *Manager) openClusterStores() (list []OpenStore) {
 	for ns, s := range m.clusterStores.made() {
-		list = append(list, OpenStore{Database: Label("etcd", ns.cluster.Prefix, ns.database), Bucket: ns.bucket, Store: s, servers: ns.cluster.Endpoints})
+		list = append(list, OpenStore{Database: servers.Label("etcd", ns.cluster.Prefix, ns.database), Bucket: ns.bucket, Store: s, servers: ns.cluster.Endpoints})
 	}
 	slices.SortFunc(list, func(a, b OpenStore) int {
 		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.servers, b.servers))

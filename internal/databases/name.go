@@ -4,14 +4,15 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // What a component, a command or a query works on when it names nothing else.
 const (
-	DefaultDatabase     = "dapr"
-	DefaultStateBucket  = "state"
-	DefaultPubSubBucket = "pubsub"
+	DefaultDatabase     = servers.DefaultDatabase
+	DefaultStateBucket  = servers.DefaultStateBucket
+	DefaultPubSubBucket = servers.DefaultPubSubBucket
 )
 
 // fileSuffix ends the name of every database file.

@@ -64,7 +64,7 @@ func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err er
 		Clock:       m.opts.Clock,
 		Logger:      m.logger(ns.namespace),
 		Totals:      &m.opts.Metrics.Totals,
-		Timings:     m.opts.Metrics.Timings(Label("nats", ns.at.Prefix, ns.database), ns.bucket),
+		Timings:     m.opts.Metrics.Timings(servers.Label("nats", ns.at.Prefix, ns.database), ns.bucket),
 		NameLimits:  m.opts.Names,
 	}, nil
 }
@@ -72,7 +72,7 @@ func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err er
 // openNATSBrokers lists those that sidecars use.
 func (m *Manager) openNATSBrokers() (list []OpenBroker) {
 	for ns, b := range m.natsBrokers.made() {
-		list = append(list, OpenBroker{Database: Label("nats", ns.at.Prefix, ns.database), Bucket: ns.bucket, Broker: b, servers: ns.at.Endpoints})
+		list = append(list, OpenBroker{Database: servers.Label("nats", ns.at.Prefix, ns.database), Bucket: ns.bucket, Broker: b, servers: ns.at.Endpoints})
 	}
 	slices.SortFunc(list, func(a, b OpenBroker) int {
 		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.servers, b.servers))

@@ -2,6 +2,13 @@ package servers
 
 import "fmt"
 
+// What a component, a command or a query works on when it names nothing else.
+const (
+	DefaultDatabase     = "dapr"
+	DefaultStateBucket  = "state"
+	DefaultPubSubBucket = "pubsub"
+)
+
 // Place is where a component keeps its data.
 type Place struct {
 	Database, Bucket string

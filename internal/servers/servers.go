@@ -34,11 +34,11 @@ type Access struct {
 	DialTimeout, RequestTimeout time.Duration
 }
 
-// Label is what people call a database on servers: it must not be taken for a file. system is etcd or nats; the standard
-// database's name is left out.
-func Label(system, prefix, database, standard string) string {
+// Label is what people call a database on servers: it must not be taken for a file. system is etcd or nats;
+// DefaultDatabase is left out.
+func Label(system, prefix, database string) string {
 	label := system + "-" + prefix
-	if database != standard {
+	if database != DefaultDatabase {
 		label += "-" + database
 	}
 	return label
