@@ -2,74 +2,144 @@ package component
 
 import (
 	"fmt"
+	"log/slog"
 	"sync"
+	"time"
 
+	"github.com/jonboulle/clockwork"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // the codec that this one is made of
 	"google.golang.org/grpc/mem"
 	googleproto "google.golang.org/protobuf/proto"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/throttled"
 )
+
+const (
+	// smallAnswer is the size of an answer, in bytes, that is not counted while it is not read.
+	smallAnswer = 4 << 10
+	// deafFor is how long a client may read nothing before its connection is closed for want of room.
+	deafFor = 10 * time.Second
+)
+
+// answers bounds the bytes of answers that are not read yet. Beyond it, connections are closed that nothing was read from
+// for deafFor, and if there are none, the call is refused.
+type answers struct {
+	limit int64
+	log   *slog.Logger
+	clock clockwork.Clock
+
+	mu     sync.Mutex
+	unread map[*connection]*unread
+	inAll  int64
+	cut    throttled.Log
+}
+
+// unread are a connection's answers that are not read yet.
+type unread struct {
+	bytes int64
+	// heard is when an answer was written, or the first of these was there.
+	heard time.Time
+}
+
+func newAnswers(limit int64, log *slog.Logger, clock clockwork.Clock) *answers {
+	return &answers{limit: limit, log: log, clock: clock, unread: make(map[*connection]*unread)}
+}
+
+// reserve makes room for an answer until it is written or its connection is closed. It returns what gRPC is to write.
+func (a *answers) reserve(conn *connection, built any) (any, error) {
+	m := built.(googleproto.Message)
+	size := int64(googleproto.Size(m))
+	if size <= smallAnswer {
+		return built, nil
+	}
+	err := a.take(conn, size)
+	if err != nil && a.closeDeaf() {
+		err = a.take(conn, size)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &answer{m, sync.OnceFunc(func() { a.written(conn, size) })}, nil
+}
+
+func (a *answers) take(conn *connection, size int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.inAll > 0 && a.inAll+size > a.limit {
+		return fmt.Errorf("%w: %d bytes are not read yet, this one has %d; --max-request-bytes allows no more than %d",
+			ErrTooManyAnswers, a.inAll, size, a.limit)
+	}
+	u := a.unread[conn]
+	if u == nil {
+		u = &unread{heard: a.clock.Now()}
+		a.unread[conn] = u
+	}
+	u.bytes += size
+	a.inAll += size
+	return nil
+}
+
+// closeDeaf closes the connections that nothing was read from for deafFor, and reports whether there were any.
+func (a *answers) closeDeaf() bool {
+	var deaf []*connection
+	line := func() {}
+	a.mu.Lock()
+	for conn, u := range a.unread {
+		if a.clock.Since(u.heard) < deafFor {
+			continue
+		}
+		deaf = append(deaf, conn)
+		if before, ok := a.cut.Allow(a.clock.Now(), logEvery); ok {
+			bytes := u.bytes
+			line = func() {
+				a.log.Warn("closed a connection whose client does not read what it is answered", "bytes", bytes, "from", conn.peer, "before", before)
+			}
+		}
+	}
+	a.mu.Unlock()
+	for _, conn := range deaf {
+		_ = conn.Close()
+	}
+	line()
+	return len(deaf) > 0
+}
+
+func (a *answers) written(conn *connection, size int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u := a.unread[conn]
+	if u == nil {
+		return // the connection is closed
+	}
+	u.heard = a.clock.Now()
+	a.inAll -= size
+	if u.bytes -= size; u.bytes == 0 {
+		delete(a.unread, conn)
+	}
+}
+
+// closed takes off what a connection has left unread.
+func (a *answers) closed(conn *connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if u := a.unread[conn]; u != nil {
+		a.inAll -= u.bytes
+		delete(a.unread, conn)
+	}
+}
+
+func (a *answers) used() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.inAll
+}
 
 // answer is one that counts until gRPC has written it, which may be long after its call has ended: gRPC keeps it for a
 // client that does not read.
 type answer struct {
 	googleproto.Message
 	release func()
-}
-
-// reserve makes room for an answer until it is written or its connection is closed. It returns what gRPC is to write.
-func (l *limiter) reserve(conn *connection, built any) (any, error) {
-	m, ok := built.(googleproto.Message)
-	if !ok {
-		return built, nil
-	}
-	size := int64(googleproto.Size(m))
-	if size <= smallAnswer {
-		return built, nil
-	}
-	var deaf []*connection
-	defer func() {
-		for _, c := range deaf {
-			_ = c.Close()
-		}
-	}()
-	l.mu.Lock()
-	defer l.unlock()
-	if l.unreadInAll > 0 && l.unreadInAll+size > l.limit {
-		for c, bytes := range l.unread {
-			if l.clock.Since(c.heard) >= deafFor {
-				deaf = append(deaf, c)
-				l.unreadInAll -= bytes
-				delete(l.unread, c)
-				if before, ok := l.cut.Allow(l.clock.Now(), logEvery); ok {
-					l.warn("closed a connection whose client does not read what it is answered", "bytes", bytes, "from", c.peer, "before", before)
-				}
-			}
-		}
-	}
-	if l.unreadInAll > 0 && l.unreadInAll+size > l.limit {
-		return nil, fmt.Errorf("%w: %d bytes are not read yet, this one has %d; --max-request-bytes allows no more than %d",
-			ErrTooManyAnswers, l.unreadInAll, size, l.limit)
-	}
-	if l.unread[conn] == 0 {
-		conn.heard = l.clock.Now()
-	}
-	l.unread[conn] += size
-	l.unreadInAll += size
-	return &answer{m, sync.OnceFunc(func() { l.written(conn, size) })}, nil
-}
-
-func (l *limiter) written(conn *connection, size int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.unread[conn] == 0 {
-		return // it is closed
-	}
-	conn.heard = l.clock.Now()
-	l.unreadInAll -= size
-	if l.unread[conn] -= size; l.unread[conn] == 0 {
-		delete(l.unread, conn)
-	}
 }
 
 // codec is gRPC's own for protobuf, which tells an answer when it was written.

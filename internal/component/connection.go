@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/credentials"
@@ -30,9 +29,6 @@ type connection struct {
 	peer    access.Process
 	session *sidecars.Session
 	onClose func()
-	// heard is guarded by limiter.mu: when one of its answers was written, or the first of those that are not was there.
-	heard time.Time
-
 	// state and pubsub are nil until they are initialized.
 	state  atomic.Pointer[StateStore]
 	pubsub atomic.Pointer[PubSub]
@@ -67,6 +63,7 @@ func (s *Server) newConnection(conn net.Conn) *connection {
 	c.onClose = sync.OnceFunc(func() {
 		s.connections.Add(-1)
 		s.limiter.closed(c)
+		s.answers.closed(c)
 		if !s.isStopping() {
 			c.session.Close()
 		}

@@ -22,8 +22,9 @@ import (
 )
 
 // settled waits until nothing is counted, although connections are open.
-func settled(t *testing.T, l *limiter) {
+func settled(t *testing.T, s *Server) {
 	t.Helper()
+	l := s.limiter
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -31,13 +32,12 @@ func settled(t *testing.T, l *limiter) {
 		require.Zero(c, l.open)
 		require.Zero(c, l.bytes)
 		require.Zero(c, l.arriving.Len())
-		require.Zero(c, l.unreadInAll)
-		require.Empty(c, l.unread)
+		require.Zero(c, s.answers.used())
 	}, 10*time.Second, time.Millisecond)
-	require.True(t, l.small.TryAcquire(l.limit))
-	l.small.Release(l.limit)
-	require.True(t, l.rest.TryAcquire(l.limit))
-	l.rest.Release(l.limit)
+	for _, each := range []*workers{s.turns.small, s.turns.rest} {
+		require.True(t, each.TryAcquire(s.turns.limit))
+		each.Release(s.turns.limit)
+	}
 }
 
 // arriving waits until so many calls are open, and so many bytes at least are arriving.
@@ -98,9 +98,8 @@ func TestNothingIsCountedForCallsThatAreOver(t *testing.T) {
 			unread.initialize(t)
 			unread.send(t, unread.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
 			require.Eventually(t, func() bool {
-				h.server.limiter.mu.Lock()
-				defer h.server.limiter.mu.Unlock()
-				return h.server.limiter.unreadInAll >= 3<<20 && h.server.limiter.open == 0
+				calls, _ := h.server.limiter.used()
+				return h.server.answers.used() >= 3<<20 && calls == 0
 			}, 10*time.Second, time.Millisecond)
 			require.NoError(t, unread.Conn.Close())
 		},
@@ -164,9 +163,9 @@ func TestNothingIsCountedForCallsThatAreOver(t *testing.T) {
 			c := h.store("a")
 			_, err := c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerID": "a"}}})
 			require.NoError(t, err)
-			l := h.server.limiter
+			server := h.server
 			run(t, h, c)
-			settled(t, l)
+			settled(t, server)
 		})
 	}
 }
@@ -186,7 +185,7 @@ func TestTooManyCalls(t *testing.T) {
 	c := h.store("a")
 	bus := h.bus("b", "consumerID", "b")
 	l := h.server.limiter
-	settled(t, l)
+	settled(t, h.server)
 	var arrivingCalls []grpc.ClientStream
 	for i := range most {
 		arrivingCalls = append(arrivingCalls, open(t, c.ctx, c, proto.StateStore_Set_FullMethodName))
@@ -225,7 +224,7 @@ func TestUnfinishedRequestsMakeRoom(t *testing.T) {
 	l := h.server.limiter
 	c := h.store("a")
 	require.NoError(t, c.set("k", string(make([]byte, 3*limit))), "one alone always fits")
-	settled(t, l)
+	settled(t, h.server)
 	stalled := h.rawClient(t)
 	const calls = 13
 	for range calls {
@@ -287,7 +286,7 @@ func TestReadsOfMuchWaitForTheirTurn(t *testing.T) {
 	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes = limit } })
 	c := h.store("a")
 	require.NoError(t, c.set("k", "v"))
-	require.True(t, h.server.limiter.rest.TryAcquire(limit))
+	require.True(t, h.server.turns.rest.TryAcquire(limit))
 	answered := make(chan error, 1)
 	go func() {
 		_, err := c.BulkGet(c.ctx, &proto.BulkGetRequest{Items: []*proto.GetRequest{{Key: "k"}}})
@@ -301,9 +300,9 @@ func TestReadsOfMuchWaitForTheirTurn(t *testing.T) {
 		require.Fail(t, "it was not its turn")
 	default:
 	}
-	h.server.limiter.rest.Release(limit)
+	h.server.turns.rest.Release(limit)
 	require.NoError(t, <-answered)
-	settled(t, h.server.limiter)
+	settled(t, h.server)
 }
 
 // Answers that nobody reads are kept, as far as there is room, and then their clients are cut off.
@@ -312,7 +311,6 @@ func TestUnreadAnswers(t *testing.T) {
 	const limit = 2*value + 1<<20
 	clock := clockwork.NewFakeClock()
 	h := newHouse(t, func(h *house) { h.options = func(o *Options) { o.MaxRequestBytes, o.Clock = limit, clock } })
-	l := h.server.limiter
 	c := h.store("a")
 	require.NoError(t, c.set("k", string(make([]byte, value))))
 	require.NoError(t, c.set("small", "v"))
@@ -321,11 +319,7 @@ func TestUnreadAnswers(t *testing.T) {
 	for range 2 {
 		deaf.send(t, deaf.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
 	}
-	require.Eventually(t, func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.unreadInAll > 2*value
-	}, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.server.answers.used() > 2*value }, 10*time.Second, time.Millisecond)
 	_, err := c.Get(c.ctx, &proto.GetRequest{Key: "k"})
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), err)
 	require.ErrorContains(t, err, "too many answers at once")
@@ -335,7 +329,7 @@ func TestUnreadAnswers(t *testing.T) {
 		require.Len(t, c.get(t, "k"), value)
 	}
 	require.Contains(t, h.log.String(), "closed a connection whose client does not read what it is answered")
-	settled(t, l)
+	settled(t, h.server)
 }
 
 // A sidecar may read nothing until it has written all it has to: what it sends is read meanwhile, or neither side would
@@ -376,5 +370,5 @@ func TestAPanicLeavesNothingCounted(t *testing.T) {
 	_, err := c.Init(c.ctx, &proto.InitRequest{})
 	require.ErrorContains(t, err, "the call panicked; see the log of dapr-bolt")
 	require.Contains(t, h.log.String(), "no store")
-	settled(t, h.server.limiter)
+	settled(t, h.server)
 }

@@ -135,6 +135,8 @@ type Server struct {
 	socket  *socket
 	grpc    *grpc.Server
 	limiter *limiter
+	turns   *turns
+	answers *answers
 	// connections counts those that are open.
 	connections atomic.Int64
 
@@ -188,8 +190,10 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		socket:  sock,
 		pulls:   make(map[*pull]struct{}),
 		stopped: make(chan struct{}),
+		limiter: newLimiter(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock),
+		turns:   newTurns(opts.MaxRequestBytes),
+		answers: newAnswers(opts.MaxRequestBytes, opts.Logger, opts.Clock),
 	}
-	s.limiter = newLimiter(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock)
 	var limiting context.Context
 	limiting, s.stopLimiter = context.WithCancel(context.Background())
 	s.goroutines.Go(func() { s.limiter.run(limiting) })
@@ -243,15 +247,19 @@ func (s *Server) workOn(ctx context.Context, c *call, req any, handler grpc.Unar
 	if err != nil {
 		return nil, err
 	}
-	return s.limiter.reserve(c.conn, answer)
+	return s.answers.reserve(c.conn, answer)
 }
 
 func (s *Server) takeTurn(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (any, error) {
-	lane, err := s.limiter.enter(ctx, c)
+	size := s.limiter.size(c)
+	turn, err := s.turns.wait(ctx, c.method, size)
 	if err != nil {
 		return nil, err
 	}
-	defer lane.leave()
+	defer turn.end()
+	if err := s.limiter.begin(c, size); err != nil {
+		return nil, err
+	}
 	return s.answer(ctx, c, req, handler)
 }
 
@@ -291,12 +299,12 @@ func (s *Server) Limits() []metrics.Limit {
 	s.mu.Lock()
 	streams := len(s.pulls)
 	s.mu.Unlock()
-	calls, requestBytes := s.limiter.used()
+	calls, arriving := s.limiter.used()
 	return []metrics.Limit{
 		{Flag: "max-connections", Used: float64(s.connections.Load()), Max: float64(s.opts.MaxConnections)},
 		{Flag: "max-streams", Used: float64(streams), Max: float64(s.opts.MaxStreams)},
 		{Flag: "max-calls", Used: float64(calls), Max: float64(s.opts.MaxCalls)},
-		{Flag: "max-request-bytes", Used: float64(requestBytes), Max: float64(s.opts.MaxRequestBytes)},
+		{Flag: "max-request-bytes", Used: float64(max(arriving, s.turns.used(), s.answers.used())), Max: float64(s.opts.MaxRequestBytes)},
 	}
 }
 
