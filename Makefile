@@ -170,6 +170,7 @@ FORCE:
 
 $(STACK): FORCE
 	@mkdir -p $(@D)
+	@test -e $@ || echo "building what starts all of it: a minute or two, the first time"
 	@CGO_ENABLED=0 go -C conformance build -o ../$@ ./cmd/stack
 
 # The version is the one that go.mod pins for `go tool staticcheck`; one binary

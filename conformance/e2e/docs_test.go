@@ -19,6 +19,7 @@ import (
 // notRun are the beginnings of commands that documents show and this test does not run, and why.
 var notRun = map[string]string{
 	"make ":                "the tests run what it runs",
+	"git clone ":           "needs the internet",
 	"go install ":          "needs a release on the internet",
 	"curl ":                "downloads the Dapr CLI, or calls an app that the quick starts' tests call",
 	"dapr ":                "needs Dapr's CLI: TestDaprRun",

@@ -21,6 +21,12 @@ var runPorts = harness.TodoPorts{
 	SchedulerSidecarHTTP: 3501, SchedulerSidecarGRPC: 50002,
 }
 
+type runOptions struct {
+	Dir          string // holds data, logs and component files, and stays
+	Ports        harness.TodoPorts
+	ShowSidecars bool
+}
+
 func newRunCommand() *cobra.Command {
 	var showSidecars bool
 	cmd := &cobra.Command{
@@ -28,27 +34,29 @@ func newRunCommand() *cobra.Command {
 		Short: "Run the todo app until Ctrl-C; the todos stay in .run",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), cmd.OutOrStdout(), showSidecars)
+			checkout, err := harness.FindCheckout()
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), checkout, cmd.OutOrStdout(), runOptions{
+				Dir: checkout.Path(".run"), Ports: runPorts, ShowSidecars: showSidecars,
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&showSidecars, "show-sidecars", false, "show what the Dapr sidecars print, too; it is in .run/logs either way")
 	return cmd
 }
 
-func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
-	checkout, err := harness.FindCheckout()
-	if err != nil {
-		return err
-	}
+func run(ctx context.Context, checkout harness.Checkout, out io.Writer, opts runOptions) (err error) {
 	// Before the builds, which may take minutes.
-	if err := runPorts.Check(); err != nil {
+	if err := opts.Ports.Check(); err != nil {
 		return err
 	}
 	programs, err := checkout.BuildPrograms(ctx, os.Stderr)
 	if err != nil {
 		return unlessInterrupted(ctx, err)
 	}
-	h, err := harness.New(harness.Options{Dir: checkout.Path(".run"), Output: out})
+	h, err := harness.New(harness.Options{Dir: opts.Dir, Output: out})
 	if err != nil {
 		return err
 	}
@@ -62,9 +70,9 @@ func run(ctx context.Context, out io.Writer, showSidecars bool) (err error) {
 	s, err := h.StartTodo(ctx, harness.TodoOptions{
 		Programs:      programs,
 		Components:    components,
-		Ports:         runPorts,
+		Ports:         opts.Ports,
 		SidecarArgs:   harness.AppHealthChecks,
-		QuietSidecars: !showSidecars,
+		QuietSidecars: !opts.ShowSidecars,
 	})
 	if err != nil {
 		return unlessInterrupted(ctx, err)
