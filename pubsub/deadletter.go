@@ -150,10 +150,14 @@ func (f *DeadLetterFilter) HasText(d *DeadLetter) bool {
 	if f.Text == "" {
 		return true
 	}
-	text := strings.ToLower(f.Text)
-	in := func(s string) bool { return strings.Contains(strings.ToLower(s), text) }
+	in := func(s string) bool { return HoldsText(s, f.Text) }
 	return in(d.Event.ID) || in(string(d.Event.Data)) ||
 		slices.ContainsFunc(d.History.Attempts, func(a Attempt) bool { return in(a.Error) })
+}
+
+// HoldsText reports whether s holds text, case-insensitively.
+func HoldsText(s, text string) bool {
+	return strings.Contains(strings.ToLower(s), strings.ToLower(text))
 }
 
 // DefaultPageSize is the page of a list that names no limit.

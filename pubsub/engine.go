@@ -31,9 +31,9 @@ type Engine interface {
 	Clear(ctx context.Context) error
 	// Topics lists the names of all topics that were ever published or subscribed to, and were not removed.
 	Topics(ctx context.Context) ([]string, error)
-	// Stats says what is stored, per topic and group: of the topics after a name, in order, at most limit of them (0: all).
-	// It does not walk what it counts. What is in memory alone is the broker's to count.
-	Stats(ctx context.Context, after string, limit int) ([]TopicStats, error)
+	// Stats says what is stored, per topic and group: of the topics after a name, in order, whose name holds text, at most
+	// limit of them (0: all). It does not walk what it counts. What is in memory alone is the broker's to count.
+	Stats(ctx context.Context, after, text string, limit int) ([]TopicStats, error)
 	// TopicStats is Stats of one topic, or ErrNotFound.
 	TopicStats(ctx context.Context, topic string) (TopicStats, error)
 
@@ -57,7 +57,7 @@ type Engine interface {
 	// than the first once they pass maxBytes.
 	Events(ctx context.Context, topic string, before uint64, limit, maxBytes int) ([]Event, error)
 	// Trace says where an event of topic stands for each group, or ErrNotFound if it was never there. It looks at no more
-	// than scan retries of each group, and scan dead letters.
+	// than scan retries of each group, and the newest scan dead letters.
 	Trace(ctx context.Context, topic string, sequence uint64, scan int) (Trace, error)
 	// Retries lists the retries and redriven events of topic's groups, from a place on, at most limit of them, and no more than
 	// the first once they pass maxBytes. next is where to go on; zero: there are no more.

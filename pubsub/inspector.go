@@ -8,8 +8,9 @@ import (
 // Inspector is what a Service does for people who look into it. None of it reads more records than a page has, or
 // than it says.
 type Inspector interface {
-	// StatsAfter is Stats of the topics after a name, in order, at most limit of them (0: all).
-	StatsAfter(ctx context.Context, after string, limit int) ([]TopicStats, error)
+	// StatsAfter is Stats of the topics after a name, in order, at most limit of them (0: all): of those whose name holds text,
+	// as HoldsText has it.
+	StatsAfter(ctx context.Context, after, text string, limit int) ([]TopicStats, error)
 	// TopicStats is Stats of one topic, or ErrNotFound.
 	TopicStats(ctx context.Context, topic string) (TopicStats, error)
 	// Consumers returns the streams of this process that consume a topic, by group.

@@ -180,7 +180,7 @@ func (m *machine) done() int {
 
 // stats are what the engine holds, without what is in flight.
 func (m *machine) stats() pubsub.TopicStats {
-	all, err := m.engine.Stats(context.Background(), "", 0)
+	all, err := m.engine.Stats(context.Background(), "", "", 0)
 	require.NoError(m.t, err)
 	require.Len(m.t, all, 1)
 	return all[0]

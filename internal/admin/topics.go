@@ -20,6 +20,8 @@ import (
 type TopicsRequest struct {
 	// Bucket default, where both fields are empty: all buckets.
 	Bucket
+	// Text selects those whose name holds it, case-insensitively.
+	Text string `json:"text,omitempty"`
 	// After is Topics.Next of the page before.
 	After string `json:"after,omitempty"`
 	// Limit of a page. Default: DefaultPageSize.
@@ -135,7 +137,7 @@ func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, er
 		case place == 0:
 			from = after.Topic
 		}
-		stats, err := b.Broker.StatsAfter(ctx, from, limit+1-len(answer.Topics))
+		stats, err := b.Broker.StatsAfter(ctx, from, request.Text, limit+1-len(answer.Topics))
 		if err != nil {
 			return answer, err
 		}

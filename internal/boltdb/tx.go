@@ -206,6 +206,18 @@ func (c Cursor) Next() (key, value []byte) {
 	return c.c.Next()
 }
 
+// Last moves to the last key. It must not be called on a bucket that the transaction has emptied: it would not come back.
+func (c Cursor) Last() (key, value []byte) {
+	c.tx.read++
+	return c.c.Last()
+}
+
+// Prev moves to the key before.
+func (c Cursor) Prev() (key, value []byte) {
+	c.tx.read++
+	return c.c.Prev()
+}
+
 // Seek moves to the key, or to the next one if it is not there.
 func (c Cursor) Seek(key []byte) (k, value []byte) {
 	c.tx.read++

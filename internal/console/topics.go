@@ -19,8 +19,7 @@ const maxTopicRows = 500
 // topicRow is a topic with what its groups have in sum.
 type topicRow struct {
 	*admin.TopicStats
-	Waiting, InFlight, Retrying, Dead uint64
-	Streams                           int
+	Waiting uint64
 	// Oldest is when the oldest event that a group is owed was published.
 	Oldest *time.Time
 }
@@ -30,10 +29,6 @@ func newTopicRow(t *admin.TopicStats) topicRow {
 	for i := range t.Groups {
 		g := &t.Groups[i]
 		row.Waiting += g.Waiting
-		row.InFlight += g.InFlight
-		row.Retrying += g.Retrying
-		row.Dead += g.Dead
-		row.Streams += g.Streams
 		if g.OldestTime != nil && (row.Oldest == nil || g.OldestTime.Before(*row.Oldest)) {
 			row.Oldest = g.OldestTime
 		}
@@ -45,7 +40,7 @@ func newTopicRow(t *admin.TopicStats) topicRow {
 func (t topicRow) Link() string { return topicLink(t.Bucket, t.Topic) }
 
 // DeadLink is where its dead letters are shown.
-func (t topicRow) DeadLink() string { return selection{Bucket: t.Bucket, Topic: t.Topic}.grouped() }
+func (t topicRow) DeadLink() string { return selection{Bucket: t.Bucket, Topic: t.Topic}.Grouped() }
 
 func topicLink(bucket admin.Bucket, topic string) string {
 	query := of(bucket)
@@ -96,9 +91,11 @@ type topicsPage struct {
 	Sort    string
 	// Text is what the names that are shown hold.
 	Text string
-	// All is how many topics there are, Found of which hold Text; More says that there are further ones, which were not read.
-	All, Found int
-	More       bool
+	// Found is how many topics were read, which are sorted; there may be more than are shown.
+	Found int
+	// Next is where further topics are; empty: nowhere. Further says that these are such.
+	Next    string
+	Further bool
 	// Missing says which buckets are not among them.
 	Missing string
 	// Several says that they are not all in one bucket; Buckets are all.
@@ -116,17 +113,17 @@ func (p topicsPage) SortLink(key string) string {
 }
 
 func (c *Console) topics(r *http.Request) (*page, error) {
-	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Limit: admin.MaxPageSize})
+	after := r.Form.Get("after")
+	p := topicsPage{Columns: columns, Sort: r.Form.Get("sort"), Text: r.Form.Get("text"), Further: after != ""}
+	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Text: p.Text, After: after, Limit: admin.MaxPageSize})
 	if err != nil {
 		return nil, err
 	}
-	p := topicsPage{Columns: columns, Sort: r.URL.Query().Get("sort"), Text: r.URL.Query().Get("text"), All: len(stats.Topics), More: stats.Next != "", Missing: stats.Missing}
+	p.Missing = stats.Missing
 	for i := range stats.Topics {
 		t := &stats.Topics[i]
-		if p.Text == "" || strings.Contains(strings.ToLower(t.Topic), strings.ToLower(p.Text)) {
-			p.Topics = append(p.Topics, newTopicRow(t))
-			p.Several = p.Several || t.Bucket != stats.Topics[0].Bucket
-		}
+		p.Topics = append(p.Topics, newTopicRow(t))
+		p.Several = p.Several || t.Bucket != stats.Topics[0].Bucket
 	}
 	buckets, err := c.opts.Service.Buckets(r.Context())
 	if err != nil {
@@ -141,6 +138,9 @@ func (c *Console) topics(r *http.Request) (*page, error) {
 	slices.SortStableFunc(p.Topics, func(a, b topicRow) int {
 		return cmp.Or(columns[by].compare(a, b), columns[0].compare(a, b))
 	})
+	if stats.Next != "" {
+		p.Next = p.SortLink(p.Sort) + "&" + url.Values{"after": {stats.Next}}.Encode()
+	}
 	p.Found = len(p.Topics)
 	p.Topics = p.Topics[:min(p.Found, maxTopicRows)]
 	return &page{Title: "Topics", Section: sectionTopics, Live: true, template: "topics.html", Data: p}, nil
@@ -185,7 +185,7 @@ func (c *Console) topic(r *http.Request) (*page, error) {
 	p := topicPage{topicRow: newTopicRow(&detail.TopicStats), AllConsumers: len(detail.Consumers)}
 	p.Consumers = detail.Consumers[:min(maxConsumers, len(detail.Consumers))]
 	for _, g := range detail.Groups {
-		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.grouped()})
+		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.Grouped()})
 	}
 	if p.Retrying > 0 {
 		retries, err := c.opts.Service.Retries(r.Context(), admin.RetriesRequest{Bucket: bucket, Topic: topic, Limit: retriesShown})

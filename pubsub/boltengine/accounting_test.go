@@ -327,7 +327,7 @@ func (t *topicAccount) tooOld(sequence uint64, now time.Time) bool {
 }
 
 func (a *accounts) stats(topic string) pubsub.TopicStats {
-	all, err := a.engine.Stats(context.Background(), "", 0)
+	all, err := a.engine.Stats(context.Background(), "", "", 0)
 	require.NoError(a.t, err)
 	for _, s := range all {
 		if s.Topic == topic {

@@ -93,7 +93,7 @@ func TestSettledEventsLeaveTheFileWhenEveryGroupIsDone(t *testing.T) {
 	require.Equal(t, 0, counts(t, e, db)["done"], "the gap is closed")
 	settle(t, e, "b", acks(3, 4))
 	require.Equal(t, 0, counts(t, e, db)["log"])
-	stats, err := e.Stats(t.Context(), "", 0)
+	stats, err := e.Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.Zero(t, stats[0].Bytes)
 	require.EqualValues(t, 4, stats[0].LastSequence)
@@ -255,4 +255,31 @@ func TestTheSweepGetsPastManyEventsThatCannotBeRead(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Zero(t, counts(t, e, db)["log"])
+}
+
+// A trace looks among the newest dead letters, and for none where there can be none.
+func TestATraceFindsTheNewestDeadLetters(t *testing.T) {
+	e, _ := open(t)
+	for _, group := range []string{"a", "healthy"} {
+		_, err := e.OpenGroup(t.Context(), "t", group, pubsub.DeliverAll, pubsub.NameLimits{})
+		require.NoError(t, err)
+	}
+	const many, scan = 9, 3
+	appendAll(t, e, "t", entries(many))
+	for sequence := range uint64(many) {
+		settle(t, e, "a", []pubsub.Settlement{{Sequence: sequence + 1, Outcome: pubsub.Dead, Reason: pubsub.ReasonMaxDeliver, At: noon}})
+		settle(t, e, "healthy", acks(sequence+1))
+	}
+	state := func(sequence uint64) []pubsub.EventState {
+		trace, err := e.Trace(t.Context(), "t", sequence, scan)
+		require.NoError(t, err)
+		require.Len(t, trace.Groups, 2)
+		return []pubsub.EventState{trace.Groups[0].State, trace.Groups[1].State}
+	}
+	require.Equal(t, []pubsub.EventState{pubsub.EventDead, pubsub.EventHandled}, state(many))
+	require.Equal(t, []pubsub.EventState{pubsub.EventDead, pubsub.EventHandled}, state(many-scan+1))
+	require.Equal(t, []pubsub.EventState{pubsub.EventUnknown, pubsub.EventHandled}, state(many-scan))
+	_, err := e.Purge(t.Context(), []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9})
+	require.NoError(t, err)
+	require.Equal(t, []pubsub.EventState{pubsub.EventHandled, pubsub.EventHandled}, state(1))
 }

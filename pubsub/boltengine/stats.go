@@ -14,12 +14,12 @@ import (
 const oldestOf = 100
 
 // Stats implements pubsub.Engine.
-func (e *Engine) Stats(_ context.Context, after string, limit int) (stats []pubsub.TopicStats, err error) {
+func (e *Engine) Stats(_ context.Context, after, text string, limit int) (stats []pubsub.TopicStats, err error) {
 	err = e.read(func(b *buckets) error {
 		c := b.topics().Cursor()
 		for k, v := c.Seek([]byte(after)); k != nil && (limit == 0 || len(stats) < limit); k, v = c.Next() {
 			name := string(k)
-			if name == after {
+			if name == after || !pubsub.HoldsText(name, text) {
 				continue
 			}
 			var t topicRecord

@@ -51,7 +51,7 @@ func (e *Engine) Trace(ctx context.Context, topic string, sequence uint64, scan 
 		if err != nil {
 			return err
 		}
-		dead, all := b.findDead(topic, sequence, scan)
+		dead, missing := e.findDead(b, topic, groups, sequence, scan)
 		for _, g := range groups {
 			found := pubsub.GroupTrace{Group: g.name, State: pubsub.EventWaiting}
 			if sequence <= g.Done || b.done().Get(sequenceKey(g.ID, sequence)) != nil {
@@ -64,7 +64,7 @@ func (e *Engine) Trace(ctx context.Context, topic string, sequence uint64, scan 
 				case isDead:
 					found.State, found.DeadLetter, found.History = pubsub.EventDead, d.ID, d.History
 					trace.Event = orEvent(trace.Event, d.Event)
-				case !all:
+				case missing[g.name]:
 					found.State = pubsub.EventUnknown
 				}
 			}
@@ -103,20 +103,28 @@ func (b *buckets) traceSettled(trace *pubsub.Trace, found *pubsub.GroupTrace, to
 	return nil
 }
 
-// findDead returns the newest dead letter of an event by group, of the first dead letters, and whether those are all.
-func (b *buckets) findDead(topic string, sequence uint64, scan int) (found map[string]pubsub.DeadLetter, all bool) {
-	found = map[string]pubsub.DeadLetter{}
-	c := b.dead().Cursor()
-	k, v := c.First()
-	for n := 0; k != nil; k, v = c.Next() {
-		if n++; n > scan {
-			return found, false
+// findDead returns the newest dead letter of an event by group, of the newest dead letters, and the groups of which there
+// may be an older one. It does not look for those of groups that have none: the number may be ahead of the snapshot, by
+// what is redriven or purged just now.
+func (e *Engine) findDead(b *buckets, topic string, groups []namedGroup, sequence uint64, scan int) (found map[string]pubsub.DeadLetter, missing map[string]bool) {
+	found, missing = map[string]pubsub.DeadLetter{}, map[string]bool{}
+	for _, g := range groups {
+		if e.counts.get(deadOf(topic, g.name)) > 0 {
+			missing[g.name] = true
 		}
-		if head := decodeDeadHead(v); head.Topic == topic && head.Sequence == sequence {
+	}
+	c := b.dead().Cursor()
+	k, v := c.Last()
+	for n := 0; k != nil && len(missing) > 0; k, v = c.Prev() {
+		if n++; n > scan {
+			return found, missing
+		}
+		if head := decodeDeadHead(v); head.Topic == topic && head.Sequence == sequence && missing[head.Group] {
+			delete(missing, head.Group)
 			found[head.Group] = decodeDeadRecord(v).deadLetter(binary.BigEndian.Uint64(k))
 		}
 	}
-	return found, true
+	return found, nil
 }
 
 // errScanned means that there are too many records to look through.

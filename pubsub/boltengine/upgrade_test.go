@@ -53,13 +53,13 @@ func TestABucketOfAnOlderFileIsBroughtUpToDate(t *testing.T) {
 	require.NoError(t, err)
 	appendAll(t, e, "t", list)
 	settle(t, e, "g", []pubsub.Settlement{{Outcome: pubsub.Retried, Sequence: 1, Due: noon.Add(time.Second), History: pubsub.History{Deliveries: 1}}})
-	before, err := e.Stats(t.Context(), "", 0)
+	before, err := e.Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 
 	makeOld(t, e, "t")
 	e, err = New(t.Context(), db, "pubsub")
 	require.NoError(t, err)
-	after, err := e.Stats(t.Context(), "", 0)
+	after, err := e.Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.Equal(t, before, after)
 

@@ -13,11 +13,11 @@ import (
 // Stats implements pubsub.Service. Streams and counts are those of this process; Bytes is zero, since
 // the servers do not count them by topic; LastSequence is zero, since sequences are those of the bucket.
 func (b *Broker) Stats(ctx context.Context) ([]pubsub.TopicStats, error) {
-	return b.StatsAfter(ctx, "", 0)
+	return b.StatsAfter(ctx, "", "", 0)
 }
 
 // StatsAfter implements pubsub.Inspector.
-func (b *Broker) StatsAfter(ctx context.Context, after string, limit int) ([]pubsub.TopicStats, error) {
+func (b *Broker) StatsAfter(ctx context.Context, after, text string, limit int) ([]pubsub.TopicStats, error) {
 	b.mu.Lock()
 	names := slices.Sorted(maps.Keys(b.topics))
 	b.mu.Unlock()
@@ -25,7 +25,8 @@ func (b *Broker) StatsAfter(ctx context.Context, after string, limit int) ([]pub
 	if found {
 		from++
 	}
-	if names = names[from:]; limit > 0 && len(names) > limit {
+	names = slices.DeleteFunc(names[from:], func(name string) bool { return !pubsub.HoldsText(name, text) })
+	if limit > 0 && len(names) > limit {
 		names = names[:limit]
 	}
 	stats := make([]pubsub.TopicStats, 0, len(names))
