@@ -194,7 +194,7 @@ func (s *Service) steps(ctx context.Context, j *runningJob) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		done, err := s.act(ctx, j.Action, IDsRequest{j.Filter.Bucket, step})
+		done, err := s.Apply(ctx, j.Action, IDsRequest{j.Filter.Bucket, step})
 		if err != nil {
 			return err
 		}
@@ -222,7 +222,8 @@ func (s *Service) selected(ctx context.Context, filter ListOptions) (ids []uint6
 	}
 }
 
-func (s *Service) act(ctx context.Context, action JobAction, request IDsRequest) (done int, err error) {
+// Apply redrives or purges at most MaxIDs dead letters, and returns how many that were.
+func (s *Service) Apply(ctx context.Context, action JobAction, request IDsRequest) (done int, err error) {
 	if action == JobPurge {
 		result, err := s.Purge(ctx, request)
 		return result.Purged, err

@@ -26,6 +26,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -235,24 +236,69 @@ func TestReadOnlyRefusesEveryChange(t *testing.T) {
 		}
 	}
 	require.Equal(t, 1, e.dead())
-	for _, path := range []string{"/topics", "/topic?topic=orders", "/dead-letters", "/dead-letters?view=list", "/dead-letter?id=1"} {
+	for _, path := range e.allPages(`{"kind":"green"}`) {
 		require.NotContains(t, e.get(path).body, `method="post"`, path)
 	}
+}
+
+// allPages stores something that is shown by every page, with the payload and value given, and returns where they are.
+func (e *env) allPages(content string) (paths []string) {
+	t := e.t
+	e.dies("orders", content, "no slot")
+	message := pubsub.Message{Data: []byte(content), Metadata: map[string]string{"note": content}}
+	require.NoError(t, e.broker.Publish(t.Context(), "kept", []pubsub.Message{message}, pubsub.PublishOptions{})[0])
+	retrying, err := e.broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Topic: "kept", Group: "app", MaxDeliver: 2, BackOff: []time.Duration{time.Hour}})
+	require.NoError(t, err)
+	defer retrying.Close()
+	delivery, err := retrying.Next(t.Context())
+	require.NoError(t, err)
+	delivery.Nack("no slot")
+	store, err := e.manager.StateStore(t.Context(), databases.DefaultDatabase, databases.DefaultStateBucket)
+	require.NoError(t, err)
+	write := statestore.Write{Op: statestore.OpSet, Key: "app||key", Value: []byte(content)}
+	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{write}, IdempotencyKey: "once"}))
+	_, err = e.console.opts.Service.StartJob(t.Context(), admin.JobRequest{Action: admin.JobRedrive, Filter: admin.ListOptions{Text: content, Topic: "none"}})
+	require.NoError(t, err, "the command line may, whatever the console may")
+	require.Eventually(t, func() bool { return strings.Contains(e.get("/event?topic=kept&sequence=1").body, "retrying") }, longTime, time.Millisecond)
+	byRoute := map[string][]string{
+		"/{$}":                    {"/"},
+		"/topics":                 {"/topics", "/topics?sort=dead&text=e"},
+		"/topic":                  {"/topic?topic=orders", "/topic?topic=kept"},
+		"/event":                  {"/event?topic=kept&sequence=1", "/event?topic=kept&sequence=1&as=hex", "/event?topic=orders&sequence=1"},
+		"/event/payload":          {"/event/payload?topic=kept&sequence=1"},
+		"/state":                  {"/state", "/state?prefix=app%7C%7C"},
+		"/state/key":              {"/state/key?key=app%7C%7Ckey", "/state/key?key=app%7C%7Ckey&as=text"},
+		"/state/key/value":        {"/state/key/value?key=app%7C%7Ckey"},
+		"/state/query":            {"/state/query", "/state/query?query=%7B%7D"},
+		"/state/idempotency-keys": {"/state/idempotency-keys"},
+		"/dead-letters":           {"/dead-letters", "/dead-letters?view=list", "/dead-letters?topic=none"},
+		"/dead-letter":            {"/dead-letter?id=1", "/dead-letter?id=1&as=text", "/dead-letter?id=1&as=hex"},
+		"/dead-letter/payload":    {"/dead-letter/payload?id=1"},
+		"/job":                    {"/job?id=1"},
+	}
+	for _, rt := range e.console.table() {
+		if rt.method == http.MethodGet && !rt.open {
+			require.Contains(t, byRoute, rt.path, "where the page is")
+			paths = append(paths, byRoute[rt.path]...)
+		}
+	}
+	return paths
 }
 
 func TestHiddenValues(t *testing.T) {
 	const secret = "a secret word"
 	e := newEnv(t, func(o *Options) { o.HideValues = true })
-	e.dies("orders", `{"specversion":"1.0","type":"`+secret+`","data":"`+secret+`"}`, "no slot")
-	for _, path := range []string{"/topics", "/topic?topic=orders", "/dead-letters", "/dead-letters?view=list", "/dead-letter?id=1", "/dead-letter?id=1&as=text", "/dead-letter/payload?id=1"} {
-		require.NotContains(t, e.get(path).body, secret, path)
+	for _, path := range e.allPages(`{"specversion":"1.0","type":"` + secret + `","data":"` + secret + `"}`) {
+		got := e.get(path)
+		require.NotContains(t, got.body, secret, path)
+		require.NotContains(t, got.body, "secr", path)
+		require.NotContains(t, got.body, "73 65 63 72", "%s, in hex", path)
+		if strings.Contains(path, "/payload") || strings.Contains(path, "/value") {
+			require.Equal(t, http.StatusForbidden, got.StatusCode, path)
+		}
 	}
-	require.Equal(t, http.StatusForbidden, e.get("/dead-letter/payload?id=1").StatusCode)
 	require.Equal(t, http.StatusBadRequest, e.get("/dead-letters?text=secret").StatusCode, "a search would find out what is hidden")
 	require.Equal(t, http.StatusBadRequest, e.get("/state/query?query=%7B%7D").StatusCode, "and so would a query")
-	job, err := e.console.opts.Service.StartJob(t.Context(), admin.JobRequest{Action: admin.JobRedrive, Filter: admin.ListOptions{Text: secret}})
-	require.NoError(t, err, "the command line may")
-	require.NotContains(t, e.get(fmt.Sprint("/job?id=", job.ID)).body, secret)
 }
 
 func TestLogin(t *testing.T) {
@@ -364,6 +410,7 @@ func TestDeadLettersOfOneCauseAreOneRow(t *testing.T) {
 	require.Contains(t, body, `data-label="Count">60<`)
 	list := e.get("/dead-letters?view=list&cause=" + url.QueryEscape("no slot for order # at host-#")).body
 	require.Equal(t, 50, strings.Count(list, `<th scope="row"`))
+	require.Contains(t, list, `href="/dead-letters?cause=`, "back to the causes, with the same filter")
 	more := regexp.MustCompile(`href="([^"]*after=[^"]*)"`).FindStringSubmatch(list)
 	require.NotNil(t, more)
 	require.Equal(t, 10, strings.Count(e.get(html.UnescapeString(more[1])).body, `<th scope="row"`))
@@ -403,7 +450,7 @@ func TestACauseIsSelectedByItsForm(t *testing.T) {
 
 func TestJobsAreFewAndCanBeStopped(t *testing.T) {
 	e := newEnv(t)
-	for range 3 {
+	for range admin.MaxJobs + 1 { // each job takes one at once
 		e.dies("orders", `1`, "no slot")
 	}
 	slow := url.Values{"all": {"yes"}, "rate": {"0.01"}}
@@ -413,9 +460,20 @@ func TestJobsAreFewAndCanBeStopped(t *testing.T) {
 		require.Equal(t, http.StatusSeeOther, last.StatusCode)
 	}
 	require.Equal(t, http.StatusServiceUnavailable, e.send(http.MethodPost, "/dead-letters/redrive", slow).StatusCode)
+	require.Equal(t, admin.MaxJobs, strings.Count(e.get("/dead-letters").body, `href="/job?id=`), "who has closed the page finds them again")
 	id := strings.TrimPrefix(last.Header.Get("Location"), "/job?id=")
 	require.Equal(t, http.StatusSeeOther, e.send(http.MethodPost, "/job/stop", url.Values{"id": {id}}).StatusCode)
 	require.Eventually(t, func() bool { return strings.Contains(e.get("/job?id="+id).body, "it was stopped") }, longTime, time.Millisecond)
+	require.Contains(t, e.get("/dead-letters").body, "canceled")
+	e.dies("bills", `1`, "no slot")
+	purge := url.Values{"topic": {"bills"}, "all": {"yes"}, "rate": {"0.02"}}
+	require.Contains(t, e.send(http.MethodPost, "/dead-letters/purge", purge).body, `name="rate" value="0.02"`)
+	purge.Set("confirm", "purge 1")
+	got := e.send(http.MethodPost, "/dead-letters/purge", purge)
+	require.Equal(t, http.StatusSeeOther, got.StatusCode)
+	job := e.get(got.Header.Get("Location")).body
+	require.Contains(t, job, "0.02/s at most")
+	require.Contains(t, job, `href="/dead-letters?topic=bills"`)
 	require.Equal(t, http.StatusNotFound, e.get("/job?id=999").StatusCode)
 }
 

@@ -82,8 +82,8 @@ func (s selection) Filtered() bool {
 	return s.Topic+s.Group+s.Reason+s.Text+s.Cause != "" || s.Since > 0
 }
 
-// grouped is where what is selected is shown by cause.
-func (s selection) grouped() string { return "/dead-letters?" + s.Query().Encode() }
+// Grouped is where what is selected is shown by cause.
+func (s selection) Grouped() string { return "/dead-letters?" + s.Query().Encode() }
 
 func (s selection) options() admin.ListOptions {
 	o := admin.ListOptions{Bucket: s.Bucket, Topic: s.Topic, Group: s.Group, Reason: pubsub.Reason(s.Reason), Cause: s.Cause, Text: s.Text}
@@ -118,6 +118,7 @@ type deadLettersPage struct {
 	Read, Hidden int
 	More         bool
 	Letters      []letterRow
+	Jobs         []shownJob
 	// Next is where the list goes on; empty: nowhere.
 	Next string
 }
@@ -157,6 +158,9 @@ func (c *Console) deadLetters(r *http.Request) (*page, error) {
 	}
 	if p.Buckets = buckets.Buckets; !slices.Contains(p.Buckets, s.Bucket) {
 		p.Buckets = append(p.Buckets, s.Bucket)
+	}
+	if p.Jobs, err = c.jobs(r.Context()); err != nil {
+		return nil, err
 	}
 	if p.List {
 		err = c.listLetters(r, &p)
@@ -230,7 +234,7 @@ func chosen(values url.Values) ([]uint64, error) {
 	return ids, nil
 }
 
-// rateOf reads how many events a second are sent again; 0: as fast as it goes.
+// rateOf reads how many dead letters a second are redriven or purged; 0: as fast as it goes.
 func rateOf(values url.Values) (float64, error) {
 	text := values.Get("rate")
 	if text == "" {
@@ -269,22 +273,12 @@ func (c *Console) startJob(r *http.Request, action admin.JobAction, s selection,
 	return next{to: "/job?" + idQuery(j.ID).Encode()}, nil
 }
 
-// apply redrives or purges at most admin.MaxIDs dead letters, and returns how many that were.
-func apply(ctx context.Context, service *admin.Service, action admin.JobAction, request admin.IDsRequest) (int, error) {
-	if action == admin.JobPurge {
-		result, err := service.Purge(ctx, request)
-		return result.Purged, err
-	}
-	result, err := service.Redrive(ctx, request)
-	return len(result.Redriven), err
-}
-
 func (c *Console) applyMarked(r *http.Request, action admin.JobAction, s selection) (next, error) {
 	ids, err := chosen(r.PostForm)
 	if err != nil {
 		return next{}, err
 	}
-	done, err := apply(admin.By(r.Context(), person(r)), c.opts.Service, action, admin.IDsRequest{Bucket: s.Bucket, IDs: ids})
+	done, err := c.opts.Service.Apply(admin.By(r.Context(), person(r)), action, admin.IDsRequest{Bucket: s.Bucket, IDs: ids})
 	if err != nil {
 		return next{}, err
 	}
@@ -310,6 +304,8 @@ type purgeConfirmation struct {
 	// Count is how many there are; More says that it is at least that many.
 	Count int
 	More  bool
+	// Rate is as the form has it that began this.
+	Rate string
 	// Words are to be typed; Wrong says that something else was.
 	Words string
 	Wrong bool
@@ -321,7 +317,11 @@ func (c *Console) purge(r *http.Request) (next, error) {
 	if err != nil {
 		return next{}, err
 	}
-	ask := purgeConfirmation{selection: s, View: r.PostForm.Get("view")}
+	rate, err := rateOf(r.PostForm)
+	if err != nil {
+		return next{}, err
+	}
+	ask := purgeConfirmation{selection: s, View: r.PostForm.Get("view"), Rate: r.PostForm.Get("rate")}
 	all := r.PostForm.Has(allOf)
 	if all {
 		var found admin.DeadLetterGroups
@@ -346,7 +346,7 @@ func (c *Console) purge(r *http.Request) (next, error) {
 		return next{page: &page{Title: "Purge", Section: sectionDeadLetters, template: "purge.html", Data: ask}}, nil
 	}
 	if all {
-		return c.startJob(r, admin.JobPurge, s, 0)
+		return c.startJob(r, admin.JobPurge, s, rate)
 	}
 	return c.applyMarked(r, admin.JobPurge, s)
 }

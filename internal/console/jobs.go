@@ -1,33 +1,75 @@
 package console
 
 import (
+	"cmp"
+	"context"
 	"net/http"
+	"slices"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
-// jobPage is what the page of a job shows.
-type jobPage struct {
+// jobsShown bounds the jobs that the page of dead letters lists.
+const jobsShown = 10
+
+// shownJob is a job as its page and the list show it.
+type shownJob struct {
 	admin.Job
 	// What is the job's filter, but for when they died.
 	What selection
 }
 
 // Handled is how many of Total are dealt with.
-func (p jobPage) Handled() int { return p.Done + p.Skipped }
+func (j shownJob) Handled() int { return j.Done + j.Skipped }
 
 // Purge reports whether the job purges, and does not redrive.
-func (p jobPage) Purge() bool { return p.Action == admin.JobPurge }
+func (j shownJob) Purge() bool { return j.Action == admin.JobPurge }
 
 // Running reports whether the job has not ended.
-func (p jobPage) Running() bool { return p.State == admin.JobRunning }
+func (j shownJob) Running() bool { return j.State == admin.JobRunning }
 
 // Problem says why the job has ended before its end; empty: it has not.
-func (p jobPage) Problem() string {
-	if p.State == admin.JobCanceled {
+func (j shownJob) Problem() string {
+	if j.State == admin.JobCanceled {
 		return "it was stopped"
 	}
-	return p.Error
+	return j.Error
+}
+
+// Title names what the job does.
+func (j shownJob) Title() string {
+	if j.Purge() {
+		return "Purge"
+	}
+	return "Redrive"
+}
+
+// Link is where the job is shown.
+func (j shownJob) Link() string { return "/job?" + idQuery(j.ID).Encode() }
+
+func (c *Console) shown(job admin.Job) shownJob {
+	f := job.Filter
+	j := shownJob{Job: job, What: selection{Bucket: f.Bucket, Topic: f.Topic, Group: f.Group, Reason: string(f.Reason), Cause: f.Cause, Text: f.Text}}
+	if c.opts.HideValues {
+		j.What.Text = ""
+	}
+	return j
+}
+
+// jobs are those that run, and then those that ended last.
+func (c *Console) jobs(ctx context.Context) (shown []shownJob, err error) {
+	all, err := c.opts.Service.Jobs(ctx)
+	for _, job := range all.Jobs {
+		shown = append(shown, c.shown(job))
+	}
+	ended := func(j shownJob) int {
+		if j.Running() {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(shown, func(a, b shownJob) int { return cmp.Compare(ended(a), ended(b)) })
+	return shown[:min(len(shown), jobsShown)], err
 }
 
 func (c *Console) job(r *http.Request) (*page, error) {
@@ -39,16 +81,8 @@ func (c *Console) job(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := job.Filter
-	p := jobPage{Job: job, What: selection{Bucket: f.Bucket, Topic: f.Topic, Group: f.Group, Reason: string(f.Reason), Cause: f.Cause, Text: f.Text}}
-	if c.opts.HideValues {
-		p.What.Text = ""
-	}
-	title := "Redrive"
-	if p.Purge() {
-		title = "Purge"
-	}
-	return &page{Title: title, Section: sectionDeadLetters, Live: p.Running(), template: "job.html", Data: p}, nil
+	j := c.shown(job)
+	return &page{Title: j.Title(), Section: sectionDeadLetters, Live: j.Running(), template: "job.html", Data: j}, nil
 }
 
 func (c *Console) stopJob(r *http.Request) (next, error) {

@@ -45,7 +45,7 @@ func (c *Console) overview(r *http.Request) (*page, error) {
 		n := need{Text: a.Text}
 		switch {
 		case a.Kind == admin.AttentionDeadLetters:
-			n.Link = selection{Bucket: a.Bucket, Topic: a.Topic, Group: a.Group}.grouped()
+			n.Link = selection{Bucket: a.Bucket, Topic: a.Topic, Group: a.Group}.Grouped()
 		case a.Kind == admin.AttentionNearLimit:
 			n.Text = fmt.Sprintf("topic %s takes %s of the %s that its maxBytes allows", a.Topic, byteSize(a.Count), byteSize(a.Limit))
 			n.Link = topicLink(a.Bucket, a.Topic)
