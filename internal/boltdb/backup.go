@@ -48,7 +48,7 @@ func (db *DB) copyTo(ctx context.Context, f *os.File) error {
 			return err
 		}
 		if db.wal != nil {
-			if err := db.checkpointNow(0); err != nil {
+			if err := db.checkpointNow(); err != nil {
 				return db.failed(err, 0)
 			}
 		}

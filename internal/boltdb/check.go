@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
-
-// lockPatience is how long Check and Compact wait for a process that is just letting go of the file.
-const lockPatience = time.Second
 
 // Check reads every page of the database file at path, which no process may have open, changes nothing, and calls
 // problem for everything that is damaged: pages first, and if all of them are sound, what records finds, which is to look
@@ -44,14 +40,14 @@ func Check(ctx context.Context, path string, problem func(error), records func(t
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := lock(ctx, f, unix.LOCK_SH, lockPatience); err != nil {
+	if err := lock(ctx, f, unix.LOCK_SH); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	sound, err := checkPages(ctx, f, problem)
 	if err != nil || !sound || records == nil {
 		return err
 	}
-	db, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockPatience})
+	db, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -97,7 +93,7 @@ func recoverFile(ctx context.Context, path string) error {
 	if _, err := os.Stat(path + logSuffix); err != nil {
 		return nil
 	}
-	db, err := Open(ctx, path, Options{LockTimeout: lockPatience})
+	db, err := Open(ctx, path, Options{})
 	if err != nil {
 		return err
 	}

@@ -61,18 +61,19 @@ func (db *DB) startLog() (err error) {
 		return errors.Join(err, f.Close(), os.Remove(l.path))
 	}
 	db.wal, db.cp = l, checkpoint{}
-	if err := db.pinCheckpoint(1, 0); err != nil {
+	h, err := db.pinCheckpoint(1)
+	if err != nil {
 		db.wal = nil
 		db.unpin()
 		return errors.Join(err, f.Close(), os.Remove(l.path))
 	}
-	if err := l.writeHeader(db.nextHeader); err != nil {
+	if err := l.writeHeader(h); err != nil {
 		db.uncertain = true
 		return err
 	}
 	err = db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) })
 	if err == nil {
-		err = db.checkpointNow(0)
+		err = db.checkpointNow()
 	}
 	return err
 }
@@ -89,7 +90,6 @@ func (db *DB) endLog() error {
 	if err := db.finishCheckpoint(); err != nil {
 		return err
 	}
-	db.wal.waitFilled()
 	// Until the log is gone, its last checkpoint counts, whose pages the pin keeps.
 	err := db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) })
 	if err == nil {
@@ -111,52 +111,51 @@ func (db *DB) due() bool {
 		(cp.bytes >= db.opts.checkpointBytes || cp.commits >= db.opts.checkpointCommits || db.fileSize > cp.size+max(checkpointGrowth, cp.size/8))
 }
 
-// beginCheckpoint makes the present state a checkpoint, and its own epoch of the log begin with room for a record of so
-// many bytes. The rest happens in the background: until it has ended, the checkpoint before counts.
-func (db *DB) beginCheckpoint(payload int) error {
+// beginCheckpoint makes the present state a checkpoint, and its own epoch of the log begin. The rest happens in the
+// background: until it has ended, the checkpoint before counts.
+func (db *DB) beginCheckpoint() error {
 	if err := db.finishCheckpoint(); err != nil {
 		return err
 	}
-	db.wal.waitFilled()
 	db.cp.began, db.cp.resting = time.Now(), true
 	if err := db.commitOwn(true, func(*bbolt.Tx) error { return nil }); err != nil {
 		return err
 	}
-	if err := db.pinCheckpoint(db.wal.epoch+1, payload); err != nil {
+	h, err := db.pinCheckpoint(db.wal.epoch + 1)
+	if err != nil {
 		db.uncertain = true
 		return err
 	}
 	done := make(chan error, 1)
 	db.cp.done, db.cp.resting = done, false
-	go func(l *wal, h *header) {
+	go func(l *wal) {
 		// The header may only say what is on disk.
 		err := db.disk.Sync()
 		if err == nil {
 			err = l.writeHeader(h)
 		}
 		done <- err
-	}(db.wal, db.nextHeader)
+	}(db.wal)
 	return nil
 }
 
 // pinCheckpoint pins the state that was committed last, before anything else is committed (rule 1): what is committed
 // next would overwrite pages of it. The old pin stays (rule 2): as long as the header is not on disk, the old checkpoint
-// counts.
-func (db *DB) pinCheckpoint(epoch uint64, payload int) error {
+// counts. It returns the new header.
+func (db *DB) pinCheckpoint(epoch uint64) (*header, error) {
 	pin, err := db.bolt.Begin(false)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	db.cp.old, db.cp.pin = db.cp.pin, pin
 	db.cp.commits, db.cp.bytes, db.cp.size = 0, 0, pin.Size()
 	h, err := db.headerOf(pin)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	db.wal.begin(epoch, payload)
-	h.epoch, h.sequence, h.at, h.size = epoch, db.wal.sequence+1, db.wal.at, db.wal.end-db.wal.at
-	db.nextHeader = h
-	return nil
+	db.wal.begin(epoch)
+	h.epoch, h.sequence, h.at, h.size = epoch, db.wal.sequence+1, db.wal.at, db.wal.areaSize
+	return h, nil
 }
 
 // headerOf says where in the file the state is that tx sees, which is the last one.
@@ -195,25 +194,14 @@ func (db *DB) checkpointDone(err error) error {
 		err = db.cp.old.Rollback()
 		db.cp.old = nil
 	}
-	if db.wal.area != 2 {
-		// Nothing needs the area for long records any more.
-		err = errors.Join(err, truncateTo(db.wal.file, db.wal.areaAt(2)))
-	}
-	db.counters.checkpointed(time.Since(db.cp.began))
+	took := time.Since(db.cp.began)
+	db.counters.count(func(s *Stats) { s.Checkpoints++; s.CheckpointTime += took })
 	return err
 }
 
-func truncateTo(f file, size int64) error {
-	info, err := f.Stat()
-	if err != nil || info.Size() <= size {
-		return err
-	}
-	return f.Truncate(size)
-}
-
 // checkpointNow waits until the present state is a checkpoint on disk.
-func (db *DB) checkpointNow(payload int) error {
-	if err := db.beginCheckpoint(payload); err != nil {
+func (db *DB) checkpointNow() error {
+	if err := db.beginCheckpoint(); err != nil {
 		return err
 	}
 	return db.finishCheckpoint()

@@ -15,8 +15,12 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
-// compactInfix is in the name of the copy beside the file while Compact writes it.
-const compactInfix = ".compact-"
+const (
+	// compactInfix is in the name of the copy beside the file while Compact writes it.
+	compactInfix = ".compact-"
+	// copyStep bounds the bytes that one transaction of a copy holds in memory.
+	copyStep = 16 << 20
+)
 
 // Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
 // puts that in its place in one step, with the same owner, group and permissions. An interrupted Compact leaves the file
@@ -43,7 +47,7 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	if !info.Mode().IsRegular() {
 		return 0, 0, fmt.Errorf("%s: %w: it is not a file", path, fs.ErrInvalid)
 	}
-	db, err := Open(ctx, path, Options{LockTimeout: lockPatience})
+	db, err := Open(ctx, path, Options{})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -121,13 +125,20 @@ func removeCopies(path string) error {
 }
 
 // copyInto fills the empty file at path with what db holds.
-func copyInto(ctx context.Context, path string, db *DB) (err error) {
-	return db.View(func(tx *Tx) (err error) {
-		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: db.bolt.Info().PageSize})
+func copyInto(ctx context.Context, path string, db *DB) error {
+	return db.View(func(*Tx) (err error) {
+		var file *os.File
+		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: db.bolt.Info().PageSize,
+			OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+				file, err = os.OpenFile(name, flag, mode)
+				return file, err
+			}})
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, dst.Close()) }()
-		return copyData(ctx, dst, tx.tx)
+		defer func() { err = errors.Join(context.Cause(ctx), err, dst.Close()) }()
+		// bbolt's copy has no context: without its file it fails.
+		defer context.AfterFunc(ctx, func() { _ = file.Close() })()
+		return bbolt.Compact(dst, db.bolt, copyStep)
 	})
 }

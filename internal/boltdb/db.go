@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 var (
@@ -38,8 +37,6 @@ var (
 type Options struct {
 	// Logger hears of panics in functions that read or write. Default: slog.Default().
 	Logger *slog.Logger
-	// LockTimeout is how long Open waits for another process to let go of the file. Default: 1s.
-	LockTimeout time.Duration
 	// DeferredDelay is how long UpdateDeferred may wait for a commit to ride along with. Default: 2ms; negative: not at all.
 	DeferredDelay time.Duration
 	// Committed hears of each commit: how long it took, its sync included, and its bytes in the log. Default: nobody does.
@@ -56,7 +53,6 @@ type Options struct {
 
 func (o *Options) setDefaults() {
 	o.Logger = cmp.Or(o.Logger, slog.Default())
-	o.LockTimeout = cmp.Or(o.LockTimeout, time.Second)
 	o.DeferredDelay = cmp.Or(o.DeferredDelay, 2*time.Millisecond)
 	if o.Committed == nil {
 		o.Committed = func(time.Duration, int) {}
@@ -96,7 +92,7 @@ type DB struct {
 	bolt *bbolt.DB
 	// disk is bolt's own handle, for what is done beside it.
 	disk file
-	// openErr says why there is no open file; nil: there is one.
+	// openErr says why there is no open file, such as ErrClosed; nil: there is one.
 	openErr error
 	// incarnation stays as it is as long as the file is open.
 	incarnation []byte
@@ -109,10 +105,9 @@ type DB struct {
 	stuck atomic.Pointer[error]
 
 	// The rest belongs to the writer. wal is nil while the file is whole without it.
-	wal        *wal
-	cp         checkpoint
-	nextHeader *header
-	rec        recorder
+	wal *wal
+	cp  checkpoint
+	rec recorder
 	// uncertain: what is known in memory may differ from the file. acknowledged is the last sequence of the log before that.
 	uncertain    bool
 	acknowledged uint64
@@ -146,15 +141,16 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{
-		path:    path,
-		opts:    opts,
-		log:     opts.Logger.With("database", path),
-		queue:   make(chan *request, maxBatch),
-		tasks:   make(chan func()),
-		stop:    make(chan struct{}),
-		stopped: make(chan struct{}),
+		path:         path,
+		opts:         opts,
+		log:          opts.Logger.With("database", path),
+		acknowledged: everything,
+		queue:        make(chan *request, maxBatch),
+		tasks:        make(chan func()),
+		stop:         make(chan struct{}),
+		stopped:      make(chan struct{}),
 	}
-	if err := db.openPath(ctx); err != nil {
+	if err := db.open(ctx, db.acknowledged); err != nil {
 		return nil, err
 	}
 	db.ctx, db.cancel = context.WithCancel(context.Background())
@@ -200,9 +196,6 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 		}
 	}()
 	tx, err := db.bolt.Begin(false)
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
-		return true, ErrClosed
-	}
 	if err != nil {
 		return true, err
 	}
@@ -249,22 +242,14 @@ func (db *DB) Close() error {
 		db.cancel()
 		db.mu.Lock()
 		defer db.mu.Unlock()
-		if db.openErr != nil {
-			return
+		// What is uncertain, the next Open recovers.
+		if db.openErr == nil && !db.uncertain {
+			if err := db.endLog(); err != nil {
+				db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
+			}
 		}
-		if db.uncertain {
-			// The next Open recovers it.
-			db.release()
-			return
-		}
-		if err := db.endLog(); err != nil {
-			db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
-			db.release()
-			return
-		}
-		if err := db.bolt.Close(); err != nil {
-			db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
-		}
+		db.release()
+		db.openErr = ErrClosed
 	})
 	return db.closeErr
 }

@@ -12,24 +12,15 @@ import (
 )
 
 // FormatVersion is the layout of the files that this build writes. A file with a newer one is refused, untouched; one
-// with an older one is brought up to date when it is opened.
+// with an older one, from oldestVersion on, is brought up to date when it is opened.
 //
-// A change that an older build would misread gets a new version, a step in migrations, and a file of the version before
+// A change that an older build would misread gets a new version, a step in ensureFormat, and a file of the version before
 // it in internal/databases/testdata, which a test opens. A change that every build can read, such as a new field of
 // a record, needs none of these.
-const FormatVersion = 3
-
-// migrations brings a file of the version that is its key to the next one. All steps that a file needs, and its new
-// version, are one transaction: a file is never half migrated, and a failed step leaves it as it was.
-var migrations = map[uint64]func(tx *bbolt.Tx) error{
-	// There may be a log beside the file. Before, free pages were put aside in a bucket.
-	2: func(tx *bbolt.Tx) error {
-		if err := tx.DeleteBucket([]byte("spare")); !errors.Is(err, bolterrors.ErrBucketNotFound) {
-			return err
-		}
-		return nil
-	},
-}
+const (
+	FormatVersion = 3
+	oldestVersion = 2
+)
 
 var (
 	bucketFormat   = []byte("format")
@@ -61,9 +52,9 @@ func readIncarnation(tx *bbolt.Tx) ([]byte, error) {
 	return bytes.Clone(id), nil
 }
 
-// ensureFormat makes sure that a file is of the wanted version: it writes that into a new one, and takes the steps from
-// an older one. It returns the file's incarnation. logged says that the file has a log.
-func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt.Tx) error, logged bool) (incarnation []byte, err error) {
+// ensureFormat writes the format into a new file, brings an older one up to date in one transaction, and returns the file's
+// incarnation. logged says that the file has a log.
+func ensureFormat(bolt *bbolt.DB, logged bool) (incarnation []byte, err error) {
 	var found uint64 // 0: the file is new
 	err = bolt.View(func(tx *bbolt.Tx) (err error) {
 		if found, err = readVersion(tx); err != nil || found == 0 {
@@ -75,20 +66,21 @@ func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt
 		incarnation, err = readIncarnation(tx)
 		return err
 	})
-	if err != nil || found == wanted && incarnation != nil {
-		return incarnation, err
-	}
-	if found > wanted {
-		return nil, fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, found, wanted)
+	switch {
+	case err != nil:
+		return nil, err
+	case found > FormatVersion:
+		return nil, fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, found, FormatVersion)
+	case found != 0 && found < oldestVersion:
+		return nil, fmt.Errorf("%w: it has format %d, this build reads from format %d on", ErrFormat, found, oldestVersion)
+	case found == FormatVersion && incarnation != nil:
+		return incarnation, nil
 	}
 	err = bolt.Update(func(tx *bbolt.Tx) error {
-		for v := found; v > 0 && v < wanted; v++ {
-			step := steps[v]
-			if step == nil {
-				return fmt.Errorf("%w: it has format %d, which this build cannot bring to format %d", ErrFormat, found, wanted)
-			}
-			if err := step(tx); err != nil {
-				return fmt.Errorf("bring it from format %d to %d: %w", v, v+1, err)
+		if found == 2 {
+			// Free pages were put aside in a bucket, and there was no log.
+			if err := tx.DeleteBucket([]byte("spare")); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
+				return err
 			}
 		}
 		b, err := tx.CreateBucketIfNotExists(bucketFormat)
@@ -101,7 +93,7 @@ func ensureFormat(bolt *bbolt.DB, wanted uint64, steps map[uint64]func(tx *bbolt
 			}
 			incarnation, _ = readIncarnation(tx)
 		}
-		return b.Put(keyVersion, binary.BigEndian.AppendUint64(nil, wanted))
+		return b.Put(keyVersion, binary.BigEndian.AppendUint64(nil, FormatVersion))
 	})
 	return incarnation, err
 }

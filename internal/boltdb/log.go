@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 	"time"
 )
 
@@ -18,7 +17,6 @@ import (
 //	4096   header slot 1
 //	8192   area 0                   an epoch, which a checkpoint begins, writes its records to the areas in turn
 //	       area 1
-//	       area 2                   only for an epoch whose first record is longer than an area
 //
 // A header takes 512 bytes, numbers little-endian:
 //
@@ -29,7 +27,7 @@ import (
 //	64  the checkpoint's meta page, as far as it says anything (80)
 //	508 CRC32C of what stands before it (4)
 //
-// A record is what one batch has written, padded to 512 bytes with zeros:
+// A record is what one batch has written, padded to 512 bytes with zeros. It is no longer than an area.
 //
 //	0   CRC32C of the rest, without the padding (4)                    4   length of the payload (4)
 //	8   epoch (8)          16  sequence, one more than that of the record before (8)
@@ -64,8 +62,6 @@ type file interface {
 	Sync() error
 	// Allocate makes sure that the disk has room for a range of the file.
 	Allocate(from, to int64) error
-	Truncate(size int64) error
-	Stat() (os.FileInfo, error)
 	Close() error
 }
 
@@ -123,52 +119,45 @@ type wal struct {
 	epoch    uint64
 	sequence uint64 // of the last record
 	area     int
-	// at is where the next record goes, end where the area ends.
-	at, end int64
+	// at is where the next record goes.
+	at int64
 	// filled is up to where each area was written before.
-	filled [3]int64
-	// filling gets the outcome of a step of filling; nil: none is under way.
-	filling   chan error
-	fillingTo int64
-	// unfillable: the last step in this area has failed.
-	unfillable bool
-	stats      *counters
+	filled [2]int64
+	stats  *counters
 }
 
 // areaAt returns where an area begins.
 func (l *wal) areaAt(area int) int64 { return areasAt + int64(area)*l.areaSize }
 
-// newest returns the header that counts; ok is false in a log that came to none.
-func (l *wal) newest() (h header, ok bool, err error) {
+// newest returns the header that counts, or nil in a log that came to none.
+func (l *wal) newest() (h *header, err error) {
 	damaged := false
 	for slot := range 2 {
 		b := make([]byte, headerSize)
 		if _, err := l.file.ReadAt(b, int64(slot)*headerSlots); err != nil && err != io.EOF {
-			return h, false, err
+			return nil, err
 		}
 		found, err := decodeHeader(b)
 		switch {
 		case errors.Is(err, ErrFormat):
-			return h, false, err
+			return nil, err
 		case err != nil:
 			damaged = damaged || b[0] != 0
-		case !ok || found.epoch > h.epoch:
-			h, ok, l.slot = found, true, slot
+		case h == nil || found.epoch > h.epoch:
+			h, l.slot = &found, slot
 		}
 	}
-	if !ok && damaged {
-		return h, false, fmt.Errorf("%w: both headers of its log %s are damaged", ErrDamaged, l.path)
+	if h == nil && damaged {
+		return nil, fmt.Errorf("%w: both headers of its log %s are damaged", ErrDamaged, l.path)
 	}
-	return h, ok, nil
+	return h, nil
 }
 
 // read calls apply with the records that follow a checkpoint, up to a sequence, and leaves the log where they end.
 func (l *wal) read(h header, last uint64, apply func(payload []byte) error) error {
-	l.epoch, l.sequence, l.area = h.epoch, h.sequence-1, 2
-	for area := range 2 {
-		if l.areaAt(area) == h.at {
-			l.area = area
-		}
+	l.epoch, l.sequence, l.area = h.epoch, h.sequence-1, 0
+	if h.at != areasAt {
+		l.area = 1
 	}
 	at, end := h.at, h.at+h.size
 	for epoch := h.epoch; ; {
@@ -186,7 +175,7 @@ func (l *wal) read(h header, last uint64, apply func(payload []byte) error) erro
 			at += padded(len(payload))
 		case epoch == h.epoch:
 			epoch++
-			at = l.areaAt(nextArea(l.area))
+			at = l.areaAt(1 - l.area)
 			end = at + l.areaSize
 		default:
 			return nil
@@ -225,34 +214,24 @@ func eofIsNil(err error) error {
 	return err
 }
 
-func nextArea(area int) int {
-	if area == 0 {
-		return 1
-	}
-	return 0
-}
-
 // padded is what a record takes in the log, in bytes.
 func padded(payload int) int64 { return (int64(payload) + recordHeader + sector - 1) / sector * sector }
 
-// fits reports whether there is room for a record.
-func (l *wal) fits(payload int) bool { return l.at+padded(payload) <= l.end }
+// end returns where the area ends that records go to.
+func (l *wal) end() int64 { return l.areaAt(l.area) + l.areaSize }
 
-// begin starts an epoch, which has room for a record of so many bytes: rule 6, two areas in turn. Without it, records of
-// the new epoch overwrite those that the last header still needs; see TestPowerFailure.
-func (l *wal) begin(epoch uint64, payload int) {
-	l.area = nextArea(l.area)
-	size := l.areaSize
-	if padded(payload) > size {
-		l.area, size = 2, padded(payload)
-	}
-	l.epoch = epoch
+// fits reports whether there is room for a record.
+func (l *wal) fits(payload int) bool { return l.at+padded(payload) <= l.end() }
+
+// begin starts an epoch: rule 6, two areas in turn. Without it, records of the new epoch overwrite those that the last
+// header still needs; see TestPowerFailure.
+func (l *wal) begin(epoch uint64) {
+	l.epoch, l.area = epoch, 1-l.area
 	l.at = l.areaAt(l.area)
-	l.end, l.unfillable = l.at+size, false
 }
 
 // append writes a record and syncs it. b has room for the record's header before the payload. If it fails, nobody knows
-// whether the record is on disk.
+// whether the record is on disk. The next one goes to the same place, unless the caller goes on.
 func (l *wal) append(b []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	payload := len(b) - recordHeader
@@ -263,21 +242,23 @@ func (l *wal) append(b []byte) ([]byte, error) {
 	for int64(len(b)) < padded(payload) {
 		b = append(b, zeros[:padded(payload)-int64(len(b))]...)
 	}
-	if end := l.at + int64(len(b)); end > l.filled[l.area] {
-		l.waitFilled()
-		l.filled[l.area] = max(l.filled[l.area], end)
-	}
 	if _, err := l.file.WriteAt(b, l.at); err != nil {
 		return b, &notSynced{err}
 	}
+	l.fill(l.at + int64(len(b)))
 	began := time.Now()
 	if err := l.file.Sync(); err != nil {
 		return b, err
 	}
-	l.stats.synced(time.Since(began), len(b))
-	l.at += int64(len(b))
-	l.sequence++
+	took := time.Since(began)
+	l.stats.count(func(s *Stats) { s.SyncTime += took; s.LogBytes += uint64(len(b)) })
 	return b, nil
+}
+
+// next goes on behind a record of so many bytes.
+func (l *wal) next(record int) {
+	l.at += int64(record)
+	l.sequence++
 }
 
 // notSynced is a write that failed, as opposed to a sync, after which what was written earlier may be lost, too.
@@ -286,11 +267,11 @@ type notSynced struct{ err error }
 func (e *notSynced) Error() string { return e.err.Error() }
 func (e *notSynced) Unwrap() error { return e.err }
 
-// revoke makes sure that the record at a place, whose writers are told that it failed, is never read.
-func (l *wal) revoke(at int64) error {
-	if _, err := l.file.WriteAt(zeros[:sector], at); err != nil {
+// revoke makes sure that the record behind the last one, whose writers are told that it failed, is never read.
+func (l *wal) revoke() error {
+	if _, err := l.file.WriteAt(zeros[:sector], l.at); err != nil {
 		// On a full disk, this may be as impossible as the record was. One that was not written to its end is none.
-		if payload, unread := l.record(at, l.end, l.epoch); unread != nil || payload != nil {
+		if payload, unread := l.record(l.at, l.end(), l.epoch); unread != nil || payload != nil {
 			return err
 		}
 		return nil
@@ -298,34 +279,17 @@ func (l *wal) revoke(at int64) error {
 	return l.file.Sync()
 }
 
-// fill fills the area ahead of the records in the background, a step at a time.
-func (l *wal) fill() {
-	start := l.areaAt(l.area)
-	from := max(l.filled[l.area], start)
-	step := min(max(l.at-start, minFillStep), fillStep)
-	to := min(from+step, l.end)
-	if l.filling != nil || l.unfillable || from > l.at+step || from >= to || l.area == 2 {
+// fill fills the area ahead of a record that ends at a place where nothing was written before: the record's sync then makes
+// that last, too. On a full disk it fails, which is no matter: records are written either way.
+func (l *wal) fill(end int64) {
+	if end <= l.filled[l.area] {
 		return
 	}
-	l.fillingTo = to
-	l.filling = make(chan error, 1)
-	go func(from int64, done chan<- error) { done <- writeZeros(l.file, from, to) }(from, l.filling)
-}
-
-// waitFilled waits for a step that is under way.
-func (l *wal) waitFilled() {
-	if l.filling != nil {
-		l.stepFilled(<-l.filling)
+	to := min(end+min(max(end-l.areaAt(l.area), minFillStep), fillStep), l.end())
+	if err := writeZeros(l.file, end, to); err != nil {
+		to = end
 	}
-}
-
-// stepFilled notes the outcome of a step. That it failed is no matter: records are written either way.
-func (l *wal) stepFilled(err error) {
-	l.filling = nil
-	l.unfillable = err != nil
-	if err == nil {
-		l.filled[l.area] = l.fillingTo
-	}
+	l.filled[l.area] = to
 }
 
 // zeros is never written to, and so takes no memory.
@@ -342,7 +306,7 @@ func writeZeros(f file, from, to int64) error {
 		}
 		from += int64(n)
 	}
-	return f.Sync()
+	return nil
 }
 
 // writeHeader makes h the header that counts: rule 6, two slots in turn. Without it, a header that is half written is

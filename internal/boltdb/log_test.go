@@ -3,6 +3,7 @@ package boltdb
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,10 +27,10 @@ func headerAt(t *testing.T, path string) header {
 	f, err := os.Open(path + logSuffix)
 	require.NoError(t, err)
 	defer f.Close()
-	h, ok, err := (&wal{file: osFile{f}}).newest()
+	h, err := (&wal{file: osFile{f}}).newest()
 	require.NoError(t, err)
-	require.True(t, ok)
-	return h
+	require.NotNil(t, h)
+	return *h
 }
 
 func TestACleanCloseLeavesOneFile(t *testing.T) {
@@ -93,7 +94,7 @@ func TestAFileWithTheLogOfAnotherIsRefused(t *testing.T) {
 			require.NoError(t, err)
 			for range 10 {
 				require.NoError(t, db.Update(t.Context(), put("k", "w")))
-				require.NoError(t, db.do(t.Context(), func() error { return db.checkpointNow(0) }))
+				require.NoError(t, db.do(t.Context(), func() error { return db.checkpointNow() }))
 			}
 			abandon(db)
 			require.NoError(t, os.WriteFile(path, older, 0o600))
@@ -141,4 +142,26 @@ func TestACheckpointComesByItself(t *testing.T) {
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))
 	before := db.Stats().Checkpoints
 	require.Eventually(t, func() bool { return db.Stats().Checkpoints > before }, time.Minute, time.Millisecond)
+}
+
+// What does not fit in the rest of an area is written to the next one, and what fits in none is refused.
+func TestARecordThatDoesNotFit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := Open(t.Context(), path, Options{areaSize: 64 << 10})
+	require.NoError(t, err)
+	value := strings.Repeat("v", 40<<10)
+	for _, key := range []string{"a", "b", "c"} {
+		require.NoError(t, db.Update(t.Context(), put(key, value)))
+	}
+	require.EqualValues(t, 3, db.Stats().Checkpoints, "one as the log begins, and one for each record but the first")
+	require.ErrorContains(t, db.Update(t.Context(), put("large", value+value)), "allowed: 65536")
+	require.NoError(t, db.Update(t.Context(), put("d", value)))
+	abandon(db)
+	db, err = Open(t.Context(), path, Options{areaSize: 64 << 10})
+	require.NoError(t, err)
+	defer db.Close()
+	for _, key := range []string{"a", "b", "c", "d"} {
+		require.Equal(t, value, get(t, db, key))
+	}
+	require.Empty(t, get(t, db, "large"))
 }

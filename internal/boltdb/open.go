@@ -17,137 +17,105 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
-// lockPoll is how often a file that another process holds is tried again.
-const lockPoll = 10 * time.Millisecond
+const (
+	// lockTimeout is how long a process that is just letting go of the file is waited for.
+	lockTimeout = time.Second
+	// lockPoll is how often a file that another process holds is tried again.
+	lockPoll = 10 * time.Millisecond
+)
 
-// openPath opens the file and makes sure that it is still the one that the path names. A lock belongs to a file, not to
-// its name: whoever waited for the lock while Compact put a new file in its place would get the lock on the old one, and
-// all that it then wrote would be gone.
-func (db *DB) openPath(ctx context.Context) error {
-	for {
-		if err := db.open(ctx, everything); err != nil {
-			return err
-		}
-		opened, err := db.disk.Stat()
-		if err == nil {
-			var named os.FileInfo
-			if named, err = os.Stat(db.path); err == nil && os.SameFile(opened, named) {
-				return nil
-			}
-		}
-		db.release()
-		if err != nil {
-			return fmt.Errorf("open database %s: %w", db.path, err)
-		}
-	}
-}
-
-// open opens the file, recovers it from its log up to a sequence if there is one, and makes sure that it can be used.
-func (db *DB) open(ctx context.Context, last uint64) error {
-	l, h, err := db.openBolt(ctx)
-	if err == nil && l != nil {
-		err = db.recovered(l, h, last)
-	}
-	if err != nil {
-		return fmt.Errorf("open database %s: %w", db.path, err)
-	}
-	return nil
-}
-
-// recovered is recoverLog, whose panics, which damaged pages are to bbolt, are errors.
-func (db *DB) recovered(l *wal, h *header, last uint64) (err error) {
+// open locks the file, puts it back to the last checkpoint if it was not closed cleanly, opens it, and replays its log up to
+// a sequence. A file that is refused stays as it was.
+func (db *DB) open(ctx context.Context, last uint64) (err error) {
+	var f *os.File
+	// What bbolt and the system know to say of damaged pages is a panic, or a fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, p)
-		}
-		if err != nil {
-			db.wal = l
-			db.release()
-		}
-	}()
-	return db.recoverLog(l, h, last)
-}
-
-// openBolt turns bbolt's errors, and the panics and faults with which it answers damaged files, into errors of this
-// package. A file that is refused stays as it was.
-func (db *DB) openBolt(ctx context.Context) (l *wal, h *header, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	var bolt *bbolt.DB
-	var file *os.File
-	defer func() {
-		if p := recover(); p != nil {
-			// bbolt cannot be closed in the middle of its own opening. Its mapping of the file stays behind, which would
-			// keep the lock.
-			if bolt == nil && file != nil {
-				_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
-				_ = file.Close()
-			}
 			err = fmt.Errorf("%w: damaged: %v", ErrFormat, p)
 		}
-		if err != nil && bolt != nil {
-			err = errors.Join(err, bolt.Close())
+		if err == nil {
+			return
 		}
-		if err != nil && l != nil {
-			err = errors.Join(err, l.file.Close())
+		db.release()
+		// bbolt cannot be closed in the middle of its own opening, and its mapping of the file stays behind, which would keep
+		// the lock.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			err = fmt.Errorf("%w: it and its directory must belong to the user who runs dapr-bolt, and be writable", err)
+		case errors.Is(err, unix.EROFS):
+			err = fmt.Errorf("%w: a database that cannot be written cannot be served", err)
 		}
+		err = fmt.Errorf("open database %s: %w", db.path, err)
 	}()
-	bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
-		Timeout:         db.opts.LockTimeout,
+	if f, err = lockFile(ctx, db.path); err != nil {
+		return err
+	}
+	db.disk = db.opts.wrap(f)
+	h, err := db.findLog()
+	if err != nil {
+		return err
+	}
+	warning, err := inspect(f)
+	if err != nil {
+		return err
+	}
+	if warning = errors.Join(warning, removeCopies(db.path)); warning != nil {
+		db.log.Warn(warning.Error())
+	}
+	if err := db.openBolt(f); err != nil || h == nil {
+		return err
+	}
+	return db.recoverLog(h, last)
+}
+
+// openBolt opens f, which is locked, with bbolt: that then finds the lock taken by its own handle, which is as good as free.
+func (db *DB) openBolt(f *os.File) (err error) {
+	db.bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: mappingSize(),
 		NoGrowSync:      true,
 		// Not yet known to be ours, the file must stay as it is; with this, bbolt does not write a list that it lacks.
 		NoFreelistSync: true,
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			if file, err = db.lockAndInspect(ctx, name, flag, mode); err == nil {
-				db.disk = db.opts.wrap(file)
-				l, h, err = db.findLog()
-			}
-			if err == nil {
-				err = db.warn(inspect(file))
-			}
-			if err == nil {
-				err = db.warn(removeCopies(name), nil)
-			}
-			if err != nil && file != nil {
-				err = errors.Join(err, file.Close())
-				file = nil
-			}
-			return file, err
-		},
+		OpenFile:       func(string, int, os.FileMode) (*os.File, error) { return f, nil },
 	})
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return l, nil, fmt.Errorf("%w: it and its directory must belong to the user who runs dapr-bolt, and be writable", err)
-	case errors.Is(err, unix.EROFS):
-		return l, nil, fmt.Errorf("%w: a database that cannot be written cannot be served", err)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return l, nil, fmt.Errorf("%w: %w", ErrFormat, err)
-	case err != nil:
-		return l, nil, err
+	if errors.Is(err, bolterrors.ErrInvalid) || errors.Is(err, bolterrors.ErrChecksum) || errors.Is(err, bolterrors.ErrVersionMismatch) {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	bolt.NoFreelistSync = false
-	if db.incarnation, err = ensureFormat(bolt, FormatVersion, migrations, l != nil); err != nil {
-		return l, nil, err
+	if err != nil {
+		return err
 	}
-	bolt.NoSync = true
-	db.opts.opened(bolt)
-	err = bolt.View(func(tx *bbolt.Tx) error {
+	db.bolt.NoFreelistSync = false
+	if db.incarnation, err = ensureFormat(db.bolt, db.wal != nil); err != nil {
+		return err
+	}
+	db.bolt.NoSync = true
+	db.opts.opened(db.bolt)
+	return db.bolt.View(func(tx *bbolt.Tx) error {
 		db.visible.Store(uint64(tx.ID()))
 		db.fileSize, db.allocated = tx.Size(), tx.Size()
 		return nil
 	})
-	db.bolt = bolt
-	return l, h, err
 }
 
-// warn logs what can be lived with.
-func (db *DB) warn(warning, err error) error {
-	if warning != nil {
-		db.log.Warn(warning.Error())
+// release closes what is open, as it is.
+func (db *DB) release() {
+	if db.cp.done != nil {
+		<-db.cp.done
 	}
-	return err
+	db.unpin()
+	if db.wal != nil {
+		_ = db.wal.file.Close()
+		db.wal = nil
+	}
+	if db.bolt != nil {
+		if err := db.bolt.Close(); err != nil {
+			db.log.Warn("the database file could not be closed well", "error", err)
+		}
+		db.bolt = nil
+	}
 }
 
 // openFile opens a file beside the database's.
@@ -159,42 +127,42 @@ func (db *DB) openFile(path string, flag int) (file, error) {
 	return db.opts.wrap(f), nil
 }
 
-// lockAndInspect opens the file as bbolt would, and looks at it while nobody else can write to it. bbolt then finds the
-// lock taken by its own handle, which is as good as free.
-func (db *DB) lockAndInspect(ctx context.Context, name string, flag int, mode os.FileMode) (*os.File, error) {
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: it is not a file", ErrFormat)
+// lockFile opens the file at path, new if there is none, once no other process has it open. A lock belongs to a file, not to
+// its name: whoever waited for it while Compact put a new file in its place would write to a file that is gone.
+func lockFile(ctx context.Context, path string) (*os.File, error) {
+	for {
+		if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%w: it is not a file", ErrFormat)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(ctx, f, unix.LOCK_EX); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		opened, err := f.Stat()
+		if err == nil && opened.Size() == 0 {
+			err = nameNew(f)
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if named, err := os.Stat(path); err == nil && os.SameFile(opened, named) {
+			return f, nil
+		}
+		_ = f.Close()
 	}
-	f, err := os.OpenFile(name, flag, mode)
-	if err != nil {
-		return nil, err
-	}
-	if err := lock(ctx, f, unix.LOCK_EX, db.opts.LockTimeout); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if err := nameNew(f, mode); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // nameNew makes the name of a new file last, and its mode what it should be, whatever the umask.
-func nameNew(f *os.File, mode os.FileMode) error {
-	info, err := f.Stat()
-	if err != nil || info.Size() > 0 {
-		return err
-	}
-	if info.Mode().Perm() != mode {
-		if err := f.Chmod(mode); err != nil {
-			return err
-		}
-	}
-	return durable.SyncDir(filepath.Dir(f.Name()))
+func nameNew(f *os.File) error {
+	return errors.Join(f.Chmod(0o600), durable.SyncDir(filepath.Dir(f.Name())))
 }
 
 // lock waits until no other process has the file open or, with unix.LOCK_SH as how, has it open to write.
-func lock(ctx context.Context, f *os.File, how int, within time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
+func lock(ctx context.Context, f *os.File, how int) error {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	again := time.NewTicker(lockPoll)
 	defer again.Stop()

@@ -238,7 +238,7 @@ func hookWrites(bolt *bbolt.DB, write func(b []byte, off int64, write func([]byt
 // options makes a database run on the disk, with a small log.
 func (d *disk) options() Options {
 	return Options{
-		Logger: slog.New(slog.DiscardHandler), areaSize: 128 << 10, checkpointBytes: 96 << 10, checkpointCommits: 25, checkpointEvery: time.Hour,
+		Logger: slog.New(slog.DiscardHandler), areaSize: 256 << 10, checkpointBytes: 200 << 10, checkpointCommits: 25, checkpointEvery: time.Hour,
 		wrap: func(f *os.File) file {
 			name := "db"
 			if strings.HasSuffix(f.Name(), logSuffix) {
@@ -276,9 +276,8 @@ func abandon(db *DB) {
 		close(db.stop)
 		<-db.stopped
 		db.cancel()
-		if db.openErr == nil {
-			db.release()
-		}
+		db.release()
+		db.openErr = ErrClosed
 	})
 }
 
@@ -350,7 +349,7 @@ func change(tx *Tx, r *rand.Rand) error {
 			case 0:
 				size = r.IntN(30000)
 			case 1:
-				size = 140 << 10 // more than an area
+				size = 40 << 10 // six of them fit in an area
 			}
 			value := make([]byte, size)
 			for i := 0; i+8 < size; i += 64 {

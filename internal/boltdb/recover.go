@@ -14,8 +14,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
@@ -25,30 +23,28 @@ const replayBytes = 8 << 20
 // everything is the sequence up to which a log is replayed after a crash: whatever is whole in it counts.
 const everything = math.MaxUint64
 
-// findLog opens the log of a file that was not closed cleanly, and puts the file back to the checkpoint that the log
-// belongs to. It is called with the file locked, and before bbolt has seen it.
-func (db *DB) findLog() (*wal, *header, error) {
+// findLog opens the log of a file that was not closed cleanly, puts the file back to the checkpoint that the log belongs to,
+// and returns the log's header; nil: there is none. The file is locked, and bbolt has not seen it yet.
+func (db *DB) findLog() (*header, error) {
 	path := db.path + logSuffix
 	f, err := db.openFile(path, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("open its log: %w", err)
+		return nil, fmt.Errorf("open its log: %w", err)
 	}
-	l := db.newLog(f)
-	h, ok, err := l.newest()
-	if err == nil && ok {
-		err = db.restore(&h)
-	}
+	db.wal = db.newLog(f)
+	h, err := db.wal.newest()
 	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
+		return nil, err
 	}
-	if !ok {
+	if h == nil {
 		// The file was not written to since the log was made.
-		return nil, nil, errors.Join(f.Close(), os.Remove(path), durable.SyncDir(filepath.Dir(path)))
+		db.wal = nil
+		return nil, errors.Join(f.Close(), os.Remove(path), durable.SyncDir(filepath.Dir(path)))
 	}
-	return l, &h, nil
+	return h, db.restore(h)
 }
 
 // restore makes the checkpoint count that h is of. Both meta pages are written (rule 3): whichever is there may be of a
@@ -86,58 +82,54 @@ func (db *DB) restore(h *header) error {
 }
 
 // recoverLog does what the records after the checkpoint say, up to a sequence, and makes that a checkpoint.
-func (db *DB) recoverLog(l *wal, h *header, last uint64) error {
+func (db *DB) recoverLog(h *header, last uint64) error {
 	began := time.Now()
 	if !bytes.Equal(h.incarnation[:], db.incarnation) {
-		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, l.path)
+		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.wal.path)
 	}
 	// Rule 4: a power failure during recovery must find the checkpoint as it is.
 	pin, err := db.bolt.Begin(false)
 	if err != nil {
 		return err
 	}
-	db.wal, db.cp = l, checkpoint{pin: pin}
-	var tx *bbolt.Tx
-	var size, records, total int
-	end := func() error {
-		if tx == nil {
-			return nil
-		}
-		done := tx
-		tx, size = nil, 0
-		return db.commit(done, false)
+	db.cp.pin = pin
+	tx, err := db.begin()
+	if err != nil {
+		return err
 	}
-	err = l.read(*h, last, func(payload []byte) error {
-		if tx == nil {
-			if tx, err = db.begin(); err != nil {
+	defer func() { _ = tx.Rollback() }() // which is nothing after a commit
+	var size, records, total int
+	err = db.wal.read(*h, last, func(payload []byte) error {
+		if size >= replayBytes {
+			if err := db.commit(tx, false); err != nil {
 				return err
 			}
-		}
-		if err := replay(tx, payload); err != nil {
-			return errors.Join(err, tx.Rollback())
+			next, err := db.begin()
+			if err != nil {
+				return err
+			}
+			tx, size = next, 0
 		}
 		records++
 		size += len(payload)
 		total += len(payload)
-		if size < replayBytes {
-			return nil
-		}
-		return end()
+		return replay(tx, payload)
 	})
 	if err == nil {
-		err = end()
+		err = db.commit(tx, false)
 	}
 	if err != nil {
-		return fmt.Errorf("replay its log %s: %w", l.path, err)
+		return fmt.Errorf("replay its log %s: %w", db.wal.path, err)
 	}
 	// Rule 5: what was never acknowledged must not come to life behind what is written from now on. One epoch after the
 	// header's may have been begun, too.
-	l.epoch = h.epoch + 1
-	if err := db.checkpointNow(0); err != nil {
+	db.wal.epoch = h.epoch + 1
+	if err := db.checkpointNow(); err != nil {
 		return err
 	}
-	db.counters.recovered(time.Since(began), total)
-	db.log.Info("the database was not closed cleanly; its log was replayed", "records", records, "bytes", total, "took", time.Since(began))
+	took := time.Since(began)
+	db.counters.count(func(s *Stats) { s.Recoveries++; s.RecoveryBytes += uint64(total); s.RecoveryTime += took })
+	db.log.Info("the database was not closed cleanly; its log was replayed", "records", records, "bytes", total, "took", took)
 	return nil
 }
 
@@ -151,18 +143,11 @@ func (db *DB) recover() error {
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	last := uint64(everything)
-	switch {
-	case db.openErr != nil:
-		last = db.acknowledged
-	case db.wal != nil:
-		last = db.wal.sequence
-		fallthrough
-	default:
-		db.release()
+	if db.wal != nil {
+		db.acknowledged = db.wal.sequence
 	}
-	db.acknowledged = last
-	if db.openErr = db.open(db.ctx, last); db.openErr == nil {
+	db.release()
+	if db.openErr = db.open(db.ctx, db.acknowledged); db.openErr == nil {
 		db.stuck.Store(nil)
 	}
 	return db.openErr
@@ -185,21 +170,5 @@ func (db *DB) probe() error {
 	if err := db.disk.Sync(); err != nil || db.wal == nil {
 		return err
 	}
-	return db.wal.revoke(db.wal.at)
-}
-
-// release closes everything as it is.
-func (db *DB) release() {
-	if db.cp.done != nil {
-		<-db.cp.done
-	}
-	if db.wal != nil {
-		db.wal.waitFilled()
-		_ = db.wal.file.Close()
-	}
-	db.unpin()
-	db.wal = nil
-	if err := db.bolt.Close(); err != nil {
-		db.log.Warn("a database that is opened anew was not closed well", "error", err)
-	}
+	return db.wal.revoke()
 }

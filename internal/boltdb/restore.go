@@ -46,7 +46,7 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	var like os.FileInfo
 	if old != nil {
 		defer func() { err = errors.Join(err, old.Close()) }()
-		if err := lock(ctx, old, unix.LOCK_EX, lockPatience); err != nil {
+		if err := lock(ctx, old, unix.LOCK_EX); err != nil {
 			return "", fmt.Errorf("%s: %w", path, err)
 		}
 		if like, err = old.Stat(); err != nil {

@@ -45,19 +45,3 @@ func (c *counters) count(fn func(s *Stats)) {
 	defer c.mu.Unlock()
 	fn(&c.s)
 }
-
-func (c *counters) synced(took time.Duration, bytes int) {
-	c.count(func(s *Stats) { s.SyncTime += took; s.LogBytes += uint64(bytes) })
-}
-
-func (c *counters) committed(writes int) {
-	c.count(func(s *Stats) { s.Commits++; s.Writes += uint64(writes) })
-}
-
-func (c *counters) checkpointed(took time.Duration) {
-	c.count(func(s *Stats) { s.Checkpoints++; s.CheckpointTime += took })
-}
-
-func (c *counters) recovered(took time.Duration, bytes int) {
-	c.count(func(s *Stats) { s.Recoveries++; s.RecoveryBytes += uint64(bytes); s.RecoveryTime += took })
-}

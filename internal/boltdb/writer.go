@@ -144,12 +144,10 @@ func (db *DB) write() {
 			task()
 		case err := <-db.cp.done:
 			db.logError(db.checkpointDone(err))
-		case err := <-db.filling():
-			db.wal.stepFilled(err)
 		case <-age.C:
 			db.cp.resting = false
 			if db.wal != nil && db.cp.commits > 0 && db.cp.done == nil {
-				db.logError(db.beginCheckpoint(0))
+				db.logError(db.beginCheckpoint())
 			}
 		case <-db.stop:
 			for batch = db.drain(nil); len(batch) > 0; batch = db.drain(nil) {
@@ -167,10 +165,7 @@ func (db *DB) keepUp() {
 		db.logError(db.recoverUncertainCommit())
 	}
 	if db.due() {
-		db.logError(db.beginCheckpoint(0))
-	}
-	if db.wal != nil {
-		db.wal.fill()
+		db.logError(db.beginCheckpoint())
 	}
 }
 
@@ -179,14 +174,6 @@ func (db *DB) logError(err error) {
 	if err != nil {
 		db.log.Error("the database's log cannot be kept", "error", err)
 	}
-}
-
-// filling returns what gets the outcome of filling the log.
-func (db *DB) filling() <-chan error {
-	if db.wal == nil {
-		return nil
-	}
-	return db.wal.filling
 }
 
 // do runs fn on the writer's goroutine.
@@ -320,7 +307,10 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 		if err := bolt.Rollback(); err != nil {
 			return len(batch), -1, err
 		}
-		if err := db.checkpointNow(db.rec.payload()); err != nil {
+		if record := padded(db.rec.payload()); record > db.wal.areaSize {
+			return len(batch), -1, fmt.Errorf("a transaction takes %d bytes; allowed: %d", record, db.wal.areaSize)
+		}
+		if err := db.checkpointNow(); err != nil {
 			return len(batch), -1, db.failed(err, 0)
 		}
 		return db.tryCommit(batch, checkpoints)
@@ -328,14 +318,14 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 	start := time.Now()
 	err = db.persist(bolt)
 	if noRoom(err) && !db.uncertain && db.rec.payload() <= smallRecord && checkpoints < 2 {
-		if db.checkpointNow(0) == nil {
+		if db.checkpointNow() == nil {
 			return db.tryCommit(batch, checkpoints+1)
 		}
 	}
 	if err != nil {
 		return len(batch), -1, db.failed(err, int64(db.rec.payload()))
 	}
-	db.counters.committed(len(batch))
+	db.counters.count(func(s *Stats) { s.Commits++; s.Writes += uint64(len(batch)) })
 	db.opts.Committed(time.Since(start), len(db.rec.b))
 	db.succeeded(int64(db.rec.payload()))
 	for _, fn := range tx.committed {
@@ -355,7 +345,6 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 	if err := db.reserve(recordPages(&db.rec, int64(db.bolt.Info().PageSize)), leaves); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
-	at, sequence := db.wal.at, db.wal.sequence
 	if db.rec.b, err = db.wal.append(db.rec.b); err != nil {
 		err = errors.Join(fmt.Errorf("write to the log: %w", err), tx.Rollback())
 	} else {
@@ -364,13 +353,13 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 		err = db.commit(tx, false)
 	}
 	if err == nil {
+		db.wal.next(len(db.rec.b))
 		return nil
 	}
 	// Rule 7: the functions are about to hear that they failed, so their record must not count, whatever happens next. If it
 	// cannot be made void, the next epoch does it: the file is opened anew without it.
-	db.wal.at, db.wal.sequence = at, sequence
 	var wrote *notSynced
-	if voided := db.wal.revoke(at); voided == nil && errors.As(err, &wrote) {
+	if voided := db.wal.revoke(); voided == nil && errors.As(err, &wrote) {
 		return err
 	}
 	db.uncertain = true
