@@ -27,7 +27,6 @@ var notRun = map[string]string{
 	"dapr-bolt migrate":    "needs servers: TestMigrate of the cluster tests",
 	"npm install":          "TestQuickStarts installs into the cache",
 	"python3 -m venv ":     "TestQuickStarts installs into the cache",
-	"cd cmd/":              "goes where the quick start is",
 	"docker ":              "needs a Docker engine",
 	"jaeger ":              "is a program of others",
 	"OTEL_EXPORTER_":       "needs a collector: TestSpansContinueTheTraceOfTheApp",
