@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -141,21 +140,13 @@ func connectionOf(ctx context.Context) *connection {
 
 // peerCredentials are transport credentials that encrypt nothing: who may connect, the socket has said. They make each
 // connection a *connection.
-type peerCredentials struct{ server *Server }
+type peerCredentials struct {
+	credentials.TransportCredentials // insecure
+	server                           *Server
+}
 
+// ServerHandshake implements credentials.TransportCredentials.
 func (p peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c := p.server.newConnection(conn)
 	return c, c, nil
 }
-
-func (peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("these credentials are for servers")
-}
-
-func (peerCredentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "unix"}
-}
-
-func (p peerCredentials) Clone() credentials.TransportCredentials { return p }
-
-func (peerCredentials) OverrideServerName(string) error { return nil }

@@ -2,12 +2,10 @@ package component
 
 import (
 	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
-	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // engineNATS keeps events on NATS JetStream.
@@ -18,8 +16,6 @@ type natsConfig struct {
 	Engine  string
 	Servers servers.NATS
 }
-
-var natsPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 var natsFields = []field[natsConfig]{
 	{
@@ -68,7 +64,7 @@ var natsFields = []field[natsConfig]{
 	},
 	{
 		Field{"prefix", "dapr-bolt", nameAllowed, "begins the names of streams and subjects: installations with different ones share servers and no data"},
-		func(c *natsConfig, v string) bool { c.Servers.Prefix = v; return natsPrefix.MatchString(v) },
+		func(c *natsConfig, v string) bool { c.Servers.Prefix = v; return validPrefix.MatchString(v) },
 	},
 	{
 		Field{"replicas", "3", "1, 3 or 5", "on how many servers each event is, from when the stream is made; with `1`, a lost server loses events"},
@@ -101,13 +97,7 @@ func (c *publisherConfig) check() error {
 		return nil
 	case c.Events.Servers.Endpoints == "":
 		return invalid.New("url", "", "the servers, as engine is nats")
-	}
-	return checkLimits(c.Publish.Limits)
-}
-
-// checkLimits refuses what JetStream cannot do for one topic.
-func checkLimits(l pubsub.TopicLimits) error {
-	if l.MaxBytes > 0 {
+	case c.Publish.Limits.MaxBytes > 0:
 		return &invalid.Error{Field: "maxBytes", Value: "above 0", Allowed: "none or 0 with engine nats: JetStream bounds a stream, which holds all topics, and no single one of them; limit the account's storage instead (jetstream.max_file_store)"}
 	}
 	return nil

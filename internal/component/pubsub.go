@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -312,7 +311,7 @@ func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeReque
 			if err != nil {
 				return
 			}
-			switch err := handle(d.Context(), handler, message(d), p.log); {
+			switch err := handler(d.Context(), message(d)); {
 			case err == nil:
 				d.Ack()
 			case ctx.Err() == nil:
@@ -321,17 +320,6 @@ func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeReque
 		}
 	}()
 	return nil
-}
-
-// handle runs a handler in which a panic is a failed delivery.
-func handle(ctx context.Context, handler contribpubsub.Handler, m *contribpubsub.NewMessage, log *slog.Logger) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			log.Error("panic in an event handler", "topic", m.Topic, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic in the event handler: %v", p)
-		}
-	}()
-	return handler(ctx, m)
 }
 
 // subscribe begins the subscription of an instance of an app, with a subscription's metadata, which may change that of the

@@ -22,9 +22,6 @@ var _ contribstate.Querier = (*StateStore)(nil)
 // statestore.ErrInvalidArgument.
 func (s *StateStore) Query(ctx context.Context, req *contribstate.QueryRequest) (*contribstate.QueryResponse, error) {
 	q := statestore.Query{Limit: req.Query.Page.Limit, Token: req.Query.Page.Token}
-	if req.Query.Filter != nil && len(req.Query.Filters) == 0 {
-		return nil, invalid.New("filter", fmt.Sprintf("%T", req.Query.Filter), "a filter that was read from JSON")
-	}
 	var err error
 	if q.Filter, err = statestore.ParseFilter(req.Query.Filters); err != nil {
 		return nil, err
@@ -67,10 +64,7 @@ func correctQuery(ctx context.Context, store *StateStore, req *proto.QueryReques
 		}
 		fields.Filters[name] = v
 	}
-	for i, by := range asked.GetSort() {
-		if by == nil {
-			return nil, missing("sort", i, "a field")
-		}
+	for _, by := range asked.GetSort() {
 		fields.Sort = append(fields.Sort, contribquery.Sorting{Key: by.GetKey(), Order: by.GetOrder().String()})
 	}
 	page, err := store.Query(ctx, &contribstate.QueryRequest{

@@ -44,55 +44,28 @@ func correctUnary(ctx context.Context, c *call, req any, handler grpc.UnaryHandl
 	case *proto.SetRequest:
 		hideContentType(r)
 	case *proto.BulkSetRequest:
-		for i, item := range r.Items {
-			if item == nil {
-				return nil, missing("items", i, "a set")
-			}
+		for _, item := range r.Items {
 			hideContentType(item)
 		}
 	case *proto.TransactionalStateRequest:
 		for i, op := range r.Operations {
 			switch op := op.GetRequest().(type) {
 			case *proto.TransactionalStateOperation_Set:
-				if op.Set == nil {
-					return nil, missing("operations", i, "a set or a delete")
-				}
 				hideContentType(op.Set)
-			case *proto.TransactionalStateOperation_Delete:
-				if op.Delete == nil {
-					return nil, missing("operations", i, "a set or a delete")
-				}
 			// Fault: an operation that is neither a set nor a delete makes Transact panic.
-			default:
-				return nil, missing("operations", i, "a set or a delete")
+			case nil:
+				return nil, invalid.New(fmt.Sprintf("operations[%d]", i), "", "a set or a delete")
 			}
 		}
 
 	case *proto.QueryRequest:
 		return correctQuery(ctx, c.store, r)
 
-	// Fault: missing items make bulk calls panic.
-	case *proto.BulkGetRequest:
-		for i, item := range r.Items {
-			if item == nil {
-				return nil, missing("items", i, "a get")
-			}
-		}
-	case *proto.BulkDeleteRequest:
-		for i, item := range r.Items {
-			if item == nil {
-				return nil, missing("items", i, "a delete")
-			}
-		}
-
 	// Fault: the error of a call is thrown away. The runtime takes any answer for success, also one with failed entries in
 	// it, of which it does not tell the app: one entry that was not stored must fail the call.
 	case *proto.BulkPublishRequest:
 		bulk := &contribpubsub.BulkPublishRequest{Topic: r.Topic, Metadata: r.Metadata, Entries: make([]contribpubsub.BulkMessageEntry, len(r.Entries))}
 		for i, entry := range r.Entries {
-			if entry == nil {
-				return nil, missing("entries", i, "an event")
-			}
 			bulk.Entries[i] = contribpubsub.BulkMessageEntry{
 				EntryId: entry.EntryId, Event: entry.Event, ContentType: entry.ContentType, Metadata: entry.Metadata,
 			}
@@ -141,8 +114,4 @@ func hideContentType(r *proto.SetRequest) {
 		r.Metadata = make(map[string]string, 1)
 	}
 	r.Metadata[hiddenContentType] = contentType
-}
-
-func missing(field string, index int, allowed string) error {
-	return invalid.New(fmt.Sprintf("%s[%d]", field, index), "", allowed)
 }

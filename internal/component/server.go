@@ -17,6 +17,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
@@ -72,7 +73,7 @@ const (
 	minPing = time.Second
 )
 
-// Options for Listen; the zero value of each but Backend is the documented default.
+// Options for Listen; the zero value of each but Sidecars and Backend is the documented default.
 type Options struct {
 	// Name of the socket, without its extension. Default: DefaultName.
 	Name string
@@ -95,7 +96,7 @@ type Options struct {
 	// MaxRequestBytes bounds in bytes, apart from each other, what requests take that are arriving, that are being worked
 	// on, and answers that are not read yet: see limiter. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
-	// Sidecars keeps what must be known of sidecars after a restart. Default: nothing is kept.
+	// Sidecars keeps what must be known of sidecars after a restart. Required.
 	Sidecars *sidecars.Registry
 	// Backend is what the components work on. Required.
 	Backend Backend
@@ -154,7 +155,7 @@ type Server struct {
 
 // Listen takes the socket, so that sidecars that start from now on wait for Serve. The caller must Stop the Server.
 //
-// Errors: InUseError when another process listens there, and the system's.
+// Errors: that another process listens there, which is named, and the system's.
 func Listen(ctx context.Context, opts Options) (*Server, error) {
 	opts.setDefaults()
 	opts.Name = cmp.Or(opts.Name, DefaultName)
@@ -171,12 +172,6 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	}
 	if opts.Name != filepath.Base(opts.Name) {
 		return nil, invalid.New("name", opts.Name, "a file name without its extension")
-	}
-	if opts.Sidecars == nil {
-		var err error
-		if opts.Sidecars, err = sidecars.Open(sidecars.Options{Clock: opts.Clock, Logger: opts.Logger}); err != nil {
-			return nil, err
-		}
 	}
 	sock, err := listenAt(ctx, filepath.Join(opts.SocketDir, opts.Name+".sock"), socketAccess{
 		gid:     opts.SocketGID,
@@ -203,7 +198,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 
 func (s *Server) newGRPC() *grpc.Server {
 	server := grpc.NewServer(
-		grpc.Creds(peerCredentials{s}),
+		grpc.Creds(peerCredentials{insecure.NewCredentials(), s}),
 		grpc.InTapHandle(s.limiter.tap),
 		grpc.ForceServerCodecV2(newCodec()),
 		// The buffer is connection's.

@@ -28,16 +28,6 @@ const (
 // maxSocketPath is what sockaddr_un holds beside the NUL at its end (unix(7)).
 const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
-// InUseError refuses a socket path at which another process listens.
-type InUseError struct {
-	Path   string
-	Holder string
-}
-
-func (e *InUseError) Error() string {
-	return fmt.Sprintf("socket %s is in use by %s", e.Path, e.Holder)
-}
-
 // socket is a listening Unix socket and the file that it is reached by.
 type socket struct {
 	net.Listener
@@ -66,7 +56,7 @@ func (a *socketAccess) modes() (file, folder os.FileMode) {
 }
 
 // listenAt makes the socket at path, mode 0600 unless access says otherwise, in a folder that it creates (mode 0700,
-// likewise) if it is missing. A socket file at which nobody listens any more is replaced; a live one is an InUseError.
+// likewise) if it is missing. A socket file at which nobody listens any more is replaced; a live one is an error.
 func listenAt(ctx context.Context, path string, allowed socketAccess) (*socket, error) {
 	if err := allowed.Policy.Check(); err != nil {
 		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
@@ -156,7 +146,7 @@ func removeStale(ctx context.Context, path string) error {
 	switch {
 	case err == nil:
 		peer, _ := access.PeerOf(conn)
-		return errors.Join(&InUseError{Path: path, Holder: peer.Process.String()}, conn.Close())
+		return errors.Join(fmt.Errorf("socket %s is in use by %s", path, peer.Process), conn.Close())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		// Not one that another process has just put in its place.
 		stale := socket{path: path, file: info}

@@ -293,8 +293,6 @@ func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalS
 			writes[i], err = setOf(&op)
 		case contribstate.DeleteRequest:
 			writes[i], err = deleteOf(&op)
-		default:
-			err = invalid.New("operation", fmt.Sprintf("%T", op), "a set or a delete")
 		}
 		if err != nil {
 			return fmt.Errorf("operations[%d]: %w", i, err)
@@ -323,9 +321,6 @@ func (s *StateStore) MultiMaxSize() int {
 func setOf(req *contribstate.SetRequest) (statestore.Write, error) {
 	if err := contribstate.CheckRequestOptions(contribstate.SetStateOption{Concurrency: req.Options.Concurrency}); err != nil {
 		return statestore.Write{}, concurrencyError(req.Options.Concurrency)
-	}
-	if req.Value == nil {
-		return statestore.Write{}, invalid.New("value", "nil", "bytes, or what can be written as JSON")
 	}
 	value, err := stateutils.Marshal(req.Value, json.Marshal)
 	if err != nil {

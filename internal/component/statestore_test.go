@@ -119,17 +119,27 @@ func TestMissingParts(t *testing.T) {
 	requireInvalid(t, err, "operations[1]")
 	require.NotContains(t, h.log.String(), "panic")
 
-	for field, req := range map[string]any{
-		"items[0]":      &proto.BulkSetRequest{Items: []*proto.SetRequest{nil}},
-		"items[1]":      &proto.BulkGetRequest{Items: []*proto.GetRequest{{}, nil}},
-		"items[2]":      &proto.BulkDeleteRequest{Items: []*proto.DeleteRequest{{}, {}, nil}},
-		"entries[0]":    &proto.BulkPublishRequest{Entries: []*proto.BulkMessageEntry{nil}},
-		"operations[0]": &proto.TransactionalStateRequest{Operations: []*proto.TransactionalStateOperation{{Request: &proto.TransactionalStateOperation_Delete{}}}},
-		"operations[1]": &proto.TransactionalStateRequest{Operations: []*proto.TransactionalStateOperation{setOp(&proto.SetRequest{}), setOp(nil)}},
+	// An item that is missing arrives as one that is empty.
+	for _, call := range []func() error{
+		func() error { return c.bulkSet(nil) },
+		func() error { return c.bulkDelete(nil) },
+		func() error {
+			_, err := c.Transact(c.ctx, &proto.TransactionalStateRequest{Operations: []*proto.TransactionalStateOperation{setOp(nil)}})
+			return err
+		},
+		func() error {
+			_, err := c.Transact(c.ctx, &proto.TransactionalStateRequest{Operations: []*proto.TransactionalStateOperation{{Request: &proto.TransactionalStateOperation_Delete{}}}})
+			return err
+		},
 	} {
-		_, err := correctUnary(t.Context(), nil, req, nil)
-		requireInvalid(t, toStatus(err), field)
+		requireInvalid(t, call(), "key")
 	}
+	r, err := c.BulkGet(c.ctx, &proto.BulkGetRequest{Items: []*proto.GetRequest{nil}})
+	require.NoError(t, err)
+	require.Contains(t, r.GetItems()[0].GetError(), "key")
+	_, err = c.pubsub.BulkPublish(c.ctx, &proto.BulkPublishRequest{Topic: "t", Entries: []*proto.BulkMessageEntry{nil}})
+	require.NoError(t, err)
+	require.NotContains(t, h.log.String(), "panic")
 }
 
 func requireInvalid(t *testing.T, err error, text string) {
@@ -411,7 +421,7 @@ func TestStateStoreInProcess(t *testing.T) {
 
 	wrong := "wrong"
 	err = store.BulkSet(ctx, []contribstate.SetRequest{
-		{Key: "a", Value: "1"}, {Key: "k", Value: "2", ETag: &wrong}, {Key: "", Value: "3"}, {Key: "c", Value: nil},
+		{Key: "a", Value: "1"}, {Key: "k", Value: "2", ETag: &wrong}, {Key: "", Value: "3"}, {Key: "c", Value: func() {}},
 	}, contribstate.BulkStoreOpts{})
 	failed := map[string]error{}
 	for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {

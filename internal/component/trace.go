@@ -252,11 +252,7 @@ func (s *deliverySpans) take(number uint64) trace.Span {
 }
 
 // unanswered ends the span of a delivery that has ended without the app.
-func (s *deliverySpans) unanswered(number uint64) {
-	if span := s.take(number); span != nil {
-		endUnanswered(span)
-	}
-}
+func (s *deliverySpans) unanswered(number uint64) { answered(s.take(number), nil, false) }
 
 // close ends the spans that are left when the stream is over.
 func (s *deliverySpans) close() {
@@ -267,27 +263,22 @@ func (s *deliverySpans) close() {
 	defer s.mu.Unlock()
 	for number, span := range s.open {
 		delete(s.open, number)
-		endUnanswered(span)
+		answered(span, nil, false)
 	}
 }
 
-func endUnanswered(span trace.Span) {
-	span.SetAttributes(semconv.ErrorTypeKey.String("unanswered"))
-	span.SetStatus(otelcodes.Error, "ended without an answer: its ackWait ran out, or its stream ended")
-	span.End()
-}
-
-// answered ends the span of a delivery, which may be nil, with what the app answered in time, or too late.
+// answered ends the span of a delivery, which may be nil, with what the app answered in time, or too late or never.
 func answered(span trace.Span, failure *proto.AckMessageError, inTime bool) {
+	if span == nil {
+		return
+	}
 	switch {
-	case span == nil:
 	case !inTime:
-		endUnanswered(span)
+		span.SetAttributes(semconv.ErrorTypeKey.String("unanswered"))
+		span.SetStatus(otelcodes.Error, "ended without an answer: its ackWait ran out, or its stream ended")
 	case failure != nil:
 		span.SetAttributes(semconv.ErrorTypeKey.String("failed"))
 		span.SetStatus(otelcodes.Error, traced(failure.GetMessage()))
-		span.End()
-	default:
-		span.End()
 	}
+	span.End()
 }
