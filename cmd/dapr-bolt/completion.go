@@ -11,6 +11,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 const (
@@ -90,10 +91,14 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 }
 
 // completeBucket completes --database and --bucket.
-func (c *cli) completeBucket(pick func(admin.Bucket) string) cobra.CompletionFunc {
+func (c *cli) completeBucket(kind sidecars.Kind, pick func(admin.Bucket) string) cobra.CompletionFunc {
 	return c.completion(func(ctx context.Context, client *admin.Client, _ []string) (offers []string, err error) {
 		buckets, err := client.Buckets(ctx)
-		for _, bucket := range buckets.Buckets {
+		ofKind := buckets.Buckets
+		if kind == sidecars.State {
+			ofKind = buckets.State
+		}
+		for _, bucket := range ofKind {
 			offers = append(offers, pick(bucket))
 		}
 		return offers, err

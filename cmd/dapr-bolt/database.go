@@ -30,15 +30,8 @@ with restore.`,
 			if err != nil {
 				return err
 			}
-			return c.withClient(func(client *admin.Client) error {
-				result, err := client.Backup(cmd.Context(), admin.BackupRequest{Database: c.database, Path: path})
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(result)
-				}
-				_, err = fmt.Fprintf(c.out, "%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
+			return ask(cmd.Context(), c, (*admin.Client).Backup, admin.BackupRequest{Database: c.database, Path: path}, func(result admin.BackupResult) error {
+				_, err := fmt.Fprintf(c.out, "%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
 				return err
 			})
 		},

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -29,39 +29,9 @@ func (c *cli) deadLettersCommand() *cobra.Command {
 		RunE:    needsSubcommand,
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	c.bucketFlags(cmd, "list")
+	c.bucketFlags(cmd, sidecars.PubSub, "list")
 	cmd.AddCommand(c.listCommand(), c.groupsCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand())
 	return cmd
-}
-
-// selection is which dead letters a command works on.
-type selection struct {
-	topic, group, text, reason, cause string
-	since, before                     time.Time
-	all                               bool
-}
-
-func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
-	flags := cmd.Flags()
-	flags.SortFlags = false
-	flags.StringVar(&s.topic, "topic", "", "only those of this topic")
-	flags.StringVar(&s.group, "group", "", "only those of this consumer group")
-	addFlag(flags, &s.since, "since", "", "time", "only those that died since then: a duration such as 24h, or an RFC 3339 time", parseSince(c.clock))
-	addFlag(flags, &s.before, "before", "", "time", "only those that died before then, likewise", parseSince(c.clock))
-	flags.StringVar(&s.reason, "reason", "", "only those that died of this reason")
-	flags.StringVar(&s.cause, "cause", "", "only those of this cause, as groups shows it")
-	flags.StringVar(&s.text, "text", "", "only those whose payload, event id or errors hold this text")
-	flags.BoolVar(&s.all, "all", false, all)
-	completeFlag(cmd, "topic", c.eachTopic(topicOf))
-	completeFlag(cmd, "group", c.eachTopic(groupsOf))
-}
-
-func (s *selection) filtered() bool {
-	return s.topic != "" || s.group != "" || s.text != "" || s.reason != "" || s.cause != "" || !s.since.IsZero() || !s.before.IsZero()
-}
-
-func (c *cli) listOptions(s *selection) admin.ListOptions {
-	return admin.ListOptions{Bucket: c.bucket, Topic: s.topic, Group: s.group, Since: s.since, Before: s.before, Reason: pubsub.Reason(s.reason), Cause: s.cause, Text: s.text}
 }
 
 func (c *cli) listCommand() *cobra.Command {
@@ -163,61 +133,6 @@ func deadLetterGroups(ctx context.Context, client *admin.Client, opts admin.List
 			return all, nil
 		}
 	}
-}
-
-// buckets returns the bucket that the flags name, or all of them if they name none.
-func (c *cli) buckets(ctx context.Context, client *admin.Client) ([]admin.Bucket, error) {
-	if c.bucket != (admin.Bucket{}) {
-		return []admin.Bucket{c.bucket}, nil
-	}
-	buckets, err := client.Buckets(ctx)
-	c.sayMissing(buckets.Missing)
-	return buckets.Buckets, err
-}
-
-func (c *cli) sayMissing(missing string) {
-	if missing != "" {
-		fmt.Fprintln(c.errOut, "left out:", missing)
-	}
-}
-
-func bucketNames(buckets []admin.Bucket) string {
-	names := make([]string, len(buckets))
-	for i, bucket := range buckets {
-		names[i] = bucket.String()
-	}
-	return strings.Join(names, ", ")
-}
-
-// eachPage calls fn with page after page, bucket after bucket, until opts.Limit dead letters were seen (0: all of them).
-// It returns what to continue after in the last bucket, or 0 when that has no more, and the buckets that were not reached.
-func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (next uint64, unseen []admin.Bucket, err error) {
-	left, after := opts.Limit, opts.After
-	for i, bucket := range buckets {
-		for opts.Bucket, opts.After = bucket, after; ; {
-			opts.Limit = admin.MaxPageSize
-			if left > 0 {
-				opts.Limit = left
-			}
-			page, err := client.DeadLetters(ctx, opts)
-			if err != nil {
-				return 0, nil, err
-			}
-			if err := fn(page.DeadLetters); err != nil {
-				return 0, nil, err
-			}
-			if left > 0 {
-				if left -= len(page.DeadLetters); left == 0 {
-					return page.Next, buckets[i+1:], nil
-				}
-			}
-			if page.Next == 0 {
-				break
-			}
-			opts.After = page.Next
-		}
-	}
-	return 0, nil, nil
 }
 
 func (c *cli) listTable(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions) error {
@@ -340,12 +255,7 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 	line("partition key", d.Event.PartitionKey)
 	line("unreadable", d.Event.Unreadable)
 	line("content type", d.Event.ContentType)
-	keys := make([]string, 0, len(d.Event.Metadata))
-	for key := range d.Event.Metadata {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(d.Event.Metadata)) {
 		line("metadata", key+"="+d.Event.Metadata[key])
 	}
 	// The oldest may be missing. Interruptions are attempts, too, and no deliveries.
@@ -361,55 +271,6 @@ func (c *cli) printDeadLetter(d *admin.DeadLetter) error {
 	fmt.Fprintf(&b, "\n%s\n", data)
 	_, err = io.WriteString(c.out, b.String())
 	return err
-}
-
-// readable lays JSON out, leaves text as it is, and shows anything else in base64.
-func readable(e *admin.Event) (string, error) {
-	if e.DataEncoding == admin.DataJSON {
-		var laidOut bytes.Buffer
-		err := json.Indent(&laidOut, e.Data, "", "  ")
-		return harmless(laidOut.String()), err
-	}
-	var text string
-	err := json.Unmarshal(e.Data, &text)
-	return harmless(text), err
-}
-
-func parseIDs(args []string) ([]uint64, error) {
-	var ids []uint64
-	for _, arg := range args {
-		id, err := parseID(arg)
-		if err != nil {
-			return nil, usagef("invalid ID %q: %w", arg, err)
-		}
-		if !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-	}
-	return ids, nil
-}
-
-// chosen returns the ids that the command line names, by themselves or by --all and the filters. Those are read before
-// anything is changed: what dies again while a command runs is not for that run.
-func (c *cli) chosen(ctx context.Context, client *admin.Client, sel *selection, args []string) ([]uint64, error) {
-	switch {
-	case sel.all && len(args) > 0:
-		return nil, usagef("there are IDs and --all: allowed: one of the two")
-	case sel.all:
-		var ids []uint64
-		_, _, err := eachPage(ctx, client, []admin.Bucket{c.bucket}, c.listOptions(sel), func(letters []admin.DeadLetter) error {
-			for i := range letters {
-				ids = append(ids, letters[i].ID)
-			}
-			return nil
-		})
-		return ids, err
-	case sel.filtered():
-		return nil, usagef("--topic, --group, --since, --before, --reason, --cause and --text go with --all")
-	case len(args) == 0:
-		return nil, usagef("nothing is named: allowed: one ID or more, or --all")
-	}
-	return parseIDs(args)
 }
 
 func (c *cli) redriveCommand() *cobra.Command {
@@ -434,12 +295,7 @@ reset. Name them by ID, or take --all and, if need be, filters.`,
 				if err != nil {
 					return fmt.Errorf("%s of %d sent back: %w", done, len(ids), err)
 				}
-				if c.output == outputJSON {
-					err = c.printJSON(result)
-				} else {
-					_, err = fmt.Fprintf(c.out, "%s sent back\n", done)
-				}
-				if err != nil {
+				if err := c.say(result, "%s sent back\n", done); err != nil {
 					return err
 				}
 				unreadable := unreadable(result.Unreadable)
@@ -560,11 +416,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 					}
 					purged += result.Purged
 				}
-				if c.output == outputJSON {
-					err = c.printJSON(admin.PurgeResult{Purged: purged})
-				} else {
-					_, err = fmt.Fprintf(c.out, "%s removed\n", count(purged, "dead letter", "dead letters"))
-				}
+				err = c.say(admin.PurgeResult{Purged: purged}, "%s removed\n", count(purged, "dead letter", "dead letters"))
 				if err == nil && !sel.all && purged < len(ids) {
 					err = fmt.Errorf("%d of the %d IDs were not among the dead letters", len(ids)-purged, len(ids))
 				}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -19,14 +20,7 @@ func (c *cli) topicShowCommand() *cobra.Command {
 		Args:              exactArgs("TOPIC"),
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				topic, err := client.Topic(cmd.Context(), admin.TopicRequest{Bucket: c.bucket, Topic: args[0]})
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(topic)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).Topic, admin.TopicRequest{Bucket: c.bucket, Topic: args[0]}, func(topic admin.TopicDetail) error {
 				if err := c.printTopicTables([]admin.TopicStats{topic.TopicStats}); err != nil || len(topic.Consumers) == 0 {
 					return err
 				}
@@ -79,15 +73,6 @@ lost, and asks. Event ids stay remembered for their window.`,
 	return cmd
 }
 
-// say prints what was done: fields as JSON, or the text.
-func (c *cli) say(fields any, format string, args ...any) error {
-	if c.output == outputJSON {
-		return c.printJSON(fields)
-	}
-	_, err := fmt.Fprintf(c.out, format, args...)
-	return err
-}
-
 func (c *cli) topicWatchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "watch TOPIC",
@@ -125,15 +110,8 @@ are listed that the process remembers.`,
 		Args:              exactArgs("TOPIC"),
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				request.Bucket, request.Topic, request.Data = c.bucket, args[0], c.output == outputJSON
-				page, err := client.Events(cmd.Context(), request)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(page)
-				}
+			request.Bucket, request.Topic, request.Data = c.bucket, args[0], c.output == outputJSON
+			return ask(cmd.Context(), c, (*admin.Client).Events, request, func(page admin.EventPage) error {
 				var rows [][]cell
 				for i := range page.Events {
 					e := &page.Events[i]
@@ -148,32 +126,6 @@ are listed that the process remembers.`,
 	return cmd
 }
 
-// nextFlag says how to list the next page; empty: there is none.
-func nextFlag[T comparable](flag string, next T) string {
-	var none T
-	if next == none {
-		return ""
-	}
-	return fmt.Sprintf("--%s %v", flag, next)
-}
-
-// printPage prints a table, or that it is empty, and how to go on.
-func (c *cli) printPage(header []string, rows [][]cell, none, next string) error {
-	if len(rows) == 0 && next == "" {
-		_, err := fmt.Fprintln(c.errOut, none)
-		return err
-	}
-	if len(rows) > 0 {
-		if err := c.printTable(header, rows); err != nil {
-			return err
-		}
-	}
-	if next != "" {
-		fmt.Fprintf(c.errOut, "there may be more: %s lists the next page\n", next)
-	}
-	return nil
-}
-
 func (c *cli) topicEventCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "event TOPIC SEQUENCE",
@@ -185,14 +137,7 @@ func (c *cli) topicEventCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.withClient(func(client *admin.Client) error {
-				e, err := client.Event(cmd.Context(), admin.EventRequest{Bucket: c.bucket, Topic: args[0], Sequence: sequence})
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(e)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).Event, admin.EventRequest{Bucket: c.bucket, Topic: args[0], Sequence: sequence}, func(e admin.EventDetail) error {
 				return c.printEvent(&e)
 			})
 		},
@@ -239,7 +184,7 @@ func (c *cli) retriesCommand() *cobra.Command {
 		RunE:  needsSubcommand,
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	c.bucketFlags(cmd, "")
+	c.bucketFlags(cmd, sidecars.PubSub, "")
 	cmd.AddCommand(c.retriesListCommand(),
 		c.retryCommand("now", "Deliver a waiting retry now", "is due now", (*admin.Client).RetryNow),
 		c.retryCommand("skip", "Make a dead letter of a waiting retry, with the reason "+string(pubsub.ReasonSkipped), "is among the dead letters", (*admin.Client).RetrySkip))
@@ -254,15 +199,8 @@ func (c *cli) retriesListCommand() *cobra.Command {
 		Args:              exactArgs("TOPIC"),
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				request.Bucket, request.Topic = c.bucket, args[0]
-				page, err := client.Retries(cmd.Context(), request)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(page)
-				}
+			request.Bucket, request.Topic = c.bucket, args[0]
+			return ask(cmd.Context(), c, (*admin.Client).Retries, request, func(page admin.RetryPage) error {
 				var rows [][]cell
 				for _, r := range page.Retries {
 					due := c.timeCell(zeroIfNil(r.Due))

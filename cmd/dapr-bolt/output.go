@@ -2,10 +2,63 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
+
+// ask prints what a call to the process answers: as JSON, or as text lays it out.
+func ask[R, A any](ctx context.Context, c *cli, call func(*admin.Client, context.Context, R) (A, error), request R, text func(answer A) error) error {
+	return c.withClient(func(client *admin.Client) error {
+		answer, err := call(client, ctx, request)
+		if err != nil {
+			return err
+		}
+		if c.output == outputJSON {
+			return c.printJSON(answer)
+		}
+		return text(answer)
+	})
+}
+
+// say prints what was done: fields as JSON, or the text.
+func (c *cli) say(fields any, format string, args ...any) error {
+	if c.output == outputJSON {
+		return c.printJSON(fields)
+	}
+	_, err := fmt.Fprintf(c.out, format, args...)
+	return err
+}
+
+// nextFlag says how to list the next page; empty: there is none.
+func nextFlag[T comparable](flag string, next T) string {
+	var none T
+	if next == none {
+		return ""
+	}
+	return fmt.Sprintf("--%s %v", flag, next)
+}
+
+// printPage prints a table, or that it is empty, and how to go on.
+func (c *cli) printPage(header []string, rows [][]cell, none, next string) error {
+	if len(rows) == 0 && next == "" {
+		_, err := fmt.Fprintln(c.errOut, none)
+		return err
+	}
+	if len(rows) > 0 {
+		if err := c.printTable(header, rows); err != nil {
+			return err
+		}
+	}
+	if next != "" {
+		fmt.Fprintf(c.errOut, "there may be more: %s lists the next page\n", next)
+	}
+	return nil
+}
 
 func (c *cli) printJSON(v any) error {
 	enc := json.NewEncoder(c.out)
@@ -36,4 +89,22 @@ func (c *cli) confirm(question string) error {
 		return nil
 	}
 	return fmt.Errorf("nothing was changed")
+}
+
+func (c *cli) sayMissing(missing string) {
+	if missing != "" {
+		fmt.Fprintln(c.errOut, "left out:", missing)
+	}
+}
+
+// readable lays JSON out, leaves text as it is, and shows anything else in base64.
+func readable(e *admin.Event) (string, error) {
+	if e.DataEncoding == admin.DataJSON {
+		var laidOut bytes.Buffer
+		err := json.Indent(&laidOut, e.Data, "", "  ")
+		return harmless(laidOut.String()), err
+	}
+	var text string
+	err := json.Unmarshal(e.Data, &text)
+	return harmless(text), err
 }

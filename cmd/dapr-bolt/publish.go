@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 func (c *cli) publishCommand() *cobra.Command {
@@ -40,21 +41,14 @@ topic's publisher has set.`,
 			if request.Metadata, err = parseMetadata(metadata); err != nil {
 				return err
 			}
-			return c.withClient(func(client *admin.Client) error {
-				result, err := client.Publish(cmd.Context(), request)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(result)
-				}
-				_, err = fmt.Fprintf(c.out, "published to %q, id %q\n", request.Topic, result.ID)
+			return ask(cmd.Context(), c, (*admin.Client).Publish, request, func(result admin.PublishResult) error {
+				_, err := fmt.Fprintf(c.out, "published to %q, id %q\n", request.Topic, result.ID)
 				return err
 			})
 		},
 	}
 	c.outputFlag(cmd, cmd.Flags())
-	c.bucketFlags(cmd, "")
+	c.bucketFlags(cmd, sidecars.PubSub, "")
 	flags := cmd.Flags()
 	flags.StringVar(&file, "file", "", "read the data from this file; -: from the standard input")
 	flags.BoolVar(&request.Raw, "raw", false, "publish the data as it is, in no CloudEvent")

@@ -13,6 +13,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -164,18 +165,21 @@ func (c *cli) databaseFlag(flags *pflag.FlagSet) {
 	addFlag(flags, &c.database, "database", c.database, "name", "the database: DATABASE.db in the data directory", parseName)
 }
 
-// bucketFlags are for commands on what is in pub/sub buckets. all says which look into all of them by default; empty:
+// bucketFlags are for commands on what is in buckets of a kind. all says which look into all of them by default; empty:
 // none does.
-func (c *cli) bucketFlags(cmd *cobra.Command, all string) {
-	flags := cmd.PersistentFlags()
+func (c *cli) bucketFlags(cmd *cobra.Command, kind sidecars.Kind, all string) {
+	flags, bucket := cmd.PersistentFlags(), databases.DefaultPubSubBucket
+	if kind == sidecars.State {
+		bucket = databases.DefaultStateBucket
+	}
 	standard := " (default: %s)"
 	if all != "" {
 		standard = fmt.Sprintf(" (default: of %s, all; else %%s)", all)
 	}
 	addFlag(flags, &c.bucket.Database, "database", "", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
-	addFlag(flags, &c.bucket.Name, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, databases.DefaultPubSubBucket), parseName)
-	completeFlag(cmd, "database", c.completeBucket(func(b admin.Bucket) string { return b.Database }))
-	completeFlag(cmd, "bucket", c.completeBucket(func(b admin.Bucket) string { return b.Name }))
+	addFlag(flags, &c.bucket.Name, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, bucket), parseName)
+	completeFlag(cmd, "database", c.completeBucket(kind, func(b admin.Bucket) string { return b.Database }))
+	completeFlag(cmd, "bucket", c.completeBucket(kind, func(b admin.Bucket) string { return b.Name }))
 }
 
 // prepare reads the environment and finds the data directory.

@@ -24,9 +24,7 @@ app: todo-api||order-1.`,
 		RunE: needsSubcommand,
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	flags := cmd.PersistentFlags()
-	addFlag(flags, &c.bucket.Database, "database", "", "name", "the database: DATABASE.db in the data directory (default: "+databases.DefaultDatabase+")", parseName)
-	addFlag(flags, &c.bucket.Name, "bucket", "", "name", "the bucket of the database, as in the component's metadata (default: "+databases.DefaultStateBucket+")", parseName)
+	c.bucketFlags(cmd, sidecars.State, "")
 	cmd.AddCommand(c.stateListCommand(), c.stateAppsCommand(), c.stateGetCommand(), c.stateSetCommand(), c.stateDeleteCommand(),
 		c.stateQueryCommand(), c.stateIndexesCommand(), c.stateIdempotencyCommand())
 	return cmd
@@ -47,14 +45,7 @@ func (c *cli) stateListCommand() *cobra.Command {
 		Args:  atMostOneArg("PREFIX"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request.Bucket, request.Prefix = c.bucket, strings.Join(args, "")
-			return c.withClient(func(client *admin.Client) error {
-				page, err := client.Keys(cmd.Context(), request)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(page)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).Keys, request, func(page admin.KeyPage) error {
 				var rows [][]cell
 				for _, k := range page.Keys {
 					rows = append(rows, []cell{textCell(k.Key), textCell(k.ETag), {text: byteSize(int64(k.Size))}, c.timeCell(zeroIfNil(k.Expires)), textCell(k.ContentType)})
@@ -86,14 +77,7 @@ func (c *cli) stateAppsCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			request.Bucket = c.bucket
-			return c.withClient(func(client *admin.Client) error {
-				page, err := client.Apps(cmd.Context(), request)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(page)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).Apps, request, func(page admin.Apps) error {
 				var rows [][]cell
 				for _, app := range page.Apps {
 					rows = append(rows, []cell{textCell(app)})
@@ -112,14 +96,7 @@ func (c *cli) stateGetCommand() *cobra.Command {
 		Short: "Print the value of a key; --output json has its ETag and the rest, too",
 		Args:  exactArgs("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				value, err := client.Value(cmd.Context(), admin.KeyRequest{Bucket: c.bucket, Key: args[0]})
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(value)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).Value, admin.KeyRequest{Bucket: c.bucket, Key: args[0]}, func(value admin.Value) error {
 				text, err := readable(&admin.Event{Content: value.Content})
 				if err != nil {
 					return err
@@ -208,14 +185,7 @@ func (c *cli) stateQueryCommand() *cobra.Command {
 			if !json.Valid(query) {
 				return usagef("invalid QUERY: allowed: JSON with filter, sort and page")
 			}
-			return c.withClient(func(client *admin.Client) error {
-				result, err := client.Query(cmd.Context(), admin.QueryRequest{Bucket: c.bucket, Query: query})
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(result)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).Query, admin.QueryRequest{Bucket: c.bucket, Query: query}, func(result admin.QueryResult) error {
 				var rows [][]cell
 				for i := range result.Items {
 					value := &result.Items[i]
@@ -250,14 +220,7 @@ func (c *cli) stateIndexesCommand() *cobra.Command {
 		Short: "List the indexes of the bucket, and how far they are built",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				info, err := client.StateBucket(cmd.Context(), c.bucket)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(info)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).StateBucket, c.bucket, func(info admin.StateInfo) error {
 				var rows [][]cell
 				for _, x := range info.Indexes {
 					state := "complete"
@@ -280,14 +243,7 @@ func (c *cli) stateIdempotencyCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			request.Bucket = c.bucket
-			return c.withClient(func(client *admin.Client) error {
-				page, err := client.IdempotencyKeys(cmd.Context(), request)
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(page)
-				}
+			return ask(cmd.Context(), c, (*admin.Client).IdempotencyKeys, request, func(page admin.IdempotencyPage) error {
 				var rows [][]cell
 				for _, k := range page.Keys {
 					rows = append(rows, []cell{{text: k.SHA256}, c.timeCell(k.Expires)})

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -34,7 +35,7 @@ func (c *cli) topicsCommand() *cobra.Command {
 		},
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	c.bucketFlags(cmd, "topics")
+	c.bucketFlags(cmd, sidecars.PubSub, "topics")
 	addFlag(cmd.Flags(), &every, "watch", "", "interval", "show it again at this interval until Ctrl-C", parseInterval)
 	cmd.Flags().Lookup("watch").NoOptDefVal = "2s"
 	cmd.AddCommand(c.topicShowCommand(), c.topicEventsCommand(), c.topicEventCommand(), c.topicWatchCommand(), c.topicRemoveCommand(), c.removeGroupCommand())
@@ -167,11 +168,7 @@ end that.`,
 				if err := client.RemoveGroup(cmd.Context(), admin.GroupRequest{Bucket: c.bucket, Topic: topic, Group: group}); err != nil {
 					return err
 				}
-				if c.output == outputJSON {
-					return c.printJSON(map[string]string{"topic": topic, "group": group})
-				}
-				_, err := fmt.Fprintf(c.out, "group %q of topic %q removed\n", group, topic)
-				return err
+				return c.say(map[string]string{"topic": topic, "group": group}, "group %q of topic %q removed\n", group, topic)
 			})
 		},
 	}

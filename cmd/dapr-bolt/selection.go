@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// selection is which dead letters a command works on.
+type selection struct {
+	topic, group, text, reason, cause string
+	since, before                     time.Time
+	all                               bool
+}
+
+func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&s.topic, "topic", "", "only those of this topic")
+	flags.StringVar(&s.group, "group", "", "only those of this consumer group")
+	addFlag(flags, &s.since, "since", "", "time", "only those that died since then: a duration such as 24h, or an RFC 3339 time", parseSince(c.clock))
+	addFlag(flags, &s.before, "before", "", "time", "only those that died before then, likewise", parseSince(c.clock))
+	flags.StringVar(&s.reason, "reason", "", "only those that died of this reason")
+	flags.StringVar(&s.cause, "cause", "", "only those of this cause, as groups shows it")
+	flags.StringVar(&s.text, "text", "", "only those whose payload, event id or errors hold this text")
+	flags.BoolVar(&s.all, "all", false, all)
+	completeFlag(cmd, "topic", c.eachTopic(topicOf))
+	completeFlag(cmd, "group", c.eachTopic(groupsOf))
+}
+
+func (s *selection) filtered() bool {
+	return *s != selection{all: s.all}
+}
+
+func (c *cli) listOptions(s *selection) admin.ListOptions {
+	return admin.ListOptions{Bucket: c.bucket, Topic: s.topic, Group: s.group, Since: s.since, Before: s.before, Reason: pubsub.Reason(s.reason), Cause: s.cause, Text: s.text}
+}
+
+// chosen returns the ids that the command line names, by themselves or by --all and the filters. Those are read before
+// anything is changed: what dies again while a command runs is not for that run.
+func (c *cli) chosen(ctx context.Context, client *admin.Client, sel *selection, args []string) ([]uint64, error) {
+	switch {
+	case sel.all && len(args) > 0:
+		return nil, usagef("there are IDs and --all: allowed: one of the two")
+	case sel.all:
+		var ids []uint64
+		_, _, err := eachPage(ctx, client, []admin.Bucket{c.bucket}, c.listOptions(sel), func(letters []admin.DeadLetter) error {
+			for i := range letters {
+				ids = append(ids, letters[i].ID)
+			}
+			return nil
+		})
+		return ids, err
+	case sel.filtered():
+		return nil, usagef("--topic, --group, --since, --before, --reason, --cause and --text go with --all")
+	case len(args) == 0:
+		return nil, usagef("nothing is named: allowed: one ID or more, or --all")
+	}
+	return parseIDs(args)
+}
+
+func parseIDs(args []string) ([]uint64, error) {
+	var ids []uint64
+	for _, arg := range args {
+		id, err := parseID(arg)
+		if err != nil {
+			return nil, usagef("invalid ID %q: %w", arg, err)
+		}
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// buckets returns the bucket that the flags name, or all of them if they name none.
+func (c *cli) buckets(ctx context.Context, client *admin.Client) ([]admin.Bucket, error) {
+	if c.bucket != (admin.Bucket{}) {
+		return []admin.Bucket{c.bucket}, nil
+	}
+	buckets, err := client.Buckets(ctx)
+	c.sayMissing(buckets.Missing)
+	return buckets.Buckets, err
+}
+
+func bucketNames(buckets []admin.Bucket) string {
+	names := make([]string, len(buckets))
+	for i, bucket := range buckets {
+		names[i] = bucket.String()
+	}
+	return strings.Join(names, ", ")
+}
+
+// eachPage calls fn with page after page, bucket after bucket, until opts.Limit dead letters were seen (0: all of them).
+// It returns what to continue after in the last bucket, or 0 when that has no more, and the buckets that were not reached.
+func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket, opts admin.ListOptions, fn func([]admin.DeadLetter) error) (next uint64, unseen []admin.Bucket, err error) {
+	left, after := opts.Limit, opts.After
+	for i, bucket := range buckets {
+		for opts.Bucket, opts.After = bucket, after; ; {
+			opts.Limit = admin.MaxPageSize
+			if left > 0 {
+				opts.Limit = left
+			}
+			page, err := client.DeadLetters(ctx, opts)
+			if err != nil {
+				return 0, nil, err
+			}
+			if err := fn(page.DeadLetters); err != nil {
+				return 0, nil, err
+			}
+			if left > 0 {
+				if left -= len(page.DeadLetters); left == 0 {
+					return page.Next, buckets[i+1:], nil
+				}
+			}
+			if page.Next == 0 {
+				break
+			}
+			opts.After = page.Next
+		}
+	}
+	return 0, nil, nil
+}
