@@ -8,20 +8,15 @@
 package pubsub
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/jonboulle/clockwork"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // Options for NewBroker; the zero value is the documented default.
@@ -59,9 +54,7 @@ type Broker struct {
 	// groups are those with streams, by topic and name; unfinished, those with something to write down, too.
 	groups     map[string]map[string]*group
 	unfinished map[*group]struct{}
-	// locks are held by who alone may work on what a group of a topic has on disk: the group itself from its first stream
-	// until everything is written down, the maintainer, or who removes it. Each is closed when it is released.
-	locks map[groupName]chan struct{}
+	locks      groupLocks
 	// streams are the open subscriptions, for topics that come up later.
 	streams map[*subscription]struct{}
 	// topics are those that were ever published or subscribed to.
@@ -108,7 +101,7 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		timings:     opts.Timings,
 		groups:      map[string]map[string]*group{},
 		unfinished:  map[*group]struct{}{},
-		locks:       map[groupName]chan struct{}{},
+		locks:       groupLocks{},
 		streams:     map[*subscription]struct{}{},
 		topics:      map[string]*TopicCounts{},
 		warned:      map[string]struct{}{},
@@ -298,47 +291,6 @@ func (b *Broker) detach(s *subscription) {
 	}
 }
 
-// lockGroup waits until nobody else holds the group's lock.
-func (b *Broker) lockGroup(ctx context.Context, name groupName) error {
-	for {
-		b.mu.Lock()
-		held := b.lockOrHeld(name)
-		b.mu.Unlock()
-		if held == nil {
-			return nil
-		}
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// lockOrHeld takes the group's lock, or returns what is closed when somebody else releases it. It is called with b.mu
-// held.
-func (b *Broker) lockOrHeld(name groupName) chan struct{} {
-	held := b.locks[name]
-	if held == nil {
-		b.locks[name] = make(chan struct{})
-	}
-	return held
-}
-
-// tryLockGroup takes the group's lock if nobody holds it, nor is about to.
-func (b *Broker) tryLockGroup(name groupName) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.groups[name.topic][name.group] == nil && b.lockOrHeld(name) == nil
-}
-
-func (b *Broker) unlockGroup(name groupName) {
-	b.mu.Lock()
-	close(b.locks[name])
-	delete(b.locks, name)
-	b.mu.Unlock()
-}
-
 func (b *Broker) isClosed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -391,188 +343,4 @@ func (b *Broker) Purge(ctx context.Context, ids []uint64) (int, error) {
 		return 0, fmt.Errorf("purge: %w", err)
 	}
 	return n, nil
-}
-
-// RemoveGroup implements Service.
-func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
-	name := groupName{topic, group}
-	for {
-		b.mu.Lock()
-		if b.hasStreams(topic, group) {
-			b.mu.Unlock()
-			return invalid.New("group", group, "a group that has no live stream on the topic; stop its app first")
-		}
-		held := b.lockOrHeld(name)
-		b.mu.Unlock()
-		if held == nil {
-			break
-		}
-		// Its last settlements are being written down, or it is being swept.
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	// A stream that comes now opens the group anew.
-	defer b.unlockGroup(name)
-	if err := b.engine.RemoveGroup(ctx, topic, group); err != nil {
-		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, err)
-	}
-	b.mu.Lock()
-	delete(b.groupCounts, name)
-	b.mu.Unlock()
-	return nil
-}
-
-// hasStreams is called with b.mu held.
-func (b *Broker) hasStreams(topic, group string) bool {
-	for s := range b.streams {
-		if s.opts.Group == group && s.consumes(topic) {
-			return true
-		}
-	}
-	return false
-}
-
-// RemoveTopic implements Inspector.
-func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
-	stats, err := b.engine.TopicStats(ctx, topic)
-	if err != nil {
-		return fmt.Errorf("remove topic: %w", err)
-	}
-	if err := b.refuseConsumed(topic); err != nil {
-		return err
-	}
-	var locked []groupName
-	defer func() {
-		for _, name := range locked {
-			b.unlockGroup(name)
-		}
-	}()
-	for _, g := range stats.Groups {
-		name := groupName{topic, g.Group}
-		if err := b.lockGroup(ctx, name); err != nil {
-			return err
-		}
-		locked = append(locked, name)
-	}
-	if err := b.refuseConsumed(topic); err != nil {
-		return err
-	}
-	// A publish that comes after this makes the topic anew.
-	b.mu.Lock()
-	delete(b.topics, topic)
-	b.mu.Unlock()
-	if err := b.engine.RemoveTopic(ctx, topic); err != nil {
-		return fmt.Errorf("remove topic %q: %w", topic, err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, name := range locked {
-		delete(b.groupCounts, name)
-	}
-	b.recent.forget(topic)
-	return nil
-}
-
-// refuseConsumed returns an invalid.Error if a stream consumes the topic.
-func (b *Broker) refuseConsumed(topic string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for s := range b.streams {
-		if s.consumes(topic) {
-			return invalid.New("topic", topic, fmt.Sprintf("a topic that nobody consumes; stop the app of group %q first", s.opts.Group))
-		}
-	}
-	return nil
-}
-
-// Clear implements Inspector.
-func (b *Broker) Clear(ctx context.Context) error {
-	names, err := b.engine.Topics(ctx)
-	if err != nil {
-		return fmt.Errorf("clear: %w", err)
-	}
-	b.mu.Lock()
-	consumed := ""
-	for s := range b.streams {
-		consumed = s.opts.Group
-	}
-	b.mu.Unlock()
-	if consumed != "" {
-		return invalid.New("bucket", "with live streams", fmt.Sprintf("one that nobody consumes; stop the app of group %q first", consumed))
-	}
-	for _, name := range names {
-		if err := b.RemoveTopic(ctx, name); err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-	}
-	if err := b.engine.Clear(ctx); err != nil {
-		return fmt.Errorf("clear: %w", err)
-	}
-	return nil
-}
-
-// Consumers implements Inspector.
-func (b *Broker) Consumers(topic string) (all []Consumer) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for s := range b.streams {
-		if !s.consumes(topic) {
-			continue
-		}
-		c := Consumer{SubscribeOptions: s.opts, InFlight: len(s.inFlight), Paused: s.paused, Silent: s.silent}
-		if c.InFlight > 0 {
-			c.OldestSince = s.acks.Since()
-		}
-		all = append(all, c)
-	}
-	slices.SortFunc(all, func(a, c Consumer) int {
-		return cmp.Or(strings.Compare(a.Group, c.Group), strings.Compare(a.Instance, c.Instance))
-	})
-	return all
-}
-
-// Stats implements Service.
-func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
-	return b.StatsAfter(ctx, "", "", 0)
-}
-
-// StatsAfter implements Inspector.
-func (b *Broker) StatsAfter(ctx context.Context, after, text string, limit int) ([]TopicStats, error) {
-	stats, err := b.engine.Stats(ctx, after, text, limit)
-	if err != nil {
-		return nil, fmt.Errorf("count topics: %w", err)
-	}
-	for i := range stats {
-		b.addMemory(&stats[i])
-	}
-	return stats, nil
-}
-
-// TopicStats implements Inspector.
-func (b *Broker) TopicStats(ctx context.Context, topic string) (TopicStats, error) {
-	t, err := b.engine.TopicStats(ctx, topic)
-	if err == nil {
-		b.addMemory(&t)
-	}
-	return t, err
-}
-
-// addMemory adds what is in memory alone.
-func (b *Broker) addMemory(t *TopicStats) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if counts := b.topics[t.Topic]; counts != nil {
-		t.TopicCounts = *counts
-	}
-	for i := range t.Groups {
-		g := &t.Groups[i]
-		g.GroupCounts = b.counts(groupName{t.Topic, g.Group}).Clone()
-		if live := b.groups[t.Topic][g.Group]; live != nil {
-			g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
-		}
-		g.Waiting -= min(g.Waiting, g.InFlight)
-	}
 }

@@ -196,7 +196,7 @@ func (b *Broker) onRetry(ctx context.Context, name groupName, sequence uint64, d
 		g := b.groups[name.topic][name.group]
 		var held chan struct{}
 		if g == nil {
-			held = b.lockOrHeld(name)
+			held = b.locks.take(name)
 		}
 		b.mu.Unlock()
 		switch {

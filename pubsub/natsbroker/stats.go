@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -115,4 +118,12 @@ func (b *Broker) groupStats(ctx context.Context, t topicRecord, g groupRecord) (
 		}
 	}
 	return stat, nil
+}
+
+// ageOf is when a message was stored.
+func ageOf(m *jetstream.RawStreamMsg) *time.Time {
+	if m == nil {
+		return nil
+	}
+	return &m.Time
 }

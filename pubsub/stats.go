@@ -1,0 +1,72 @@
+package pubsub
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Consumers implements Inspector.
+func (b *Broker) Consumers(topic string) (all []Consumer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.streams {
+		if !s.consumes(topic) {
+			continue
+		}
+		c := Consumer{SubscribeOptions: s.opts, InFlight: len(s.inFlight), Paused: s.paused, Silent: s.silent}
+		if c.InFlight > 0 {
+			c.OldestSince = s.acks.Since()
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, c Consumer) int {
+		return cmp.Or(strings.Compare(a.Group, c.Group), strings.Compare(a.Instance, c.Instance))
+	})
+	return all
+}
+
+// Stats implements Service.
+func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
+	return b.StatsAfter(ctx, "", "", 0)
+}
+
+// StatsAfter implements Inspector.
+func (b *Broker) StatsAfter(ctx context.Context, after, text string, limit int) ([]TopicStats, error) {
+	stats, err := b.engine.Stats(ctx, after, text, limit)
+	if err != nil {
+		return nil, fmt.Errorf("count topics: %w", err)
+	}
+	for i := range stats {
+		b.addMemory(&stats[i])
+	}
+	return stats, nil
+}
+
+// TopicStats implements Inspector.
+func (b *Broker) TopicStats(ctx context.Context, topic string) (TopicStats, error) {
+	t, err := b.engine.TopicStats(ctx, topic)
+	if err == nil {
+		b.addMemory(&t)
+	}
+	return t, err
+}
+
+// addMemory adds what is in memory alone.
+func (b *Broker) addMemory(t *TopicStats) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if counts := b.topics[t.Topic]; counts != nil {
+		t.TopicCounts = *counts
+	}
+	for i := range t.Groups {
+		g := &t.Groups[i]
+		g.GroupCounts = b.counts(groupName{t.Topic, g.Group}).Clone()
+		if live := b.groups[t.Topic][g.Group]; live != nil {
+			g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
+		}
+		g.Waiting -= min(g.Waiting, g.InFlight)
+	}
+}
