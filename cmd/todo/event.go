@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -37,6 +38,9 @@ type delivery struct {
 	ID   string  `json:"id"`
 	Data content `json:"data"`
 }
+
+// handler does what an event asks for. After an error the event comes again.
+type handler func(context.Context, delivery) error
 
 func (d delivery) check() error {
 	if d.ID == "" || d.Data.TodoID == "" {

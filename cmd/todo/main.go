@@ -29,7 +29,7 @@
 // edits an outdated version is answered 409; a handler reads again.
 //
 // The files, from the outside in: main and server are what any app has, api and scheduler the services, todo and day
-// their rules, event what they tell each other, sidecar the calls to Dapr.
+// their rules, event what they tell each other, sidecar the calls to Dapr. demo is for watching alone.
 package main
 
 import (

@@ -242,11 +242,11 @@ func TestBooking(t *testing.T) {
 	require.Equal(t, "02 11:40 to 14:20", book(&changed, "b", at(2, 23), 3), "after the number of slots changed")
 }
 
-func TestTallyIsBounded(t *testing.T) {
-	var counted tally
-	for i := range maxTallied + 1 {
-		counted.add(fmt.Sprint(i), count{Deliveries: 1})
+func TestCountsAreBounded(t *testing.T) {
+	var d demo
+	for i := range maxCounted + 1 {
+		d.add(fmt.Sprint(i), count{Deliveries: 1})
 	}
-	require.LessOrEqual(t, len(counted.counts), maxTallied)
-	require.Equal(t, 1, counted.of(fmt.Sprint(maxTallied)).Deliveries)
+	require.LessOrEqual(t, len(d.counts), maxCounted)
+	require.Equal(t, 1, d.counts[fmt.Sprint(maxCounted)].Deliveries)
 }

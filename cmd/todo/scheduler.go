@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,9 +18,7 @@ type scheduler struct {
 	dapr        *sidecar
 	log         *slog.Logger
 	slotsPerDay int
-	handled     tally
-	// fault is the word that makes a title fail; nil or empty: none does.
-	fault atomic.Pointer[string]
+	demo        demo
 }
 
 // decision is what was answered for a todo, so that it is answered once and always the same.
@@ -41,28 +37,17 @@ const released = "released"
 // register adds the scheduler's routes and subscriptions:
 //
 //	GET /days/{date}         what is booked on a date
-//	GET /handled/{eventID}   how often an event came
-//	PUT /faults              {"failTitlesContaining": "word"}, if that is allowed
 func (s *scheduler) register(to *server, allowFaults bool) {
-	to.subscribe(taskCreated, s.handled.counting(s.created))
-	to.subscribe(taskCompleted, s.handled.counting(s.release))
-	to.subscribe(taskDeleted, s.handled.counting(s.release))
+	to.subscribe(taskCreated, s.demo.before(s.created))
+	to.subscribe(taskCompleted, s.demo.before(s.release))
+	to.subscribe(taskDeleted, s.demo.before(s.release))
 	to.handle("GET /days/{date}", s.showDay)
-	to.handle("GET /handled/{eventID}", func(w http.ResponseWriter, r *http.Request) error {
-		return writeJSON(w, http.StatusOK, s.handled.of(r.PathValue("eventID")))
-	})
-	if allowFaults {
-		to.handle("PUT /faults", s.injectFault)
-	}
+	s.demo.register(to, allowFaults)
 }
 
 // created books a slot and publishes task-scheduled, or publishes task-rejected. The decision is stored first: after a
 // crash between the two the event comes again, finds the decision and publishes it.
 func (s *scheduler) created(ctx context.Context, d delivery) error {
-	word := s.fault.Load()
-	if word != nil && *word != "" && strings.Contains(strings.ToLower(d.Data.Title), strings.ToLower(*word)) {
-		return fmt.Errorf("injected fault: title %q contains %q", d.Data.Title, *word)
-	}
 	if err := retry(ctx, func() error { return s.decide(ctx, d) }); err != nil {
 		return fmt.Errorf("book a slot for todo %s: %w", d.Data.TodoID, err)
 	}
@@ -141,17 +126,6 @@ func (s *scheduler) showDay(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, map[string]any{
 		"date": dateOf(date), "slotsPerDay": s.slotsPerDay, "bookings": append([]booking{}, booked.Bookings...),
 	})
-}
-
-func (s *scheduler) injectFault(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		FailTitlesContaining string `json:"failTitlesContaining"`
-	}
-	if err := readJSON(w, r, &in); err != nil {
-		return err
-	}
-	s.fault.Store(&in.FailTitlesContaining)
-	return writeJSON(w, http.StatusOK, in)
 }
 
 func dayKey(t time.Time) string { return "day/" + dateOf(t) }

@@ -40,7 +40,7 @@ func newServer(ready func() error, log *slog.Logger) *server {
 	})
 	s.handle("GET /readyz", func(w http.ResponseWriter, _ *http.Request) error {
 		if err := ready(); err != nil {
-			return refuse(http.StatusServiceUnavailable, "%w", err)
+			return refuse(http.StatusServiceUnavailable, "%v", err)
 		}
 		return writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
 	})
@@ -90,7 +90,7 @@ func (s *server) handle(pattern string, handler func(http.ResponseWriter, *http.
 //
 // The SDK's HTTP service would answer 200 with the status RETRY then, and the error's text would not leave the app. This
 // is a 500 with the text, which stands in the dead letter if there is one at last.
-func (s *server) subscribe(topic string, handler func(context.Context, delivery) error) {
+func (s *server) subscribe(topic string, handle handler) {
 	route := "/events/" + topic
 	token := os.Getenv(common.AppAPITokenEnvVar)
 	s.subscriptions = append(s.subscriptions, common.Subscription{PubsubName: pubsubComponent, Topic: topic, Route: route})
@@ -105,7 +105,7 @@ func (s *server) subscribe(topic string, handler func(context.Context, delivery)
 			err = d.check()
 		}
 		if err == nil {
-			err = handler(r.Context(), d)
+			err = handle(r.Context(), d)
 		}
 		log := s.log.With("event", d.ID, "topic", topic, "deliveryCount", r.Header.Get("deliveryCount"))
 		if err != nil {
@@ -121,7 +121,6 @@ func (s *server) subscribe(topic string, handler func(context.Context, delivery)
 // refusal is an error for a caller, with its HTTP status.
 type refusal struct {
 	status int
-	err    error
 	// Message is the error's text.
 	Message string `json:"error"`
 	// Field, Value and Allowed say which input is wrong, what was given, and what would be right.
@@ -131,11 +130,9 @@ type refusal struct {
 }
 
 func (r *refusal) Error() string { return r.Message }
-func (r *refusal) Unwrap() error { return r.err }
 
 func refuse(status int, format string, args ...any) *refusal {
-	err := fmt.Errorf(format, args...)
-	return &refusal{status: status, err: err, Message: err.Error()}
+	return &refusal{status: status, Message: fmt.Sprintf(format, args...)}
 }
 
 // invalid is the refusal of an input. It cuts a long value short.
@@ -155,11 +152,11 @@ func asRefusal(err error) *refusal {
 	case errors.As(err, &refused):
 		return refused
 	case errors.Is(err, errConflict):
-		return refuse(http.StatusConflict, "%w", err)
+		return refuse(http.StatusConflict, "%v", err)
 	case code == codes.Unavailable || code == codes.DeadlineExceeded:
-		return refuse(http.StatusServiceUnavailable, "%w", err)
+		return refuse(http.StatusServiceUnavailable, "%v", err)
 	}
-	return refuse(http.StatusInternalServerError, "%w", err)
+	return refuse(http.StatusInternalServerError, "%v", err)
 }
 
 // readJSON decodes a request's body of up to 64 KiB. Fields that target does not have are refused.
@@ -177,7 +174,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, target any) error {
 	case errors.As(err, &wrongType) && wrongType.Field != "":
 		return invalid(wrongType.Field, wrongType.Value, "a JSON "+wrongType.Type.String())
 	}
-	return refuse(http.StatusBadRequest, "the body is not the JSON object that is wanted: %w", err)
+	return refuse(http.StatusBadRequest, "the body is not the JSON object that is wanted: %v", err)
 }
 
 func writeJSON(w http.ResponseWriter, status int, value any) error {

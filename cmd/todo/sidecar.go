@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,14 +35,8 @@ type sidecar struct {
 
 // sidecarAddress returns where the sidecar's gRPC API is, from the environment that every Dapr SDK reads.
 func sidecarAddress() string {
-	if endpoint := os.Getenv("DAPR_GRPC_ENDPOINT"); endpoint != "" {
-		return endpoint
-	}
-	port := os.Getenv("DAPR_GRPC_PORT")
-	if port == "" {
-		port = "50001"
-	}
-	return net.JoinHostPort("127.0.0.1", port)
+	local := net.JoinHostPort("127.0.0.1", cmp.Or(os.Getenv("DAPR_GRPC_PORT"), "50001"))
+	return cmp.Or(os.Getenv("DAPR_GRPC_ENDPOINT"), local)
 }
 
 // connect waits until the sidecar can be reached, for timeout at most.
