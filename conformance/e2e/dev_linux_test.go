@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -73,6 +74,7 @@ func TestDevOnATerminal(t *testing.T) {
 	dev.Dir = work
 	dev.Env = append(os.Environ(), "HOME="+home, "PATH="+filepath.Dir(cli)+":"+os.Getenv("PATH"),
 		appVariable+"=notes", portVariable+"="+strconv.Itoa(ports[0]), controlVariable+"="+notes)
+	began := time.Now()
 	keyboard, printed := terminal(t, dev)
 	defer func() { // unless it has ended
 		_ = syscall.Kill(dev.Process.Pid, syscall.SIGKILL)
@@ -88,6 +90,7 @@ func TestDevOnATerminal(t *testing.T) {
 		require.NoError(c, err)
 		require.NoError(c, r.OK())
 	})
+	t.Logf("the sidecar is up after %s", time.Since(began))
 	for _, id := range []string{"1", "poison", "2"} {
 		require.NoError(t, d.Publish(t.Context(), pubsubName, "orders", id, map[string]string{"cloudevent.id": id}))
 	}
@@ -100,6 +103,8 @@ func TestDevOnATerminal(t *testing.T) {
 		require.Contains(c, strings.Join(printed.words(), " "),
 			"dead letter 1: app shop did not handle event poison of topic orders in 1 attempt: no slot (status 500)")
 	})
+
+	t.Logf("its events and the dead letter were seen after %s", time.Since(began))
 
 	_, err = keyboard.WriteString("\x03")
 	require.NoError(t, err)
