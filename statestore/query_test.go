@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 // parse reads a filter from JSON.
@@ -57,7 +58,7 @@ func TestFilters(t *testing.T) {
 		"nothing": ``,
 	}
 	for key, value := range docs {
-		apply(t, s, set(key, value))
+		apply(t, s, enginetest.Set(key, value))
 	}
 	for filter, want := range map[string]string{
 		`{"EQ":{"v":10}}`:                            "num",
@@ -110,7 +111,7 @@ func TestFieldNamesMeanThemselves(t *testing.T) {
 		key := fmt.Sprint(i)
 		doc, err := json.Marshal(map[string]any{"outer": map[string]any{name: key}, "ax": key, "this": key})
 		require.NoError(t, err)
-		apply(t, s, set(key, string(doc)))
+		apply(t, s, enginetest.Set(key, string(doc)))
 		keys, _ := query(t, s, statestore.Query{Filter: &statestore.Comparison{Op: statestore.OpEqual, Path: "outer." + name, Value: key}})
 		require.Equal(t, []string{key}, keys, name)
 	}
@@ -184,7 +185,7 @@ func TestSortAndPages(t *testing.T) {
 		"1": `{"state":"WA","age":30}`, "2": `{"state":"CA","age":5}`, "3": `{"state":"CA","age":"old"}`, "4": `{"state":"CA","age":[50,1]}`,
 		"5": `{"state":"CA"}`, "6": `{"state":"OR","age":true}`, "7": `{"age":40}`, "8": `{"state":"WA","age":30}`,
 	} {
-		apply(t, s, set(key, value))
+		apply(t, s, enginetest.Set(key, value))
 	}
 	for _, c := range []struct {
 		sort []statestore.SortKey
@@ -224,12 +225,12 @@ func TestSortAndPages(t *testing.T) {
 func TestATokenStaysRightWhileOthersWrite(t *testing.T) {
 	s, _ := newStore(t)
 	for i := range 6 {
-		apply(t, s, set(fmt.Sprintf("k%d", i), fmt.Sprintf(`{"n":%d}`, i*10)))
+		apply(t, s, enginetest.Set(fmt.Sprintf("k%d", i), fmt.Sprintf(`{"n":%d}`, i*10)))
 	}
 	q := statestore.Query{Sort: []statestore.SortKey{{Path: "n"}}, Limit: 3}
 	keys, token := query(t, s, q)
 	require.Equal(t, []string{"k0", "k1", "k2"}, keys)
-	apply(t, s, del("k0"), del("k2"), set("before", `{"n":5}`), set("after", `{"n":35}`), set("k5", `{"n":1}`))
+	apply(t, s, enginetest.Delete("k0"), enginetest.Delete("k2"), enginetest.Set("before", `{"n":5}`), enginetest.Set("after", `{"n":35}`), enginetest.Set("k5", `{"n":1}`))
 	q.Token = token
 	keys, token = query(t, s, q)
 	require.Equal(t, []string{"k3", "after", "k4"}, keys)
@@ -240,12 +241,12 @@ func TestPagesAreLimitedByBytes(t *testing.T) {
 	s, _ := newStore(t)
 	doc := func(size int) string { return `{"a":"` + strings.Repeat("x", size-8) + `"}` }
 	large := strings.Repeat("k", statestore.MaxKeySize-1)
-	w := set(large+"1", doc(statestore.MaxValueSize))
+	w := enginetest.Set(large+"1", doc(statestore.MaxValueSize))
 	w.ContentType = strings.Repeat("c", statestore.MaxContentTypeSize)
 	apply(t, s, w)
-	apply(t, s, set(large+"2", doc(statestore.MaxValueSize)))
+	apply(t, s, enginetest.Set(large+"2", doc(statestore.MaxValueSize)))
 	for i := range 12 {
-		apply(t, s, set(fmt.Sprintf("m%02d", i), doc(1<<20)))
+		apply(t, s, enginetest.Set(fmt.Sprintf("m%02d", i), doc(1<<20)))
 	}
 	for _, sort := range [][]statestore.SortKey{nil, {{Path: "a"}}, {{Path: "a", Descending: true}, {Path: "b"}}} {
 		seen := map[string]int{}
@@ -276,7 +277,7 @@ func TestPagesAreLimitedByCount(t *testing.T) {
 	s, _ := newStore(t)
 	writes := make([]statestore.Write, statestore.MaxQueryLimit+1)
 	for i := range writes {
-		writes[i] = set(fmt.Sprintf("%04d", i), "1")
+		writes[i] = enginetest.Set(fmt.Sprintf("%04d", i), "1")
 	}
 	apply(t, s, writes...)
 	for _, limit := range []int{0, statestore.MaxQueryLimit, math.MaxInt} {
@@ -287,12 +288,12 @@ func TestPagesAreLimitedByCount(t *testing.T) {
 		require.Empty(t, token)
 	}
 	// What is not JSON is no reason for another page.
-	apply(t, s, set("zzz", "text"))
+	apply(t, s, enginetest.Set("zzz", "text"))
 	keys, token := query(t, s, statestore.Query{Limit: 1, Filter: &statestore.Comparison{Op: statestore.OpEqual, Path: "a"}})
 	require.Len(t, keys, 1)
 	require.NotEmpty(t, token)
 	for i := range writes[1:] {
-		writes[i+1] = del(writes[i+1].Key)
+		writes[i+1] = enginetest.Delete(writes[i+1].Key)
 	}
 	apply(t, s, writes[1:]...)
 	_, token = query(t, s, statestore.Query{Limit: 1})
@@ -301,9 +302,9 @@ func TestPagesAreLimitedByCount(t *testing.T) {
 
 func TestQueriesHonourTTL(t *testing.T) {
 	s, clock := newStore(t)
-	w := set("ends", `{"a":1}`)
+	w := enginetest.Set("ends", `{"a":1}`)
 	w.TTL = time.Second
-	apply(t, s, w, set("stays", `{"a":1}`))
+	apply(t, s, w, enginetest.Set("stays", `{"a":1}`))
 	q := statestore.Query{Filter: &statestore.Comparison{Op: statestore.OpEqual, Path: "a", Value: 1}}
 	page, err := s.Query(ctx, q)
 	require.NoError(t, err)
@@ -325,8 +326,8 @@ func TestQueryHeedsItsContext(t *testing.T) {
 func TestDeepNestingIsNotJSON(t *testing.T) {
 	s, _ := newStore(t)
 	nest := func(depth int) string { return strings.Repeat("[", depth) + strings.Repeat("]", depth) }
-	apply(t, s, set("deep", nest(10_000)), set("deeper", nest(10_001)), set("deepest", nest(statestore.MaxValueSize/2)),
-		set("wide", "["+strings.Repeat("[],", 20_000)+"1]"), set("text", `"`+strings.Repeat("[", 20_000)+`\""`))
+	apply(t, s, enginetest.Set("deep", nest(10_000)), enginetest.Set("deeper", nest(10_001)), enginetest.Set("deepest", nest(statestore.MaxValueSize/2)),
+		enginetest.Set("wide", "["+strings.Repeat("[],", 20_000)+"1]"), enginetest.Set("text", `"`+strings.Repeat("[", 20_000)+`\""`))
 	for _, sort := range [][]statestore.SortKey{nil, {{Path: "0"}}} {
 		keys, _ := query(t, s, statestore.Query{Sort: sort})
 		require.ElementsMatch(t, []string{"deep", "text", "wide"}, keys)

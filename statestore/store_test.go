@@ -15,6 +15,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	"github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,12 +39,6 @@ func newStore(t testing.TB) (*statestore.Store, *clockwork.FakeClock) {
 	})
 	return store, clock
 }
-
-func set(key, value string) statestore.Write {
-	return statestore.Write{Op: statestore.OpSet, Key: key, Value: []byte(value)}
-}
-
-func del(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
 
 func apply(t *testing.T, s *statestore.Store, writes ...statestore.Write) {
 	t.Helper()
@@ -96,15 +91,15 @@ func TestConditions(t *testing.T) {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			s, clock := newStore(t)
 			etags := map[string]string{none: none, bad: bad, zero: zero}
-			apply(t, s, set("k", "1"))
+			apply(t, s, enginetest.Set("k", "1"))
 			etags[old] = get(t, s, "k").ETag
-			second := set("k", "2")
+			second := enginetest.Set("k", "2")
 			second.TTL = time.Second
 			apply(t, s, second)
 			etags[now] = get(t, s, "k").ETag
 			switch c.stored {
 			case absent:
-				apply(t, s, del("k"))
+				apply(t, s, enginetest.Delete("k"))
 			case over:
 				clock.Advance(time.Second)
 			}
@@ -151,10 +146,10 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newStore(t)
-			bad := set("bad", "v")
+			bad := enginetest.Set("bad", "v")
 			c.change(&bad)
 			each := make([]statestore.Transaction, 3)
-			for i, w := range []statestore.Write{set("before", "v"), bad, set("after", "v")} {
+			for i, w := range []statestore.Write{enginetest.Set("before", "v"), bad, enginetest.Set("after", "v")} {
 				each[i].Writes = []statestore.Write{w}
 			}
 			errs := s.ApplyEach(ctx, each)
@@ -166,7 +161,7 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 			require.True(t, get(t, s, "after").Found)
 			require.False(t, get(t, s, "bad").Found)
 
-			err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{set("other", "v"), bad}})
+			err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{enginetest.Set("other", "v"), bad}})
 			require.ErrorIs(t, err, c.is)
 			require.ErrorContains(t, err, "operations[1]")
 			require.False(t, get(t, s, "other").Found)
@@ -181,7 +176,7 @@ func TestIdempotencyKeysAreChecked(t *testing.T) {
 		"idempotencyWindow":      {IdempotencyKey: "i", IdempotencyWindow: statestore.MaxTTL + 1},
 		"idempotencyWindow -1ns": {IdempotencyKey: "i", IdempotencyWindow: -1},
 	} {
-		bad.Writes = []statestore.Write{set("k", "v")}
+		bad.Writes = []statestore.Write{enginetest.Set("k", "v")}
 		err := s.Apply(ctx, bad)
 		require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 		require.ErrorContains(t, err, text)
@@ -191,9 +186,9 @@ func TestIdempotencyKeysAreChecked(t *testing.T) {
 
 func TestGetManyAnswersEachKey(t *testing.T) {
 	s, _ := newStore(t)
-	w := set("a", "\x00\xff {not json")
+	w := enginetest.Set("a", "\x00\xff {not json")
 	w.ContentType, w.TTL = "application/json", time.Minute
-	apply(t, s, w, set("empty", ""))
+	apply(t, s, w, enginetest.Set("empty", ""))
 	items, err := s.GetMany(ctx, []string{"none", "", "a", "empty", "a"}, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, statestore.Item{Key: "none"}, items[0])
@@ -209,9 +204,9 @@ func TestGetManyAnswersEachKey(t *testing.T) {
 
 func TestTTLEndsToTheInstant(t *testing.T) {
 	s, clock := newStore(t)
-	w := set("k", "v")
+	w := enginetest.Set("k", "v")
 	w.TTL = time.Second
-	apply(t, s, w, w, set("stays", "v"))
+	apply(t, s, w, w, enginetest.Set("stays", "v"))
 	clock.Advance(time.Second - 1)
 	require.True(t, get(t, s, "k").Found)
 	clock.Advance(1)
@@ -221,10 +216,10 @@ func TestTTLEndsToTheInstant(t *testing.T) {
 
 func TestSetWithoutTTLClearsIt(t *testing.T) {
 	s, clock := newStore(t)
-	w := set("k", "v")
+	w := enginetest.Set("k", "v")
 	w.TTL = time.Second
 	apply(t, s, w)
-	apply(t, s, set("k", "v"))
+	apply(t, s, enginetest.Set("k", "v"))
 	require.Zero(t, get(t, s, "k").Expires)
 	clock.Advance(time.Hour)
 	require.True(t, get(t, s, "k").Found)

@@ -8,19 +8,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 func TestTransactionKeepsOrder(t *testing.T) {
 	s, _ := newStore(t)
-	apply(t, s, set("old", "v"))
-	ttl := set("d", "2")
+	apply(t, s, enginetest.Set("old", "v"))
+	ttl := enginetest.Set("d", "2")
 	ttl.TTL = time.Minute
 	apply(t, s,
-		set("a", "1"), del("a"),
-		del("b"), set("b", "1"),
-		set("c", "1"), set("c", "2"), del("c"), set("c", "3"),
-		ttl, set("d", "3"),
-		del("old"), set("old", "new"), del("old"))
+		enginetest.Set("a", "1"), enginetest.Delete("a"),
+		enginetest.Delete("b"), enginetest.Set("b", "1"),
+		enginetest.Set("c", "1"), enginetest.Set("c", "2"), enginetest.Delete("c"), enginetest.Set("c", "3"),
+		ttl, enginetest.Set("d", "3"),
+		enginetest.Delete("old"), enginetest.Set("old", "new"), enginetest.Delete("old"))
 	require.False(t, get(t, s, "a").Found)
 	require.Equal(t, "1", string(get(t, s, "b").Value))
 	require.Equal(t, "3", string(get(t, s, "c").Value))
@@ -30,19 +31,19 @@ func TestTransactionKeepsOrder(t *testing.T) {
 
 func TestTransactionChecksFirst(t *testing.T) {
 	s, _ := newStore(t)
-	apply(t, s, set("k", "1"))
+	apply(t, s, enginetest.Set("k", "1"))
 	etag := get(t, s, "k").ETag
 
 	// Both name the version before the transaction, and both hold although the first write ends that version.
-	one, two := set("k", "2"), set("k", "3")
+	one, two := enginetest.Set("k", "2"), enginetest.Set("k", "3")
 	one.ETag, two.ETag = etag, etag
 	apply(t, s, one, two)
 	require.Equal(t, "3", string(get(t, s, "k").Value))
 
 	// The delete before it does not make room for a first-write.
-	first := set("k", "4")
+	first := enginetest.Set("k", "4")
 	first.FirstWrite = true
-	err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{set("new", "v"), del("k"), first}})
+	err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{enginetest.Set("new", "v"), enginetest.Delete("k"), first}})
 	require.ErrorIs(t, err, statestore.ErrETagMismatch)
 	require.Equal(t, "3", string(get(t, s, "k").Value))
 	require.False(t, get(t, s, "new").Found)
@@ -53,7 +54,7 @@ func TestTransactionAtFullSize(t *testing.T) {
 	var writes []statestore.Write
 	for i := range statestore.MaxTransactionSize / 2 {
 		key := fmt.Sprintf("key-%04d", i)
-		writes = append(writes, set(key, "v"), del(key))
+		writes = append(writes, enginetest.Set(key, "v"), enginetest.Delete(key))
 		if i%2 == 0 {
 			writes[len(writes)-2], writes[len(writes)-1] = writes[len(writes)-1], writes[len(writes)-2]
 		}
@@ -69,7 +70,7 @@ func TestTransactionAtFullSize(t *testing.T) {
 		require.Equal(t, i%2 == 0, get(t, s, fmt.Sprintf("key-%04d", i)).Found, i)
 	}
 
-	err := s.Apply(ctx, statestore.Transaction{Writes: append(writes, set("one", "too many"))})
+	err := s.Apply(ctx, statestore.Transaction{Writes: append(writes, enginetest.Set("one", "too many"))})
 	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 	require.ErrorContains(t, err, "at most 10000 in one transaction")
 }
@@ -78,13 +79,13 @@ func TestETagsAreNeverGivenOutTwice(t *testing.T) {
 	s, _ := newStore(t)
 	seen := map[string]bool{}
 	for range 3 {
-		apply(t, s, set("a", "same"), set("b", "same"))
+		apply(t, s, enginetest.Set("a", "same"), enginetest.Set("b", "same"))
 		for _, key := range []string{"a", "b"} {
 			etag := get(t, s, key).ETag
 			require.False(t, seen[etag], etag)
 			seen[etag] = true
 		}
-		apply(t, s, del("a"), del("b"))
+		apply(t, s, enginetest.Delete("a"), enginetest.Delete("b"))
 	}
 }
 
@@ -93,24 +94,24 @@ func TestIdempotencyKeyOfATransaction(t *testing.T) {
 	once := func(writes ...statestore.Write) error {
 		return s.Apply(ctx, statestore.Transaction{Writes: writes, IdempotencyKey: "event-1", IdempotencyWindow: time.Minute})
 	}
-	stale := set("k", "0")
+	stale := enginetest.Set("k", "0")
 	stale.ETag = "1000"
 	require.ErrorIs(t, once(stale), statestore.ErrETagMismatch, "and the key is not used up")
 	require.NoError(t, once(), "nor here")
 
-	require.NoError(t, once(set("k", "1")))
+	require.NoError(t, once(enginetest.Set("k", "1")))
 	first := get(t, s, "k")
 	clock.Advance(time.Minute - 1)
-	require.NoError(t, once(set("k", "2"), set("other", "2")))
+	require.NoError(t, once(enginetest.Set("k", "2"), enginetest.Set("other", "2")))
 	require.NoError(t, once(stale), "a repeat succeeds before any etag is looked at")
 	require.Equal(t, first, get(t, s, "k"))
 	require.False(t, get(t, s, "other").Found)
 
 	clock.Advance(1)
-	require.NoError(t, once(set("k", "3")))
+	require.NoError(t, once(enginetest.Set("k", "3")))
 	require.Equal(t, "3", string(get(t, s, "k").Value))
 	clock.Advance(time.Minute - 1)
-	require.NoError(t, once(set("k", "4")))
+	require.NoError(t, once(enginetest.Set("k", "4")))
 	require.Equal(t, "3", string(get(t, s, "k").Value), "the second use began a window of its own")
 }
 
@@ -119,11 +120,11 @@ func TestIdempotencyKeysOfManyTransactions(t *testing.T) {
 	once := func(id string, w statestore.Write) statestore.Transaction {
 		return statestore.Transaction{Writes: []statestore.Write{w}, IdempotencyKey: id}
 	}
-	again := once("event-1", del("k"))
-	stale := set("k2", "1")
+	again := once("event-1", enginetest.Delete("k"))
+	stale := enginetest.Set("k2", "1")
 	stale.ETag = "1000"
 
-	errs := s.ApplyEach(ctx, []statestore.Transaction{once("event-1", set("k", "1")), again, once("event-2", stale), once("event-2", set("k2", "2"))})
+	errs := s.ApplyEach(ctx, []statestore.Transaction{once("event-1", enginetest.Set("k", "1")), again, once("event-2", stale), once("event-2", enginetest.Set("k2", "2"))})
 	require.NoError(t, errs[0])
 	require.NoError(t, errs[1])
 	require.ErrorIs(t, errs[2], statestore.ErrETagMismatch)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases/databasestest"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -19,22 +20,6 @@ var (
 	manyEvents = flag.Int("many-events", 100_000, "events in the topic of the test that counts records read")
 	manyKeys   = flag.Int("many-keys", 20_000, "keys in the bucket of that test")
 )
-
-// recordsRead is what fn reads of the database.
-func (d *data) recordsRead(fn func()) uint64 {
-	d.t.Helper()
-	read := func() (n uint64) {
-		files, err := d.manager.Databases()
-		require.NoError(d.t, err)
-		for _, f := range files {
-			n += f.Stats.RecordsRead
-		}
-		return n
-	}
-	before := read()
-	fn()
-	return read() - before
-}
 
 func (d *data) store() *statestore.Store {
 	d.t.Helper()
@@ -86,7 +71,7 @@ func TestAnswersReadABoundedNumberOfRecords(t *testing.T) {
 		"letters":  func() error { _, err := c.DeadLetters(ctx, ListOptions{}); return err },
 		"groups":   func() error { _, err := c.DeadLetterGroups(ctx, ListOptions{}); return err },
 	} {
-		read := d.recordsRead(func() { require.NoError(t, ask(), name) })
+		read := databasestest.RecordsRead(t, d.manager, func() { require.NoError(t, ask(), name) })
 		require.Less(t, read, uint64(3*DefaultPageSize), name)
 	}
 	topic, err := c.Topic(ctx, TopicRequest{Topic: "many"})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/databases/databasestest"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -29,22 +30,6 @@ const (
 	maxRead     = 2 * admin.MaxPageSize
 	maxReadDead = 12 * admin.MaxPageSize
 )
-
-// recordsRead is what fn reads of the databases.
-func (e *env) recordsRead(fn func()) uint64 {
-	e.t.Helper()
-	read := func() (n uint64) {
-		files, err := e.manager.Databases()
-		require.NoError(e.t, err)
-		for _, f := range files {
-			n += f.Stats.RecordsRead
-		}
-		return n
-	}
-	before := read()
-	fn()
-	return read() - before
-}
 
 // fill makes a topic with many events, most of which a group is owed, dead letters of another, and keys.
 func (e *env) fill() {
@@ -128,7 +113,7 @@ func TestPagesReadABoundedNumberOfRecords(t *testing.T) {
 		for _, target := range pages[path] {
 			began := time.Now()
 			var got answer
-			read := e.recordsRead(func() { got = e.get(target) })
+			read := databasestest.RecordsRead(t, e.manager, func() { got = e.get(target) })
 			require.Equal(t, http.StatusOK, got.StatusCode, "%s: %s", target, got.body)
 			t.Logf("%-45s %6d records, %s", target, read, time.Since(began).Round(time.Millisecond))
 			most := maxRead

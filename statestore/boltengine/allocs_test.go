@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 // TestAllocs keeps the allocations of a call in check. Each write is alone in its commit here, whose own allocations,
@@ -21,7 +22,7 @@ func TestAllocs(t *testing.T) {
 	for i := range int64(benchKeys) {
 		writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: value})
 	}
-	r.apply(t, writes...)
+	enginetest.Apply(t, r.store, writes...)
 
 	i := 0
 	next := func(n int) statestore.Transaction {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 const (
@@ -84,7 +85,7 @@ func BenchmarkGet(b *testing.B) {
 	for i := range int64(benchKeys) {
 		writes = append(writes, statestore.Write{Op: statestore.OpSet, Key: benchKey(i), Value: make([]byte, benchValue)})
 	}
-	r.apply(b, writes...)
+	enginetest.Apply(b, r.store, writes...)
 	b.ResetTimer()
 	inParallel(b, 1, func(i int64) error {
 		item, err := r.store.Get(ctx, benchKey(i))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 // bbolt splits pages when it commits: until then, each key in random order would move half of those before it.
@@ -20,7 +21,7 @@ func TestACommitWritesItsKeysInOrder(t *testing.T) {
 	r.build(t, epoch.Add(time.Hour), "n")
 	tx := statestore.Transaction{IdempotencyKey: "once"}
 	for i := range 1000 {
-		w := set(fmt.Sprintf("%016x", rand.Uint64()), fmt.Sprintf(`{"n":%d}`, i))
+		w := enginetest.Set(fmt.Sprintf("%016x", rand.Uint64()), fmt.Sprintf(`{"n":%d}`, i))
 		w.TTL = time.Duration(1+rand.IntN(1000)) * time.Second
 		tx.Writes = append(tx.Writes, w)
 	}

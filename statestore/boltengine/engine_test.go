@@ -14,6 +14,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -79,22 +80,6 @@ func (r *rig) put(t require.TestingT, k, v []byte) {
 	}))
 }
 
-func set(key, value string) statestore.Write {
-	return statestore.Write{Op: statestore.OpSet, Key: key, Value: []byte(value)}
-}
-
-func del(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
-
-func (r *rig) apply(t require.TestingT, writes ...statestore.Write) {
-	require.NoError(t, r.store.Apply(ctx, statestore.Transaction{Writes: writes}))
-}
-
-func (r *rig) get(t require.TestingT, key string) statestore.Item {
-	item, err := r.store.Get(ctx, key)
-	require.NoError(t, err)
-	return item
-}
-
 func TestNewRefusesABucketWithoutAName(t *testing.T) {
 	r := newRig(t)
 	_, err := New(r.db, "")
@@ -103,7 +88,7 @@ func TestNewRefusesABucketWithoutAName(t *testing.T) {
 
 func TestBucketsDoNotSeeEachOther(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("k", "here"))
+	enginetest.Apply(t, r.store, enginetest.Set("k", "here"))
 	other, err := New(r.db, "other")
 	require.NoError(t, err)
 	items, err := other.Get(ctx, []string{"k"}, 100, epoch)
@@ -119,10 +104,10 @@ func TestBucketsDoNotSeeEachOther(t *testing.T) {
 func TestLargestKeyWithTTLFits(t *testing.T) {
 	r := newRig(t)
 	key := string(make([]byte, statestore.MaxKeySize))
-	w := set(key, "v")
+	w := enginetest.Set(key, "v")
 	w.TTL = time.Second
-	r.apply(t, w)
-	require.True(t, r.get(t, key).Found)
+	enginetest.Apply(t, r.store, w)
+	require.True(t, enginetest.Get(t, r.store, key).Found)
 	r.clock.Advance(time.Second)
 	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
@@ -136,20 +121,20 @@ func TestLargestValueComesBack(t *testing.T) {
 	for i := range value {
 		value[i] = byte(i * 7)
 	}
-	r.apply(t, statestore.Write{Op: statestore.OpSet, Key: "k", Value: value})
-	require.Equal(t, value, r.get(t, "k").Value)
+	enginetest.Apply(t, r.store, statestore.Write{Op: statestore.OpSet, Key: "k", Value: value})
+	require.Equal(t, value, enginetest.Get(t, r.store, "k").Value)
 }
 
 func TestValuesBelongToTheReader(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("k", "value"), set("large", string(make([]byte, 8192)))) // small buckets are copied by bbolt itself
-	copy(r.get(t, "k").Value, "other")
-	require.Equal(t, "value", string(r.get(t, "k").Value))
+	enginetest.Apply(t, r.store, enginetest.Set("k", "value"), enginetest.Set("large", string(make([]byte, 8192)))) // small buckets are copied by bbolt itself
+	copy(enginetest.Get(t, r.store, "k").Value, "other")
+	require.Equal(t, "value", string(enginetest.Get(t, r.store, "k").Value))
 }
 
 func TestAnIdempotencyKeyUsedAgainHasOneEnd(t *testing.T) {
 	r := newRig(t)
-	once := statestore.Transaction{Writes: []statestore.Write{set("k", "v")}, IdempotencyKey: "id", IdempotencyWindow: time.Second}
+	once := statestore.Transaction{Writes: []statestore.Write{enginetest.Set("k", "v")}, IdempotencyKey: "id", IdempotencyWindow: time.Second}
 	require.NoError(t, r.store.Apply(ctx, once))
 	r.clock.Advance(time.Second)
 	require.NoError(t, r.store.Apply(ctx, once))
@@ -177,31 +162,31 @@ func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
 			require.ErrorIs(t, err, statestore.ErrDamaged)
 			require.ErrorContains(t, err, `value of key "bad"`)
 
-			r.apply(t, set("good", "v"))
+			enginetest.Apply(t, r.store, enginetest.Set("good", "v"))
 			items, err := r.store.GetMany(ctx, []string{"bad", "good"}, 1<<20)
 			require.NoError(t, err)
 			require.ErrorIs(t, items[0].Err, statestore.ErrDamaged)
 			require.Equal(t, "v", string(items[1].Value))
 
-			first := set("bad", "new")
+			first := enginetest.Set("bad", "new")
 			first.FirstWrite = true
 			require.ErrorIs(t, r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{first}}), statestore.ErrDamaged)
 
-			r.apply(t, set("bad", "new"))
-			require.Equal(t, "new", string(r.get(t, "bad").Value))
+			enginetest.Apply(t, r.store, enginetest.Set("bad", "new"))
+			require.Equal(t, "new", string(enginetest.Get(t, r.store, "bad").Value))
 			r.put(t, k, []byte(raw))
-			r.apply(t, del("bad"))
-			require.False(t, r.get(t, "bad").Found)
+			enginetest.Apply(t, r.store, enginetest.Delete("bad"))
+			require.False(t, enginetest.Get(t, r.store, "bad").Found)
 		})
 	}
 }
 
 func TestSweepPassesDamage(t *testing.T) {
 	r := newRig(t)
-	good := set("good", "v")
+	good := enginetest.Set("good", "v")
 	good.TTL = 2 * time.Second
-	r.apply(t, good)
-	once := statestore.Transaction{Writes: []statestore.Write{set("once", "v")}, IdempotencyKey: "id", IdempotencyWindow: 2 * time.Second}
+	enginetest.Apply(t, r.store, good)
+	once := statestore.Transaction{Writes: []statestore.Write{enginetest.Set("once", "v")}, IdempotencyKey: "id", IdempotencyWindow: 2 * time.Second}
 	require.NoError(t, r.store.Apply(ctx, once))
 
 	r.put(t, valueKey("bad"), []byte{1, 0xff})
@@ -233,11 +218,11 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 	const n = 25
 	var writes []statestore.Write
 	for i := range n {
-		w := set(string(rune('z'-i)), "v")
+		w := enginetest.Set(string(rune('z'-i)), "v")
 		w.TTL = time.Duration(i+1) * time.Second
 		writes = append(writes, w)
 	}
-	r.apply(t, writes...)
+	enginetest.Apply(t, r.store, writes...)
 	r.clock.Advance(20 * time.Second)
 	total := 0
 	for _, want := range []int{8, 8, 4, 0} {
@@ -260,13 +245,13 @@ func TestASweepIsBoundedInBytes(t *testing.T) {
 	r.build(t, epoch.Add(time.Hour), paths...)
 	const n, size = 10, 3 << 20
 	for i := range n {
-		w := set(fmt.Sprint("k", i), `{"a":`+fmt.Sprint(i)+`,"pad":"`+strings.Repeat("x", size)+`"}`)
+		w := enginetest.Set(fmt.Sprint("k", i), `{"a":`+fmt.Sprint(i)+`,"pad":"`+strings.Repeat("x", size)+`"}`)
 		w.TTL = time.Second
-		r.apply(t, w)
+		enginetest.Apply(t, r.store, w)
 	}
-	small := set("small", `{"a":"small"}`)
+	small := enginetest.Set("small", `{"a":"small"}`)
 	small.TTL = time.Second
-	r.apply(t, small)
+	enginetest.Apply(t, r.store, small)
 	r.clock.Advance(time.Second)
 	total := 0
 	for more := true; more; {
@@ -294,12 +279,12 @@ func (r *rig) holds(t require.TestingT, k []byte) (found bool) {
 
 func TestSweepSparesAKeyThatWasSetAgain(t *testing.T) {
 	r := newRig(t)
-	w := set("k", "old")
+	w := enginetest.Set("k", "old")
 	w.TTL = time.Second
-	r.apply(t, w)
-	w = set("k", "new")
+	enginetest.Apply(t, r.store, w)
+	w = enginetest.Set("k", "new")
 	w.TTL = time.Hour
-	r.apply(t, w)
+	enginetest.Apply(t, r.store, w)
 	// An entry that survived by accident must not do harm either.
 	r.put(t, timeKey(prefixExpiry, epoch.Add(time.Second).UnixNano(), "k"), nil)
 
@@ -307,16 +292,16 @@ func TestSweepSparesAKeyThatWasSetAgain(t *testing.T) {
 	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, swept)
-	require.Equal(t, "new", string(r.get(t, "k").Value))
+	require.Equal(t, "new", string(enginetest.Get(t, r.store, "k").Value))
 	require.Equal(t, map[byte]int{prefixValue: 1, prefixExpiry: 1}, r.count(t))
 
-	r.apply(t, set("k", "for ever"))
+	enginetest.Apply(t, r.store, enginetest.Set("k", "for ever"))
 	require.Equal(t, map[byte]int{prefixValue: 1}, r.count(t))
 }
 
 func TestAFailedCallSpendsNoCommit(t *testing.T) {
 	r := newRig(t)
-	w := del("k")
+	w := enginetest.Delete("k")
 	w.ETag = "7"
 	before := r.txid(t)
 	require.ErrorIs(t, r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}}), statestore.ErrETagMismatch)

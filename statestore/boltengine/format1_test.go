@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 // oldRecord is a record as builds before format 3 wrote them.
@@ -22,11 +23,11 @@ func TestRecordsOfFormat1AreReadAndReplaced(t *testing.T) {
 	r := newRig(t)
 	end := r.clock.Now().Add(time.Hour)
 	r.put(t, valueKey("k"), oldRecord(t, map[int]any{1: 7, 2: end.UnixNano(), 3: "text/plain", 4: []byte("old")}))
-	item := r.get(t, "k")
+	item := enginetest.Get(t, r.store, "k")
 	require.Equal(t, "old", string(item.Value))
 	require.Equal(t, "text/plain", item.ContentType)
 	require.True(t, end.Equal(item.Expires), item.Expires)
 
-	r.apply(t, statestore.Write{Op: statestore.OpSet, Key: "k", Value: []byte("new"), ETag: item.ETag})
-	require.Equal(t, "new", string(r.get(t, "k").Value))
+	enginetest.Apply(t, r.store, statestore.Write{Op: statestore.OpSet, Key: "k", Value: []byte("new"), ETag: item.ETag})
+	require.Equal(t, "new", string(enginetest.Get(t, r.store, "k").Value))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 // requireIndexesRight compares each complete index with what it must hold, and sees that no entry is left of indexes
@@ -83,7 +84,7 @@ func equal(path string, value any) statestore.Filter {
 func TestAnIndexIsBuiltInSmallStepsThatOutlastARestart(t *testing.T) {
 	r := newRig(t)
 	for i := range 25 {
-		r.apply(t, set(fmt.Sprintf("k%02d", i), fmt.Sprintf(`{"n":%d}`, i%5)))
+		enginetest.Apply(t, r.store, enginetest.Set(fmt.Sprintf("k%02d", i), fmt.Sprintf(`{"n":%d}`, i%5)))
 	}
 	until := epoch.Add(time.Hour)
 	var seen []statestore.IndexProgress
@@ -116,7 +117,7 @@ func TestAnIndexIsUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			r.apply(t, set("a", `{"n":1}`), set("b", `{"n":1}`), set("c", `{"n":3}`))
+			enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`), enginetest.Set("b", `{"n":1}`), enginetest.Set("c", `{"n":3}`))
 			r.build(t, epoch.Add(time.Hour), "n")
 			q := statestore.Query{Filter: filter}
 			require.Equal(t, []string{"a", "b"}, r.query(t, q))
@@ -147,7 +148,7 @@ func TestAnIndexAnswersAsAScanDoes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			for key, doc := range c.docs {
-				r.apply(t, set(key, doc))
+				enginetest.Apply(t, r.store, enginetest.Set(key, doc))
 			}
 			require.Equal(t, c.want, r.query(t, c.q))
 			r.build(t, epoch.Add(time.Hour), "n")
@@ -176,7 +177,7 @@ func (r *rig) forget(t require.TestingT, key string) {
 
 func TestEntriesThatMeanNothingDoNoHarm(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("a", `{"n":1}`), set("b", `{"n":2}`))
+	enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`), enginetest.Set("b", `{"n":2}`))
 	r.build(t, epoch.Add(time.Hour), "n")
 	field, err := statestore.ParseFieldPath("n")
 	require.NoError(t, err)
@@ -191,7 +192,7 @@ func TestEntriesThatMeanNothingDoNoHarm(t *testing.T) {
 
 func TestDamageFailsAQueryThatMightLackTheValue(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("a", `{"n":1}`), set("bad", `{"n":1}`))
+	enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`), enginetest.Set("bad", `{"n":1}`))
 	r.put(t, valueKey("bad"), []byte{1, 0xff})
 	q := statestore.Query{Filter: equal("n", 1.0)}
 	_, err := r.store.Query(ctx, q)
@@ -199,7 +200,7 @@ func TestDamageFailsAQueryThatMightLackTheValue(t *testing.T) {
 	require.ErrorContains(t, err, `value of key "bad"`)
 	r.build(t, epoch.Add(time.Hour), "n")
 	require.Equal(t, []string{"a"}, r.query(t, q))
-	r.apply(t, set("bad", `{"n":1}`))
+	enginetest.Apply(t, r.store, enginetest.Set("bad", `{"n":1}`))
 	require.Equal(t, []string{"a", "bad"}, r.query(t, q))
 
 	r.put(t, indexEntryPrefix(1), nil)
@@ -210,7 +211,7 @@ func TestDamageFailsAQueryThatMightLackTheValue(t *testing.T) {
 func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 	r := newRig(t)
 	for i := range 20 {
-		r.apply(t, set(fmt.Sprintf("k%02d", i), fmt.Sprintf(`{"a":%d,"b":%d}`, i, i)))
+		enginetest.Apply(t, r.store, enginetest.Set(fmt.Sprintf("k%02d", i), fmt.Sprintf(`{"a":%d,"b":%d}`, i, i)))
 	}
 	r.build(t, epoch.Add(time.Hour), "a", "b")
 	r.clock.Advance(30 * time.Minute)
@@ -256,7 +257,7 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 
 func TestBuildingAnIndexDoesNotShortenItsRetention(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("a", `{"n":1}`), set("b", `{"n":1}`))
+	enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`), enginetest.Set("b", `{"n":1}`))
 	_, err := r.engine.BuildIndexes(ctx, []string{"n"}, epoch.Add(time.Hour), 1)
 	require.NoError(t, err)
 	r.build(t, epoch.Add(time.Minute), "n")
@@ -269,10 +270,10 @@ func TestBuildingAnIndexDoesNotShortenItsRetention(t *testing.T) {
 
 func TestADamagedIndexIsReplaced(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("a", `{"n":1}`))
+	enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`))
 	r.build(t, epoch.Add(time.Hour), "n")
 	r.put(t, indexRecordKey(1), []byte{1, 0xff})
-	r.apply(t, set("b", `{"n":1}`))
+	enginetest.Apply(t, r.store, enginetest.Set("b", `{"n":1}`))
 	require.Equal(t, []string{"a", "b"}, r.query(t, statestore.Query{Filter: equal("n", 1.0)}))
 	r.build(t, epoch.Add(time.Hour), "n")
 	require.Equal(t, map[string]bool{"n": false}, r.indexes(t))
@@ -284,7 +285,7 @@ func TestADamagedIndexIsReplaced(t *testing.T) {
 
 func TestBuildingNothingSpendsNoCommit(t *testing.T) {
 	r := newRig(t)
-	r.apply(t, set("a", `{"n":1}`))
+	enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`))
 	r.build(t, epoch.Add(time.Hour), "n")
 	before := r.txid(t)
 	r.build(t, epoch.Add(time.Hour), "n")
@@ -295,7 +296,7 @@ func TestLargestKeyFitsAnIndex(t *testing.T) {
 	r := newRig(t)
 	r.build(t, epoch.Add(time.Hour), "s")
 	key, text := strings.Repeat("k", statestore.MaxKeySize), strings.Repeat("s", 100_000)
-	r.apply(t, set(key, fmt.Sprintf(`{"s":%q}`, text)))
+	enginetest.Apply(t, r.store, enginetest.Set(key, fmt.Sprintf(`{"s":%q}`, text)))
 	require.Equal(t, []string{key}, r.query(t, statestore.Query{Filter: equal("s", text)}))
 	require.Empty(t, r.query(t, statestore.Query{Filter: equal("s", text+"s")}))
 	requireIndexesRight(t, r)

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 )
 
 const benchDocuments = 100_000
@@ -23,9 +24,9 @@ func fillDocuments(b *testing.B, r *rig) {
 	for start := 0; start < benchDocuments; start += 10_000 {
 		var writes []statestore.Write
 		for i := start; i < start+10_000; i++ {
-			writes = append(writes, set(fmt.Sprintf("app||doc-%06d", i), benchDocument(i)))
+			writes = append(writes, enginetest.Set(fmt.Sprintf("app||doc-%06d", i), benchDocument(i)))
 		}
-		r.apply(b, writes...)
+		enginetest.Apply(b, r.store, writes...)
 	}
 }
 
@@ -94,7 +95,7 @@ func BenchmarkSetIndexed(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {
-					if err := r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{set(benchKey(int64(i)), benchDocument(i))}}); err != nil {
+					if err := r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{enginetest.Set(benchKey(int64(i)), benchDocument(i))}}); err != nil {
 						b.Error(err)
 						return
 					}

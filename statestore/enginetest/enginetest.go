@@ -67,18 +67,22 @@ func (r *rig) close(t require.TestingT) {
 	r.place.Close(t)
 }
 
-func set(key, value string) statestore.Write {
+// Set returns a write that sets a key, whatever is there.
+func Set(key, value string) statestore.Write {
 	return statestore.Write{Op: statestore.OpSet, Key: key, Value: []byte(value)}
 }
 
-func del(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
+// Delete returns a write that deletes a key, whatever is there.
+func Delete(key string) statestore.Write { return statestore.Write{Op: statestore.OpDelete, Key: key} }
 
-func (r *rig) apply(t require.TestingT, writes ...statestore.Write) {
-	require.NoError(t, r.store.Apply(ctx, statestore.Transaction{Writes: writes}))
+// Apply makes the writes as one transaction.
+func Apply(t require.TestingT, store *statestore.Store, writes ...statestore.Write) {
+	require.NoError(t, store.Apply(ctx, statestore.Transaction{Writes: writes}))
 }
 
-func (r *rig) get(t require.TestingT, key string) statestore.Item {
-	item, err := r.store.Get(ctx, key)
+// Get reads a key.
+func Get(t require.TestingT, store *statestore.Store, key string) statestore.Item {
+	item, err := store.Get(ctx, key)
 	require.NoError(t, err)
 	return item
 }

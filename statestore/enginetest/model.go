@@ -149,7 +149,7 @@ func Model(t *testing.T, newPlace func() Place) {
 					want, ok := m.live(keys[i], r.clock.Now())
 					require.Equal(t, ok, item.Found, "key %q", keys[i])
 					require.NoError(t, item.Err)
-					require.Equal(t, item, r.get(t, keys[i]))
+					require.Equal(t, item, Get(t, r.store, keys[i]))
 					if !ok {
 						require.Equal(t, statestore.Item{Key: keys[i]}, item)
 						continue

@@ -352,7 +352,7 @@ func Queries(t *testing.T, newPlace func() Place) {
 			require.Equal(t, keysOf(want), itemKeys(page.Items), "%+v", q)
 			require.Equal(t, more, page.Token != "")
 			for _, item := range page.Items {
-				require.Equal(t, r.get(t, item.Key), item)
+				require.Equal(t, Get(t, r.store, item.Key), item)
 			}
 			if q.Token = page.Token; more {
 				last = &want[len(want)-1]
@@ -368,11 +368,11 @@ func Queries(t *testing.T, newPlace func() Place) {
 				for range rapid.IntRange(1, 4).Draw(t, "writes") {
 					key := rapid.SampledFrom(keys).Draw(t, "key")
 					if rapid.IntRange(0, 3).Draw(t, "op") == 0 {
-						writes = append(writes, del(key))
+						writes = append(writes, Delete(key))
 						delete(m, key)
 						continue
 					}
-					w := set(key, drawDocument(t))
+					w := Set(key, drawDocument(t))
 					item := modelItem{value: string(w.Value)}
 					if rapid.IntRange(0, 4).Draw(t, "ends") == 0 {
 						w.TTL = time.Second
@@ -381,7 +381,7 @@ func Queries(t *testing.T, newPlace func() Place) {
 					writes = append(writes, w)
 					m[key] = item
 				}
-				r.apply(t, writes...)
+				Apply(t, r.store, writes...)
 			},
 			"page":    nextPage,
 			"another": func(t *rapid.T) { q, last = drawQuery(t), nil; nextPage(t) },

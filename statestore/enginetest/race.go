@@ -34,7 +34,7 @@ func racingFirstWritesHaveOneWinner(t *testing.T, newPlace func() Place) {
 		var won atomic.Int32
 		var winner atomic.Value
 		together(8, func(i int) {
-			w := set(key, fmt.Sprint(i))
+			w := Set(key, fmt.Sprint(i))
 			w.FirstWrite = true
 			err := r.store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}})
 			if err == nil {
@@ -45,22 +45,22 @@ func racingFirstWritesHaveOneWinner(t *testing.T, newPlace func() Place) {
 			}
 		})
 		require.EqualValues(t, 1, won.Load())
-		require.Equal(t, winner.Load(), string(r.get(t, key).Value))
+		require.Equal(t, winner.Load(), string(Get(t, r.store, key).Value))
 	}
 }
 
 func racingIdempotentCallsTakeEffectOnce(t *testing.T, newPlace func() Place) {
 	r := newRig(t, newPlace())
 	t.Cleanup(func() { r.close(t) })
-	r.apply(t, set("counter", "0"))
+	Apply(t, r.store, Set("counter", "0"))
 	for round := range 20 {
-		before := r.get(t, "counter")
+		before := Get(t, r.store, "counter")
 		// Each would move the counter, and by its ETag only one could without idempotency; with it, all succeed.
 		together(8, func(i int) {
-			w := set("counter", fmt.Sprint(round, i))
+			w := Set("counter", fmt.Sprint(round, i))
 			w.ETag = before.ETag
 			err := r.store.Apply(ctx, statestore.Transaction{
-				Writes:         []statestore.Write{w, set(fmt.Sprint("effect", round, "-", i), "")},
+				Writes:         []statestore.Write{w, Set(fmt.Sprint("effect", round, "-", i), "")},
 				IdempotencyKey: fmt.Sprint("event", round),
 			})
 			if err != nil {
@@ -69,12 +69,12 @@ func racingIdempotentCallsTakeEffectOnce(t *testing.T, newPlace func() Place) {
 		})
 		effects := 0
 		for i := range 8 {
-			if r.get(t, fmt.Sprint("effect", round, "-", i)).Found {
+			if Get(t, r.store, fmt.Sprint("effect", round, "-", i)).Found {
 				effects++
 			}
 		}
 		require.Equal(t, 1, effects)
-		require.NotEqual(t, before.ETag, r.get(t, "counter").ETag)
+		require.NotEqual(t, before.ETag, Get(t, r.store, "counter").ETag)
 	}
 }
 
@@ -82,7 +82,7 @@ func readersSeeWholeTransactions(t *testing.T, newPlace func() Place) {
 	r := newRig(t, newPlace())
 	t.Cleanup(func() { r.close(t) })
 	keys := []string{"a", "b", "c"}
-	r.apply(t, set("a", "0"), set("b", "0"), set("c", "0"))
+	Apply(t, r.store, Set("a", "0"), Set("b", "0"), Set("c", "0"))
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 2 {
@@ -103,7 +103,7 @@ func readersSeeWholeTransactions(t *testing.T, newPlace func() Place) {
 	}
 	for i := range 100 {
 		v := fmt.Sprint(i)
-		r.apply(t, set("a", v), set("b", v), set("c", v))
+		Apply(t, r.store, Set("a", v), Set("b", v), Set("c", v))
 	}
 	close(stop)
 	readers.Wait()
