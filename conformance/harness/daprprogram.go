@@ -16,14 +16,14 @@ import (
 )
 
 // Placement returns the path of Dapr's placement service, which knows where actors
-// live, of the pinned version. It is had and kept as the sidecar is.
+// live, of the pinned version. It is downloaded or built, and kept, as the sidecar is.
 func (c Checkout) Placement(ctx context.Context, progress io.Writer) (string, error) {
 	return c.daprProgram(ctx, "placement", progress, goBuild)
 }
 
 // Scheduler returns the path of Dapr's scheduler service, which keeps the reminders
-// of actors and workflows, of the pinned version. It is had and kept as the sidecar
-// is.
+// of actors and workflows, of the pinned version. It is downloaded or built, and kept,
+// as the sidecar is.
 func (c Checkout) Scheduler(ctx context.Context, progress io.Writer) (string, error) {
 	return c.daprProgram(ctx, "scheduler", progress, goBuild)
 }
