@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"sync/atomic"
 
-	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	"github.com/dapr/components-contrib/pubsub/jetstream"
 	"github.com/dapr/components-contrib/state/etcd"
 	"github.com/nats-io/nats.go"
@@ -18,7 +18,9 @@ import (
 // What is measured of components that have their data on three servers each, all on this machine.
 const (
 	workClusterSet     = "set on three etcd servers"
+	workSidecarSet     = "set through a sidecar on three etcd servers"
 	workClusterPublish = "publish to three nats-servers"
+	workSidecarPublish = "publish through a sidecar to three nats-servers"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 	peerDapr  = "Dapr's own"
 )
 
-// cluster measures one dapr-bolt and three beside Dapr's own components on the same servers.
+// cluster measures one dapr-bolt and three beside Dapr's own components on the same servers, and both through sidecars.
 func (b *bench) cluster(ctx context.Context) (err error) {
 	e, err := b.newEnv()
 	if err != nil {
@@ -41,6 +43,10 @@ func (b *bench) cluster(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	daprd, err := b.checkout.Daprd(ctx, b.opts.Progress)
+	if err != nil {
+		return err
+	}
 	etcds, err := e.StartEtcd(ctx, harness.ClusterOptions{Path: etcdPath})
 	if err != nil {
 		return err
@@ -49,7 +55,12 @@ func (b *bench) cluster(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	store := map[string]string{"engine": "etcd", "endpoints": etcds.Endpoints()}
+	broker := map[string]string{"engine": "nats", "url": natses.URL()}
+	daprStore := map[string]string{"endpoints": etcds.Endpoints(), "keyPrefixPath": "bench", "tlsEnable": "false"}
+	daprBroker := map[string]string{"natsURL": natses.URL()}
 	var bolts []*peer
+	var socketDirs []string
 	for i := range 3 {
 		name := fmt.Sprintf("dapr-bolt-%d", i)
 		bolt, err := e.StartBolt(ctx, harness.BoltOptions{
@@ -59,24 +70,43 @@ func (b *bench) cluster(ctx context.Context) (err error) {
 			return err
 		}
 		p := &peer{name: peerOurs}
-		err = p.useSocket(ctx, e, filepath.Join(bolt.SocketDir, "bolt.sock"),
-			map[string]string{"engine": "etcd", "endpoints": etcds.Endpoints()}, map[string]string{"engine": "nats", "url": natses.URL()})
+		err = p.useSocket(ctx, e, filepath.Join(bolt.SocketDir, "bolt.sock"), maps.Clone(store), maps.Clone(broker))
 		if err != nil {
 			return err
 		}
-		bolts = append(bolts, p)
+		bolts, socketDirs = append(bolts, p), append(socketDirs, bolt.SocketDir)
 	}
-	peers := []*peer{bolts[0], inTurn(peerThree, bolts), {name: peerDapr}}
-	if err := peers[2].useDapr(ctx, e, etcds, natses); err != nil {
+	dapr := &peer{name: peerDapr}
+	err = errors.Join(
+		addStream(natses.URL(), len(natses.Servers)),
+		dapr.useStore(ctx, e, etcd.NewEtcdStateStoreV2(silent), maps.Clone(daprStore)),
+		dapr.useBroker(ctx, e, jetstream.NewJetStream(silent), maps.Clone(daprBroker)))
+	if err != nil {
+		return err
+	}
+	sidecars := []*peer{{name: peerOurs}, {name: peerDapr}}
+	err = errors.Join(
+		sidecars[0].useSidecar(ctx, e, daprd, "with-bolt", socketDirs[0], component("store", "state.bolt", store), component("pubsub", "pubsub.bolt", broker)),
+		sidecars[1].useSidecar(ctx, e, daprd, "without-bolt", e.Dir("no-sockets"),
+			component("store", "state.etcd", daprStore), component("pubsub", "pubsub.jetstream", daprBroker)))
+	if err != nil {
 		return err
 	}
 	b.results.Peers[peerThree] = "each behind its Unix socket, called in turn; with duplicates by id, as with one"
-	b.results.Peers[peerDapr] = "`state.etcd` and `pubsub.jetstream` (which knows no duplicates) on the same servers, in the benchmark's process"
+	b.results.Peers[peerDapr] = "`state.etcd` and `pubsub.jetstream` (which knows no duplicates) on the same servers, in the benchmark's process or in a sidecar"
 	var turns []turn
-	for _, work := range []string{workClusterSet, workClusterPublish} {
+	for _, of := range []struct {
+		work  string
+		peers []*peer
+	}{
+		{workClusterSet, []*peer{bolts[0], inTurn(peerThree, bolts), dapr}},
+		{workSidecarSet, sidecars},
+		{workClusterPublish, []*peer{bolts[0], inTurn(peerThree, bolts), dapr}},
+		{workSidecarPublish, sidecars},
+	} {
 		for _, clients := range []int{1, 64} {
-			for _, p := range peers {
-				turns = append(turns, turn{Cell{work, clients, p.name}, p})
+			for _, p := range of.peers {
+				turns = append(turns, turn{Cell{of.work, clients, p.name}, p})
 			}
 		}
 	}
@@ -92,21 +122,6 @@ func inTurn(name string, all []*peer) *peer {
 		set:     func(ctx context.Context, key string, value []byte) error { return next().set(ctx, key, value) },
 		publish: func(ctx context.Context, topic string, data []byte) error { return next().publish(ctx, topic, data) },
 	}
-}
-
-// useDapr takes the calls of Dapr's own components.
-func (p *peer) useDapr(ctx context.Context, e *env, etcds *harness.Etcd, natses *harness.NATS) error {
-	err := p.useStore(ctx, e, etcd.NewEtcdStateStoreV2(silent), map[string]string{
-		"endpoints": etcds.Endpoints(), "keyPrefixPath": "bench", "tlsEnable": "false",
-	})
-	if err != nil {
-		return err
-	}
-	if err := addStream(natses.URL(), len(natses.Servers)); err != nil {
-		return err
-	}
-	var broker contribpubsub.PubSub = jetstream.NewJetStream(silent)
-	return p.useBroker(ctx, e, broker, map[string]string{"natsURL": natses.URL()})
 }
 
 // addStream makes the stream for pubsub.jetstream, which must be told of topics in advance.

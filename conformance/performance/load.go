@@ -128,7 +128,7 @@ func (o *outcome) sample(cell Cell, round int) Sample {
 // can reports whether the peer can do a work.
 func (p *peer) can(work string) bool {
 	switch work {
-	case workSet, workClusterSet:
+	case workSet, workClusterSet, workSidecarSet:
 		return p.set != nil
 	case workGet:
 		return p.get != nil
@@ -136,7 +136,7 @@ func (p *peer) can(work string) bool {
 		return p.ping != nil
 	case workTwoSyncs:
 		return p.twoSyncs != nil
-	case workPublish, workClusterPublish:
+	case workPublish, workClusterPublish, workSidecarPublish:
 		return p.publish != nil
 	default:
 		return p.subscribe != nil
@@ -164,7 +164,7 @@ func (p *peer) work(ctx context.Context, work string, keys, clients int) (do cal
 		return func(context.Context, int, int) error { return p.ping() }, nil, nil
 	case workTwoSyncs:
 		return func(_ context.Context, _, n int) error { return p.twoSyncs(n) }, nil, nil
-	case workPublish, workDeliver, workClusterPublish:
+	case workPublish, workDeliver, workClusterPublish, workSidecarPublish:
 		return p.events(ctx, work == workDeliver)
 	default:
 		return func(ctx context.Context, client, _ int) error {
@@ -187,7 +187,8 @@ func (p *peer) events(ctx context.Context, subscribed bool) (do call, finish fun
 	topic := fmt.Sprintf("bench.topic-%d", topicNumber.Add(1))
 	do = func(ctx context.Context, _, _ int) error { return p.publish(ctx, topic, newEvent(eventNumber.Add(1))) }
 	if !subscribed {
-		return do, nil, nil
+		// The first event of a topic may have to make it.
+		return do, nil, do(ctx, 0, 0)
 	}
 	ctx, unsubscribe := context.WithCancel(ctx)
 	var arrived sync.Map // some peers deliver an event twice

@@ -52,7 +52,9 @@ func Promises() []Promise {
 		{"opening a large file after a SIGKILL, cold", 5, true, "s", opening(workOpenCold)},
 		{"one client's sets through two sidecars, against Redis", 0.68, false, "×", ratio(rate, Cell{workSidecars, 1, ""}, peerRedis)},
 		{"sets on three etcd servers, against `state.etcd` there", 2, false, "×", ratio(rate, Cell{workClusterSet, 64, ""}, peerDapr)},
+		{"sets through a sidecar on three etcd servers, against `state.etcd` in one", 2, false, "×", ratio(rate, Cell{workSidecarSet, 64, ""}, peerDapr)},
 		{"publishes to three nats-servers with duplicates by id, against `pubsub.jetstream` there without", 0.6, false, "×", ratio(rate, Cell{workClusterPublish, 64, ""}, peerDapr)},
+		{"publishes through a sidecar to three nats-servers with duplicates by id, against `pubsub.jetstream` in one without", 0.6, false, "×", ratio(rate, Cell{workSidecarPublish, 64, ""}, peerDapr)},
 		{"sets of 64 clients through two sidecars, against Redis", 0.95, false, "×", ratio(rate, Cell{workSidecars, 64, ""}, peerRedis)},
 	}
 }

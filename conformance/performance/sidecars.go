@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"strconv"
-	"sync/atomic"
 
 	common "github.com/dapr/dapr/pkg/proto/common/v1"
 	runtime "github.com/dapr/dapr/pkg/proto/runtime/v1"
@@ -69,35 +68,58 @@ func openSidecars(ctx context.Context, e *env, daprd, name, bolt string) (*peer,
 		return nil, err
 	}
 	// The prefix makes both sidecars see the same values.
-	component := harness.NewComponent("store", kind, "keyPrefix", "none")
+	metadata["keyPrefix"] = "none"
+	store := component("store", kind, metadata)
+	var each [2]*peer
+	for i := range each {
+		each[i] = &peer{name: name}
+		if err := each[i].useSidecar(ctx, e, daprd, fmt.Sprint("app-", i), e.SocketDir(), store); err != nil {
+			return nil, err
+		}
+	}
+	return inTurn(name, each[:]), nil
+}
+
+func component(name, kind string, metadata map[string]string) harness.Component {
+	c := harness.NewComponent(name, kind)
 	for key, value := range metadata {
-		component.Set(key, value)
+		c.Set(key, value)
 	}
-	resources := e.Dir("resources")
-	if err := harness.WriteComponents(resources, component); err != nil {
-		return nil, err
+	return c
+}
+
+// useSidecar starts one and takes the calls of its API: sets of the component "store", and publishes to the component "pubsub".
+func (p *peer) useSidecar(ctx context.Context, e *env, daprd, appID, socketDir string, components ...harness.Component) error {
+	resources := e.Dir(appID + "-resources")
+	if err := harness.WriteComponents(resources, components...); err != nil {
+		return err
 	}
-	var apis [2]runtime.DaprClient
-	for i := range apis {
-		sidecar, err := e.StartDaprd(harness.DaprdOptions{Path: daprd, AppID: fmt.Sprint("app-", i), Resources: []string{resources}, LogLevel: "warn"})
-		if err != nil {
-			return nil, err
-		}
-		if err := sidecar.WaitReady(ctx); err != nil {
-			return nil, err
-		}
-		conn, err := grpc.NewClient(net.JoinHostPort("127.0.0.1", strconv.Itoa(sidecar.GRPCPort)), grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			return nil, err
-		}
-		e.onClose(conn.Close)
-		apis[i] = runtime.NewDaprClient(conn)
+	sidecar, err := e.StartDaprd(harness.DaprdOptions{
+		Path: daprd, AppID: appID, Resources: []string{resources}, SocketDir: socketDir, LogLevel: "warn",
+	})
+	if err != nil {
+		return err
 	}
-	var turn atomic.Uint64
-	return &peer{name: name, set: func(ctx context.Context, key string, value []byte) error {
-		_, err := apis[turn.Add(1)%uint64(len(apis))].SaveState(ctx, &runtime.SaveStateRequest{
+	if err := sidecar.WaitReady(ctx); err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient(net.JoinHostPort("127.0.0.1", strconv.Itoa(sidecar.GRPCPort)), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	e.onClose(conn.Close)
+	api := runtime.NewDaprClient(conn)
+	p.set = func(ctx context.Context, key string, value []byte) error {
+		_, err := api.SaveState(ctx, &runtime.SaveStateRequest{
 			StoreName: "store", States: []*common.StateItem{{Key: key, Value: value}},
 		})
 		return err
-	}}, nil
+	}
+	p.publish = func(ctx context.Context, topic string, data []byte) error {
+		_, err := api.PublishEvent(ctx, &runtime.PublishEventRequest{
+			PubsubName: "pubsub", Topic: topic, Data: data, DataContentType: "application/cloudevents+json",
+		})
+		return err
+	}
+	return nil
 }
