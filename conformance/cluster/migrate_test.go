@@ -2,16 +2,21 @@ package cluster_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
@@ -123,10 +128,10 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	h := harness.ForTest(t)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
-	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
+	natses := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	onFile := [2][]string{{"database", "dapr"}, {"database", "dapr"}}
-	onServers := [2][]string{etcd.Metadata(), {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
+	onServers := [2][]string{etcd.Metadata(), {"engine", "nats", "url", natses.URL(), "replicas", "1"}}
 	back := [2][]string{{"database", "back"}, {"database", "back"}}
 	migrate := func(from, to [2][]string) (all migrated, err error) {
 		for i, kind := range []string{"state", "pubsub"} {
@@ -242,10 +247,10 @@ func TestMigrate(t *testing.T) {
 // A migration that is killed, and run again, has everything once.
 func TestMigrateOutlivesKills(t *testing.T) {
 	t.Parallel()
-	const many, payload = 2000, 1024
+	const many, payload, value = 2000, 1 << 10, 8 << 10 // in many commits
 	h := harness.ForTest(t)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
-	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
+	natses := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	a := startApp(t, bolt, nil, nil, "dapr")
 	a.subscribe()
@@ -258,35 +263,42 @@ func TestMigrateOutlivesKills(t *testing.T) {
 	var sets []*proto.SetRequest
 	var events []*proto.BulkMessageEntry
 	for i := range many {
-		sets = append(sets, &proto.SetRequest{Key: fmt.Sprint(i), Value: make([]byte, payload)})
+		sets = append(sets, &proto.SetRequest{Key: fmt.Sprint(i), Value: make([]byte, value)})
 		events = append(events, &proto.BulkMessageEntry{EntryId: fmt.Sprint(i), Event: make([]byte, payload), Metadata: map[string]string{"eventID": fmt.Sprint(i)}})
 	}
-	_, err := a.state.State.BulkSet(t.Context(), &proto.BulkSetRequest{Items: sets})
-	require.NoError(t, err)
-	_, err = a.events.PubSub.BulkPublish(t.Context(), &proto.BulkPublishRequest{Topic: "orders", Entries: events})
+	for some := range slices.Chunk(sets, many/8) {
+		_, err := a.state.State.BulkSet(t.Context(), &proto.BulkSetRequest{Items: some})
+		require.NoError(t, err)
+	}
+	_, err := a.events.PubSub.BulkPublish(t.Context(), &proto.BulkPublishRequest{Topic: "orders", Entries: events})
 	require.NoError(t, err)
 	a.end()
 
 	path, err := harness.BoltProgram()
 	require.NoError(t, err)
-	to := map[string][]string{"state": etcd.Metadata(), "pubsub": {"engine", "nats", "url", nats.URL(), "replicas", "1"}}
-	for kind, pairs := range to {
-		args := []string{"migrate", "--from", componentFile(t, kind, nil), "--to", componentFile(t, kind, pairs)}
-		killed := 0
-		for after := 100 * time.Millisecond; killed < 4 && after < 10*time.Second; after += 150 * time.Millisecond {
-			ctx, cancel := context.WithTimeout(t.Context(), after)
-			cmd := exec.CommandContext(ctx, path, append(args, "--data-dir", bolt.DataDir)...)
-			_ = cmd.Run() // it is killed, or was faster
-			if ctx.Err() != nil {
-				killed++
+	copies := map[string]func() (records int, whole bool){"state": countState(t, etcd, many), "pubsub": countEvents(t, natses)}
+	to := map[string][]string{"state": etcd.Metadata(), "pubsub": {"engine", "nats", "url", natses.URL(), "replicas", "1"}}
+	for kind, count := range copies {
+		args := []string{"migrate", "--from", componentFile(t, kind, nil), "--to", componentFile(t, kind, to[kind])}
+		// Each is killed in the middle of its copy: it has changed something, and is not done.
+		for range 2 {
+			before, _ := count()
+			cmd := exec.CommandContext(t.Context(), path, append(args, "--data-dir", bolt.DataDir)...)
+			require.NoError(t, cmd.Start())
+			for {
+				if records, _ := count(); records != before && records > 0 {
+					break
+				}
 			}
-			cancel()
+			require.NoError(t, cmd.Process.Kill())
+			require.Error(t, cmd.Wait(), "it had not ended")
+			_, whole := count()
+			require.False(t, whole, "%s: it was killed in the middle", kind)
 		}
 		var result migrated
-		if err = bolt.Command(t.Context(), &result, args...); err != nil {
-			require.ErrorContains(t, err, "holds something else", "%s: it had ended before it was killed", kind)
-			continue
-		}
+		require.NoError(t, bolt.Command(t.Context(), &result, args...))
+		_, whole := count()
+		require.True(t, whole)
 		if kind == "state" {
 			require.EqualValues(t, many, result.State.Keys)
 		} else {
@@ -297,7 +309,7 @@ func TestMigrateOutlivesKills(t *testing.T) {
 
 	require.NoError(t, bolt.Restart(t.Context()))
 	b := startApp(t, bolt, to["state"], to["pubsub"], "nats-dapr-bolt")
-	require.Len(t, b.get("7").GetData(), payload)
+	require.Len(t, b.get("7").GetData(), value)
 	b.subscribe()
 	b.publish("5") // it is remembered
 	b.publish("end")
@@ -312,4 +324,41 @@ func TestMigrateOutlivesKills(t *testing.T) {
 	}
 	require.Len(t, seen, many)
 	b.end()
+}
+
+// countState returns what counts the keys of a store on etcd, of which there are to be so many.
+func countState(t *testing.T, etcd *harness.Etcd, many int) func() (int, bool) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: strings.Split(etcd.Endpoints(), ",")})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	return func() (int, bool) {
+		all, err := client.Get(t.Context(), "dapr-bolt/dapr/state/state/v", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		require.NoError(t, err)
+		return int(all.Count), int(all.Count) == many
+	}
+}
+
+// countEvents returns what counts the events that a group is owed on the servers. The copy is whole when the mark of one that
+// is under way is gone.
+func countEvents(t *testing.T, servers *harness.NATS) func() (int, bool) {
+	conn, err := nats.Connect(servers.URL())
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	require.NoError(t, err)
+	return func() (int, bool) {
+		stream, err := js.Stream(t.Context(), "dapr-bolt=dapr=pubsub")
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return 0, false
+		}
+		require.NoError(t, err)
+		info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("dapr-bolt.dapr=pubsub.r.>"))
+		require.NoError(t, err)
+		messages := 0
+		for _, of := range info.State.Subjects {
+			messages += int(of)
+		}
+		_, err = stream.GetLastMsgForSubject(t.Context(), "dapr-bolt.dapr=pubsub.i")
+		return messages, errors.Is(err, jetstream.ErrMsgNotFound)
+	}
 }
