@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// committers is how many commits of a bucket may be under way: while one waits for the servers' disks, the next one is on
-	// its way.
-	committers = 2
 	// batchBytes is what the values of several calls may take in one commit, in bytes.
 	batchBytes = 512 << 10
 	// refusedPause is how long a commit waits that a server has turned away.
@@ -55,8 +52,8 @@ func (e *Engine) Apply(ctx context.Context, transactions []statestore.Transactio
 		return nil, fmt.Errorf("%w: the connection to etcd is closed", statestore.ErrUnavailable)
 	}
 	e.waiting = append(e.waiting, c)
-	if e.committing < committers {
-		e.committing++
+	if !e.committing {
+		e.committing = true
 		e.commits.Go(e.commitAll)
 	}
 	e.mu.Unlock()
@@ -65,7 +62,8 @@ func (e *Engine) Apply(ctx context.Context, transactions []statestore.Transactio
 	return c.outcomes, c.err
 }
 
-// commitAll commits what waits until nothing does.
+// commitAll commits what waits until nothing does. A bucket has one commit under way: the servers write one after the other to
+// their logs, so that a second one would wait for the first and be smaller for it.
 func (e *Engine) commitAll() {
 	for {
 		calls := e.next()
@@ -80,7 +78,7 @@ func (e *Engine) commitAll() {
 	}
 }
 
-// next takes the calls that share the next commit; none: this committer has ended.
+// next takes the calls that share the next commit; none: commitAll has ended.
 func (e *Engine) next() (calls []*call) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -94,7 +92,7 @@ func (e *Engine) next() (calls []*call) {
 		calls, e.waiting = append(calls, e.waiting[0]), e.waiting[1:]
 	}
 	if len(calls) == 0 {
-		e.committing--
+		e.committing = false
 	}
 	return calls
 }

@@ -26,10 +26,10 @@ type Engine struct {
 	registry    atomic.Pointer[registry] // the newest that was seen
 	sweeping    sweepLease
 
-	// Calls that wait for a commit, and how many commits are under way.
+	// Calls that wait for a commit, and whether one is under way.
 	mu         sync.Mutex
 	waiting    []*call
-	committing int
+	committing bool
 }
 
 var _ statestore.Engine = (*Engine)(nil)
