@@ -100,7 +100,7 @@ func TestEventsOnNATS(t *testing.T) {
 	h := harness.ForTest(t)
 	servers := harness.StartNATS(t, h, harness.ClusterOptions{})
 	base := &events{t: t, nats: servers, opts: natsbroker.Options{
-		URL: servers.URL(), Prefix: "test", Replicas: 3, SweepInterval: 500 * time.Millisecond, MinPayload: 4 << 20,
+		URL: servers.URL(), Prefix: "test", Replicas: 3, SweepInterval: 500 * time.Millisecond, MinPayload: 4 << 20, Timeout: waitLong,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}}
 	for name, test := range map[string]func(*events){
@@ -333,12 +333,16 @@ func testDelays(e *events) {
 	e.publish(e.b, "t", byID, late)
 	e.publish(e.b, "t", byID, late)
 	e.publish(e.b, "t", byID, message("now", "now"))
-	require.Equal(e.t, "now", e.next(s).Event.ID)
 	d := e.next(s)
+	if d.Event.ID == "now" {
+		d = e.next(s)
+	} else { // it was published as late as that
+		require.Equal(e.t, "now", e.next(s).Event.ID)
+	}
+	require.False(e.t, time.Now().Before(at))
 	require.Equal(e.t, "late", d.Event.ID)
 	require.Equal(e.t, "late", string(d.Event.Data))
 	require.Equal(e.t, late.Metadata, d.Event.Metadata)
-	require.False(e.t, time.Now().Before(at))
 }
 
 func testExpiry(e *events) {
@@ -401,14 +405,18 @@ func testTrim(e *events) {
 }
 
 func testAckWait(e *events) {
-	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", AckWait: 300 * time.Millisecond, MaxDeliver: 5})
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", AckWait: 300 * time.Millisecond})
 	e.publish(e.a, "t", byID, message("slow", "x"))
 	d := e.next(s)
 	<-d.Context().Done()
 	require.False(e.t, s.Ack(d.Number))
-	again := e.next(s)
-	require.Equal(e.t, 2, again.Count)
-	require.True(e.t, s.Ack(again.Number))
+	for count := 2; ; count++ {
+		again := e.next(s)
+		require.Equal(e.t, count, again.Count)
+		if s.Ack(again.Number) {
+			break // in time, which a busy machine may not be at once
+		}
+	}
 }
 
 func testPause(e *events) {

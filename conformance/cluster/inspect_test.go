@@ -115,7 +115,7 @@ func TestEventsOnNATSAreSeenFromAnyProcess(t *testing.T) {
 	h := harness.ForTest(t)
 	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	processes, clients := bolts(t, h, func(c *harness.Client) error {
-		return c.InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "replicas", "1", "consumerID", "mail", "maxDeliver", "2", "backOff", "1h")
+		return c.InitPubSub(t.Context(), nats.Metadata("consumerID", "mail", "maxDeliver", "2", "backOff", "1h")...)
 	})
 	run := func(result any, args ...string) error {
 		return processes[1].Command(t.Context(), result, append(args, "--database", "nats-dapr-bolt")...)

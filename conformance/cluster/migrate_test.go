@@ -131,7 +131,7 @@ func TestMigrate(t *testing.T) {
 	natses := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	onFile := [2][]string{{"database", "dapr"}, {"database", "dapr"}}
-	onServers := [2][]string{etcd.Metadata(), {"engine", "nats", "url", natses.URL(), "replicas", "1"}}
+	onServers := [2][]string{etcd.Metadata(), natses.Metadata()}
 	back := [2][]string{{"database", "back"}, {"database", "back"}}
 	migrate := func(from, to [2][]string) (all migrated, err error) {
 		for i, kind := range []string{"state", "pubsub"} {
@@ -277,7 +277,7 @@ func TestMigrateOutlivesKills(t *testing.T) {
 	path, err := harness.BoltProgram()
 	require.NoError(t, err)
 	copies := map[string]func() (records int, whole bool){"state": countState(t, etcd, many), "pubsub": countEvents(t, natses)}
-	to := map[string][]string{"state": etcd.Metadata(), "pubsub": {"engine", "nats", "url", natses.URL(), "replicas", "1"}}
+	to := map[string][]string{"state": etcd.Metadata(), "pubsub": natses.Metadata()}
 	for kind, count := range copies {
 		args := []string{"migrate", "--from", componentFile(t, kind, nil), "--to", componentFile(t, kind, to[kind])}
 		// Each is killed in the middle of its copy: it has changed something, and is not done.

@@ -27,7 +27,7 @@ func TestSizes(t *testing.T) {
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
 	c := newClient(t, bolt)
 	require.NoError(t, c.InitState(t.Context(), etcd.Metadata()...))
-	require.NoError(t, c.InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "consumerID", "g", "dedupWindow", "24h"))
+	require.NoError(t, c.InitPubSub(t.Context(), nats.Metadata("consumerID", "g", "dedupWindow", "24h")...))
 	value := make([]byte, 100)
 	follower := func() *harness.EtcdMember {
 		for _, m := range etcd.Servers {

@@ -54,10 +54,9 @@ func (c *eventCluster) init(bolt *harness.Bolt, group string, settings ...string
 	client, err := c.dial(bolt, group)
 	require.NoError(c.t, err)
 	defer func() { require.NoError(c.t, client.Close()) }()
-	require.NoError(c.t, client.InitPubSub(c.t.Context(), append([]string{
-		"engine", "nats", "url", c.nats.URL(), "consumerID", group, "dedupWindow", "24h",
-		"maxDeliver", strconv.Itoa(eventDeliveries), "backOff", "5ms", "ackWait", "10m",
-	}, settings...)...))
+	require.NoError(c.t, client.InitPubSub(c.t.Context(), append(c.nats.Metadata(
+		"consumerID", group, "dedupWindow", "24h", "maxDeliver", strconv.Itoa(eventDeliveries), "backOff", "5ms", "ackWait", "10m",
+	), settings...)...))
 }
 
 // publish publishes one event after the other, each until it is acknowledged, now at this process and now at that one, and

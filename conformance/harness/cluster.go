@@ -325,6 +325,13 @@ func (n *NATS) URL() string {
 	return strings.Join(all, ",")
 }
 
+// Metadata is that of a pub/sub on the servers, and more, in pairs of key and value, with a time that a busy machine keeps.
+func (n *NATS) Metadata(more ...string) []string {
+	return append([]string{
+		"engine", "nats", "url", n.URL(), "replicas", strconv.Itoa(len(n.Servers)), "requestTimeout", "1m",
+	}, more...)
+}
+
 // Leader returns the server that leads JetStream's metadata now.
 func (n *NATS) Leader(ctx context.Context) (*NATSMember, error) {
 	var errs []error

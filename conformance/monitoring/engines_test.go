@@ -135,7 +135,7 @@ func TestEveryEngineIsCountedAlike(t *testing.T) {
 	h := harness.ForTest(t)
 	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
-	got := happen(t, []string{"engine", "nats", "url", nats.URL(), "replicas", "1"}, etcd.Metadata(),
+	got := happen(t, nats.Metadata(), etcd.Metadata(),
 		"etcd-dapr-bolt", "nats-dapr-bolt")
 	// Acknowledgements are written down, and what is done is swept, a little later.
 	require.EventuallyWithT(t, func(c *assert.CollectT) {

@@ -161,7 +161,7 @@ func TestSpansContinueTheTraceOfTheApp(t *testing.T) {
 		"cluster": {"grpc", func(t *testing.T, h *harness.Harness) (bus, store []string) {
 			nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 			etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
-			return []string{"engine", "nats", "url", nats.URL(), "replicas", "1"}, etcd.Metadata()
+			return nats.Metadata(), etcd.Metadata()
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,7 +33,7 @@ func TestPubSubOnNATSOverTheSocket(t *testing.T) {
 	official(t, "pub/sub suite on NATS, over the socket", pubsubSubTests, func(t *testing.T) {
 		nats := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{})
 		pubsubSuite(t, socketPubSub{adapters.NewGRPCPubSub(logger.NewLogger("pubsub-adapter"), startProcess(t))},
-			"engine", "nats", "url", nats.URL())
+			nats.Metadata()...)
 	})
 }
 
