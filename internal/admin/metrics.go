@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,14 @@ var (
 	databaseCheckpointTime = describe("database_checkpoint_seconds_total", "Time that checkpoints have taken, in the background.", databaseLabels)
 	databaseRecoveries     = describe("database_recoveries_total", "Recoveries of the database file from its log.", databaseLabels)
 	databaseRecoveryTime   = describe("database_recovery_seconds_total", "Time that recoveries have taken.", databaseLabels)
+
+	etcdUp     = describe("etcd_server_up", "Whether the server of etcd answers: 1 or 0.", []string{"server"})
+	etcdAlarms = describe("etcd_server_alarms", "Alarms that the server of etcd knows of: of no space, or of damaged data.", []string{"server"})
+	etcdSize   = describe("etcd_server_size_bytes", "Size of the server's database, for which etcd has a quota.", []string{"server"})
+	etcdInUse  = describe("etcd_server_used_bytes", "What of the server's database is data; the rest is free for more, and goes with a defragmentation.", []string{"server"})
+
+	streamLeader = describe("nats_stream_has_leader", "Whether the stream of the bucket has a leader, which takes most of its servers: 1 or 0.", []string{"database", "bucket"})
+	natsUp       = describe("nats_server_up", "Whether a server that has the stream of the bucket is there, as its leader says: 1 or 0.", []string{"database", "bucket", "server"})
 
 	topicEvents     = describe("topic_events", "Events that the topic keeps.", topicLabels)
 	topicDelayed    = describe("topic_delayed_events", "Events that wait for their time to be delivered.", topicLabels)
@@ -110,6 +119,7 @@ func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 		ready, limitUsed, limitMax, diskAvailable, diskSize,
 		databaseBytes, databaseCommits, databaseWrites, databaseLogBytes, databaseSyncTime,
 		databaseCheckpoints, databaseCheckpointTime, databaseRecoveries, databaseRecoveryTime,
+		etcdUp, etcdAlarms, etcdSize, etcdInUse, streamLeader, natsUp,
 		topicEvents, topicDelayed, topicBytes, topicOldest, topicSequence, topicPublished, topicDuplicates,
 		groupWaiting, groupInFlight, groupRetrying, groupDead, groupOldest, groupStreams,
 		groupDelivered, groupRedelivered, groupAcknowledged, groupFailed, groupExpired, groupDeadLettered, groupRedriven,
@@ -120,14 +130,16 @@ func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector. What cannot be counted fails alone.
 func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	// What servers do not answer in time must not keep the rest from being shown.
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout*3/4)
 	defer cancel()
+	var asking sync.WaitGroup
+	asking.Go(func() { out <- gauge(ready, oneIf(c.opts.Ready(ctx) == nil)) })
+	asking.Go(func() {
+		collectServers(out, c.opts.Databases.EtcdServers(ctx), c.opts.Databases.Streams(ctx))
+	})
+	defer asking.Wait()
 
-	serves := 1.0
-	if c.opts.Ready(ctx) != nil {
-		serves = 0
-	}
-	out <- gauge(ready, serves)
 	available, size, err := c.opts.Databases.Disk()
 	switch {
 	case err == nil:
@@ -169,6 +181,30 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 		out <- gauge(limitUsed, l.Used, l.Flag)
 		out <- gauge(limitMax, l.Max, l.Flag)
 	}
+}
+
+func collectServers(out chan<- prometheus.Metric, etcd []databases.EtcdServer, streams []databases.Stream) {
+	for _, s := range etcd {
+		out <- gauge(etcdUp, oneIf(s.Err == nil), s.Endpoint)
+		if s.Err == nil {
+			out <- gauge(etcdAlarms, float64(len(s.Alarms)), s.Endpoint)
+			out <- gauge(etcdSize, float64(s.Size), s.Endpoint)
+			out <- gauge(etcdInUse, float64(s.InUse), s.Endpoint)
+		}
+	}
+	for _, s := range streams {
+		out <- gauge(streamLeader, oneIf(s.Err == nil), s.Database, s.Bucket)
+		for name, up := range s.Servers {
+			out <- gauge(natsUp, oneIf(up), s.Database, s.Bucket, name)
+		}
+	}
+}
+
+func oneIf(holds bool) float64 {
+	if holds {
+		return 1
+	}
+	return 0
 }
 
 func collectDatabase(out chan<- prometheus.Metric, f databases.Database) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/reference"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -28,6 +29,16 @@ func newRegistry(t *testing.T, d *data, ready func(context.Context) error) *prom
 	return registry
 }
 
+// someServers has the metrics of servers, which only components on servers have.
+type someServers struct{}
+
+func (someServers) Describe(chan<- *prometheus.Desc) {}
+
+func (someServers) Collect(out chan<- prometheus.Metric) {
+	collectServers(out, []databases.EtcdServer{{Endpoint: "https://etcd-0:2379"}},
+		[]databases.Stream{{Database: "nats-dapr-bolt", Bucket: "pubsub", Servers: map[string]bool{"nats-0": true}}})
+}
+
 // TestMetricsDocument holds docs/metrics.md to the metrics, and the metrics to Prometheus' rules for their names.
 func TestMetricsDocument(t *testing.T) {
 	d := newData(t)
@@ -35,7 +46,9 @@ func TestMetricsDocument(t *testing.T) {
 	d.metrics.Publisher("dapr", "pubsub").Called(metrics.OK, time.Second)
 	d.publish("orders", "x")
 	d.next(d.subscribe(pubsub.SubscribeOptions{Topic: "orders"}))
-	families, err := newRegistry(t, d, func(context.Context) error { return nil }).Gather()
+	registry := newRegistry(t, d, func(context.Context) error { return nil })
+	require.NoError(t, registry.Register(someServers{}))
+	families, err := registry.Gather()
 	require.NoError(t, err)
 	problems, err := promlint.NewWithMetricFamilies(families).Lint()
 	require.NoError(t, err)

@@ -202,28 +202,42 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 
 // Ready returns nil if the servers answer, else what is wrong and with which of them.
 func (b *Broker) Ready(ctx context.Context) error {
-	if !b.nc.IsConnected() {
-		return fmt.Errorf("none of the nats servers %s can be reached: %w", b.opts.URL, orReconnecting(b.nc.LastError()))
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := b.stream.Info(ctx)
+	servers, err := b.Servers(ctx)
 	if err != nil {
-		return fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
-	}
-	if info.Cluster == nil {
-		return nil
+		return err
 	}
 	var away []string
-	for _, peer := range info.Cluster.Replicas {
-		if peer.Offline {
-			away = append(away, peer.Name)
+	for _, name := range slices.Sorted(maps.Keys(servers)) {
+		if !servers[name] {
+			away = append(away, name)
 		}
 	}
 	if len(away) > 0 {
 		b.log.Warn("a server of the stream is away", "stream", b.layout.stream, "servers", strings.Join(away, ", "))
 	}
 	return nil
+}
+
+// Servers returns by name whether each server that has the stream is there, as the stream's leader says. There are none by
+// name if there is one server in all. An error means that no leader answers: most of them are away, or cannot be reached.
+func (b *Broker) Servers(ctx context.Context) (map[string]bool, error) {
+	if !b.nc.IsConnected() {
+		return nil, fmt.Errorf("none of the nats servers %s can be reached: %w", b.opts.URL, orReconnecting(b.nc.LastError()))
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := b.stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
+	}
+	servers := map[string]bool{}
+	if info.Cluster != nil {
+		servers[info.Cluster.Leader] = true
+		for _, peer := range info.Cluster.Replicas {
+			servers[peer.Name] = !peer.Offline
+		}
+	}
+	return servers, nil
 }
 
 func orReconnecting(err error) error {

@@ -244,25 +244,45 @@ func (c *Cluster) Ready(ctx context.Context) error {
 	defer cancel()
 	_, err := c.client.Get(ctx, c.probeKey(), clientv3.WithCountOnly())
 	errs := make([]error, len(c.config.Endpoints))
-	var group sync.WaitGroup
-	for i, endpoint := range c.config.Endpoints {
-		group.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
-			defer cancel()
-			status, err := c.client.Status(ctx, endpoint)
-			switch {
-			case err != nil:
-				errs[i] = err
-			case len(status.Errors) > 0:
-				errs[i] = fmt.Errorf("%w: %s", errAlarm, strings.Join(status.Errors, ", "))
-			}
-		})
+	for i, s := range c.Servers(context.WithoutCancel(ctx)) {
+		if errs[i] = s.Err; len(s.Alarms) > 0 {
+			errs[i] = fmt.Errorf("%w: %s", errAlarm, strings.Join(s.Alarms, ", "))
+		}
 	}
-	group.Wait()
 	if all := errors.Join(errs...); err == nil && !errors.Is(all, errAlarm) {
 		return nil // one server may be lost
 	}
 	return fmt.Errorf("etcd: %w", errors.Join(unreachable(c.config.Endpoints, errs), wrap(err)))
+}
+
+// Server says how a server of the cluster is.
+type Server struct {
+	Endpoint string
+	// Err says why it did not answer; the rest is not known then.
+	Err error
+	// Alarms are those that it knows of, its own or another server's.
+	Alarms []string
+	// Size is that of its database in bytes, and InUse what of that is data.
+	Size, InUse int64
+}
+
+// Servers asks every server how it is. They have a second to answer.
+func (c *Cluster) Servers(ctx context.Context) []Server {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	all := make([]Server, len(c.config.Endpoints))
+	var group sync.WaitGroup
+	for i, endpoint := range c.config.Endpoints {
+		group.Go(func() {
+			all[i].Endpoint = endpoint
+			status, err := c.client.Status(ctx, endpoint)
+			if all[i].Err = err; err == nil {
+				all[i].Alarms, all[i].Size, all[i].InUse = status.Errors, status.DbSize, status.DbSizeInUse
+			}
+		})
+	}
+	group.Wait()
+	return all
 }
 
 // readyTimeout is how long a server has to say how it is.
