@@ -38,7 +38,7 @@ func (s *consoleSettings) addFlags(flags *pflag.FlagSet) (names []string) {
 		addFlag(flags, target, flag(name), fmt.Sprint(*target), "bool", usage, parseBool)
 		flags.Lookup(name).NoOptDefVal = "true"
 	}
-	boolean(&s.on, "console", "serve the console at --http-listen; `dapr-bolt console` prints the link to it")
+	boolean(&s.on, "console", "serve the console at --http-listen; the command console prints the link to it")
 	addFlag(flags, &s.tokenFile, flag("console-token-file"), "", "file", "a file with the token that lets people into the console (default: "+console.TokenFileName+" in the data directory, made at the first start)", parseFile)
 	boolean(&s.readOnly, "console-read-only", "the console refuses all changes")
 	boolean(&s.hideValues, "console-hide-values", "the console shows no payloads and no values")

@@ -30,7 +30,7 @@ func (c *cli) deadLettersCommand() *cobra.Command {
 	}
 	c.outputFlag(cmd, cmd.PersistentFlags())
 	c.bucketFlags(cmd, sidecars.PubSub, "list")
-	cmd.AddCommand(c.listCommand(), c.groupsCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand())
+	cmd.AddCommand(c.listCommand(), c.groupsCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand(), c.jobsCommand(), c.stopJobCommand())
 	return cmd
 }
 
@@ -290,7 +290,13 @@ reset. Name them by ID, or take --all and, if need be, filters.`,
 				if err != nil {
 					return err
 				}
-				result, err := c.redrive(cmd.Context(), client, ids, rate)
+				result := admin.RedriveResult{Redriven: []uint64{}}
+				err = c.inSteps(cmd.Context(), ids, rate, func(request admin.IDsRequest) error {
+					step, err := client.Redrive(cmd.Context(), request)
+					result.Redriven = append(result.Redriven, step.Redriven...)
+					result.Unreadable = append(result.Unreadable, step.Unreadable...)
+					return err
+				})
 				done := count(len(result.Redriven), "dead letter", "dead letters")
 				if err != nil {
 					return fmt.Errorf("%s of %d sent back: %w", done, len(ids), err)
@@ -310,34 +316,33 @@ reset. Name them by ID, or take --all and, if need be, filters.`,
 		},
 	}
 	c.selectionFlags(cmd, &sel, "all that the filters select")
-	addFlag(cmd.Flags(), &rate, "rate", "", "count/unit", "send that many at most, such as 10/s, 30/m or 100/h", parseRate)
+	rateFlag(cmd, &rate)
 	return cmd
 }
 
-// redrive sends ids back, at most rate of them in a second (0: as fast as it goes), and returns what became of those that
-// were there.
-func (c *cli) redrive(ctx context.Context, client *admin.Client, ids []uint64, rate float64) (admin.RedriveResult, error) {
+func rateFlag(cmd *cobra.Command, rate *float64) {
+	addFlag(cmd.Flags(), rate, "rate", "", "count/unit", "that many at most, such as 10/s, 30/m or 100/h", parseRate)
+}
+
+// inSteps calls do with one part of ids after the other, at most rate of them in a second (0: as fast as it goes).
+func (c *cli) inSteps(ctx context.Context, ids []uint64, rate float64, do func(admin.IDsRequest) error) error {
 	step := admin.MaxIDs
 	if rate > 0 {
 		step = min(step, max(1, int(rate)))
 	}
-	done := admin.RedriveResult{Redriven: []uint64{}}
 	first := true
 	for batch := range slices.Chunk(ids, step) {
 		if rate > 0 && !first {
 			if err := c.wait(ctx, time.Duration(float64(step)/rate*float64(time.Second))); err != nil {
-				return done, err
+				return err
 			}
 		}
 		first = false
-		result, err := client.Redrive(ctx, admin.IDsRequest{Bucket: c.bucket, IDs: batch})
-		if err != nil {
-			return done, err
+		if err := do(admin.IDsRequest{Bucket: c.bucket, IDs: batch}); err != nil {
+			return err
 		}
-		done.Redriven = append(done.Redriven, result.Redriven...)
-		done.Unreadable = append(done.Unreadable, result.Unreadable...)
 	}
-	return done, nil
+	return nil
 }
 
 func (c *cli) wait(ctx context.Context, d time.Duration) error {
@@ -389,8 +394,9 @@ func list(ids []uint64) string {
 
 func (c *cli) purgeCommand() *cobra.Command {
 	var (
-		sel selection
-		yes bool
+		sel  selection
+		rate float64
+		yes  bool
 	)
 	cmd := &cobra.Command{
 		Use:               "purge [ID...]",
@@ -409,12 +415,13 @@ func (c *cli) purgeCommand() *cobra.Command {
 					}
 				}
 				purged := 0
-				for batch := range slices.Chunk(ids, admin.MaxIDs) {
-					result, err := client.Purge(cmd.Context(), admin.IDsRequest{Bucket: c.bucket, IDs: batch})
-					if err != nil {
-						return fmt.Errorf("%s of %d removed: %w", count(purged, "dead letter", "dead letters"), len(ids), err)
-					}
-					purged += result.Purged
+				err = c.inSteps(cmd.Context(), ids, rate, func(request admin.IDsRequest) error {
+					step, err := client.Purge(cmd.Context(), request)
+					purged += step.Purged
+					return err
+				})
+				if err != nil {
+					return fmt.Errorf("%s of %d removed: %w", count(purged, "dead letter", "dead letters"), len(ids), err)
 				}
 				err = c.say(admin.PurgeResult{Purged: purged}, "%s removed\n", count(purged, "dead letter", "dead letters"))
 				if err == nil && !sel.all && purged < len(ids) {
@@ -425,6 +432,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 		},
 	}
 	c.selectionFlags(cmd, &sel, "all that the filters select")
+	rateFlag(cmd, &rate)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
 }

@@ -145,12 +145,18 @@ func TestDeadLettersRedrive(t *testing.T) {
 	require.Contains(t, p.ok(t, "topics", "--output", "json"), `"dead": 0`)
 }
 
-func TestDeadLettersRedriveAtARate(t *testing.T) {
+func TestDeadLettersAreRedrivenAndPurgedAtARate(t *testing.T) {
+	for _, command := range []string{"redrive", "purge --yes"} {
+		t.Run(command, func(t *testing.T) { atARate(t, strings.Fields(command)...) })
+	}
+}
+
+func atARate(t *testing.T, command ...string) {
 	p := withDeadLetters(t, `1`, `2`, `3`)
 	clock := clockwork.NewFakeClock()
 	done := make(chan result, 1)
 	go func() {
-		done <- shell{clock: clock}.run(t, "dead-letters", "redrive", "--all", "--rate", "30/m", "--data-dir", p.data)
+		done <- shell{clock: clock}.run(t, append(append([]string{"dead-letters"}, command...), "--all", "--rate", "30/m", "--data-dir", p.data)...)
 	}()
 	for left := 2; left > 0; left-- {
 		require.NoError(t, clock.BlockUntilContext(t.Context(), 1))

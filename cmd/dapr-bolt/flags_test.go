@@ -33,7 +33,7 @@ func TestBadCommandLinesAreRefused(t *testing.T) {
 		{[]string{"--date-dir", "x"}, "unknown flag: --date-dir"},
 		{[]string{"dead-leters"}, `unknown command "dead-leters" for "dapr-bolt": did you mean dead-letters?`},
 		{[]string{"serve"}, `unknown command "serve" for "dapr-bolt": allowed: backup, buckets, check`},
-		{[]string{"dead-letters"}, "dapr-bolt dead-letters needs a subcommand: allowed: groups, list, purge, redrive, show"},
+		{[]string{"dead-letters"}, "dapr-bolt dead-letters needs a subcommand: allowed: groups, jobs, list, purge, redrive, show, stop-job"},
 		{[]string{"dead-letters", "lst"}, `unknown command "lst" for "dapr-bolt dead-letters": did you mean list?`},
 		{[]string{"dead-letters", "list", "--since", "soon"}, `invalid argument "soon" for "--since" flag: allowed: a duration such as 90m`},
 		{[]string{"dead-letters", "list", "--limit", "0"}, `invalid argument "0" for "--limit" flag: allowed: 1 to 1000`},

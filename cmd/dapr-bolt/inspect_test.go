@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -138,16 +137,14 @@ func TestEveryCallHasACommand(t *testing.T) {
 		"health", "overview", "buckets", "buckets remove state x --yes", "backup x.db",
 		"topics", "topics show t", "topics events t", "topics event t 1", "topics watch t", "topics remove t --yes", "topics remove-group t* g --yes",
 		"publish t 1", "retries list t", "retries now t g 1", "retries skip t g 1",
-		"dead-letters list --bucket b", "dead-letters show 1", "dead-letters redrive 1", "dead-letters purge 1 --yes", "dead-letters groups",
+		"dead-letters list --bucket b", "dead-letters show 1", "dead-letters redrive 1", "dead-letters purge 1 --yes", "dead-letters groups", "dead-letters jobs", "dead-letters stop-job 1",
 		"state list", "state apps", "state get k", "state set k v", "state delete k --etag 1", "state query {}", "state indexes", "state idempotency-keys",
 	} {
 		shell{}.run(t, append(strings.Fields(command), "--data-dir", f.data)...)
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	// A job is --all of redrive and purge, which the command line does by itself.
-	jobs := func(path string) bool { return strings.HasPrefix(path, "/v1/jobs") }
-	for _, path := range slices.DeleteFunc(admin.Calls(), jobs) {
+	for _, path := range admin.Calls() {
 		require.True(t, asked[path], "no command asks for %s", path)
 	}
 }

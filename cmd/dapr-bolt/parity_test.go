@@ -36,9 +36,8 @@ var inConsole = map[string][]string{
 	"POST /dead-letters/purge":    {"dead-letters purge"},
 	"GET /dead-letter":            {"dead-letters show"},
 	"GET /dead-letter/payload":    {"dead-letters show"},
-	// A command that redrives or purges shows how far it is itself, and Ctrl-C stops it.
-	"GET /job":       {"dead-letters redrive"},
-	"POST /job/stop": {"dead-letters redrive"},
+	"GET /job":                    {"dead-letters jobs"},
+	"POST /job/stop":              {"dead-letters stop-job"},
 }
 
 // onlyCommands are about files, processes and the command line itself.

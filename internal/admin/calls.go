@@ -41,9 +41,7 @@ var (
 	callPurge       = call[IDsRequest, PurgeResult]{"/v1/dead-letters/purge", (*Service).Purge}
 
 	callDeadLetterGroups = call[ListOptions, DeadLetterGroups]{"/v1/dead-letters/groups", (*Service).DeadLetterGroups}
-	callStartJob         = call[JobRequest, Job]{"/v1/jobs/start", (*Service).StartJob}
 	callJobs             = call[empty, Jobs]{"/v1/jobs", func(s *Service, ctx context.Context, _ empty) (Jobs, error) { return s.Jobs(ctx) }}
-	callJob              = call[JobRequestID, Job]{"/v1/jobs/show", (*Service).Job}
 	callCancelJob        = call[JobRequestID, Job]{"/v1/jobs/cancel", (*Service).CancelJob}
 
 	callStateBucket     = call[Bucket, StateInfo]{"/v1/state/bucket", (*Service).StateBucket}
@@ -63,7 +61,7 @@ var routes = []route{
 	callTopics, callTopic, callRemoveTopic, callRemoveGroup, callEvents, callPublish, callEvent,
 	callRetries, callRetryNow, callRetrySkip,
 	callDeadLetters, callDeadLetter, callRedrive, callPurge, callDeadLetterGroups,
-	callStartJob, callJobs, callJob, callCancelJob,
+	callJobs, callCancelJob,
 	callStateBucket, callApps, callKeys, callValue, callSetValue, callDeleteValue, callIdempotencyKeys, callQuery,
 }
 

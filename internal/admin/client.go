@@ -141,16 +141,6 @@ func (c *Client) DeadLetterGroups(ctx context.Context, request ListOptions) (Dea
 	return callDeadLetterGroups.ask(ctx, c, request)
 }
 
-// StartJob is Service.StartJob.
-func (c *Client) StartJob(ctx context.Context, request JobRequest) (Job, error) {
-	return callStartJob.ask(ctx, c, request)
-}
-
-// Job is Service.Job.
-func (c *Client) Job(ctx context.Context, request JobRequestID) (Job, error) {
-	return callJob.ask(ctx, c, request)
-}
-
 // CancelJob is Service.CancelJob.
 func (c *Client) CancelJob(ctx context.Context, request JobRequestID) (Job, error) {
 	return callCancelJob.ask(ctx, c, request)

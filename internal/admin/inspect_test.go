@@ -268,20 +268,22 @@ func TestDeadLettersOfOneCauseAreOneGroup(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, page.DeadLetters, 1)
 
-	job, err := c.StartJob(t.Context(), JobRequest{Action: JobPurge, Filter: ListOptions{Cause: groups.Groups[0].Cause}})
+	job, err := d.service.StartJob(t.Context(), JobRequest{Action: JobPurge, Filter: ListOptions{Cause: groups.Groups[0].Cause}})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		job, err = c.Job(t.Context(), JobRequestID{job.ID})
+		job, err = d.service.Job(t.Context(), JobRequestID{job.ID})
 		return err == nil && job.State == JobDone
 	}, waitLong, time.Millisecond)
 	require.True(t, job.Counted)
 	require.Equal(t, 29, job.Total)
 	require.Equal(t, 29, job.Done)
-	_, err = c.StartJob(t.Context(), JobRequest{Action: "burn"})
-	requireStatus(t, err, http.StatusBadRequest, `action "burn": allowed: redrive, purge`)
+	_, err = d.service.StartJob(t.Context(), JobRequest{Action: "burn"})
+	require.Equal(t, http.StatusBadRequest, StatusOf(err))
+	require.ErrorContains(t, err, `action "burn": allowed: redrive, purge`)
 	require.NoError(t, d.service.Close(t.Context()))
-	_, err = c.StartJob(t.Context(), JobRequest{Action: JobPurge})
-	requireStatus(t, err, http.StatusServiceUnavailable, "jobs run already")
+	_, err = d.service.StartJob(t.Context(), JobRequest{Action: JobPurge})
+	require.Equal(t, http.StatusServiceUnavailable, StatusOf(err))
+	require.ErrorContains(t, err, "jobs run already")
 }
 
 // What dies again while a job runs is not for that job, or a redrive would never end. A job that waits can be stopped.
@@ -291,10 +293,10 @@ func TestAJobTakesWhatWasThereWhenItBegan(t *testing.T) {
 		d.dies("orders", "1")
 	}
 	c := d.serve()
-	slow, err := c.StartJob(t.Context(), JobRequest{Action: JobRedrive, Rate: 0.001})
+	slow, err := d.service.StartJob(t.Context(), JobRequest{Action: JobRedrive, Rate: 0.001})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		slow, err = c.Job(t.Context(), JobRequestID{slow.ID})
+		slow, err = d.service.Job(t.Context(), JobRequestID{slow.ID})
 		return err == nil && slow.Done == 1
 	}, waitLong, time.Millisecond)
 	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders", MaxDeliver: 1})
@@ -303,13 +305,13 @@ func TestAJobTakesWhatWasThereWhenItBegan(t *testing.T) {
 		page, err := c.DeadLetters(t.Context(), ListOptions{})
 		return err == nil && len(page.DeadLetters) == 3
 	}, waitLong, time.Millisecond)
-	slow, err = c.Job(t.Context(), JobRequestID{slow.ID})
+	slow, err = d.service.Job(t.Context(), JobRequestID{slow.ID})
 	require.NoError(t, err)
 	require.Equal(t, 3, slow.Total)
 	_, err = c.CancelJob(t.Context(), JobRequestID{slow.ID})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		slow, err = c.Job(t.Context(), JobRequestID{slow.ID})
+		slow, err = d.service.Job(t.Context(), JobRequestID{slow.ID})
 		return err == nil && slow.State == JobCanceled
 	}, waitLong, time.Millisecond)
 	require.Equal(t, 1, slow.Done)
