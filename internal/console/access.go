@@ -92,7 +92,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, status int, why
 	if ok {
 		c.log.Warn("the console refused a request", "status", status, "method", r.Method, "path", r.URL.Path, "from", r.RemoteAddr, "suppressed", suppressed)
 	}
-	c.write(w, r, &page{Title: http.StatusText(status), status: status, template: "refused.html", Data: refused{Why: why, Again: r.Method == http.MethodGet}})
+	c.write(w, r, &page{Title: http.StatusText(status), status: status, Outside: true, template: "refused.html", Data: refused{Why: why, Again: r.Method == http.MethodGet}})
 }
 
 // refused is what the page says on which a request ends that is not let in.
@@ -115,5 +115,5 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) {
 	})
 	c.log.Info("a browser was let into the console", "from", r.RemoteAddr)
 	// Not a redirect: after a link from elsewhere, the browser would keep the cookie back on it.
-	c.write(w, r, &page{Title: "Welcome", template: "welcome.html"})
+	c.write(w, r, &page{Title: "Welcome", Outside: true, template: "welcome.html"})
 }

@@ -63,6 +63,10 @@ func (l *live) stream(w http.ResponseWriter, r *http.Request, content func(conte
 	if out.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
+	// The page says that it is live, before there is something new.
+	if out.Flush() != nil {
+		return
+	}
 	var sent []byte
 	for {
 		fresh, err := l.make(ctx, content)

@@ -25,6 +25,8 @@ type page struct {
 	Title string
 	// Section is that of the navigation that it is in; empty: none.
 	Section string
+	// Outside pages are for those who were not let in yet, and have no navigation.
+	Outside bool
 	// Live pages are kept up to date while they are open.
 	Live bool
 	// Notice says what the last change did.

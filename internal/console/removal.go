@@ -50,7 +50,7 @@ func (c *Console) removeGroup(r *http.Request) (next, error) {
 	}
 	for _, g := range detail.Groups {
 		if g.Group == group {
-			ask.Lost = fmt.Sprintf("The topic forgets what the group is owed: %s, %s and %s. A group that consumes now is refused.",
+			ask.Lost = fmt.Sprintf("The topic forgets what the group is owed: %s, %s and %s. It must have no instances: stop its app first.",
 				plural(g.Waiting, "waiting event", "waiting events"), plural(g.Retrying, "retry", "retries"), plural(g.Dead, "dead letter", "dead letters"))
 		}
 	}
@@ -78,7 +78,7 @@ func (c *Console) removeTopic(r *http.Request) (next, error) {
 	ask := removal{
 		Title: "Remove a topic", Section: sectionTopics, Name: request.Topic, Back: topicLink(request.Bucket, request.Topic),
 		Fields: append(bucketFields(request.Bucket), field{"topic", request.Topic}),
-		Lost: fmt.Sprintf("It holds %s and %s, and %s. A topic that somebody consumes is refused.",
+		Lost: fmt.Sprintf("It holds %s and %s, and %s. Nobody may consume it: stop the apps first.",
 			plural(t.Stored, "event", "events"), plural(t.Dead, "dead letter", "dead letters"), plural(len(t.Groups), "consumer group", "consumer groups")),
 	}
 	if asked, ok := ask.confirmed(r); !ok {
@@ -94,13 +94,13 @@ func (c *Console) removeBucket(r *http.Request) (next, error) {
 	request := admin.RemoveBucketRequest{Kind: r.PostForm.Get("kind"), Bucket: stateBucketOf(r.PostForm)}
 	ask := removal{
 		Title: "Remove a bucket", Section: sectionState, Back: "/state?" + stateQuery(request.Bucket).Encode(),
-		Lost: "All of its keys are gone for good. A bucket that a connected sidecar works on is refused.",
+		Lost: "All of its keys are gone for good. No sidecar may be connected to it: stop the apps first.",
 	}
 	to := "/state"
 	if request.Kind == string(sidecars.PubSub) {
 		request.Bucket = bucketOf(r.PostForm)
 		ask.Section, ask.Back, to = sectionTopics, "/topics", "/topics"
-		ask.Lost = "All of its topics, consumer groups and dead letters are gone for good. A bucket that a connected sidecar works on is refused."
+		ask.Lost = "All of its topics, consumer groups and dead letters are gone for good. No sidecar may be connected to it: stop the apps first."
 	}
 	ask.Name = request.Bucket.String()
 	ask.Fields = append(bucketFields(request.Bucket), field{"kind", request.Kind})
