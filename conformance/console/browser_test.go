@@ -11,6 +11,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
@@ -120,6 +121,15 @@ func (b *browser) click(name string) {
 func (b *browser) fill(name, text string) {
 	b.t.Helper()
 	do(b, chromedp.SetValue(`main [name="`+name+`"]`, text))
+}
+
+// forget takes the cookie away.
+func (b *browser) forget() {
+	b.t.Helper()
+	do(b, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, network.ClearBrowserCookies, cdp.Empty{})
+		return err
+	}))
 }
 
 // Looks.

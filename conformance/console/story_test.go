@@ -139,6 +139,9 @@ func TestThousandsAreSentAgainWithProgress(t *testing.T) {
 	b.click("Redrive all")
 	b.wait(`document.querySelector("progress").value > 0`)
 	b.see("5,000 of 5,000 redriven")
+	b.click("Dead letters") // the page was closed, and is found again
+	b.click("Redrive 1")
+	b.see("5,000 of 5,000 redriven")
 	require.Eventually(t, func() bool { return a.handled.Load() == many }, patience, 10*time.Millisecond)
 }
 
@@ -159,7 +162,9 @@ var pages = []struct{ name, path string }{
 	{"dead-letters-list", "/dead-letters?view=list"},
 	{"dead-letter", "/dead-letter?id=1"},
 	{"purge", ""},
+	{"purge-all", ""},
 	{"job", ""},
+	{"dead-letters-and-jobs", "/dead-letters"},
 	{"not-found", "/dead-letter?id=999"},
 	{"empty", "/dead-letters?topic=nothing"},
 	// There is most to draw in the end.
@@ -210,8 +215,11 @@ func (b *browser) show(name, path string) {
 	case "purge":
 		b.visit("/dead-letter?id=2")
 		b.click("Purge")
+	case "purge-all":
+		b.visit("/dead-letters?topic=mails")
+		b.fill("rate", "10")
+		b.click("Purge all of these")
 	case "job":
-		b.visit("/dead-letters?topic=nothing")
 		b.visit("/dead-letters?topic=mails")
 		b.fill("rate", "0.01")
 		b.click("Redrive all of these")
@@ -223,18 +231,40 @@ func (b *browser) show(name, path string) {
 	}
 }
 
-// axe-core finds no violation on any page, light and dark, and nothing sticks out on a phone.
-func TestPagesAreForEverybody(t *testing.T) {
-	bolt := harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{})
-	b := fillUp(t, bolt)
-	for _, p := range pages {
-		b.show(p.name, p.path)
+// newPages are those of a process that was just started.
+var newPages = []struct{ name, path string }{
+	{"new-overview", "/"}, {"new-topics", "/topics"}, {"new-dead-letters", "/dead-letters"}, {"new-state", "/state"}, {"refused", "/"},
+}
+
+// eachLook calls fn with every page in every look.
+func eachLook(t *testing.T, fn func(b *browser, page string, l look)) {
+	inLooks := func(b *browser, page string) {
 		for _, l := range looks {
 			b.as(l)
-			assert.Empty(t, b.violations(), "%s, %s", p.name, l)
-			assert.Empty(t, b.overflow(), "%s, %s", p.name, l)
+			fn(b, page, l)
 		}
 	}
+	b := open(t, harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{}))
+	for _, p := range newPages {
+		if p.name == "refused" {
+			b.forget()
+		}
+		b.visit(p.path)
+		inLooks(b, p.name)
+	}
+	b = fillUp(t, harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{}))
+	for _, p := range pages {
+		b.show(p.name, p.path)
+		inLooks(b, p.name)
+	}
+}
+
+// axe-core finds no violation on any page, light and dark, and nothing sticks out on a phone.
+func TestPagesAreForEverybody(t *testing.T) {
+	eachLook(t, func(b *browser, page string, l look) {
+		assert.Empty(t, b.violations(), "%s, %s", page, l)
+		assert.Empty(t, b.overflow(), "%s, %s", page, l)
+	})
 }
 
 var screenshots = flag.String("screenshots", "", "a folder for pictures of every page")
@@ -244,16 +274,10 @@ func TestScreenshots(t *testing.T) {
 		t.Skip("make screenshots takes the pictures")
 	}
 	require.NoError(t, os.MkdirAll(*screenshots, 0o755))
-	bolt := harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{})
-	b := fillUp(t, bolt)
-	for _, p := range pages {
-		b.show(p.name, p.path)
-		for _, l := range looks {
-			b.as(l)
-			path := filepath.Join(*screenshots, p.name+"-"+l.String()+".png")
-			require.NoError(t, os.WriteFile(path, do(b, chromedp.FullScreenshot(100)), 0o644))
-		}
-	}
+	eachLook(t, func(b *browser, page string, l look) {
+		path := filepath.Join(*screenshots, page+"-"+l.String()+".png")
+		require.NoError(t, os.WriteFile(path, do(b, chromedp.FullScreenshot(100)), 0o644))
+	})
 }
 
 // Hostile content is text in a real browser, too.
