@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -50,32 +51,28 @@ func (db *DB) startLog() (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("begin the log %s: %w", db.path+logSuffix, err)
+			db.uncertain = db.uncertain || db.wal != nil
 		}
 	}()
 	f, err := db.openFile(db.path+logSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
-	l := db.newLog(f)
+	db.wal, db.cp = db.newLog(f), checkpoint{}
 	if err := errors.Join(db.disk.Sync(), f.Sync(), durable.SyncDir(filepath.Dir(db.path))); err != nil {
-		return errors.Join(err, f.Close(), os.Remove(l.path))
-	}
-	db.wal, db.cp = l, checkpoint{}
-	h, err := db.pinCheckpoint(1)
-	if err != nil {
-		db.wal = nil
-		db.unpin()
-		return errors.Join(err, f.Close(), os.Remove(l.path))
-	}
-	if err := l.writeHeader(h); err != nil {
-		db.uncertain = true
 		return err
 	}
-	err = db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) })
-	if err == nil {
-		err = db.checkpointNow()
+	h, err := db.pinCheckpoint(1)
+	if err != nil {
+		return err
 	}
-	return err
+	if err := db.wal.writeHeader(h); err != nil {
+		return err
+	}
+	if err := db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) }); err != nil {
+		return err
+	}
+	return db.checkpointNow()
 }
 
 func (db *DB) newLog(f file) *wal {
@@ -98,10 +95,19 @@ func (db *DB) endLog() error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(db.wal.file.Close(), os.Remove(db.wal.path), durable.SyncDir(filepath.Dir(db.path)))
+	err = errors.Join(db.wal.file.Close(), removeLog(db.path))
 	db.wal = nil
 	db.unpin()
 	return err
+}
+
+// removeLog removes the log of the file at path, if there is one.
+func removeLog(path string) error {
+	err := os.Remove(path + logSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
 // due reports whether it is time for a checkpoint.

@@ -192,7 +192,7 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = db.damaged(db.panicked("while reading", p))
+			err = db.panicked("while reading", p)
 		}
 	}()
 	tx, err := db.bolt.Begin(false)
@@ -213,22 +213,21 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 }
 
 // Size returns the length of the file in bytes.
-func (db *DB) Size() (int64, error) {
-	info, err := os.Stat(db.Path())
-	if err != nil {
-		return 0, fmt.Errorf("size of database: %w", err)
-	}
-	return info.Size(), nil
-}
+func (db *DB) Size() (int64, error) { return length(db.path) }
 
 // LogSize returns the length of the log beside the file in bytes; 0: there is none.
 func (db *DB) LogSize() (int64, error) {
-	info, err := os.Stat(db.Path() + logSuffix)
+	size, err := length(db.path + logSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
+	return size, err
+}
+
+func length(path string) (int64, error) {
+	info, err := os.Stat(path)
 	if err != nil {
-		return 0, fmt.Errorf("size of database log: %w", err)
+		return 0, err
 	}
 	return info.Size(), nil
 }

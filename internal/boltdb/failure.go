@@ -2,7 +2,6 @@ package boltdb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 )
@@ -17,8 +16,8 @@ type failure struct {
 // maxProbe bounds what Ready writes to find out whether there is room again, in bytes.
 const maxProbe = 4 << 20
 
-// Ready reports whether writes work: it returns the error of the last commit that failed, unless one that is as large has
-// succeeded since, or does now, or the first damage that a call has met.
+// Ready returns the error of a commit that failed, until one as large succeeds, which it tries, or the first damage that a
+// call has met since the file was opened.
 func (db *DB) Ready(ctx context.Context) error {
 	if damage := db.damage.Load(); damage != nil {
 		return *damage
@@ -39,10 +38,8 @@ func (db *DB) Ready(ctx context.Context) error {
 	})
 }
 
+// failed lets Ready say that a commit of so many bytes has failed.
 func (db *DB) failed(err error, size int64) error {
-	if errors.Is(err, ErrDamaged) {
-		err = db.damaged(err)
-	}
 	if last := db.failure.Load(); last != nil {
 		size = max(size, last.size)
 	}
@@ -50,21 +47,11 @@ func (db *DB) failed(err error, size int64) error {
 	return err
 }
 
-// panicked returns a panic, which a damaged page is to bbolt, as an error. Where it comes from code that calls bbolt,
-// nothing tells it from a bug.
+// panicked returns a panic, which a damaged page is to bbolt, as an error, and lets Ready say so if it is the first. Where it
+// comes from code that calls bbolt, nothing tells it from a bug.
 func (db *DB) panicked(where string, p any) error {
 	db.log.Error("panic "+where, "panic", p, "stack", string(debug.Stack()))
-	return fmt.Errorf("%w: panic %s: %v", ErrDamaged, where, p)
-}
-
-// damaged lets Ready say what a call has met, if it is the first.
-func (db *DB) damaged(err error) error {
+	err := fmt.Errorf("%w: panic %s: %v", ErrDamaged, where, p)
 	db.damage.CompareAndSwap(nil, &err)
 	return err
-}
-
-func (db *DB) succeeded(size int64) {
-	if last := db.failure.Load(); last != nil && size >= last.size {
-		db.failure.CompareAndSwap(last, nil)
-	}
 }

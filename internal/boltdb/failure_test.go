@@ -204,13 +204,6 @@ func TestReadyKnowsWhyUntilThereIsRoomAgain(t *testing.T) {
 	require.NoError(t, db.Update(t.Context(), put("large", large)))
 }
 
-func TestALargeCommitEndsTheFailure(t *testing.T) {
-	db := open(t)
-	require.Error(t, db.failed(syscall.ENOSPC, 8<<10))
-	require.NoError(t, db.Update(t.Context(), put("k", string(make([]byte, 64<<10)))))
-	require.Nil(t, db.failure.Load())
-}
-
 // While the disk takes its time, reads go on, callers can leave, and what was taken is seen through.
 func TestASlowDisk(t *testing.T) {
 	db := open(t)

@@ -61,7 +61,7 @@ func ensureFormat(bolt *bbolt.DB, logged bool) (incarnation []byte, err error) {
 			return err
 		}
 		if tx.Bucket(bucketFormat).Get(keyLog) != nil && !logged {
-			return fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there", ErrFormat, logSuffix)
+			return fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there, or damaged", ErrFormat, logSuffix)
 		}
 		incarnation, err = readIncarnation(tx)
 		return err

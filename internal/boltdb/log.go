@@ -2,7 +2,6 @@ package boltdb
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -93,15 +92,16 @@ func (h *header) encode() []byte {
 	return b
 }
 
-func decodeHeader(b []byte) (h header, err error) {
+// decodeHeader returns nil for what is no header.
+func decodeHeader(b []byte) (*header, error) {
 	le := binary.LittleEndian
 	if le.Uint64(b) != logMagic || le.Uint32(b[headerSize-4:]) != crc32.Checksum(b[:headerSize-4], castagnoli) {
-		return h, errors.New("it is no header")
+		return nil, nil
 	}
 	if v := le.Uint32(b[8:]); v != logVersion {
-		return h, fmt.Errorf("%w: its log has version %d, this build reads version %d", ErrFormat, v, logVersion)
+		return nil, fmt.Errorf("%w: its log has version %d, this build reads version %d", ErrFormat, v, logVersion)
 	}
-	h = header{pageSize: le.Uint32(b[12:]), epoch: le.Uint64(b[16:]), sequence: le.Uint64(b[24:]),
+	h := &header{pageSize: le.Uint32(b[12:]), epoch: le.Uint64(b[16:]), sequence: le.Uint64(b[24:]),
 		at: int64(le.Uint64(b[32:])), size: int64(le.Uint64(b[40:])), rootSum: le.Uint32(b[48:])}
 	copy(h.incarnation[:], b[56:])
 	copy(h.meta[:], b[64:])
@@ -131,24 +131,18 @@ func (l *wal) areaAt(area int) int64 { return areasAt + int64(area)*l.areaSize }
 
 // newest returns the header that counts, or nil in a log that came to none.
 func (l *wal) newest() (h *header, err error) {
-	damaged := false
 	for slot := range 2 {
 		b := make([]byte, headerSize)
 		if _, err := l.file.ReadAt(b, int64(slot)*headerSlots); err != nil && err != io.EOF {
 			return nil, err
 		}
 		found, err := decodeHeader(b)
-		switch {
-		case errors.Is(err, ErrFormat):
+		if err != nil {
 			return nil, err
-		case err != nil:
-			damaged = damaged || b[0] != 0
-		case h == nil || found.epoch > h.epoch:
-			h, l.slot = &found, slot
 		}
-	}
-	if h == nil && damaged {
-		return nil, fmt.Errorf("%w: both headers of its log %s are damaged", ErrDamaged, l.path)
+		if found != nil && (h == nil || found.epoch > h.epoch) {
+			h, l.slot = found, slot
+		}
 	}
 	return h, nil
 }

@@ -72,6 +72,37 @@ func TestAFileWithoutItsLogIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "its log")
 }
 
+// spoilHeaders leaves no header of a log whole.
+func spoilHeaders(t *testing.T, path string) (log []byte) {
+	t.Helper()
+	log, err := os.ReadFile(path + logSuffix)
+	require.NoError(t, err)
+	log[100]++
+	log[headerSlots+100]++
+	require.NoError(t, os.WriteFile(path+logSuffix, log, 0o600))
+	return log
+}
+
+func TestALogWithoutAWholeHeader(t *testing.T) {
+	path := killed(t, Options{})
+	log := spoilHeaders(t, path)
+	_, err := Open(t.Context(), path, Options{})
+	require.ErrorIs(t, err, ErrFormat)
+	require.ErrorContains(t, err, "is not there, or damaged")
+	after, err := os.ReadFile(path + logSuffix)
+	require.NoError(t, err)
+	require.Equal(t, log, after)
+
+	// Next to a file that was closed cleanly, it is one that a power failure has kept from beginning.
+	path = fill(t, 10, 0)
+	require.NoError(t, os.WriteFile(path+logSuffix, log, 0o600))
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NoFileExists(t, path+logSuffix)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	require.NoError(t, db.Close())
+}
+
 // Neither of them may be changed: somebody may still put them right.
 func TestAFileWithTheLogOfAnotherIsRefused(t *testing.T) {
 	for name, replace := range map[string]func(t *testing.T, path string){

@@ -65,8 +65,11 @@ func (db *DB) open(ctx context.Context, last uint64) (err error) {
 	if warning = errors.Join(warning, removeCopies(db.path)); warning != nil {
 		db.log.Warn(warning.Error())
 	}
-	if err := db.openBolt(f); err != nil || h == nil {
+	if err := db.openBolt(f); err != nil {
 		return err
+	}
+	if h == nil {
+		return removeLog(db.path)
 	}
 	return db.recoverLog(h, last)
 }

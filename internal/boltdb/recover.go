@@ -11,10 +11,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
 // replayBytes bounds the records that one transaction replays, in bytes.
@@ -24,7 +21,8 @@ const replayBytes = 8 << 20
 const everything = math.MaxUint64
 
 // findLog opens the log of a file that was not closed cleanly, puts the file back to the checkpoint that the log belongs to,
-// and returns the log's header; nil: there is none. The file is locked, and bbolt has not seen it yet.
+// and returns the log's header; nil: there is none, as where the log was only just made. The file is locked, and bbolt has
+// not seen it yet.
 func (db *DB) findLog() (*header, error) {
 	path := db.path + logSuffix
 	f, err := db.openFile(path, os.O_RDWR)
@@ -36,13 +34,9 @@ func (db *DB) findLog() (*header, error) {
 	}
 	db.wal = db.newLog(f)
 	h, err := db.wal.newest()
-	if err != nil {
-		return nil, err
-	}
-	if h == nil {
-		// The file was not written to since the log was made.
+	if h == nil || err != nil {
 		db.wal = nil
-		return nil, errors.Join(f.Close(), os.Remove(path), durable.SyncDir(filepath.Dir(path)))
+		return nil, errors.Join(err, f.Close())
 	}
 	return h, db.restore(h)
 }

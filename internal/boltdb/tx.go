@@ -61,9 +61,6 @@ func (tx *Tx) OnCommit(fn func()) { tx.committed = append(tx.committed, fn) }
 // ID returns the transaction's number, which is one more than that of the write transaction before it.
 func (tx *Tx) ID() int { return tx.tx.ID() }
 
-// Size returns how large the file is as the transaction sees it, in bytes.
-func (tx *Tx) Size() int64 { return tx.tx.Size() }
-
 // wrap returns b, which has that name in parent; nil: at the top.
 func (tx *Tx) wrap(b *bbolt.Bucket, parent *Bucket, name []byte) *Bucket {
 	if b == nil {

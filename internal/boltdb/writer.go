@@ -327,7 +327,6 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 	}
 	db.counters.count(func(s *Stats) { s.Commits++; s.Writes += uint64(len(batch)) })
 	db.opts.Committed(time.Since(start), len(db.rec.b))
-	db.succeeded(int64(db.rec.payload()))
 	for _, fn := range tx.committed {
 		fn()
 	}
@@ -406,9 +405,6 @@ func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
 		}
 		if err != nil {
 			err = fmt.Errorf("commit: %w", err)
-			if errors.Is(err, ErrDamaged) {
-				err = db.damaged(err)
-			}
 			db.uncertain = true
 			db.stuck.Store(&err)
 		}
@@ -438,7 +434,7 @@ func (db *DB) recoverUncertainCommit() error {
 func (db *DB) call(fn func(tx *Tx) error, tx *Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = Dirty(db.damaged(db.panicked("in a write function", p)))
+			err = Dirty(db.panicked("in a write function", p))
 		}
 	}()
 	return fn(tx)

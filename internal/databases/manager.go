@@ -209,13 +209,9 @@ func (m *Manager) exists(ctx context.Context, ns namespace, kind, what string) e
 	if err := ns.check(); err != nil {
 		return err
 	}
-	db, err := m.existingFile(ctx, ns.database)
+	buckets, err := m.bucketsOf(ctx, ns.database, kind)
 	if err != nil {
 		return err
-	}
-	buckets, err := db.Namespaces(kind)
-	if err != nil {
-		return fmt.Errorf("database %s: %w", ns.database, err)
 	}
 	if !slices.Contains(buckets, ns.bucket) {
 		return &missingError{fmt.Sprintf("database %s has no %s bucket %q: there is %s", ns.database, what, ns.bucket, listed(buckets))}
@@ -324,22 +320,13 @@ type OpenBroker struct {
 // MaxDatabases to those who work: further files are left out, too. Brokers on servers are those that sidecars of this
 // process use.
 func (m *Manager) Brokers(ctx context.Context) (list []OpenBroker, err error) {
-	names, err := m.names()
-	if err != nil {
-		return nil, err
-	}
-	for _, database := range names {
-		buckets, bucketsErr := m.bucketsOf(ctx, database, boltdb.KindPubSub)
-		err = errors.Join(err, bucketsErr)
-		for _, bucket := range buckets {
-			b, brokerErr := m.brokers.get(ctx, namespace{database, bucket})
-			if brokerErr != nil {
-				err = errors.Join(err, brokerErr)
-				continue
-			}
-			list = append(list, OpenBroker{Database: database, Bucket: bucket, Broker: b})
+	err = m.eachBucket(ctx, boltdb.KindPubSub, func(ns namespace) error {
+		b, err := m.brokers.get(ctx, ns)
+		if err == nil {
+			list = append(list, OpenBroker{Database: ns.database, Bucket: ns.bucket, Broker: b})
 		}
-	}
+		return err
+	})
 	return append(list, m.openNATSBrokers()...), err
 }
 
@@ -362,33 +349,38 @@ type OpenStore struct {
 
 // Stores is Brokers for the state buckets.
 func (m *Manager) Stores(ctx context.Context) (list []OpenStore, err error) {
-	names, err := m.names()
-	if err != nil {
-		return nil, err
-	}
-	for _, database := range names {
-		buckets, bucketsErr := m.bucketsOf(ctx, database, boltdb.KindState)
-		err = errors.Join(err, bucketsErr)
-		for _, bucket := range buckets {
-			s, storeErr := m.stores.get(ctx, namespace{database, bucket})
-			if storeErr != nil {
-				err = errors.Join(err, storeErr)
-				continue
-			}
-			list = append(list, OpenStore{Database: database, Bucket: bucket, Store: s})
+	err = m.eachBucket(ctx, boltdb.KindState, func(ns namespace) error {
+		s, err := m.stores.get(ctx, ns)
+		if err == nil {
+			list = append(list, OpenStore{Database: ns.database, Bucket: ns.bucket, Store: s})
 		}
-	}
+		return err
+	})
 	return append(list, m.openClusterStores()...), err
 }
 
-func (m *Manager) bucketsOf(ctx context.Context, database, kind string) ([]string, error) {
-	open := m.files.made()
-	if open[database] == nil && len(open) >= m.opts.MaxDatabases/2 {
-		return nil, fmt.Errorf("database %s: %w: %d are open, which leaves none for looking", database, ErrTooMany, len(open))
+// eachBucket calls fn for every bucket of a kind that the directory holds, and returns all that went wrong.
+func (m *Manager) eachBucket(ctx context.Context, kind string, fn func(ns namespace) error) error {
+	names, err := m.names()
+	for _, database := range names {
+		if open := m.files.made(); open[database] == nil && len(open) >= m.opts.MaxDatabases/2 {
+			err = errors.Join(err, fmt.Errorf("database %s: %w: %d are open, which leaves none for looking", database, ErrTooMany, len(open)))
+			continue
+		}
+		buckets, bucketsErr := m.bucketsOf(ctx, database, kind)
+		err = errors.Join(err, bucketsErr)
+		for _, bucket := range buckets {
+			err = errors.Join(err, fn(namespace{database, bucket}))
+		}
 	}
+	return err
+}
+
+// bucketsOf returns the buckets of a kind that a database has.
+func (m *Manager) bucketsOf(ctx context.Context, database, kind string) ([]string, error) {
 	db, err := m.existingFile(ctx, database)
 	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", database, err)
+		return nil, err
 	}
 	buckets, err := db.Namespaces(kind)
 	if err != nil {

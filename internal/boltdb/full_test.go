@@ -1,0 +1,99 @@
+package boltdb
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+)
+
+// fullFile is on a disk that has no room for it behind a length.
+type fullFile struct {
+	osFile
+	room int64
+}
+
+func (f fullFile) Allocate(_, to int64) error {
+	if to > f.room {
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+func (f fullFile) WriteAt(b []byte, off int64) (int, error) {
+	if off+int64(len(b)) > f.room {
+		return 0, syscall.ENOSPC
+	}
+	return f.osFile.WriteAt(b, off)
+}
+
+// On a full disk, what makes room must be possible: to delete is to write. Whichever of the two files cannot grow.
+func TestAFullDiskTakesDeletions(t *testing.T) {
+	for name, room := range map[string]struct{ file, log int64 }{
+		"the file":         {6 << 20, 1 << 40},
+		"its log":          {1 << 40, 5 << 20},
+		"the file and log": {6 << 20, 5 << 20},
+	} {
+		t.Run(name, func(t *testing.T) { deleteOnAFullDisk(t, room.file, room.log) })
+	}
+}
+
+func deleteOnAFullDisk(t *testing.T, ofFile, ofLog int64) {
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{
+		areaSize: 4 << 20, checkpointBytes: 3 << 20,
+		wrap: func(f *os.File) file {
+			if strings.HasSuffix(f.Name(), logSuffix) {
+				return fullFile{osFile{f}, ofLog}
+			}
+			return fullFile{osFile{f}, ofFile}
+		},
+		opened: func(bolt *bbolt.DB) {
+			hookWrites(bolt, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+				if off+int64(len(b)) > ofFile {
+					return 0, syscall.ENOSPC
+				}
+				return write(b, off)
+			})
+		},
+	})
+	require.NoError(t, err)
+	defer db.Close()
+	large := strings.Repeat("v", 100<<10)
+	n := 0
+	for ; err == nil; n++ {
+		err = db.Update(t.Context(), put(fmt.Sprint(n), large))
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	for i := range 600 {
+		require.NoError(t, db.Update(t.Context(), put(fmt.Sprint("small", i%10), strings.Repeat("s", 100))), i)
+	}
+	for i := range n {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return Dirty(tx.Bucket(testBucket).Delete([]byte(fmt.Sprint(i)))) }), i)
+	}
+}
+
+// Where there is no room for a log, writes fail, reads go on, and the next write tries again.
+func TestALogThatCannotBegin(t *testing.T) {
+	var room atomic.Int64
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
+		if strings.HasSuffix(f.Name(), logSuffix) {
+			return fullFile{osFile{f}, room.Load()}
+		}
+		return osFile{f}
+	}})
+	require.NoError(t, err)
+	defer db.Close()
+	for range 3 {
+		require.ErrorIs(t, db.Update(t.Context(), put("k", "v")), syscall.ENOSPC)
+		require.Empty(t, get(t, db, "k"))
+	}
+	room.Store(1 << 40)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	require.Equal(t, "v", get(t, db, "k"))
+}
