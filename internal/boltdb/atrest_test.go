@@ -231,7 +231,7 @@ func TestCompactKeepsOwnerAndMode(t *testing.T) {
 func TestWhatAKilledCompactLeavesIsRemoved(t *testing.T) {
 	path := fill(t, 4000, 3600)
 	leave := func() string {
-		left := filepath.Join(filepath.Dir(path), compactPrefix(path)+"1234")
+		left := nextPath(path)
 		require.NoError(t, os.WriteFile(left, make([]byte, 100), 0o600))
 		return left
 	}

@@ -21,7 +21,11 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 			err = fmt.Errorf("back up database: %w", err)
 		}
 	}()
-	temp, err := makeCopy(path, filepath.Base(path)+".partial-*", nil, func(f *os.File) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".partial-*")
+	if err != nil {
+		return err
+	}
+	err = fillCopy(f, func(f *os.File) error {
 		if err := db.copyTo(ctx, f); err != nil {
 			return err
 		}
@@ -30,9 +34,9 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(temp)) }()
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
 	// Unlike a rename, a link never replaces what is there.
-	err = os.Link(temp, path)
+	err = os.Link(f.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
 	}

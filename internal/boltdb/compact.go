@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"go.etcd.io/bbolt"
@@ -15,16 +14,12 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
-const (
-	// compactInfix is in the name of the copy beside the file while Compact writes it.
-	compactInfix = ".compact-"
-	// copyStep bounds the bytes that one transaction of a copy holds in memory.
-	copyStep = 16 << 20
-)
+// copyStep bounds the bytes that one transaction of a copy holds in memory.
+const copyStep = 16 << 20
 
 // Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
 // puts that in its place in one step, with the same owner, group and permissions. An interrupted Compact leaves the file
-// as it was; its copy is removed by the next Open or Compact. It returns the sizes in bytes. A copy that is not smaller is
+// as it was. It returns the sizes in bytes. A copy that is not smaller is
 // dropped: then they are the same.
 //
 // Errors: fs.ErrNotExist, ErrLocked (which names the process that has the file open), ErrFormat, and the
@@ -60,42 +55,54 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	if before, err = db.Size(); err != nil {
 		return 0, 0, err
 	}
-	temp, err := makeCopy(path, compactPrefix(path)+"*", info, func(f *os.File) error { return copyInto(ctx, f.Name(), db) })
+	err = makeNext(path, info, func(f *os.File) error { return copyInto(ctx, f.Name(), db) })
 	if err != nil {
 		return 0, 0, err
 	}
-	info, err = os.Stat(temp)
+	info, err = os.Stat(nextPath(path))
 	if err != nil || info.Size() >= before {
-		return before, before, errors.Join(err, os.Remove(temp))
+		return before, before, errors.Join(err, os.Remove(nextPath(path)))
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return 0, 0, errors.Join(err, os.Remove(temp))
-	}
-	return before, info.Size(), durable.SyncDir(filepath.Dir(path))
+	return before, info.Size(), putInPlace(path)
 }
 
-func compactPrefix(path string) string { return "." + filepath.Base(path) + compactInfix }
+// nextPath is where the file lies that is to take the place of the one at path, which is locked meanwhile. What a process
+// leaves there that is killed, the next Open removes.
+func nextPath(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".next")
+}
 
-// makeCopy makes a file beside path, which takes after another one if like is not nil, lets fill write to it, and syncs it.
-// Its name is made of the pattern. It is gone if there is an error.
-func makeCopy(path, pattern string, like os.FileInfo, fill func(f *os.File) error) (temp string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), pattern)
+// makeNext makes that file, which takes after the one whose place it takes.
+func makeNext(path string, like os.FileInfo, fill func(f *os.File) error) error {
+	f, err := os.OpenFile(nextPath(path), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return "", err
+		return err
 	}
-	if like != nil {
-		err = takeAfter(f, like)
+	return fillCopy(f, func(f *os.File) error {
+		if err := takeAfter(f, like); err != nil {
+			return err
+		}
+		return fill(f)
+	})
+}
+
+func putInPlace(path string) error {
+	if err := os.Rename(nextPath(path), path); err != nil {
+		return errors.Join(err, os.Remove(nextPath(path)))
 	}
-	if err == nil {
-		err = fill(f)
-	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
+// fillCopy lets fill write to a new file, and syncs and closes it. It is gone if there is an error.
+func fillCopy(f *os.File, fill func(f *os.File) error) error {
+	err := fill(f)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return f.Name(), nil
+	return nil
 }
 
 // takeAfter gives a file the owner, group and permissions of another one. That can be refused to whoever does not own it:
@@ -107,21 +114,6 @@ func takeAfter(f *os.File, info os.FileInfo) error {
 		}
 	}
 	return f.Chmod(info.Mode().Perm())
-}
-
-// removeCopies removes what a killed Compact has left beside the file, which is locked.
-func removeCopies(path string) error {
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), compactPrefix(path)) {
-			errs = append(errs, os.Remove(filepath.Join(filepath.Dir(path), e.Name())))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // copyInto fills the empty file at path with what db holds.

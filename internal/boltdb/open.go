@@ -62,7 +62,10 @@ func (db *DB) open(ctx context.Context, last uint64) (err error) {
 	if err != nil {
 		return err
 	}
-	if warning = errors.Join(warning, removeCopies(db.path)); warning != nil {
+	if err := os.Remove(nextPath(db.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		warning = errors.Join(warning, err)
+	}
+	if warning != nil {
 		db.log.Warn(warning.Error())
 	}
 	if err := db.openBolt(f); err != nil {

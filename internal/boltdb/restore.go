@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/durable"
 )
 
@@ -38,22 +36,17 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	// Whatever state it is in, nobody may use it now.
-	old, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// Whatever state it is in, nobody may use it now. One that is missing is made, so that there is one to lock.
+	old, err := lockFile(ctx, path)
+	if err != nil {
 		return "", err
 	}
-	var like os.FileInfo
-	if old != nil {
-		defer func() { err = errors.Join(err, old.Close()) }()
-		if err := lock(ctx, old, unix.LOCK_EX); err != nil {
-			return "", fmt.Errorf("%s: %w", path, err)
-		}
-		if like, err = old.Stat(); err != nil {
-			return "", err
-		}
+	defer func() { err = errors.Join(err, old.Close()) }()
+	like, err := old.Stat()
+	if err != nil {
+		return "", err
 	}
-	temp, err := makeCopy(path, compactPrefix(path)+"*", like, func(f *os.File) error {
+	err = makeNext(path, like, func(f *os.File) error {
 		src, err := os.Open(backup)
 		if err != nil {
 			return err
@@ -67,15 +60,12 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	if err != nil {
 		return "", err
 	}
-	if old != nil {
+	if like.Size() > 0 {
 		if kept, err = keep(path); err != nil {
-			return "", errors.Join(err, os.Remove(temp))
+			return "", errors.Join(err, os.Remove(nextPath(path)))
 		}
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return "", errors.Join(err, os.Remove(temp))
-	}
-	return kept, durable.SyncDir(filepath.Dir(path))
+	return kept, putInPlace(path)
 }
 
 // keep gives the file at path, and its log, another name. The file keeps this one, too, until another takes it.
