@@ -326,15 +326,28 @@ func TestRestore(t *testing.T) {
 	require.Equal(t, "then", was)
 }
 
-func TestACancelledCopyEnds(t *testing.T) {
+func TestACancelledCopyIsDropped(t *testing.T) {
 	path := fill(t, 1000, 0)
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
 	db, err := Open(t.Context(), path, Options{})
 	require.NoError(t, err)
-	defer db.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	target := filepath.Join(t.TempDir(), "copy.db")
-	require.ErrorIs(t, copyInto(ctx, target, db), context.Canceled)
+	err = makeNext(path, info(t, path), func(f *os.File) error { return copyInto(ctx, f.Name(), db) })
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoFileExists(t, nextPath(path))
+	require.NoError(t, db.Close())
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+}
+
+func info(t *testing.T, path string) os.FileInfo {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	return info
 }
 
 // Whoever waits for the lock while a file is replaced must end up with the new file, not with the one that is gone.

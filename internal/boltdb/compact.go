@@ -19,11 +19,10 @@ const copyStep = 16 << 20
 
 // Compact gives the unused space of the database file at path back to the file system: it writes a copy beside it and
 // puts that in its place in one step, with the same owner, group and permissions. An interrupted Compact leaves the file
-// as it was. It returns the sizes in bytes. A copy that is not smaller is
-// dropped: then they are the same.
+// as it was. It returns the sizes in bytes. A copy that is not smaller is dropped: then they are the same.
 //
-// Errors: fs.ErrNotExist, ErrLocked (which names the process that has the file open), ErrFormat, and the
-// system's.
+// Errors: fs.ErrNotExist, ErrLocked (which names the process that has the file open), ErrFormat, ctx's if it ends before
+// the copy takes the file's place, and the system's.
 func Compact(ctx context.Context, path string) (before, after int64, err error) {
 	defer func() {
 		if err != nil {
@@ -116,21 +115,18 @@ func takeAfter(f *os.File, info os.FileInfo) error {
 	return f.Chmod(info.Mode().Perm())
 }
 
-// copyInto fills the empty file at path with what db holds.
+// copyInto fills the empty file at path with what db holds. bbolt's copy cannot be broken off: ctx is heard before and after.
 func copyInto(ctx context.Context, path string, db *DB) error {
 	return db.View(func(*Tx) (err error) {
-		var file *os.File
-		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: db.bolt.Info().PageSize,
-			OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
-				file, err = os.OpenFile(name, flag, mode)
-				return file, err
-			}})
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		dst, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, PageSize: db.bolt.Info().PageSize})
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(context.Cause(ctx), err, dst.Close()) }()
-		// bbolt's copy has no context: without its file it fails.
-		defer context.AfterFunc(ctx, func() { _ = file.Close() })()
+		// Also when a page is damaged, which is a panic.
+		defer func() { err = errors.Join(err, dst.Close(), ctx.Err()) }()
 		return bbolt.Compact(dst, db.bolt, copyStep)
 	})
 }
