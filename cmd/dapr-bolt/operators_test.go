@@ -203,7 +203,7 @@ func TestVersionFlag(t *testing.T) {
 func TestAMistypedSubcommandIsSuggested(t *testing.T) {
 	for typed, want := range map[string]string{
 		"dead-letters lst":       `unknown command "lst" for "dapr-bolt dead-letters": did you mean list?`,
-		"dead-letters forget":    `unknown command "forget" for "dapr-bolt dead-letters": allowed: groups, list, purge, redrive, show`,
+		"dead-letters forget":    `unknown command "forget" for "dapr-bolt dead-letters": allowed: groups, jobs, list, purge, redrive, show, stop-job`,
 		"topics remove-grup t g": `unknown command "remove-grup" for "dapr-bolt topics": did you mean remove-group?`,
 		"topcs":                  `unknown command "topcs" for "dapr-bolt": did you mean topics?`,
 	} {
