@@ -86,7 +86,7 @@ func TestDamageThatIsMetLaterFailsThatCallAlone(t *testing.T) {
 				_, err = store.State.Delete(t.Context(), &proto.DeleteRequest{Key: smallKey(i)})
 			}
 			return err
-		}, "commit: " + says},
+		}, says + "panic in a commit"},
 	} {
 		require.NoError(t, b.Restart(t.Context()), name)
 		pid := b.PID()
