@@ -410,13 +410,15 @@ func TestDeadLettersOfOneCauseAreOneRow(t *testing.T) {
 	require.Contains(t, body, `data-label="Count">60<`)
 	list := e.get("/dead-letters?view=list&cause=" + url.QueryEscape("no slot for order # at host-#")).body
 	require.Equal(t, 50, strings.Count(list, `<th scope="row"`))
-	require.Contains(t, list, `href="/dead-letters?cause=`, "back to the causes, with the same filter")
+	const grouped = `<a href="/dead-letters?cause=no&#43;slot&#43;for&#43;order&#43;%23&#43;at&#43;host-%23">`
+	require.Contains(t, list, grouped+"By cause</a>", "the same filter")
 	more := regexp.MustCompile(`href="([^"]*after=[^"]*)"`).FindStringSubmatch(list)
 	require.NotNil(t, more)
 	require.Equal(t, 10, strings.Count(e.get(html.UnescapeString(more[1])).body, `<th scope="row"`))
 
 	got := e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "cause": {"another"}})
 	require.Contains(t, got.body, "purge 1")
+	require.Contains(t, got.body, `<a href="/dead-letters?cause=another">Keep them</a>`)
 	require.Equal(t, 61, e.dead(), "it asks first")
 	got = e.send(http.MethodPost, "/dead-letters/purge", url.Values{"all": {"yes"}, "cause": {"another"}, "confirm": {"purge 2"}})
 	require.Contains(t, got.body, "another text")
