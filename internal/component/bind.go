@@ -150,8 +150,11 @@ func (s *Server) boundPubSub(ctx context.Context, c *call) (*PubSub, error) {
 		return nil, err
 	}
 	p := s.newPubSub(c)
-	if err := p.Init(ctx, contribpubsub.Metadata{Base: metadata.Base{Properties: properties}}); err != nil || !sure {
-		return p, err
+	if err := p.Init(ctx, contribpubsub.Metadata{Base: metadata.Base{Properties: properties}}); err != nil {
+		return nil, err
+	}
+	if !sure {
+		return p, nil
 	}
 	if conn.pubsub.CompareAndSwap(nil, p) {
 		conn.session.Adopt(sidecars.PubSub, c.component)
