@@ -14,7 +14,8 @@ import (
 )
 
 // Backup writes a consistent copy of the file to path, which must not exist, while reads and writes go on. The copy is
-// synced and whole, without a log, before it has that name. It has an incarnation of its own.
+// synced and whole, without a log, before it has that name. It has an incarnation of its own. When ctx ends, so does the backup,
+// and leaves nothing.
 func (db *DB) Backup(ctx context.Context, path string) (err error) {
 	defer func() {
 		if err != nil {
@@ -66,8 +67,34 @@ func (db *DB) copyTo(ctx context.Context, f *os.File) error {
 		return err
 	}
 	defer db.mu.RUnlock()
-	_, err = tx.WriteTo(f)
+	_, err = tx.WriteTo(&backupWriter{ctx: ctx, file: f})
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // bbolt returns its text alone
+	}
 	return errors.Join(err, tx.Rollback())
+}
+
+// backupStep is how much of a backup is written between syncs, in bytes: the syncs of the log wait for what else the disk has
+// to write.
+const backupStep = 4 << 20
+
+// backupWriter writes a backup until ctx ends.
+type backupWriter struct {
+	ctx      context.Context
+	file     *os.File
+	unsynced int
+}
+
+func (w *backupWriter) Write(p []byte) (n int, err error) {
+	if err := context.Cause(w.ctx); err != nil {
+		return 0, err
+	}
+	n, err = w.file.Write(p)
+	if w.unsynced += n; err == nil && w.unsynced >= backupStep {
+		w.unsynced = 0
+		err = w.file.Sync()
+	}
+	return n, err
 }
 
 // makeOwn makes a copy a database of its own: without a log, and with an incarnation that nobody else has, since whoever

@@ -297,6 +297,21 @@ func TestBackupIsAConsistentFile(t *testing.T) {
 	require.NoError(t, copied.Close())
 }
 
+// ended is a context that has ended by the time that somebody looks.
+type ended struct{ context.Context }
+
+func (ended) Err() error { return context.Canceled }
+
+func TestABackupEndsWithItsContext(t *testing.T) {
+	db := open(t)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	dir := t.TempDir()
+	require.ErrorIs(t, db.Backup(ended{context.Background()}, filepath.Join(dir, "copy.db")), context.Canceled)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 // What a version of a key is called must not be true of another one after a backup was put back.
 func TestABackupHasAnIncarnationOfItsOwn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "test.db")
