@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,7 +31,7 @@ func TestSidecarLife(t *testing.T) {
 	path, err := checkout.Daprd(t.Context(), os.Stderr)
 	require.NoError(t, err)
 
-	var shown synced
+	var shown harness.Transcript
 	h, err := harness.New(harness.Options{Output: &shown})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
@@ -192,24 +191,6 @@ func newHarness(t *testing.T) *harness.Harness {
 	h, err := harness.New(harness.Options{})
 	require.NoError(t, err)
 	return h
-}
-
-// synced is a buffer that processes may write to while the test reads it.
-type synced struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (s *synced) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *synced) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 // Processes that are being started hold copies of all that this one has open, listeners that it closes among them.

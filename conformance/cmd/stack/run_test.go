@@ -23,7 +23,7 @@ func TestRunSaysWhatToTry(t *testing.T) {
 	require.NoError(t, err)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	var said transcript
+	var said harness.Transcript
 	var ended error
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -64,22 +64,4 @@ func TestRunSaysWhatToTry(t *testing.T) {
 	running.Wait()
 	require.NoError(t, ended)
 	require.Contains(t, said.String(), "\nstopping\n")
-}
-
-// transcript keeps what several goroutines print.
-type transcript struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (t *transcript) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.text.Write(p)
-}
-
-func (t *transcript) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.text.String()
 }
