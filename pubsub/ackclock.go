@@ -30,8 +30,15 @@ func (c *AckClock) Restart() {
 	}
 	c.since = c.clock.Now()
 	if c.timer == nil {
-		c.timer = c.clock.AfterFunc(c.wait, c.check)
+		c.start()
 	}
+}
+
+// start has check called when the time of the oldest event runs out.
+func (c *AckClock) start() {
+	c.timer = timerAt(c.clock, c.since.Add(c.wait), func(left time.Duration) clockwork.Timer {
+		return c.clock.AfterFunc(left, c.check)
+	})
 }
 
 // Expired reports to check whether the time of the oldest event has run out; else check is called again when it may have.
@@ -41,14 +48,9 @@ func (c *AckClock) Expired(inFlight bool) bool {
 	if !inFlight {
 		return false
 	}
-	deadline := c.since.Add(c.wait)
-	if left := deadline.Sub(c.clock.Now()); left > 0 {
-		c.timer = c.clock.AfterFunc(left, c.check)
-		// As in alarm: a clock that was set forward meanwhile does not make the timer late.
-		if c.clock.Now().Before(deadline) || !c.timer.Stop() {
-			return false
-		}
-		c.timer = nil
+	if c.clock.Since(c.since) < c.wait {
+		c.start()
+		return false
 	}
 	return true
 }

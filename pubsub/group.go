@@ -212,7 +212,7 @@ func (g *group) notifyAppended(upTo uint64) {
 	if s, _ := g.slot(); s == nil || len(g.fresh) > 0 {
 		return
 	}
-	if g.toLoad(readAhead) != logEvents || !g.broker.budget.take(readAheadBytes) {
+	if g.toLoad(readAhead, g.broker.clock.Now()) != logEvents || !g.broker.budget.take(readAheadBytes) {
 		signal(g.mayLoad)
 		return
 	}
@@ -444,15 +444,17 @@ func (g *group) drop(d *delivery) {
 }
 
 // loads reports whether load is about to read something.
-func (g *group) loads() bool { return !g.stalled && g.toLoad(readAhead) != nothing }
+func (g *group) loads() bool {
+	return !g.stalled && g.toLoad(readAhead, g.broker.clock.Now()) != nothing
+}
 
 // toLoad returns what is to be read so that another event can go out. Of the events that were read and whose turn has not
 // come, as many may be there as most says.
-func (g *group) toLoad(most int) source {
+func (g *group) toLoad(most int, now time.Time) source {
 	switch {
 	case !g.canDeliver():
 		return nothing
-	case len(g.retries) < most && !g.nextRetry.IsZero() && !g.nextRetry.After(g.broker.clock.Now()):
+	case len(g.retries) < most && !g.nextRetry.IsZero() && !g.nextRetry.After(now):
 		return dueRetries
 	case g.ordered && g.retrying > 0:
 		return nothing
@@ -485,8 +487,13 @@ func (g *group) load() {
 		g.stalled = false
 		g.deliver()
 		s, _ := g.slot()
-		all, one := g.toLoad(readAhead), g.toLoad(1)
+		now := b.clock.Now()
+		all, one := g.toLoad(readAhead, now), g.toLoad(1, now)
 		mayExceed, next := s != nil && len(s.inFlight) == 0, g.nextRetry
+		if !next.After(now) {
+			// What is due is read now, or waits for something in flight.
+			next = time.Time{}
+		}
 		select {
 		case <-g.mayLoad: // It has been seen to.
 		default:
@@ -514,10 +521,6 @@ func (g *group) load() {
 		g.passTurn()
 		b.mu.Unlock()
 		b.budget.passOn()
-		if !next.After(b.clock.Now()) {
-			// What is due waits for something in flight.
-			next = time.Time{}
-		}
 		due, cancelTimer := alarm(b.clock, next)
 		select {
 		case <-g.mayLoad:
@@ -693,7 +696,7 @@ func (g *group) readLog(r room) error {
 	b := g.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if g.toLoad(1) != logEvents {
+	if g.toLoad(1, b.clock.Now()) != logEvents {
 		// What was published meanwhile went out at once.
 		g.hold(nil, r)
 		return nil

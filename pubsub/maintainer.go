@@ -186,20 +186,25 @@ func (m *maintainer) goesOn(ctx context.Context, more bool, err error) bool {
 	return more && err == nil && ctx.Err() == nil
 }
 
-// alarm fires at a time, or never if that is zero. A clock that was set forward while the timer was made does not make
-// it late.
+// alarm fires at a time, or never if that is zero.
 func alarm(clock clockwork.Clock, at time.Time) (fired <-chan time.Time, cancel func()) {
 	if at.IsZero() {
 		return nil, func() {}
 	}
-	timer := clock.NewTimer(at.Sub(clock.Now()))
-	if clock.Now().Before(at) {
-		return timer.Chan(), func() { timer.Stop() }
+	timer := timerAt(clock, at, clock.NewTimer)
+	return timer.Chan(), func() { timer.Stop() }
+}
+
+// timerAt has start make a timer that ends at a time.
+func timerAt(clock clockwork.Clock, at time.Time, start func(time.Duration) clockwork.Timer) clockwork.Timer {
+	for {
+		now := clock.Now()
+		timer := start(at.Sub(now))
+		// Set forward in between, the clock would make the timer late by that.
+		if clock.Since(now) < time.Millisecond || !timer.Stop() {
+			return timer
+		}
 	}
-	timer.Stop()
-	now := make(chan time.Time, 1)
-	now <- at
-	return now, func() {}
 }
 
 // earliest returns the earlier of two times of which zero means never.

@@ -1,6 +1,9 @@
 package pubsub_test
 
 import (
+	"context"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,4 +153,41 @@ func TestAPartitionKeyHoldsOnlyItsOwnEvents(t *testing.T) {
 	b.expectNothing(s, "t")
 	b.advance(1100*time.Millisecond, 2)
 	b.expect(s, "a1", "a2", "a3")
+}
+
+// deafEngine fails to read retries while its disk is away.
+type deafEngine struct {
+	pubsub.Engine
+	away atomic.Bool
+	// failed hears of each time.
+	failed chan struct{}
+}
+
+func (e *deafEngine) ReadRetries(ctx context.Context, topic, group string, now time.Time, busy func(pubsub.RetryKey) bool, limit, maxBytes int) ([]pubsub.Retry, time.Time, error) {
+	if e.away.Load() {
+		select {
+		case e.failed <- struct{}{}:
+		case <-ctx.Done():
+		}
+		return nil, time.Time{}, errors.New("the disk is away")
+	}
+	return e.Engine.ReadRetries(ctx, topic, group, now, busy, limit, maxBytes)
+}
+
+// Nobody publishes or acknowledges anything meanwhile that would have the group look again.
+func TestARetryComesThoughItCouldNotBeReadWhenItWasDue(t *testing.T) {
+	b := newBench(t)
+	engine := &deafEngine{failed: make(chan struct{})}
+	b.wrap = func(e pubsub.Engine) pubsub.Engine { engine.Engine = e; return engine }
+	b.reopen()
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", BackOff: pubsub.BackOff{time.Second}})
+	b.publish("t", message("x"))
+	b.next(s).Nack("no")
+	engine.away.Store(true)
+	b.advance(1100*time.Millisecond, 2)
+	<-engine.failed
+	engine.away.Store(false)
+	// The engine is asked again a second after it failed.
+	b.advance(time.Second, 2)
+	b.expect(s, "x")
 }
