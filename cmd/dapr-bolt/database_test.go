@@ -173,6 +173,22 @@ func TestCheck(t *testing.T) {
 	require.Contains(t, got.stderr, "no such file or directory: name the file, or its --data-dir and --database")
 }
 
+// What cp makes of the file of a running process looks whole, and is not: the rest is in the log.
+func TestACopyWithoutItsLogIsNoBackup(t *testing.T) {
+	p := start(t, newFolders(t))
+	raw, err := os.ReadFile(filepath.Join(p.data, "dapr.db"))
+	require.NoError(t, err)
+	p.stop(t)
+	copied := filepath.Join(t.TempDir(), "copy.db")
+	require.NoError(t, os.WriteFile(copied, raw, 0o600))
+	got := shell{}.run(t, "check", copied, "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code, got.stdout)
+	require.Contains(t, got.stdout, "it was not closed cleanly, and its log")
+	got = shell{}.run(t, "restore", copied, "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code, got.stdout)
+	require.Contains(t, got.stderr, "it was not closed cleanly, and its log")
+}
+
 func TestCheckFindsAFlippedBitOfAValue(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "dapr.db")
 	db, err := boltdb.Open(t.Context(), path, boltdb.Options{})

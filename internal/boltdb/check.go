@@ -12,8 +12,8 @@ import (
 )
 
 // Check reads every page of the database file at path, which no process may have open, changes nothing, and calls
-// problem for everything that is damaged: pages first, and if all of them are sound, what records finds, which is to look
-// at what the buckets hold (nil: nobody does). Checks can run side by side, and a file that cannot be written can be
+// problem for everything that is damaged: pages first, and if all of them are sound, why Open would refuse the file, such as
+// a log that is missing, or else what records finds, which is to look at what the buckets hold (nil: nobody does). Checks can run side by side, and a file that cannot be written can be
 // checked. The error is for when the file could not be read, such as ErrLocked.
 func Check(ctx context.Context, path string, problem func(error), records func(tx *Tx, problem func(error)) error) (err error) {
 	defer func() {
@@ -44,14 +44,23 @@ func Check(ctx context.Context, path string, problem func(error), records func(t
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	sound, err := checkPages(ctx, f, problem)
-	if err != nil || !sound || records == nil {
+	if err != nil || !sound {
 		return err
 	}
 	db, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return errors.Join(db.View(func(tx *bbolt.Tx) error { return records(&Tx{tx: tx}, problem) }), db.Close())
+	return errors.Join(db.View(func(tx *bbolt.Tx) error {
+		if _, _, err := readFormat(tx, false); err != nil {
+			problem(err)
+			return nil
+		}
+		if records == nil {
+			return nil
+		}
+		return records(&Tx{tx: tx}, problem)
+	}), db.Close())
 }
 
 // checkPages reports whether all pages are sound, and calls problem for what is not.

@@ -52,29 +52,34 @@ func readIncarnation(tx *bbolt.Tx) ([]byte, error) {
 	return bytes.Clone(id), nil
 }
 
+// readFormat returns the file's version, or 0 if nothing was ever stored in it, and its incarnation, or refuses a file that
+// this build cannot use. logged says that the file has a log.
+func readFormat(tx *bbolt.Tx, logged bool) (version uint64, incarnation []byte, err error) {
+	version, err = readVersion(tx)
+	switch {
+	case err != nil || version == 0:
+		return 0, nil, err
+	case tx.Bucket(bucketFormat).Get(keyLog) != nil && !logged:
+		return 0, nil, fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there, or damaged", ErrFormat, logSuffix)
+	case version > FormatVersion:
+		return 0, nil, fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, version, FormatVersion)
+	case version < oldestVersion:
+		return 0, nil, fmt.Errorf("%w: it has format %d, this build reads from format %d on", ErrFormat, version, oldestVersion)
+	}
+	incarnation, err = readIncarnation(tx)
+	return version, incarnation, err
+}
+
 // ensureFormat writes the format into a new file, brings an older one up to date in one transaction, and returns the file's
 // incarnation. logged says that the file has a log.
 func ensureFormat(bolt *bbolt.DB, logged bool) (incarnation []byte, err error) {
-	var found uint64 // 0: the file is new
+	var found uint64
 	err = bolt.View(func(tx *bbolt.Tx) (err error) {
-		if found, err = readVersion(tx); err != nil || found == 0 {
-			return err
-		}
-		if tx.Bucket(bucketFormat).Get(keyLog) != nil && !logged {
-			return fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there, or damaged", ErrFormat, logSuffix)
-		}
-		incarnation, err = readIncarnation(tx)
+		found, incarnation, err = readFormat(tx, logged)
 		return err
 	})
-	switch {
-	case err != nil:
-		return nil, err
-	case found > FormatVersion:
-		return nil, fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, found, FormatVersion)
-	case found != 0 && found < oldestVersion:
-		return nil, fmt.Errorf("%w: it has format %d, this build reads from format %d on", ErrFormat, found, oldestVersion)
-	case found == FormatVersion && incarnation != nil:
-		return incarnation, nil
+	if err != nil || found == FormatVersion && incarnation != nil {
+		return incarnation, err
 	}
 	err = bolt.Update(func(tx *bbolt.Tx) error {
 		if found == 2 {
