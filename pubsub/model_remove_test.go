@@ -40,6 +40,7 @@ func (m *machine) removeDuringSubscribe() {
 		return
 	}
 	g.close()
+	m.faults.disarm()
 	policy, before := m.drawPolicy(), m.stats()
 	removed := make(chan error)
 	go func() { removed <- m.removeGroup(g) }()
@@ -61,6 +62,7 @@ func (m *machine) drawPolicy() pubsub.DeliverPolicy {
 
 // openAnew subscribes a group that was removed.
 func (m *machine) openAnew(g *modelGroup, policy pubsub.DeliverPolicy) {
+	m.faults.disarm()
 	for {
 		before := m.stats()
 		if m.begins(g, m.stream(g, policy), policy, before) {
@@ -73,7 +75,7 @@ func (m *machine) openAnew(g *modelGroup, policy pubsub.DeliverPolicy) {
 // began. If events left the topic at about that time, nobody knows what it kept, and the group is removed again.
 func (m *machine) begins(g *modelGroup, s *modelStream, policy pubsub.DeliverPolicy, before pubsub.TopicStats) bool {
 	var after pubsub.TopicStats
-	m.eventually(func() bool {
+	m.atOnce(func() bool {
 		after = m.stats()
 		return slices.ContainsFunc(after.Groups, func(s pubsub.GroupStats) bool { return s.Group == g.name })
 	}, "a stream opens its group")

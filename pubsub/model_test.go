@@ -32,6 +32,7 @@ type machine struct {
 	// expiring reports whether events have a time to live.
 	expiring bool
 	engine   *busyEngine
+	faults   *faultyEngine
 	// prefetch is how many events a stream is sure to have in flight.
 	prefetch int
 }
@@ -54,8 +55,7 @@ func (m *machine) open(g *modelGroup) {
 }
 
 func (m *machine) stream(g *modelGroup, policy pubsub.DeliverPolicy) *modelStream {
-	sub, err := m.b.broker.Subscribe(context.Background(), g.options(policy))
-	require.NoError(m.t, err)
+	sub := m.subscribed(g.options(policy))
 	return &modelStream{group: g, sub: sub, opened: m.b.clock.Now()}
 }
 
@@ -70,17 +70,21 @@ func (m *machine) takeFrom(g *modelGroup) *modelStream {
 	if len(g.streams) != 1 || len(g.streams[0].hand) >= m.prefetch {
 		return nil
 	}
-	now := m.b.clock.Now()
-	if !slices.ContainsFunc(g.owed, func(e *modelEvent) bool { return g.free(e, now, true) }) {
-		return nil
-	}
 	s := g.streams[0]
-	ctx, cancel := context.WithTimeout(context.Background(), waitLong)
-	defer cancel()
-	d, err := s.sub.Next(ctx)
-	require.NoError(m.t, err, "group %s is owed an event", g.name)
-	m.took(s, d)
-	return s
+	for deadline := time.Now().Add(waitLong); ; m.pass() {
+		now := m.b.clock.Now()
+		if !slices.ContainsFunc(g.owed, func(e *modelEvent) bool { return g.free(e, now, true) }) {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		d, err := s.sub.Next(ctx)
+		cancel()
+		if err == nil {
+			m.took(s, d)
+			return s
+		}
+		require.True(m.t, time.Now().Before(deadline), "group %s is owed an event: %s", g.name, err)
+	}
 }
 
 // took checks that the promises allow a delivery.
@@ -117,33 +121,28 @@ func (m *machine) pick() (*modelStream, *pubsub.Delivery, *modelEvent) {
 	return s, d, s.group.find(d)
 }
 
-func (m *machine) ack() {
-	s, d, e := m.pick()
-	if d == nil {
-		return
+// answer ends a delivery, if there is one, as how says.
+func (m *machine) answer(how func(*modelStream, *pubsub.Delivery, *modelEvent)) func() {
+	return func() {
+		if s, d, e := m.pick(); d != nil {
+			how(s, d, e)
+		}
 	}
+}
+
+func (m *machine) acks(s *modelStream, d *pubsub.Delivery, e *modelEvent) {
 	d.Ack()
 	d.Nack("after the ack: changes nothing")
 	s.group.forget(e)
 }
 
-func (m *machine) nack() {
-	s, d, e := m.pick()
-	if d == nil {
-		return
-	}
+func (m *machine) nacks(s *modelStream, d *pubsub.Delivery, e *modelEvent) {
 	d.Nack("refused")
 	e.interruptions = 0
 	e.fails(s.group, m.b.clock.Now(), &e.deliveries, pubsub.ReasonMaxDeliver)
 }
 
-func (m *machine) bury() {
-	s, d, e := m.pick()
-	if d == nil {
-		return
-	}
-	s.group.bury(d, e)
-}
+func (m *machine) buries(s *modelStream, d *pubsub.Delivery, e *modelEvent) { s.group.bury(d, e) }
 
 func (m *machine) interrupt() {
 	g := rapid.SampledFrom(m.groups).Draw(m.t, "group")
@@ -205,7 +204,7 @@ func (m *machine) step() {
 // expired.
 func (m *machine) deadLetters() []pubsub.DeadLetter {
 	deadline := time.Now().Add(waitLong)
-	for {
+	for ; ; m.pass() {
 		dead, err := m.b.broker.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: 1000})
 		require.NoError(m.t, err)
 		want := 0
@@ -241,12 +240,12 @@ func (m *machine) redriveBehindBusyKeys() {
 	}
 	m.takeFrom(g)
 	if rapid.Bool().Draw(m.t, "retried") {
-		m.nack()
+		m.answer(m.nacks)()
 	}
 	m.redrive()
 	m.publish()
 	m.takeFrom(g)
-	m.ack()
+	m.answer(m.acks)()
 	m.takeFrom(g)
 }
 
@@ -275,6 +274,7 @@ func (m *machine) redrive() {
 
 // drain shows that every group gets all that it is still owed, and nothing else.
 func (m *machine) drain() {
+	m.faults.disarm()
 	for _, g := range m.groups {
 		g.close()
 	}
@@ -301,7 +301,7 @@ func (m *machine) drain() {
 	m.deadLetters()
 	// What a group did not want when it began leaves with the next sweep.
 	m.advance(modelSweepInterval)
-	require.Eventually(m.t, func() bool {
+	m.eventually(func() bool {
 		all, err := m.b.broker.Stats(context.Background())
 		require.NoError(m.t, err)
 		for _, t := range all {
@@ -315,7 +315,7 @@ func (m *machine) drain() {
 			}
 		}
 		return true
-	}, waitLong, time.Millisecond, "what every group is done with leaves the topic")
+	}, "what every group is done with leaves the topic")
 }
 
 func TestModel(t *testing.T) {
@@ -337,7 +337,9 @@ func TestModel(t *testing.T) {
 		m.expiring = rapid.Bool().Draw(rt, "expiring")
 		b.wrap = func(e pubsub.Engine) pubsub.Engine {
 			m.engine = &busyEngine{Engine: e, clock: b.clock, running: make(chan struct{})}
-			return m.engine
+			m.faults = newFaultyEngine(m.engine)
+			m.engine.faults = m.faults
+			return m.faults
 		}
 		b.open()
 		defer b.close()
@@ -349,7 +351,8 @@ func TestModel(t *testing.T) {
 				m.open(g)
 			}
 		}
-		actions := []func(){m.publish, m.publish, m.subscribe, m.take, m.take, m.take, m.ack, m.ack, m.nack, m.nack, m.endStream, m.interrupt, m.interruptInARow, m.restart, m.step, m.stepDuringSweep, m.bury, m.redrive, m.redriveBehindBusyKeys, m.remove, m.removeDuringSubscribe}
+		ack, nack, bury := m.answer(m.acks), m.answer(m.nacks), m.answer(m.buries)
+		actions := []func(){m.publish, m.publish, m.subscribe, m.take, m.take, m.take, ack, ack, nack, nack, m.endStream, m.interrupt, m.interruptInARow, m.restart, m.step, m.stepDuringSweep, bury, m.redrive, m.redriveBehindBusyKeys, m.remove, m.removeDuringSubscribe, m.retryNow, m.skipRetry, m.fault, m.fault, m.faultOfSettle}
 		for range rapid.IntRange(5, 60).Draw(rt, "steps") {
 			actions[rapid.IntRange(0, len(actions)-1).Draw(rt, "action")]()
 		}
