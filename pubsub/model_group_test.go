@@ -94,7 +94,8 @@ func (g *modelGroup) free(e *modelEvent, now time.Time, surely bool) bool {
 		switch {
 		case g.ordered && other.inHand != nil,
 			g.ordered && fresh && !other.fresh(),
-			g.ordered && surely && before,
+			// What is retried goes out ahead of a redriven event that it has overtaken while it was fresh.
+			g.ordered && surely && before && (fresh || !other.fresh()),
 			e.key != "" && e.key == other.key && (other.inHand != nil || fresh && !other.fresh() || fresh && before && (e.redriven || !other.redriven)):
 			return false
 		}
