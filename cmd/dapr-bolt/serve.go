@@ -187,12 +187,10 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		MaxStreams:      c.maxStreams,
 		MaxCalls:        c.maxCalls,
 		MaxRequestBytes: c.maxRequestBytes,
-		ComponentOptions: component.ComponentOptions{
-			Logger:  p.log,
-			Clock:   c.clock,
-			Metrics: p.metrics,
-			Tracer:  spans.Tracer(),
-		},
+		Logger:          p.log,
+		Clock:           c.clock,
+		Metrics:         p.metrics,
+		Tracer:          spans.Tracer(),
 	})
 	if err != nil {
 		return err

@@ -1,3 +1,3 @@
-// Package suites runs Dapr's official conformance suites for state stores and pub/sub against dapr-bolt: in process, and
-// over the socket of the running process through the runtime's own adapters.
+// Package suites runs Dapr's official conformance suites for state stores and pub/sub against the running process: over its
+// socket, through the runtime's own adapters.
 package suites

@@ -17,12 +17,6 @@ import (
 
 const pubsubSubTests = 11
 
-func TestPubSubInProcess(t *testing.T) {
-	official(t, "pub/sub suite, in process", pubsubSubTests, func(t *testing.T) {
-		pubsubSuite(t, component.NewPubSub(inProcess(t)))
-	})
-}
-
 func TestPubSubOverTheSocket(t *testing.T) {
 	official(t, "pub/sub suite, over the socket", pubsubSubTests, func(t *testing.T) {
 		pubsubSuite(t, socketPubSub{adapters.NewGRPCPubSub(logger.NewLogger("pubsub-adapter"), startProcess(t))})

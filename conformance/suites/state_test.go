@@ -4,7 +4,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/dapr/components-contrib/health"
 	"github.com/dapr/components-contrib/metadata"
 	"github.com/dapr/components-contrib/state"
 	suite "github.com/dapr/components-contrib/tests/conformance/state"
@@ -14,36 +13,16 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 )
 
-// stateStore is what the suite uses of a state store.
-type stateStore interface {
-	state.Store
-	state.TransactionalStore
-	state.Querier
-	health.Pinger
-}
-
 const (
 	stateSubTests       = 27
 	stateExpirySubTests = 31
 )
-
-func TestStateInProcess(t *testing.T) {
-	official(t, "state suite, in process", stateSubTests, func(t *testing.T) {
-		stateSuite(t, component.NewStateStore(inProcess(t)))
-	})
-}
 
 func TestStateOverTheSocket(t *testing.T) {
 	official(t, "state suite, over the socket", stateSubTests, func(t *testing.T) {
 		store := newSocketStore(startProcess(t))
 		stateSuite(t, store)
 		require.Equal(t, map[string]int{"BulkSet": 1, "BulkDelete": 1}, store.restored, "what the adapter lost and this test restored")
-	})
-}
-
-func TestStateExpiryInProcess(t *testing.T) {
-	official(t, "state suite with ttlExpireTime, in process", stateExpirySubTests, func(t *testing.T) {
-		stateExpirySuite(t, component.NewStateStore(inProcess(t)))
 	})
 }
 
@@ -75,7 +54,7 @@ func startEtcd(t *testing.T) []string {
 }
 
 // stateSuite runs the suite with every operation that the store supports, and settings in pairs of key and value.
-func stateSuite(t *testing.T, store stateStore, settings ...string) {
+func stateSuite(t *testing.T, store *socketStore, settings ...string) {
 	t.Helper()
 	runState(t, store, settings, "transaction", "etag", "first-write", "query", "ttl", "actorStateStore")
 }
@@ -83,12 +62,12 @@ func stateSuite(t *testing.T, store stateStore, settings ...string) {
 // stateExpirySuite runs the suite's sub-tests of ttlExpireTime. They stand in the branch for stores that do not list the
 // ttl operation (components-contrib v1.18.3, tests/conformance/state/state.go), so that stateSuite cannot reach them. That
 // branch also demands that the store does not claim the feature: this is all that hiddenTTL hides.
-func stateExpirySuite(t *testing.T, store stateStore, settings ...string) {
+func stateExpirySuite(t *testing.T, store *socketStore, settings ...string) {
 	t.Helper()
 	runState(t, hiddenTTL{store}, settings, "transaction", "etag", "first-write", "query", "actorStateStore")
 }
 
-func runState(t *testing.T, store stateStore, settings []string, operations ...string) {
+func runState(t *testing.T, store state.Store, settings []string, operations ...string) {
 	t.Helper()
 	properties := make(map[string]string)
 	for i := 0; i+1 < len(settings); i += 2 {
@@ -100,10 +79,10 @@ func runState(t *testing.T, store stateStore, settings []string, operations ...s
 	require.NoError(t, store.Close())
 }
 
-type hiddenTTL struct{ stateStore }
+type hiddenTTL struct{ *socketStore }
 
 func (s hiddenTTL) Features() []state.Feature {
-	return slices.DeleteFunc(slices.Clone(s.stateStore.Features()), func(f state.Feature) bool { return f == state.FeatureTTL })
+	return slices.DeleteFunc(slices.Clone(s.socketStore.Features()), func(f state.Feature) bool { return f == state.FeatureTTL })
 }
 
 // The suite's two demands on a bulk write with one wrong ETag, which socketStore has to help with, hold without help for

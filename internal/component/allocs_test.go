@@ -32,11 +32,11 @@ func TestAllocs(t *testing.T) {
 			_, err := c.Ping(c.ctx, &proto.PingRequest{})
 			return err
 		}},
-		{"Get", 17, func(c *benchSidecar) error {
+		{"Get", 13, func(c *benchSidecar) error {
 			_, err := c.Get(c.ctx, &proto.GetRequest{Key: "there"})
 			return err
 		}},
-		{"Set", 70, func(c *benchSidecar) error {
+		{"Set", 66, func(c *benchSidecar) error {
 			_, err := c.Set(c.ctx, &proto.SetRequest{Key: "there", Value: value})
 			return err
 		}},

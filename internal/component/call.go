@@ -16,9 +16,9 @@ type call struct {
 	// component is the name of the component that it is for.
 	component string
 
-	// store or pubsub is the instance that it is for, once bound.
-	store  *StateStore
-	pubsub *PubSub
+	// store or pubsub is the one that it is for, once bound.
+	store  *stateStore
+	pubsub *pubSub
 
 	arrival
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
-// connection is one sidecar's connection for one component, and holds the instances that it initialized. They live and
-// die with it.
+// connection is one sidecar's connection for one component, and holds what the sidecar initialized on it: the header that
+// names a component is the same for two sidecars.
 //
 // It tells the limiter how much of each request has arrived: gRPC tells nobody of a request before all of it is there,
 // and lets each grow to maxReceive. For that it looks at the headers of the frames that gRPC reads (RFC 9113, 4.1). gRPC
@@ -29,8 +29,8 @@ type connection struct {
 	session *sidecars.Session
 	onClose func()
 	// state and pubsub are nil until they are initialized.
-	state  atomic.Pointer[StateStore]
-	pubsub atomic.Pointer[PubSub]
+	state  atomic.Pointer[stateStore]
+	pubsub atomic.Pointer[pubSub]
 
 	// What follows belongs to the goroutine that reads.
 

@@ -1,11 +1,13 @@
-// Package component serves Dapr's pluggable-component protocol on a Unix socket: a state store and a pub/sub, one
-// instance of each for every connection of a sidecar.
+// Package component serves Dapr's pluggable-component protocol on a Unix socket: a state store and a pub/sub for every
+// connection of a sidecar.
 //
-// The wire types and the translation to Dapr's component interfaces are components-go-sdk's, on a gRPC server of our
-// own. What that SDK (v0.3.0) gets wrong is put right around it, in sdkfaults.go and sdkfaults_pull.go; that it tells
-// instances apart by the component's name alone, in connection.go. Its root package must not be imported: that alone
-// sets the umask of the process to 0.
+// The services are the protocol's own, on a gRPC server of our own. components-go-sdk (v0.3.0), which translates them to
+// components-contrib's interfaces, is left out for what it loses on the way: it decodes JSON values and hands over nothing
+// where they are not JSON, panics on requests with a part missing and on acknowledgements that come late, throws the error
+// of a bulk publish away, does not pass Ping on, lacks Pause, Resume and MultiMaxSize, and tells the instances of two
+// sidecars apart by the component's name alone.
 //
-// A call comes down through server.go (its way), call.go (what is known of it), limiter.go (its turn), bind.go (its
-// instance) and sdkfaults.go to statestore.go or pubsub.go.
+// A call comes down through connection.go (its bytes), server.go (its way), limiter.go and turn.go (its turn) to
+// statestore.go, query.go, pubsub.go or pull.go, where bind.go says which store or broker it is for. errors.go makes a
+// status of its error, and answer.go counts its answer until it is read.
 package component

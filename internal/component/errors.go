@@ -1,6 +1,7 @@
 package component
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -9,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	contribstate "github.com/dapr/components-contrib/state"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -43,14 +43,6 @@ const etagField = "etag"
 // maxErrorText bounds what an error puts into a call's trailers.
 const maxErrorText = 4 << 10
 
-// stateError turns the domain's errors into those that Dapr's state components return.
-func stateError(err error) error {
-	if errors.Is(err, statestore.ErrETagMismatch) {
-		return contribstate.NewETagError(contribstate.ETagMismatch, err)
-	}
-	return err
-}
-
 // toStatus is how errors go over the wire. Every failed call passes through here, and only here.
 func toStatus(err error) error {
 	if err == nil {
@@ -61,18 +53,9 @@ func toStatus(err error) error {
 	}
 	text := errorText(err)
 
-	if etag := etagError(err); etag != nil {
-		code := codes.FailedPrecondition
-		if etag.Kind() == contribstate.ETagInvalid {
-			code = codes.InvalidArgument
-		}
-		// The runtime makes an ETagError of the description, which adds its own prefix again.
-		description := text
-		if cause := etag.Unwrap(); cause != nil {
-			description = errorText(cause)
-		}
-		return withDetail(status.New(code, text), &errdetails.BadRequest{
-			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: etagField, Description: description}},
+	if mismatch := etagMismatch(err); mismatch != nil {
+		return withDetail(status.New(codes.FailedPrecondition, text), &errdetails.BadRequest{
+			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: etagField, Description: errorText(mismatch)}},
 		})
 	}
 
@@ -102,25 +85,24 @@ func toStatus(err error) error {
 	}
 }
 
-// etagError returns the ETag error that err consists of. A bulk call's error does if every failed item's is one;
+// etagMismatch returns the ETag error that err consists of. A bulk call's error does if every failed item's is one;
 // otherwise what else went wrong must not hide behind the ETag.
-func etagError(err error) *contribstate.ETagError {
+func etagMismatch(err error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var first *contribstate.ETagError
+		var first error
 		for _, each := range joined.Unwrap() {
-			etag := etagError(each)
-			if etag == nil {
+			mismatch := etagMismatch(each)
+			if mismatch == nil {
 				return nil
 			}
-			if first == nil {
-				first = etag
-			}
+			first = cmp.Or(first, mismatch)
 		}
 		return first
 	}
-	var etag *contribstate.ETagError
-	errors.As(err, &etag)
-	return etag
+	if mismatch := (*statestore.ETagMismatchError)(nil); errors.As(err, &mismatch) {
+		return mismatch
+	}
+	return nil
 }
 
 // kitError makes an error for which the runtime answers its app with the HTTP code (pkg/components/pluggable/errors.go,

@@ -82,7 +82,7 @@ func (h *house) start() {
 	require.NoError(h.t, err)
 	opts := Options{
 		SocketDir: filepath.Join(h.dir, "s"), Sidecars: h.sidecars, Backend: backend,
-		ComponentOptions: ComponentOptions{Logger: h.logger(), Clock: h.clock},
+		Logger: h.logger(), Clock: h.clock,
 	}
 	if h.options != nil {
 		h.options(&opts)

@@ -26,13 +26,9 @@ var operations = map[string]metrics.Operation{
 func measureCall(c *call, start time.Time, err error) {
 	switch {
 	case c.store != nil:
-		if store := c.store.opened.Load(); store != nil {
-			store.metrics.Called(operations[c.method], outcomeOf(err), time.Since(start))
-		}
+		c.store.metrics.Called(operations[c.method], outcomeOf(err), time.Since(start))
 	case c.pubsub != nil && (c.method == proto.PubSub_Publish_FullMethodName || c.method == proto.PubSub_BulkPublish_FullMethodName):
-		if publisher := c.pubsub.publisher.Load(); publisher != nil {
-			publisher.Called(outcomeOf(err), time.Since(start))
-		}
+		c.pubsub.metrics.Called(outcomeOf(err), time.Since(start))
 	}
 }
 

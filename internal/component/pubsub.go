@@ -5,21 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
-	"github.com/dapr/components-contrib/health"
-	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/jonboulle/clockwork"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -34,205 +33,167 @@ const deliveryMargin = 4 << 10
 // maxDelivery is what a delivery may have, in bytes, before it gets its id.
 const maxDelivery = receiveLimit - 64
 
-// PubSub is Dapr's pub/sub component on a Backend. Its methods may be called from any goroutine once Init has returned.
-//
-// A handler is called with one event at a time, in order; its error counts as a failed delivery, and its text is kept.
-type PubSub struct {
-	backend Backend
-	log     *slog.Logger
-	clock   clockwork.Clock
-	metrics *metrics.Metrics
-	// publisher is nil before Init.
-	publisher atomic.Pointer[metrics.Publisher]
-
-	mu            sync.Mutex
-	broker        pubsub.Service // nil before Init
-	config        pubsubConfig
-	subscriptions map[pubsub.Subscription]struct{}
-	paused        bool
-	closed        bool
-	// running counts the subscriptions.
-	running sync.WaitGroup
-}
-
-var (
-	_ contribpubsub.PubSub             = (*PubSub)(nil)
-	_ contribpubsub.BulkPublisher      = (*PubSub)(nil)
-	_ contribpubsub.PausableSubscriber = (*PubSub)(nil)
-	_ health.Pinger                    = (*PubSub)(nil)
-)
-
-// NewPubSub returns a component that Init makes ready for use.
-func NewPubSub(backend Backend, opts ComponentOptions) *PubSub {
-	opts.setDefaults()
-	return &PubSub{
-		backend:       backend,
-		log:           opts.Logger,
-		clock:         opts.Clock,
-		metrics:       opts.Metrics,
-		subscriptions: make(map[pubsub.Subscription]struct{}),
-	}
-}
-
-// Init opens the broker that the metadata names. Metadata that is not allowed is an invalid.Error.
-func (p *PubSub) Init(ctx context.Context, metadata contribpubsub.Metadata) error {
-	config, err := parsePubSubConfig(metadata.Properties)
-	if err != nil {
-		return fmt.Errorf("initialize pub/sub: %w", err)
-	}
-	if err := config.Publisher.check(); err != nil {
-		return fmt.Errorf("initialize pub/sub: %w", err)
-	}
-	broker, err := p.open(ctx, &config.Publisher)
-	if err != nil {
-		return fmt.Errorf("initialize pub/sub: %w", err)
-	}
-	warnUnknown(p.log, metadata.Properties, PubSubMetadata())
-	p.mu.Lock()
-	p.broker, p.config = broker, config
-	p.mu.Unlock()
-	p.publisher.Store(p.metrics.Publisher(config.Publisher.label(), config.Publisher.Bucket))
-	return nil
-}
-
-// Features lists what the pub/sub can do.
+// pubsubFeatures are in Dapr's words (components-contrib, pubsub/feature.go).
 //
 // A sidecar reads one event, and acknowledges it, before it reads the next from the same stream, so a batch that waits
 // for more can never fill up: BULK_SUBSCRIBE_IMMEDIATE tells its bulk subscriber not to wait.
-func (p *PubSub) Features() []contribpubsub.Feature {
-	return []contribpubsub.Feature{
-		contribpubsub.FeatureBulkPublish,
-		contribpubsub.FeatureMessageTTL,
-		contribpubsub.FeatureSubscribeWildcards,
-		contribpubsub.FeatureBulkSubscribeImmediate,
-	}
+var pubsubFeatures = []string{"BULK_PUBSUB", "MESSAGE_TTL", "SUBSCRIBE_WILDCARDS", "BULK_SUBSCRIBE_IMMEDIATE"}
+
+// pubsubService serves Dapr's protocol of pub/subs. A call is for the pub/sub that its connection has initialized. Its
+// streams are in pull.go.
+type pubsubService struct{ server *Server }
+
+// pubSub is the broker that a component's metadata name, and the subscriptions of the one who initialized it.
+type pubSub struct {
+	broker  pubsub.Service
+	config  pubsubConfig
+	clock   clockwork.Clock
+	log     *slog.Logger
+	metrics *metrics.Publisher
+
+	mu            sync.Mutex
+	subscriptions map[pubsub.Subscription]struct{}
+	paused        bool
 }
 
-// Ping returns an error unless the broker's database can be had.
-func (p *PubSub) Ping(ctx context.Context) error {
-	_, config, err := p.ready()
-	if err != nil {
-		return err
+// Init opens the broker that the metadata names. Metadata that is not allowed is an invalid.Error.
+func (s pubsubService) Init(ctx context.Context, req *proto.PubSubInitRequest) (*proto.PubSubInitResponse, error) {
+	c, properties := callOf(ctx), req.GetMetadata().GetProperties()
+	if err := checkInitMetadata(properties); err != nil {
+		return nil, err
 	}
-	_, err = p.open(ctx, &config.Publisher)
-	return err
-}
-
-// open returns the broker that the metadata names.
-func (p *PubSub) open(ctx context.Context, config *publisherConfig) (pubsub.Service, error) {
-	if config.Events.Engine == engineNATS {
-		return p.backend.NATSBroker(ctx, config.Events.Servers, config.Database, config.Bucket)
-	}
-	return p.backend.Broker(ctx, config.Database, config.Bucket)
-}
-
-func (p *PubSub) ready() (pubsub.Service, pubsubConfig, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case p.closed:
-		return nil, pubsubConfig{}, pubsub.ErrClosed
-	case p.broker == nil:
-		return nil, pubsubConfig{}, ErrNotInitialized
-	}
-	return p.broker, p.config, nil
-}
-
-// Publish returns nil when the event is on disk, now or since it was published before.
-func (p *PubSub) Publish(ctx context.Context, req *contribpubsub.PublishRequest) error {
-	broker, config, err := p.ready()
-	if err != nil {
-		return err
-	}
-	m, err := p.message(req.Topic, req.Data, required(req.ContentType), req.Metadata)
-	if err != nil {
-		return err
-	}
-	return broker.Publish(ctx, req.Topic, []pubsub.Message{m}, config.Publisher.Publish)[0]
-}
-
-// BulkPublish stores the entries in one commit, or none of them if one is refused. Each entry that was not stored is
-// among the response's failed entries, and the error joins what was wrong. What the request's metadata says holds for
-// entries that do not say otherwise, except for an event id, which can be that of one event only.
-func (p *PubSub) BulkPublish(ctx context.Context, req *contribpubsub.BulkPublishRequest) (contribpubsub.BulkPublishResponse, error) {
-	outcomes, err := p.bulkPublish(ctx, req)
-	if err != nil {
-		outcomes = make([]error, len(req.Entries))
-		for i := range outcomes {
-			outcomes[i] = err
-		}
-	}
-	var response contribpubsub.BulkPublishResponse
-	var causes []error
-	for i, outcome := range outcomes {
-		if outcome == nil {
-			continue
-		}
-		id := req.Entries[i].EntryId
-		response.FailedEntries = append(response.FailedEntries, contribpubsub.BulkPublishResponseFailedEntry{EntryId: id, Error: outcome})
-		if err == nil && !errors.Is(outcome, pubsub.ErrOthersRefused) {
-			causes = append(causes, fmt.Errorf("entry %q: %w", id, outcome))
-		}
-	}
-	if err == nil {
-		err = errors.Join(causes...)
-	}
-	return response, err
-}
-
-func (p *PubSub) bulkPublish(ctx context.Context, req *contribpubsub.BulkPublishRequest) ([]error, error) {
-	broker, config, err := p.ready()
+	p, err := s.server.openPubSub(ctx, c, properties)
 	if err != nil {
 		return nil, err
 	}
-	if id := property(req.Metadata, keyEventID); id != "" && len(req.Entries) > 1 {
+	c.conn.session.Initialized(sidecars.PubSub, c.component, properties)
+	c.conn.pubsub.Store(p)
+	return &proto.PubSubInitResponse{}, nil
+}
+
+func (s *Server) openPubSub(ctx context.Context, c *call, properties map[string]string) (*pubSub, error) {
+	config, err := parsePubSubConfig(properties)
+	if err == nil {
+		err = config.Publisher.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("initialize pub/sub: %w", err)
+	}
+	broker, err := s.openBroker(ctx, &config.Publisher)
+	if err != nil {
+		return nil, fmt.Errorf("initialize pub/sub: %w", err)
+	}
+	log := s.logOf(c)
+	warnUnknown(log, properties, PubSubMetadata())
+	return &pubSub{
+		broker: broker, config: config, clock: s.opts.Clock, log: log,
+		metrics:       s.opts.Metrics.Publisher(config.Publisher.label(), config.Publisher.Bucket),
+		subscriptions: make(map[pubsub.Subscription]struct{}),
+	}, nil
+}
+
+func (s *Server) openBroker(ctx context.Context, config *publisherConfig) (pubsub.Service, error) {
+	if config.Events.Engine == engineNATS {
+		return s.opts.Backend.NATSBroker(ctx, config.Events.Servers, config.Database, config.Bucket)
+	}
+	return s.opts.Backend.Broker(ctx, config.Database, config.Bucket)
+}
+
+// Features lists what the pub/sub can do, which does not depend on its Init.
+func (pubsubService) Features(context.Context, *proto.FeaturesRequest) (*proto.FeaturesResponse, error) {
+	return &proto.FeaturesResponse{Features: pubsubFeatures}, nil
+}
+
+// Ping returns an error unless the broker's database can be had.
+func (s pubsubService) Ping(ctx context.Context, _ *proto.PingRequest) (*proto.PingResponse, error) {
+	p, err := s.bound(ctx)
+	if err == nil {
+		_, err = s.server.openBroker(ctx, &p.config.Publisher)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ping: %w", err)
+	}
+	return &proto.PingResponse{}, nil
+}
+
+func (s pubsubService) bound(ctx context.Context) (*pubSub, error) {
+	return s.server.bindPubSub(ctx, callOf(ctx), false)
+}
+
+// boundToConsume is for calls for which it matters which consumer group the connection stands for.
+func (s pubsubService) boundToConsume(ctx context.Context) (*pubSub, error) {
+	return s.server.bindPubSub(ctx, callOf(ctx), true)
+}
+
+// Publish succeeds when the event is on disk, now or since it was published before.
+func (s pubsubService) Publish(ctx context.Context, req *proto.PublishRequest) (*proto.PublishResponse, error) {
+	p, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := p.message(req.GetTopic(), req.GetData(), req.GetContentType(), req.GetMetadata())
+	if err != nil {
+		return nil, err
+	}
+	return &proto.PublishResponse{}, p.broker.Publish(ctx, req.GetTopic(), []pubsub.Message{m}, p.config.Publisher.Publish)[0]
+}
+
+// BulkPublish stores the entries in one commit, or none of them if one is refused: the error joins what was wrong. The
+// runtime takes any answer for success, also one with failed entries in it, of which it does not tell the app. What the
+// request's metadata says holds for entries that do not say otherwise, except for an event id, which can be that of one
+// event only.
+func (s pubsubService) BulkPublish(ctx context.Context, req *proto.BulkPublishRequest) (*proto.BulkPublishResponse, error) {
+	p, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries := req.GetEntries()
+	if id := property(req.GetMetadata(), keyEventID); id != "" && len(entries) > 1 {
 		return nil, invalid.New(keyEventID, id, "in the metadata of an entry, not of a whole bulk publish")
 	}
-	outcomes := make([]error, len(req.Entries))
-	messages := make([]pubsub.Message, 0, len(req.Entries))
-	for i := range req.Entries {
-		entry := &req.Entries[i]
-		metadata := entry.Metadata
-		if len(req.Metadata) > 0 {
-			metadata = make(map[string]string, len(req.Metadata)+len(entry.Metadata))
-			for k, v := range req.Metadata {
-				if property(entry.Metadata, k) == "" {
-					metadata[k] = v
-				}
-			}
-			for k, v := range entry.Metadata {
-				metadata[k] = v
-			}
-		}
-		m, err := p.message(req.Topic, entry.Event, entry.ContentType, metadata)
-		if err != nil {
-			outcomes[i] = err
-			continue
-		}
-		messages = append(messages, m)
+	var failed []error
+	fail := func(i int, err error) {
+		failed = append(failed, fmt.Errorf("entry %q: %w", entries[i].GetEntryId(), err))
 	}
-	switch len(messages) {
-	case 0:
-		return outcomes, nil
-	case len(outcomes):
-		opts := config.Publisher.Publish
+	messages := make([]pubsub.Message, len(entries))
+	for i, entry := range entries {
+		metadata := entryMetadata(entry, req.GetMetadata())
+		if messages[i], err = p.message(req.GetTopic(), entry.GetEvent(), entry.GetContentType(), metadata); err != nil {
+			fail(i, err)
+		}
+	}
+	if len(messages) > 0 && len(failed) == 0 {
+		opts := p.config.Publisher.Publish
 		// Since the whole call fails, all of it is sent again: what is stored now would be stored twice.
 		opts.AllOrNothing = true
-		return broker.Publish(ctx, req.Topic, messages, opts), nil
-	}
-	for i := range outcomes {
-		if outcomes[i] == nil {
-			outcomes[i] = pubsub.ErrOthersRefused
+		for i, err := range p.broker.Publish(ctx, req.GetTopic(), messages, opts) {
+			if err != nil && !errors.Is(err, pubsub.ErrOthersRefused) {
+				fail(i, err)
+			}
 		}
 	}
-	return outcomes, nil
+	return &proto.BulkPublishResponse{}, errors.Join(failed...)
+}
+
+// entryMetadata is what an entry says, and what all say where it does not.
+func entryMetadata(entry *proto.BulkMessageEntry, all map[string]string) map[string]string {
+	own := entry.GetMetadata()
+	if len(all) == 0 {
+		return own
+	}
+	metadata := make(map[string]string, len(all)+len(own))
+	for k, v := range all {
+		if property(own, k) == "" {
+			metadata[k] = v
+		}
+	}
+	maps.Copy(metadata, own)
+	return metadata
 }
 
 // message reads what a publish says about its event.
-func (p *PubSub) message(topic string, data []byte, contentType string, metadata map[string]string) (pubsub.Message, error) {
-	if publisher := p.publisher.Load(); publisher != nil {
-		publisher.Event(len(data))
-	}
+func (p *pubSub) message(topic string, data []byte, contentType string, metadata map[string]string) (pubsub.Message, error) {
+	p.metrics.Event(len(data))
 	m := pubsub.Message{
 		Data:         data,
 		ContentType:  contentType,
@@ -294,41 +255,10 @@ func deliverable(m *proto.PullMessagesResponse, limit int) error {
 	return nil
 }
 
-// Subscribe calls handler with each event until ctx ends or the component is closed.
-func (p *PubSub) Subscribe(ctx context.Context, req contribpubsub.SubscribeRequest, handler contribpubsub.Handler) error {
-	s, _, err := p.subscribe(ctx, "", req.Topic, req.Metadata)
-	if err != nil {
-		return err
-	}
-	go func() {
-		defer p.unsubscribe(s)
-		defer s.Close()
-		// An event that is being handled must be put back when ctx ends, not only when its handler is done.
-		defer context.AfterFunc(ctx, s.Close)()
-		for {
-			// Next fails only when ctx has ended or the subscription was closed.
-			d, err := s.Next(ctx)
-			if err != nil {
-				return
-			}
-			switch err := handler(d.Context(), message(d)); {
-			case err == nil:
-				d.Ack()
-			case ctx.Err() == nil:
-				d.Nack(err.Error())
-			}
-		}
-	}()
-	return nil
-}
-
 // subscribe begins the subscription of an instance of an app, with a subscription's metadata, which may change that of the
 // component: what holds is returned. The caller must close the subscription, and then unsubscribe.
-func (p *PubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (pubsub.Subscription, pubsubConfig, error) {
-	broker, config, err := p.ready()
-	if err != nil {
-		return nil, config, err
-	}
+func (p *pubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (pubsub.Subscription, pubsubConfig, error) {
+	config := p.config
 	overrides, err := parseProperties(metadata)
 	if err != nil {
 		return nil, config, fmt.Errorf("subscribe to topic %q: %w", topic, err)
@@ -339,44 +269,46 @@ func (p *PubSub) subscribe(ctx context.Context, instance, topic string, metadata
 		return nil, config, fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
 	warnUnknown(p.log, metadata, SubscriptionMetadata())
-	s, err := broker.Subscribe(ctx, *opts)
+	s, err := p.broker.Subscribe(ctx, *opts)
 	if err != nil {
 		return nil, config, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		s.Close()
-		return nil, config, pubsub.ErrClosed
-	}
 	p.subscriptions[s] = struct{}{}
-	p.running.Add(1)
 	if p.paused {
 		s.Pause()
 	}
 	return s, config, nil
 }
 
-func (p *PubSub) unsubscribe(s pubsub.Subscription) {
+func (p *pubSub) unsubscribe(s pubsub.Subscription) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	delete(p.subscriptions, s)
-	p.mu.Unlock()
-	p.running.Done()
 }
 
-// Pause stops new deliveries to the component's subscriptions, present and future; what is in flight can still be handled.
-func (p *PubSub) Pause(context.Context) error {
+// Pause stops new deliveries to the connection's subscriptions, present and future; what is in flight can still be handled.
+func (s pubsubService) Pause(ctx context.Context, _ *proto.PauseRequest) (*proto.PauseResponse, error) {
+	p, err := s.boundToConsume(ctx)
+	if err != nil {
+		return nil, err
+	}
 	p.setPaused(true)
-	return nil
+	return &proto.PauseResponse{}, nil
 }
 
 // Resume undoes Pause.
-func (p *PubSub) Resume(context.Context) error {
+func (s pubsubService) Resume(ctx context.Context, _ *proto.ResumeRequest) (*proto.ResumeResponse, error) {
+	p, err := s.boundToConsume(ctx)
+	if err != nil {
+		return nil, err
+	}
 	p.setPaused(false)
-	return nil
+	return &proto.ResumeResponse{}, nil
 }
 
-func (p *PubSub) setPaused(paused bool) {
+func (p *pubSub) setPaused(paused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = paused
@@ -387,29 +319,6 @@ func (p *PubSub) setPaused(paused bool) {
 			s.Resume()
 		}
 	}
-}
-
-// Close ends the component's subscriptions, puts back what they have in flight without counting it as delivered, and waits
-// for handlers that are running; the context that they were given has ended. The Backend keeps the broker.
-func (p *PubSub) Close() error {
-	p.mu.Lock()
-	p.closed = true
-	open := make([]pubsub.Subscription, 0, len(p.subscriptions))
-	for s := range p.subscriptions {
-		open = append(open, s)
-	}
-	p.mu.Unlock()
-	for _, s := range open {
-		s.Close()
-	}
-	p.running.Wait()
-	return nil
-}
-
-// message is a delivery as a handler gets it.
-func message(d *pubsub.Delivery) *contribpubsub.NewMessage {
-	e := &d.Event
-	return &contribpubsub.NewMessage{Data: e.Data, Topic: e.Topic, Metadata: deliveryMetadata(d), ContentType: optional(e.ContentType)}
 }
 
 // deliveryMetadata is the event's metadata, and what tells the app of the delivery.

@@ -1,14 +1,11 @@
 package component
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	contribpubsub "github.com/dapr/components-contrib/pubsub"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
@@ -18,6 +15,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
+	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -28,7 +26,7 @@ func (h *house) broker() pubsub.Service {
 	return b
 }
 
-// Fault: the SDK tells instances apart by the component's name alone.
+// Two sidecars may name their components alike.
 func TestConnectionsOfOneNameAreInstancesOfTheirOwn(t *testing.T) {
 	h := newHouse(t)
 	a, b := h.bus("same", "consumerID", "a"), h.bus("same", "consumerID", "b")
@@ -104,7 +102,7 @@ func TestSubscriptionMetadata(t *testing.T) {
 
 func TestPublishMetadata(t *testing.T) {
 	clock := clockwork.NewFakeClockAt(time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC))
-	p := NewPubSub(nil, ComponentOptions{Clock: clock})
+	p := &pubSub{clock: clock, metrics: metrics.New().Publisher("dapr", "pubsub")}
 	read := func(md ...string) (pubsub.Message, error) {
 		return p.message("t", []byte("d"), "text/plain", pairs(md))
 	}
@@ -175,7 +173,6 @@ func TestDeliverySizeIsThatOnTheWire(t *testing.T) {
 	}
 }
 
-// Fault: the SDK throws the error of BulkPublish away.
 func TestBulkPublish(t *testing.T) {
 	h := newHouse(t)
 	c := h.bus("a", "consumerID", "app")
@@ -233,7 +230,6 @@ func TestBulkPublish(t *testing.T) {
 	require.Empty(t, failed)
 }
 
-// Fault: the SDK answers Ping without asking the component.
 func TestPingReachesThePubSub(t *testing.T) {
 	h := newHouse(t)
 	c := h.dial("a")
@@ -247,8 +243,7 @@ func TestPingReachesThePubSub(t *testing.T) {
 	require.ErrorContains(t, err, "closed")
 }
 
-// Fault: the SDK does not implement Pause and Resume. They are for one connection's subscriptions, with what they have in
-// hand.
+// They are for one connection's subscriptions, with what they have in flight.
 func TestPauseAndResume(t *testing.T) {
 	h := newHouse(t)
 	a, b := h.bus("same", "consumerID", "a"), h.bus("same", "consumerID", "b")
@@ -291,67 +286,4 @@ func groupStats(t *testing.T, h *house, topic, group string) pubsub.GroupStats {
 		}
 	}
 	return pubsub.GroupStats{}
-}
-
-// In process, as the official suite uses it.
-func TestPubSubInProcess(t *testing.T) {
-	h := newHouse(t)
-	ctx := t.Context()
-	p := NewPubSub(h.manager, ComponentOptions{Logger: h.logger()})
-	require.ErrorIs(t, p.Publish(ctx, &contribpubsub.PublishRequest{Topic: "t"}), ErrNotInitialized)
-	var md contribpubsub.Metadata
-	md.Properties = map[string]string{"consumerID": "app", "backOff": "0"}
-	require.NoError(t, p.Init(ctx, md))
-	require.NoError(t, p.Ping(ctx))
-
-	got := make(chan string)
-	proceed := make(chan error)
-	handled := 0 // only ever one handler at a time: the race detector would tell
-	require.NoError(t, p.Subscribe(ctx, contribpubsub.SubscribeRequest{Topic: "t"}, func(ctx context.Context, m *contribpubsub.NewMessage) error {
-		handled++
-		got <- string(m.Data) + " " + m.Metadata["deliveryCount"]
-		if string(m.Data) == "stays" {
-			<-ctx.Done()
-			return errors.New("cut off")
-		}
-		return <-proceed
-	}))
-	ct := "text/plain"
-	require.NoError(t, p.Publish(ctx, &contribpubsub.PublishRequest{Topic: "t", Data: []byte("1"), ContentType: &ct}))
-	require.Equal(t, "1 1", <-got)
-	proceed <- errors.New("failed")
-	require.Equal(t, "1 2", <-got)
-	proceed <- nil
-
-	response, err := p.BulkPublish(ctx, &contribpubsub.BulkPublishRequest{Topic: "t", Entries: []contribpubsub.BulkMessageEntry{
-		{EntryId: "bad", Metadata: map[string]string{"deliverAt": "x"}}, {EntryId: "good", Event: []byte("not stored")},
-	}})
-	require.ErrorContains(t, err, `entry "bad": invalid deliverAt`)
-	require.Len(t, response.FailedEntries, 2)
-	require.ErrorContains(t, response.FailedEntries[0].Error, "deliverAt")
-	require.Equal(t, "good", response.FailedEntries[1].EntryId)
-	require.ErrorContains(t, response.FailedEntries[1].Error, "another event")
-	response, err = p.BulkPublish(ctx, &contribpubsub.BulkPublishRequest{Topic: "t", Entries: []contribpubsub.BulkMessageEntry{
-		{EntryId: "stays", Event: []byte("stays")},
-	}})
-	require.NoError(t, err)
-	require.Empty(t, response.FailedEntries)
-	require.Equal(t, "stays 1", <-got)
-	require.NoError(t, p.Close())
-	require.ErrorIs(t, p.Subscribe(ctx, contribpubsub.SubscribeRequest{Topic: "t"}, nil), pubsub.ErrClosed)
-
-	// What was in flight is delivered again, uncounted; a subscription also ends with its context.
-	p = NewPubSub(h.manager, ComponentOptions{})
-	require.NoError(t, p.Init(ctx, md))
-	short, cancel := context.WithCancel(ctx)
-	require.NoError(t, p.Subscribe(short, contribpubsub.SubscribeRequest{Topic: "t"}, func(ctx context.Context, m *contribpubsub.NewMessage) error {
-		got <- string(m.Data) + " " + m.Metadata["deliveryCount"]
-		<-ctx.Done()
-		return ctx.Err()
-	}))
-	require.Equal(t, "stays 1", <-got)
-	cancel()
-	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Streams == 0 }, patience, time.Millisecond)
-	require.NoError(t, p.Close())
-	require.Equal(t, 3, handled)
 }

@@ -1,13 +1,11 @@
 package component
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	contribstate "github.com/dapr/components-contrib/state"
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -62,7 +60,6 @@ func TestQuery(t *testing.T) {
 	require.Empty(t, r.GetToken())
 }
 
-// Fault: what is missing in a query makes the SDK panic.
 func TestQueryWithMissingParts(t *testing.T) {
 	h := newHouse(t)
 	c := h.store("a")
@@ -78,7 +75,6 @@ func TestQueryWithMissingParts(t *testing.T) {
 	require.NotContains(t, h.log.String(), "panic")
 }
 
-// Fault: a query that is not allowed becomes an error without a code.
 func TestBadQueriesAreInvalid(t *testing.T) {
 	c := newHouse(t).store("a")
 	nested := func(depth int) string { return strings.Repeat(`[{"AND":`, depth) + "[]" + strings.Repeat("}]", depth) }
@@ -148,23 +144,4 @@ func TestQueryIndexesAreBuilt(t *testing.T) {
 		require.Equal(t, codes.InvalidArgument, status.Code(err), bad)
 		require.ErrorContains(t, err, "queryIndexes")
 	}
-}
-
-// In process, a query comes as components-contrib reads it.
-func TestQueryInProcess(t *testing.T) {
-	h := newHouse(t)
-	s := NewStateStore(h.manager, ComponentOptions{Logger: h.logger()})
-	require.NoError(t, s.Init(t.Context(), contribstate.Metadata{}))
-	for i := range 3 {
-		require.NoError(t, s.Set(t.Context(), &contribstate.SetRequest{Key: fmt.Sprint(i), Value: map[string]any{"n": i}}))
-	}
-	var req contribstate.QueryRequest
-	text := `{"filter":{"GTE":{"n":1}},"sort":[{"key":"n","order":"DESC"}],"page":{"limit":1}}`
-	require.NoError(t, json.Unmarshal([]byte(text), &req.Query))
-	r, err := s.Query(t.Context(), &req)
-	require.NoError(t, err)
-	require.Len(t, r.Results, 1)
-	require.Equal(t, "2", r.Results[0].Key)
-	require.JSONEq(t, `{"n":2}`, string(r.Results[0].Data))
-	require.NotEmpty(t, r.Token)
 }

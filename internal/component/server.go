@@ -100,14 +100,6 @@ type Options struct {
 	Sidecars *sidecars.Registry
 	// Backend is what the components work on. Required.
 	Backend Backend
-	ComponentOptions
-
-	// peerOf is for tests of sidecars that cannot be told from each other.
-	peerOf func(net.Conn) access.Process
-}
-
-// ComponentOptions for NewStateStore and NewPubSub; the zero value is the documented default.
-type ComponentOptions struct {
 	// Logger default: slog.Default().
 	Logger *slog.Logger
 	// Clock is what a publish's deliverAfter goes by, and how often the log repeats itself. Default: the system's.
@@ -116,17 +108,30 @@ type ComponentOptions struct {
 	Metrics *metrics.Metrics
 	// Tracer makes a span of each call and each delivery. Default: none are made.
 	Tracer trace.Tracer
+
+	// peerOf is for tests of sidecars that cannot be told from each other.
+	peerOf func(net.Conn) access.Process
 }
 
-func (o *ComponentOptions) setDefaults() {
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
+func (o *Options) setDefaults() {
+	o.Name = cmp.Or(o.Name, DefaultName)
+	o.SocketDir = cmp.Or(o.SocketDir, DefaultSocketDir())
+	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
+	o.MaxStreams = cmp.Or(o.MaxStreams, DefaultMaxStreams)
+	o.MaxCalls = cmp.Or(o.MaxCalls, DefaultMaxCalls)
+	o.MaxRequestBytes = cmp.Or(o.MaxRequestBytes, DefaultMaxRequestBytes)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
 	if o.Clock == nil {
 		o.Clock = clockwork.NewRealClock()
 	}
 	if o.Metrics == nil {
 		o.Metrics = metrics.New()
+	}
+	if o.peerOf == nil {
+		o.peerOf = func(c net.Conn) access.Process {
+			peer, _ := access.PeerOf(c) // whom the system does not name cannot be told
+			return peer.Process
+		}
 	}
 }
 
@@ -158,18 +163,6 @@ type Server struct {
 // Errors: that another process listens there, which is named, and the system's.
 func Listen(ctx context.Context, opts Options) (*Server, error) {
 	opts.setDefaults()
-	opts.Name = cmp.Or(opts.Name, DefaultName)
-	opts.SocketDir = cmp.Or(opts.SocketDir, DefaultSocketDir())
-	opts.MaxConnections = cmp.Or(opts.MaxConnections, DefaultMaxConnections)
-	opts.MaxStreams = cmp.Or(opts.MaxStreams, DefaultMaxStreams)
-	opts.MaxCalls = cmp.Or(opts.MaxCalls, DefaultMaxCalls)
-	opts.MaxRequestBytes = cmp.Or(opts.MaxRequestBytes, DefaultMaxRequestBytes)
-	if opts.peerOf == nil {
-		opts.peerOf = func(c net.Conn) access.Process {
-			peer, _ := access.PeerOf(c) // whom the system does not name cannot be told
-			return peer.Process
-		}
-	}
 	if opts.Name != filepath.Base(opts.Name) {
 		return nil, invalid.New("name", opts.Name, "a file name without its extension")
 	}
@@ -215,14 +208,19 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	)
-	registerSDK(server)
+	state := stateService{s}
+	proto.RegisterStateStoreServer(server, state)
+	proto.RegisterTransactionalStateStoreServer(server, state)
+	proto.RegisterQueriableStateStoreServer(server, state)
+	proto.RegisterTransactionalStoreMultiMaxSizeServer(server, state)
+	proto.RegisterPubSubServer(server, pubsubService{s})
 	// The runtime finds out what a socket serves by reflection: v1alpha; tools use v1.
 	reflection.Register(server)
 	return server
 }
 
-// unary is the way of a unary call: it is logged, its panic and its error are made a status, it waits for its turn, is
-// bound to an instance, corrected, and then the SDK's. An interceptor for each of these took an allocation each.
+// unary is the way of a unary call: it is logged, its panic and its error are made a status, and it waits for its turn. An
+// interceptor for each of these took an allocation each.
 func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	c, start := callOf(ctx), time.Now()
 	answer, err := s.workOn(ctx, c, req, handler)
@@ -255,7 +253,7 @@ func (s *Server) takeTurn(ctx context.Context, c *call, req any, handler grpc.Un
 	if err := s.limiter.begin(c, size); err != nil {
 		return nil, err
 	}
-	return s.answer(ctx, c, req, handler)
+	return handler(ctx, req)
 }
 
 // stream is the way of a stream, which is no different but for its messages: those are counted as they arrive.
@@ -274,14 +272,11 @@ func (s *Server) workOnStream(ctx context.Context, c *call, srv any, stream grpc
 	if err != nil {
 		return err
 	}
-	if err := s.bind(ctx, c); err != nil {
-		return err
-	}
-	if c.method == proto.PubSub_PullMessages_FullMethodName {
-		return s.pullMessages(ctx, c, metered)
-	}
 	return handler(srv, metered)
 }
+
+// logOf returns the log of the component that a call is for.
+func (s *Server) logOf(c *call) *slog.Logger { return s.opts.Logger.With("component", c.component) }
 
 func (s *Server) isStopping() bool {
 	s.mu.Lock()

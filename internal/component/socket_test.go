@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -145,14 +144,4 @@ func TestStopBeforeServe(t *testing.T) {
 	require.NoFileExists(t, s.SocketPath())
 	require.NoError(t, s.Serve())
 	require.ErrorIs(t, s.Ready(), ErrStopping)
-}
-
-// Fault: importing the SDK's root package sets the umask of the process to 0.
-func TestTheSDKsRootPackageIsNotImported(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	deps, err := exec.CommandContext(ctx, "go", "list", "-deps", ".").Output()
-	require.NoError(t, err)
-	require.NotContains(t, strings.Fields(string(deps)), "github.com/dapr-sandbox/components-go-sdk")
-	require.Contains(t, strings.Fields(string(deps)), "github.com/dapr-sandbox/components-go-sdk/state/v1")
 }

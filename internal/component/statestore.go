@@ -3,21 +3,17 @@ package component
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"github.com/dapr/components-contrib/health"
-	contribstate "github.com/dapr/components-contrib/state"
-	stateutils "github.com/dapr/components-contrib/state/utils"
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -31,135 +27,128 @@ const (
 
 const noRoomError = "not read: the answer to a bulk get is limited to 4 MiB and has no room for this value; get it on its own"
 
+// keyTTLExpireTime is where an answer's metadata say when a key expires (components-contrib, state/responses.go).
+const keyTTLExpireTime = "ttlExpireTime"
+
+// stateFeatures are in Dapr's words (components-contrib, state/feature.go).
+var stateFeatures = []string{"ETAG", "TRANSACTIONAL", "TTL", "QUERY_API"}
+
 // probeKey is what Ping reads. It need not exist.
 const probeKey = "ping"
 
-// StateStore is Dapr's state store component on a Backend. Its methods may be called from any goroutine once Init has
-// returned. Reads are always strongly consistent, whatever a request asks for.
-type StateStore struct {
-	backend Backend
-	log     *slog.Logger
-	metrics *metrics.Metrics
-	opened  atomic.Pointer[openedStore]
-}
+// stateService serves Dapr's protocol of state stores. A call is for the state store that its connection has initialized.
+// Reads are always strongly consistent, whatever a request asks for.
+type stateService struct{ server *Server }
 
-type openedStore struct {
+// stateStore is the store that a component's metadata name.
+type stateStore struct {
 	*statestore.Store
 	config  stateConfig
 	metrics *metrics.State
 }
 
-var (
-	_ contribstate.Store                          = (*StateStore)(nil)
-	_ contribstate.TransactionalStore             = (*StateStore)(nil)
-	_ contribstate.TransactionalStoreMultiMaxSize = (*StateStore)(nil)
-	_ health.Pinger                               = (*StateStore)(nil)
-)
-
-// NewStateStore returns a component that Init makes ready for use.
-func NewStateStore(backend Backend, opts ComponentOptions) *StateStore {
-	opts.setDefaults()
-	return &StateStore{backend: backend, log: opts.Logger, metrics: opts.Metrics}
+// Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
+func (s stateService) Init(ctx context.Context, req *proto.InitRequest) (*proto.InitResponse, error) {
+	c, properties := callOf(ctx), req.GetMetadata().GetProperties()
+	if err := checkInitMetadata(properties); err != nil {
+		return nil, err
+	}
+	store, err := s.server.openStateStore(ctx, c, properties)
+	if err != nil {
+		return nil, err
+	}
+	c.conn.session.Initialized(sidecars.State, c.component, properties)
+	c.conn.state.Store(store)
+	return &proto.InitResponse{}, nil
 }
 
-// Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
-func (s *StateStore) Init(ctx context.Context, metadata contribstate.Metadata) error {
-	config, err := parseStateConfig(metadata.Properties)
+func (s *Server) openStateStore(ctx context.Context, c *call, properties map[string]string) (*stateStore, error) {
+	config, err := parseStateConfig(properties)
 	if err == nil {
 		err = config.check()
 	}
 	if err != nil {
-		return fmt.Errorf("initialize state store: %w", err)
+		return nil, fmt.Errorf("initialize state store: %w", err)
 	}
 	var store *statestore.Store
 	if config.Engine == engineEtcd {
-		store, err = s.backend.EtcdStateStore(ctx, config.Servers, config.Database, config.Bucket)
+		store, err = s.opts.Backend.EtcdStateStore(ctx, config.Servers, config.Database, config.Bucket)
 	} else {
-		store, err = s.backend.StateStore(ctx, config.Database, config.Bucket)
+		store, err = s.opts.Backend.StateStore(ctx, config.Database, config.Bucket)
 	}
 	if err != nil {
-		return fmt.Errorf("initialize state store: %w", err)
+		return nil, fmt.Errorf("initialize state store: %w", err)
 	}
 	if config.CleanupInterval != statestore.DefaultCleanupInterval {
 		if err := store.SetCleanupInterval(config.CleanupInterval); err != nil {
-			return fmt.Errorf("initialize state store: %w", err)
+			return nil, fmt.Errorf("initialize state store: %w", err)
 		}
 	}
 	if err := store.AddQueryIndexes(config.QueryIndexes...); err != nil {
-		return fmt.Errorf("initialize state store: %w", err)
+		return nil, fmt.Errorf("initialize state store: %w", err)
 	}
-	warnUnknown(s.log, metadata.Properties, StateMetadata())
-	s.opened.Store(&openedStore{Store: store, config: config, metrics: s.metrics.State(config.label(), config.Bucket)})
-	return nil
+	warnUnknown(s.logOf(c), properties, StateMetadata())
+	return &stateStore{Store: store, config: config, metrics: s.opts.Metrics.State(config.label(), config.Bucket)}, nil
 }
 
-// Features lists what the store can do.
-func (s *StateStore) Features() []contribstate.Feature {
-	return []contribstate.Feature{
-		contribstate.FeatureETag, contribstate.FeatureTransactional, contribstate.FeatureTTL, contribstate.FeatureQueryAPI,
-	}
+// Features lists what the store can do, which does not depend on its Init.
+func (stateService) Features(context.Context, *proto.FeaturesRequest) (*proto.FeaturesResponse, error) {
+	return &proto.FeaturesResponse{Features: stateFeatures}, nil
 }
-
-// Close does nothing: the Backend owns the store.
-func (s *StateStore) Close() error { return nil }
 
 // Ping returns an error unless the store can be read.
-func (s *StateStore) Ping(ctx context.Context) error {
-	store, err := s.ready()
-	if err != nil {
-		return err
+func (s stateService) Ping(ctx context.Context, _ *proto.PingRequest) (*proto.PingResponse, error) {
+	store, err := s.bound(ctx)
+	if err == nil {
+		_, err = store.Get(ctx, probeKey)
 	}
-	_, err = store.Get(ctx, probeKey)
-	return err
+	if err != nil {
+		return nil, fmt.Errorf("ping: %w", err)
+	}
+	return &proto.PingResponse{}, nil
 }
 
-func (s *StateStore) ready() (*openedStore, error) {
-	if store := s.opened.Load(); store != nil {
-		return store, nil
-	}
-	return nil, ErrNotInitialized
+func (s stateService) bound(ctx context.Context) (*stateStore, error) {
+	return s.server.bindStateStore(ctx, callOf(ctx))
 }
 
 // Get returns a response without an ETag if there is no such key.
-func (s *StateStore) Get(ctx context.Context, req *contribstate.GetRequest) (*contribstate.GetResponse, error) {
-	store, err := s.ready()
+func (s stateService) Get(ctx context.Context, req *proto.GetRequest) (*proto.GetResponse, error) {
+	store, err := s.bound(ctx)
 	if err != nil {
 		return nil, err
 	}
-	item, err := store.Get(ctx, req.Key)
+	item, err := store.Get(ctx, req.GetKey())
 	if err != nil {
 		return nil, err
 	}
 	if !item.Found {
-		return &contribstate.GetResponse{}, nil
+		return &proto.GetResponse{}, nil
 	}
 	store.metrics.Read(len(item.Value))
-	return &contribstate.GetResponse{
+	return &proto.GetResponse{
 		Data:        item.Value,
-		ETag:        new(item.ETag),
+		Etag:        &proto.Etag{Value: item.ETag},
 		Metadata:    itemMetadata(&item),
-		ContentType: optional(item.ContentType),
+		ContentType: item.ContentType,
 	}, nil
 }
 
-// BulkGet returns one response for each request, in order. What is wrong with one item is its Error; so is that it finds
-// no room in an answer that a sidecar can receive. Keys that alone are too much for an answer are an invalid.Error.
-func (s *StateStore) BulkGet(ctx context.Context, reqs []contribstate.GetRequest, _ contribstate.BulkGetOpts) ([]contribstate.BulkGetResponse, error) {
-	store, err := s.ready()
+// BulkGet answers each item, in order. What is wrong with one item is its Error; so is that it finds no room in an answer
+// that a sidecar can receive. Keys that alone are too much for an answer are an invalid.Error.
+func (s stateService) BulkGet(ctx context.Context, req *proto.BulkGetRequest) (*proto.BulkGetResponse, error) {
+	store, err := s.bound(ctx)
 	if err != nil {
 		return nil, err
 	}
 	room := receiveLimit
-	for i := range reqs {
-		room -= len(reqs[i].Key) + len(noRoomError) + itemOverhead
+	keys := make([]string, len(req.GetItems()))
+	for i, item := range req.GetItems() {
+		keys[i] = item.GetKey()
+		room -= len(keys[i]) + len(noRoomError) + itemOverhead
 	}
 	if room < 0 {
-		return nil, invalid.New("items", fmt.Sprintf("%d keys", len(reqs)), "as many keys as an answer of 4 MiB can hold; ask for fewer at once")
-	}
-
-	keys := make([]string, len(reqs))
-	for i := range reqs {
-		keys[i] = reqs[i].Key
+		return nil, invalid.New("items", fmt.Sprintf("%d keys", len(keys)), "as many keys as an answer of 4 MiB can hold; ask for fewer at once")
 	}
 	items, err := store.GetMany(ctx, keys, room)
 	if err != nil {
@@ -171,16 +160,16 @@ func (s *StateStore) BulkGet(ctx context.Context, reqs []contribstate.GetRequest
 			store.metrics.Read(len(items[i].Value))
 		}
 	}
-	answer := make([]contribstate.BulkGetResponse, len(items))
+	answer := &proto.BulkGetResponse{Items: make([]*proto.BulkStateItem, len(items))}
 	for i := range items {
-		answer[i] = bulkItem(&items[i], &room)
+		answer.Items[i] = bulkItem(&items[i], &room)
 	}
 	return answer, nil
 }
 
 // bulkItem takes what an error needs beyond noRoomError from the room that is left.
-func bulkItem(item *statestore.Item, room *int) contribstate.BulkGetResponse {
-	r := contribstate.BulkGetResponse{Key: item.Key}
+func bulkItem(item *statestore.Item, room *int) *proto.BulkStateItem {
+	r := &proto.BulkStateItem{Key: item.Key}
 	switch {
 	case errors.Is(item.Err, statestore.ErrNoRoom):
 		r.Error = noRoomError
@@ -192,160 +181,176 @@ func bulkItem(item *statestore.Item, room *int) contribstate.BulkGetResponse {
 			*room -= max(extra, 0)
 		}
 	case item.Found:
-		r.Data, r.ETag = item.Value, &item.ETag
-		r.Metadata, r.ContentType = itemMetadata(item), optional(item.ContentType)
+		r.Data, r.Etag = item.Value, &proto.Etag{Value: item.ETag}
+		r.Metadata, r.ContentType = itemMetadata(item), item.ContentType
 	}
 	return r
 }
 
-// Set stores a value; what is not bytes already is stored as JSON. An ETag that does not match is a
-// contribstate.ETagError.
-func (s *StateStore) Set(ctx context.Context, req *contribstate.SetRequest) error {
-	return single(ctx, s, req, setOf)
+// Set stores a value. An ETag that does not match is a statestore.ETagMismatchError.
+func (s stateService) Set(ctx context.Context, req *proto.SetRequest) (*proto.SetResponse, error) {
+	store, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &proto.SetResponse{}, store.apply(ctx, setOf(req))
 }
 
-// Delete removes a key, or returns a contribstate.ETagError.
-func (s *StateStore) Delete(ctx context.Context, req *contribstate.DeleteRequest) error {
-	return single(ctx, s, req, deleteOf)
+// Delete removes a key. An ETag that does not match is a statestore.ETagMismatchError.
+func (s stateService) Delete(ctx context.Context, req *proto.DeleteRequest) (*proto.DeleteResponse, error) {
+	store, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &proto.DeleteResponse{}, store.apply(ctx, deleteOf(req))
 }
 
-func single[R contribstate.StateRequest](ctx context.Context, s *StateStore, req R, read func(R) (statestore.Write, error)) error {
-	store, err := s.ready()
-	if err != nil {
-		return err
+func (s *stateStore) apply(ctx context.Context, r request) error {
+	if r.refused != nil {
+		return r.refused
 	}
-	w, err := read(req)
-	if err != nil {
-		return err
-	}
-	t := store.transaction(req.GetMetadata(), req.GetKey())
-	t.Writes = []statestore.Write{w}
-	store.measure(t.Writes)
-	return stateError(store.Apply(ctx, t))
+	t := s.transaction(r.metadata, r.write.Key)
+	t.Writes = []statestore.Write{r.write}
+	s.measure(t.Writes)
+	return s.Apply(ctx, t)
 }
 
 // BulkSet takes the sets that name the same idempotency key as one transaction, at the place of the first of them, and
-// every other set on its own. The error joins a contribstate.BulkStoreError for each transaction that failed, with the key
-// of its first set.
-func (s *StateStore) BulkSet(ctx context.Context, reqs []contribstate.SetRequest, _ contribstate.BulkStoreOpts) error {
-	return bulk(ctx, s, reqs, setOf)
+// every other set on its own. The error joins what was wrong with each transaction that failed.
+func (s stateService) BulkSet(ctx context.Context, req *proto.BulkSetRequest) (*proto.BulkSetResponse, error) {
+	store, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &proto.BulkSetResponse{}, store.applyEach(ctx, requestsOf(req.GetItems(), setOf))
 }
 
 // BulkDelete is to Delete what BulkSet is to Set.
-func (s *StateStore) BulkDelete(ctx context.Context, reqs []contribstate.DeleteRequest, _ contribstate.BulkStoreOpts) error {
-	return bulk(ctx, s, reqs, deleteOf)
+func (s stateService) BulkDelete(ctx context.Context, req *proto.BulkDeleteRequest) (*proto.BulkDeleteResponse, error) {
+	store, err := s.bound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &proto.BulkDeleteResponse{}, store.applyEach(ctx, requestsOf(req.GetItems(), deleteOf))
 }
 
-func bulk[R any, P interface {
-	*R
-	contribstate.StateRequest
-}](ctx context.Context, s *StateStore, reqs []R, read func(P) (statestore.Write, error)) error {
-	store, err := s.ready()
-	if err != nil {
-		return err
-	}
-	transactions := make([]statestore.Transaction, 0, len(reqs))
-	first := make([]string, 0, len(reqs)) // the key of each transaction's first request
-	refused := make(map[int]error)        // by the transaction's place
-	places := make(map[string]int)        // of transactions with an idempotency key
-	for i := range reqs {
-		req := P(&reqs[i])
-		t := store.transaction(req.GetMetadata(), req.GetKey())
+func (s *stateStore) applyEach(ctx context.Context, requests []request) error {
+	transactions := make([]statestore.Transaction, 0, len(requests))
+	refused := make(map[int]error) // by the transaction's place
+	places := make(map[string]int) // of transactions with an idempotency key
+	for _, r := range requests {
+		t := s.transaction(r.metadata, r.write.Key)
 		at, begun := places[t.IdempotencyKey]
 		if !begun {
 			at = len(transactions)
-			transactions, first = append(transactions, t), append(first, req.GetKey())
+			transactions = append(transactions, t)
 			if t.IdempotencyKey != "" {
 				places[t.IdempotencyKey] = at
 			}
 		}
-		w, err := read(req)
-		if err != nil && refused[at] == nil {
-			refused[at] = err
+		if r.refused != nil && refused[at] == nil {
+			refused[at] = r.refused
 		}
-		transactions[at].Writes = append(transactions[at].Writes, w)
+		transactions[at].Writes = append(transactions[at].Writes, r.write)
 	}
 	for at := range refused {
 		transactions[at].Writes = nil
 	}
 	for i := range transactions {
-		store.measure(transactions[i].Writes)
+		s.measure(transactions[i].Writes)
 	}
 	var failed []error
-	for at, err := range store.ApplyEach(ctx, transactions) {
+	for at, err := range s.ApplyEach(ctx, transactions) {
 		if err = cmp.Or(refused[at], err); err != nil {
-			failed = append(failed, contribstate.NewBulkStoreError(first[at], stateError(err)))
+			failed = append(failed, err)
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// Multi takes all operations as one transaction.
-func (s *StateStore) Multi(ctx context.Context, req *contribstate.TransactionalStateRequest) error {
-	store, err := s.ready()
+// Transact takes all operations as one transaction.
+func (s stateService) Transact(ctx context.Context, req *proto.TransactionalStateRequest) (*proto.TransactionalStateResponse, error) {
+	store, err := s.bound(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	writes := make([]statestore.Write, len(req.Operations))
-	for i, op := range req.Operations {
-		switch op := op.(type) {
-		case contribstate.SetRequest:
-			writes[i], err = setOf(&op)
-		case contribstate.DeleteRequest:
-			writes[i], err = deleteOf(&op)
+	writes := make([]statestore.Write, len(req.GetOperations()))
+	for i, op := range req.GetOperations() {
+		var r request
+		switch op := op.GetRequest().(type) {
+		case *proto.TransactionalStateOperation_Set:
+			r = setOf(op.Set)
+		case *proto.TransactionalStateOperation_Delete:
+			r = deleteOf(op.Delete)
+		default:
+			return nil, invalid.New(fmt.Sprintf("operations[%d]", i), "", "a set or a delete")
 		}
-		if err != nil {
-			return fmt.Errorf("operations[%d]: %w", i, err)
+		if r.refused != nil {
+			return nil, fmt.Errorf("operations[%d]: %w", i, r.refused)
 		}
-		if id := property(op.GetMetadata(), keyIdempotencyKey); id != "" {
-			return invalid.New(fmt.Sprintf("operations[%d].%s", i, keyIdempotencyKey), id, "empty: an idempotency key is for a transaction as a whole")
+		if id := property(r.metadata, keyIdempotencyKey); id != "" {
+			return nil, invalid.New(fmt.Sprintf("operations[%d].%s", i, keyIdempotencyKey), id, "empty: an idempotency key is for a transaction as a whole")
 		}
+		writes[i] = r.write
 	}
 	if len(writes) == 0 {
-		return nil
+		return &proto.TransactionalStateResponse{}, nil
 	}
-	t := store.transaction(req.Metadata, writes[0].Key)
+	t := store.transaction(req.GetMetadata(), writes[0].Key)
 	t.Writes = writes
 	store.measure(writes)
-	return stateError(store.Apply(ctx, t))
+	return &proto.TransactionalStateResponse{}, store.Apply(ctx, t)
 }
 
-// MultiMaxSize is the most operations that one transaction may have: how many depends on the engine.
-func (s *StateStore) MultiMaxSize() int {
-	if store := s.opened.Load(); store != nil {
-		return store.Limits().MaxTransactionSize
-	}
-	return statestore.MaxTransactionSize
-}
-
-func setOf(req *contribstate.SetRequest) (statestore.Write, error) {
-	if err := contribstate.CheckRequestOptions(contribstate.SetStateOption{Concurrency: req.Options.Concurrency}); err != nil {
-		return statestore.Write{}, concurrencyError(req.Options.Concurrency)
-	}
-	value, err := stateutils.Marshal(req.Value, json.Marshal)
+// MultiMaxSize answers the most operations that one transaction may have: how many depends on the engine.
+func (s stateService) MultiMaxSize(ctx context.Context, _ *proto.MultiMaxSizeRequest) (*proto.MultiMaxSizeResponse, error) {
+	store, err := s.bound(ctx)
 	if err != nil {
-		return statestore.Write{}, invalid.New("value", fmt.Sprintf("of type %T", req.Value), "bytes, or what can be written as JSON: "+err.Error())
+		return nil, err
 	}
-	ttl, err := ttlInSeconds(req.Metadata, -1)
-	if err != nil {
-		return statestore.Write{}, err
-	}
-	return statestore.Write{
-		Op:          statestore.OpSet,
-		Key:         req.Key,
-		Value:       value,
-		ETag:        required(req.ETag),
-		ContentType: contentTypeOf(req),
-		FirstWrite:  req.Options.Concurrency == contribstate.FirstWrite,
-		TTL:         ttl,
-	}, nil
+	return &proto.MultiMaxSizeResponse{MaxSize: int64(store.Limits().MaxTransactionSize)}, nil
 }
 
-func deleteOf(req *contribstate.DeleteRequest) (statestore.Write, error) {
-	if err := contribstate.CheckRequestOptions(contribstate.DeleteStateOption{Concurrency: req.Options.Concurrency}); err != nil {
-		return statestore.Write{}, concurrencyError(req.Options.Concurrency)
+// request is one set or delete, on its own or as part of a call.
+type request struct {
+	write    statestore.Write
+	metadata map[string]string
+	// refused is what is wrong with it.
+	refused error
+}
+
+func requestsOf[R any](items []R, read func(R) request) []request {
+	requests := make([]request, len(items))
+	for i, item := range items {
+		requests[i] = read(item)
 	}
-	return statestore.Write{Op: statestore.OpDelete, Key: req.Key, ETag: required(req.ETag)}, nil
+	return requests
+}
+
+func setOf(req *proto.SetRequest) request {
+	metadata := req.GetMetadata()
+	ttl, err := ttlInSeconds(metadata, -1)
+	return request{
+		write: statestore.Write{
+			Op:    statestore.OpSet,
+			Key:   req.GetKey(),
+			Value: req.GetValue(),
+			ETag:  req.GetEtag().GetValue(),
+			// Dapr, too, prefers the metadata over the field.
+			ContentType: cmp.Or(property(metadata, keyContentType), req.GetContentType()),
+			FirstWrite:  req.GetOptions().GetConcurrency() == proto.StateOptions_CONCURRENCY_FIRST_WRITE,
+			TTL:         ttl,
+		},
+		metadata: metadata,
+		refused:  err,
+	}
+}
+
+func deleteOf(req *proto.DeleteRequest) request {
+	return request{
+		write:    statestore.Write{Op: statestore.OpDelete, Key: req.GetKey(), ETag: req.GetEtag().GetValue()},
+		metadata: req.GetMetadata(),
+	}
 }
 
 // appSeparator ends the part of a state key that Dapr puts before the app's own, by default the app id
@@ -354,7 +359,7 @@ const appSeparator = "||"
 
 // transaction returns one without writes yet, under the idempotency key that a request's metadata names, in the scope of
 // the app whose state key is given. Two apps that handle one event under its id both mean their own effect.
-func (s *openedStore) transaction(metadata map[string]string, key string) statestore.Transaction {
+func (s *stateStore) transaction(metadata map[string]string, key string) statestore.Transaction {
 	id := property(metadata, keyIdempotencyKey)
 	if app, _, scoped := strings.Cut(key, appSeparator); scoped && id != "" {
 		id = app + appSeparator + id
@@ -363,27 +368,12 @@ func (s *openedStore) transaction(metadata map[string]string, key string) states
 }
 
 // measure takes the sizes of what is to be set.
-func (s *openedStore) measure(writes []statestore.Write) {
+func (s *stateStore) measure(writes []statestore.Write) {
 	for i := range writes {
 		if writes[i].Op == statestore.OpSet {
 			s.metrics.Written(len(writes[i].Value))
 		}
 	}
-}
-
-func concurrencyError(value string) error {
-	return invalid.New("concurrency", value, contribstate.FirstWrite+" or "+contribstate.LastWrite)
-}
-
-// contentTypeOf prefers the metadata over the field, as Dapr does.
-func contentTypeOf(req *contribstate.SetRequest) string {
-	if hidden, ok := req.Metadata[hiddenContentType]; ok {
-		return hidden
-	}
-	if ct := property(req.Metadata, keyContentType); ct != "" {
-		return ct
-	}
-	return required(req.ContentType)
 }
 
 // ttlInSeconds reads a time to live of least seconds or more; anything below 1 is none.
@@ -408,19 +398,5 @@ func itemMetadata(item *statestore.Item) map[string]string {
 	if item.Expires.IsZero() {
 		return nil
 	}
-	return map[string]string{contribstate.GetRespMetaKeyTTLExpireTime: item.Expires.UTC().Format(time.RFC3339)}
-}
-
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
-func required(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
+	return map[string]string{keyTTLExpireTime: item.Expires.UTC().Format(time.RFC3339)}
 }

@@ -60,27 +60,24 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 	switch {
 	case tracer == nil:
 	case c.store != nil:
-		op, store := operations[c.method], c.store.opened.Load()
-		if op == "" || store == nil {
+		op, config := operations[c.method], &c.store.config
+		if op == "" {
 			return
 		}
 		attributes := []attribute.KeyValue{
 			semconv.DBSystemNameKey.String(tracedSystem),
 			semconv.DBOperationName(string(op)),
-			semconv.DBNamespace(store.config.label()),
-			semconv.DBCollectionName(store.config.Bucket),
+			semconv.DBNamespace(config.label()),
+			semconv.DBCollectionName(config.Bucket),
 		}
 		if n := batchSize(req); n > 0 {
 			attributes = append(attributes, semconv.DBOperationBatchSize(n))
 		}
-		_, span := tracer.Start(callersSpan(ctx), string(op)+" "+store.config.Bucket,
+		_, span := tracer.Start(callersSpan(ctx), string(op)+" "+config.Bucket,
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(start), trace.WithAttributes(attributes...))
 		endTraced(span, err)
 	case c.pubsub != nil:
-		_, config, notReady := c.pubsub.ready()
-		if notReady != nil {
-			return
-		}
+		config := &c.pubsub.config
 		publish := publishTrace{tracer, config.Publisher.label(), config.Publisher.Bucket, start}
 		switch req := req.(type) {
 		case *proto.PublishRequest:

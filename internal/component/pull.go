@@ -13,20 +13,14 @@ import (
 	"sync"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
-	"google.golang.org/grpc"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// pull is one PullMessages stream, served in the SDK's place for these faults:
-//
-//   - Its handler blocks until the event is acknowledged, so events in flight beside it would need goroutines, which
-//     overtake each other on the way to the stream.
-//   - An acknowledgement that comes twice, or when the event was given up, panics (it is sent on a closed channel).
-//   - A stream cannot be ended from this side.
+// pull is one PullMessages stream: events go down to the client, acknowledgements come up.
 type pull struct {
-	grpc.ServerStream
+	proto.PubSub_PullMessagesServer
 	// ctx ends with the stream, or when stop is called.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -38,7 +32,7 @@ type pull struct {
 	sub pubsub.Subscription // nil: the first message has not come
 	// spans is set with sub.
 	spans *deliverySpans
-	// sending says that SendMsg has an event in its hands; it may wait for the client to read.
+	// sending says that Send has an event in its hands; it may wait for the client to read.
 	sending bool
 	ignored int
 
@@ -46,16 +40,22 @@ type pull struct {
 	delivering sync.WaitGroup
 }
 
-// pullMessages serves a PullMessages stream.
-func (s *Server) pullMessages(ctx context.Context, c *call, stream grpc.ServerStream) error {
-	p := &pull{ServerStream: stream, log: s.opts.Logger.With("component", c.component), ids: rand.Text() + "-"}
+// PullMessages brings the events of the topic that the first message names, until the stream ends.
+func (s pubsubService) PullMessages(stream proto.PubSub_PullMessagesServer) error {
+	server, ctx := s.server, stream.Context()
+	c := callOf(ctx)
+	of, err := s.boundToConsume(ctx)
+	if err != nil {
+		return err
+	}
+	p := &pull{PubSub_PullMessagesServer: stream, log: of.log, ids: rand.Text() + "-"}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	defer p.stop()
 	first, ended := make(chan *proto.PullMessagesRequest, 1), make(chan error, 1)
-	if err := s.addPull(p, func() { p.read(first, ended) }); err != nil {
+	if err := server.addPull(p, func() { p.read(first, ended) }); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
-	defer s.endPull(p, c.pubsub)
+	defer server.endPull(p, of)
 
 	select {
 	case m := <-first:
@@ -64,18 +64,18 @@ func (s *Server) pullMessages(ctx context.Context, c *call, stream grpc.ServerSt
 			// An end that comes first is no different from a message that says nothing.
 			return cmp.Or[error](ctx.Err(), invalid.New("topic", "", "a topic's name in the first message of PullMessages"))
 		}
-		sub, config, err := c.pubsub.subscribe(p.ctx, c.conn.peer.String(), topic.GetName(), topic.GetMetadata())
+		sub, config, err := of.subscribe(p.ctx, c.conn.peer.String(), topic.GetName(), topic.GetMetadata())
 		if err != nil {
 			return err
 		}
 		// Before any event goes out: whoever has an event in flight comes back to it.
 		closed := c.conn.session.StreamOpened(c.component)
 		defer func() {
-			if !s.isStopping() {
+			if !server.isStopping() {
 				closed()
 			}
 		}()
-		p.start(sub, s.traceDeliveries(&config))
+		p.start(sub, server.traceDeliveries(&config))
 	case <-p.ctx.Done():
 	}
 	select {
@@ -105,9 +105,9 @@ func (s *Server) addPull(p *pull, read func()) error {
 	return nil
 }
 
-// endPull returns when all that the stream started has ended. Only a SendMsg that waits for the client to read cannot
+// endPull returns when all that the stream started has ended. Only a Send that waits for the client to read cannot
 // end before the stream does, which is after this function: then the server waits for it.
-func (s *Server) endPull(p *pull, of *PubSub) {
+func (s *Server) endPull(p *pull, of *pubSub) {
 	stopping := s.isStopping()
 	p.stop()
 	closed := make(chan struct{})
@@ -129,14 +129,9 @@ func (s *Server) endPull(p *pull, of *PubSub) {
 // read takes what the client sends until the stream ends: the first message, which is nil if there is none, and then
 // acknowledgements.
 func (p *pull) read(first chan<- *proto.PullMessagesRequest, ended chan<- error) {
-	m := new(proto.PullMessagesRequest)
-	err := p.RecvMsg(m)
-	if err != nil {
-		m = nil
-	}
+	m, err := p.Recv()
 	for first <- m; err == nil; {
-		m := new(proto.PullMessagesRequest)
-		if err = p.RecvMsg(m); err == nil {
+		if m, err = p.Recv(); err == nil {
 			p.acknowledge(m)
 		}
 	}
@@ -210,7 +205,7 @@ func (p *pull) deliver(d *pubsub.Delivery) bool {
 	}
 
 	p.spans.begin(d)
-	err := p.SendMsg(m)
+	err := p.Send(m)
 
 	p.mu.Lock()
 	p.sending = false
@@ -245,7 +240,7 @@ func (p *pull) drain(ctx context.Context) {
 
 // close waits for what the stream has started, and puts back what the client did not acknowledge. Unless the server is
 // stopping, it was the client who ended the stream, maybe over the event that it was handling.
-func (p *pull) close(of *PubSub, stopping bool) {
+func (p *pull) close(of *pubSub, stopping bool) {
 	p.delivering.Wait()
 	if p.sub == nil {
 		return
