@@ -86,23 +86,23 @@ func decodeRegistry(kv *mvccpb.KeyValue) (*registry, error) {
 
 // refresh reads the registry anew.
 func (e *Engine) refresh(ctx context.Context) error {
-	_, err := e.snapshotRegistry(ctx)
+	_, _, err := e.snapshotRegistry(ctx)
 	return err
 }
 
-// snapshotRegistry reads the registry anew and returns the revision at which it was read.
-func (e *Engine) snapshotRegistry(ctx context.Context) (revision int64, err error) {
+// snapshotRegistry reads the registry anew and returns it with the revision at which it was read: e.registry may be that
+// of another one.
+func (e *Engine) snapshotRegistry(ctx context.Context) (r *registry, revision int64, err error) {
 	revision, readErr := e.read(ctx, []string{e.space.key(kindRegistry, "")}, 0, func(_ uint64, _ int, kv *mvccpb.KeyValue) bool {
-		var r *registry
 		if r, err = decodeRegistry(kv); err == nil {
 			e.registry.Store(r)
 		}
 		return true
 	})
 	if readErr != nil {
-		return 0, readErr
+		return nil, 0, readErr
 	}
-	return revision, err
+	return r, revision, err
 }
 
 // save adds the registry to the transaction, which then depends on nobody else having changed it.
@@ -164,6 +164,8 @@ func (e *Engine) BuildIndexes(ctx context.Context, paths []string, until time.Ti
 			}
 			return step, err
 		}
+		// Fewer keys: a step stands only if nobody writes one of them meanwhile.
+		limit = (limit + 1) / 2
 	}
 }
 

@@ -14,11 +14,11 @@ import (
 
 // View implements statestore.Engine.
 func (e *Engine) View(ctx context.Context, now time.Time, fn func(statestore.Snapshot) error) error {
-	revision, err := e.snapshotRegistry(ctx)
+	registry, revision, err := e.snapshotRegistry(ctx)
 	if err != nil {
 		return err
 	}
-	return fn(&snapshot{e: e, ctx: ctx, revision: revision, registry: e.registry.Load(), now: now})
+	return fn(&snapshot{e: e, ctx: ctx, revision: revision, registry: registry, now: now})
 }
 
 // snapshot is a revision.

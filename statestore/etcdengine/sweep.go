@@ -64,10 +64,10 @@ func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Tim
 	var t txn
 	r := e.registry.Load()
 	t.unchanged(e.space.key(kindRegistry, ""), r.revision)
-	instants := make(map[string]int64)
+	entries := make(map[string]*mvccpb.KeyValue)
 	var targets []string
 	for _, kv := range page.Kvs {
-		instant, of, err := e.space.parseTimeKey(string(kv.Key))
+		_, of, err := e.space.parseTimeKey(string(kv.Key))
 		if err != nil { // a malformed entry can only be removed
 			damage = errors.Join(damage, fmt.Errorf("%w: %w", statestore.ErrDamaged, err))
 			t.delete(string(kv.Key))
@@ -75,17 +75,17 @@ func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Tim
 			continue
 		}
 		k := e.space.key(target, of)
-		if _, twice := instants[k]; twice {
+		if _, twice := entries[k]; twice {
 			again = true // an older entry of the same key goes first
 			break
 		}
-		instants[k] = instant
+		entries[k] = kv
 		targets = append(targets, k)
 	}
 	taken := 0
 	_, err = e.read(ctx, targets, 0, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
 		var one txn
-		damaged := e.sweepOne(&one, r, entry, target, instants[targets[i]], targets[i], kv)
+		damaged := e.sweepOne(&one, r, entries[targets[i]], target, targets[i], kv)
 		if taken > 0 && !t.fits(e, &one) {
 			return false
 		}
@@ -109,19 +109,21 @@ func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Tim
 	return swept, again, damage, nil
 }
 
-// sweepOne adds what removes an entry in time order, and its target unless that was written anew since.
-func (e *Engine) sweepOne(t *txn, r *registry, entry, target byte, instant int64, k string, kv *mvccpb.KeyValue) (damage error) {
+// sweepOne adds what removes an entry in time order, and its target k unless that was written anew since. Only a target that
+// goes has to stay as it is until then: one that is written all the time must not keep its entries.
+func (e *Engine) sweepOne(t *txn, r *registry, entry *mvccpb.KeyValue, target byte, k string, kv *mvccpb.KeyValue) (damage error) {
 	of := k[len(e.space)+1:]
-	t.delete(e.space.timeKey(entry, instant, of))
+	instant, _, _ := e.space.parseTimeKey(string(entry.Key)) // which it has
+	t.unchanged(string(entry.Key), entry.ModRevision)
+	t.delete(string(entry.Key))
 	if kv == nil {
-		t.unchanged(k, 0)
 		return nil
 	}
-	t.unchanged(k, kv.ModRevision)
 	if target == kindIdempotency {
 		expires, err := decodeIdempotency(of, k, kv.Value)
 		// A damaged record goes too: it would stand in the way of its key for ever.
 		if err != nil || expires == instant {
+			t.unchanged(k, kv.ModRevision)
 			t.delete(k)
 		}
 		return err
@@ -130,6 +132,7 @@ func (e *Engine) sweepOne(t *txn, r *registry, entry, target byte, instant int64
 	if err != nil || found.expires != instant {
 		return err
 	}
+	t.unchanged(k, kv.ModRevision)
 	t.delete(k)
 	t.reindex(e.space, r.kept(), of, found.value, nil)
 	return nil
@@ -155,11 +158,11 @@ func (e *Engine) holdSweepLease(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, wrap(err)
 	}
-	answer, err := e.client.Txn(ctx).
+	answer, err := e.commitTxn(ctx, e.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(k), "=", 0)).
-		Then(clientv3.OpPut(k, "", clientv3.WithLease(lease.ID))).Commit()
+		Then(clientv3.OpPut(k, "", clientv3.WithLease(lease.ID))))
 	if err != nil {
-		return false, wrap(err)
+		return false, err
 	}
 	if !answer.Succeeded {
 		_, err := e.client.Revoke(ctx, lease.ID)
