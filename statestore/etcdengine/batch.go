@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -19,8 +20,9 @@ const (
 	refusedPause = 20 * time.Millisecond
 )
 
-// call is one Apply that waits for its commits.
+// call is one Apply that waits for its commits, to begin before ctx ends.
 type call struct {
+	ctx          context.Context
 	transactions []statestore.Transaction
 	now          func() time.Time
 	outcomes     []error
@@ -45,7 +47,9 @@ func (e *Engine) Apply(ctx context.Context, transactions []statestore.Transactio
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c := &call{transactions: transactions, now: now, outcomes: make([]error, len(transactions)), done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
+	defer cancel()
+	c := &call{ctx: ctx, transactions: transactions, now: now, outcomes: make([]error, len(transactions)), done: make(chan struct{})}
 	e.mu.Lock()
 	if e.ctx.Err() != nil {
 		e.mu.Unlock()
@@ -57,7 +61,7 @@ func (e *Engine) Apply(ctx context.Context, transactions []statestore.Transactio
 		e.commits.Go(e.commitAll)
 	}
 	e.mu.Unlock()
-	// A commit that is under way needs the values, so the call waits for it; it is bounded.
+	// A commit that is under way needs the values, so the call waits for it, and for the one before it; both are bounded.
 	<-c.done
 	return c.outcomes, c.err
 }
@@ -72,24 +76,34 @@ func (e *Engine) commitAll() {
 		}
 		err := e.commit(calls)
 		for _, c := range calls {
-			c.err = err
-			close(c.done)
+			c.end(err)
 		}
 	}
 }
 
-// next takes the calls that share the next commit; none: commitAll has ended.
+func (c *call) end(err error) {
+	c.err = err
+	close(c.done)
+}
+
+// next takes the calls that share the next commit, and ends those that have waited too long; none: commitAll has ended.
 func (e *Engine) next() (calls []*call) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	ops, bytes := 0, 0
 	for len(e.waiting) > 0 {
-		o, b := e.waiting[0].weight()
+		c := e.waiting[0]
+		if err := c.ctx.Err(); err != nil {
+			e.waiting = e.waiting[1:]
+			c.end(wrap(err))
+			continue
+		}
+		o, b := c.weight()
 		ops, bytes = ops+o, bytes+b
 		if len(calls) > 0 && (ops > e.maxOps || bytes > batchBytes) {
 			break
 		}
-		calls, e.waiting = append(calls, e.waiting[0]), e.waiting[1:]
+		calls, e.waiting = append(calls, c), e.waiting[1:]
 	}
 	if len(calls) == 0 {
 		e.committing = false
@@ -139,7 +153,8 @@ func (e *Engine) commitSome(units []unit) (int, error) {
 		if stands || err != nil {
 			return taken, err
 		}
-		// Another process was faster.
+		// Another process was faster. Fewer units depend on less: keys that it writes all the time do not hold up the rest.
+		units = units[:(taken+1)/2]
 		if err := e.refresh(ctx); err != nil {
 			return 0, err
 		}
@@ -192,24 +207,32 @@ func (e *Engine) learn(ctx context.Context, units []unit, known *known) error {
 	return err
 }
 
-// try commits the transaction, and reports whether its conditions held. A server that turns it away, as while there is no
-// leader, is asked again until ctx ends. After any other error it is unknown whether it was committed.
+// try commits the transaction, and reports whether its conditions held. It is unknown whether it was committed if the error
+// says so.
 func (e *Engine) try(ctx context.Context, t *txn) (bool, error) {
-	ctx = clientv3.WithRequireLeader(ctx)
+	answer, err := e.commitTxn(ctx, e.client.Txn(ctx).If(t.conditions...).Then(t.ops...))
+	return err == nil && answer.Succeeded, err
+}
+
+// commitTxn commits a transaction. A server that turns it away, as while there is no leader, is asked again until ctx ends.
+func (c *Cluster) commitTxn(ctx context.Context, t clientv3.Txn) (*clientv3.TxnResponse, error) {
 	for {
-		answer, err := e.client.Txn(ctx).If(t.conditions...).Then(t.ops...).Commit()
-		if err == nil {
-			return answer.Succeeded, nil
-		}
-		if !refused(err) {
-			return false, wrap(err)
+		answer, err := t.Commit()
+		switch {
+		case err == nil:
+			return answer, nil
+		case refused(err):
+		case code(err) == codes.InvalidArgument, code(err) == codes.ResourceExhausted:
+			return nil, wrap(err)
+		default:
+			return nil, fmt.Errorf("%w; what was to be written may have been", wrap(err))
 		}
 		pause := time.NewTimer(refusedPause)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
-			return false, wrap(errors.Join(err, ctx.Err()))
+			return nil, wrap(errors.Join(err, ctx.Err()))
 		}
 	}
 }

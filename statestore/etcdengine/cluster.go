@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -105,8 +106,15 @@ func newClient(config Config, endpoints []string) (*clientv3.Client, error) {
 		DialKeepAliveTimeout: 3 * time.Second,
 		PermitWithoutStream:  true,
 		MaxCallSendMsgSize:   maxMessage,
+		DialOptions:          []grpc.DialOption{grpc.WithChainUnaryInterceptor(requireLeader)},
 		Logger:               zap.NewNop(),
 	})
+}
+
+// requireLeader has a server that has lost the others say so, for another one to be asked: it would keep the request until
+// that has no time left.
+func requireLeader(ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(clientv3.WithRequireLeader(ctx), method, request, answer, conn, opts...)
 }
 
 // maxMessage is more than any request takes: what is too large for the servers is for them to say.

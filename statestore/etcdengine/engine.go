@@ -41,12 +41,12 @@ func (c *Cluster) Engine(ctx context.Context, database, bucket string) (*Engine,
 	key := e.space.key(kindIncarnation, "")
 	ctx, cancel := context.WithTimeout(ctx, c.config.RequestTimeout)
 	defer cancel()
-	answer, err := c.client.Txn(ctx).
+	answer, err := c.commitTxn(ctx, c.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
 		Then(clientv3.OpPut(key, rand.Text()), clientv3.OpGet(key)).
-		Else(clientv3.OpGet(key)).Commit()
+		Else(clientv3.OpGet(key)))
 	if err != nil {
-		return nil, fmt.Errorf("open state bucket %s in etcd: %w", bucket, wrap(err))
+		return nil, fmt.Errorf("open state bucket %s in etcd: %w", bucket, err)
 	}
 	last := answer.Responses[len(answer.Responses)-1].GetResponseRange()
 	e.incarnation = string(last.Kvs[0].Value)
