@@ -189,11 +189,7 @@ link can see and change what the console shows: it holds the token.`,
 				if open {
 					return c.openBrowser(cmd.Context(), link)
 				}
-				if c.output == outputJSON {
-					return c.printJSON(map[string]string{"link": link})
-				}
-				_, err = fmt.Fprintln(c.out, link)
-				return err
+				return c.say(map[string]string{"link": link}, "%s\n", link)
 			})
 		},
 	}

@@ -86,14 +86,10 @@ func (c *cli) groupsCommand() *cobra.Command {
 from event to event. With --cause, the other commands take all of one row.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				groups, err := deadLetterGroups(cmd.Context(), client, c.listOptions(&sel))
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(groups)
-				}
+			all := func(client *admin.Client) ([]admin.DeadLetterGroup, error) {
+				return deadLetterGroups(cmd.Context(), client, c.listOptions(&sel))
+			}
+			return learn(c, all, func(groups []admin.DeadLetterGroup) error {
 				var rows [][]cell
 				for _, g := range groups {
 					rows = append(rows, []cell{numberCell(g.Count), textCell(g.Topic), textCell(g.Group), textCell(string(g.Reason)), c.timeCell(g.Newest), textCell(g.Cause)})
@@ -213,20 +209,15 @@ func (c *cli) showCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.withClient(func(client *admin.Client) error {
+			find := func(client *admin.Client) (admin.DeadLetter, error) {
 				d, err := client.DeadLetter(cmd.Context(), admin.IDRequest{Bucket: c.bucket, ID: ids[0]})
 				var refused *admin.Error
 				if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-					return fmt.Errorf("%w%s", err, c.elsewhere(cmd.Context(), client))
+					err = fmt.Errorf("%w%s", err, c.elsewhere(cmd.Context(), client))
 				}
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(d)
-				}
-				return c.printDeadLetter(&d)
-			})
+				return d, err
+			}
+			return learn(c, find, func(d admin.DeadLetter) error { return c.printDeadLetter(&d) })
 		},
 	}
 }

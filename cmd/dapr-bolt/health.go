@@ -15,17 +15,13 @@ func (c *cli) healthCommand() *cobra.Command {
 		Long:  `Ask the process whether it serves and can write its databases. The exit code is 0 if so, else 1.`,
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
+			ready := func(client *admin.Client) (admin.Info, error) {
 				if err := client.Ready(cmd.Context()); err != nil {
-					return err
+					return admin.Info{}, err
 				}
-				info, err := client.Info(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(info)
-				}
+				return client.Info(cmd.Context())
+			}
+			return learn(c, ready, func(info admin.Info) error {
 				fmt.Fprintf(c.out, "process %d (%s) serves %s\n", info.PID, info.Version, info.Socket)
 				for _, db := range info.Databases {
 					fmt.Fprintf(c.out, "database %s: %s, %s\n", db.Name, db.Path, byteSize(db.Size))

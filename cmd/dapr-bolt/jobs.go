@@ -15,16 +15,13 @@ func (c *cli) jobsCommand() *cobra.Command {
 		Long:  `List the redrives and purges of many that the console has begun: those under way, and those that ended last.`,
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
+			list := func(client *admin.Client) ([]admin.Job, error) {
 				jobs, err := client.Jobs(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if c.output == outputJSON {
-					return c.printJSON(jobs.Jobs)
-				}
+				return jobs.Jobs, err
+			}
+			return learn(c, list, func(jobs []admin.Job) error {
 				var rows [][]cell
-				for _, j := range jobs.Jobs {
+				for _, j := range jobs {
 					rows = append(rows, []cell{
 						numberCell(j.ID), textCell(string(j.Action)), textCell(j.Filter.Bucket.String()), textCell(j.Filter.Topic), textCell(j.Filter.Group),
 						textCell(string(j.State)), numberCell(j.Done), numberCell(j.Total), c.timeCell(j.Started), textCell(j.Filter.Cause),

@@ -11,10 +11,15 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
-// ask prints what a call to the process answers: as JSON, or as text lays it out.
+// ask makes a call of the process, and prints its answer: as JSON, or as text does.
 func ask[R, A any](ctx context.Context, c *cli, call func(*admin.Client, context.Context, R) (A, error), request R, text func(answer A) error) error {
+	return learn(c, func(client *admin.Client) (A, error) { return call(client, ctx, request) }, text)
+}
+
+// learn is ask where it takes more than a call.
+func learn[A any](c *cli, from func(*admin.Client) (A, error), text func(answer A) error) error {
 	return c.withClient(func(client *admin.Client) error {
-		answer, err := call(client, ctx, request)
+		answer, err := from(client)
 		if err != nil {
 			return err
 		}

@@ -262,15 +262,12 @@ func (c *cli) bucketsCommand() *cobra.Command {
 		Short: "List the buckets of all databases",
 		Args:  subcommandArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
+			list := func(client *admin.Client) (admin.Buckets, error) {
 				buckets, err := client.Buckets(cmd.Context())
-				if err != nil {
-					return err
-				}
 				c.sayMissing(buckets.Missing)
-				if c.output == outputJSON {
-					return c.printJSON(buckets)
-				}
+				return buckets, err
+			}
+			return learn(c, list, func(buckets admin.Buckets) error {
 				var rows [][]cell
 				for _, b := range buckets.State {
 					rows = append(rows, []cell{{text: string(sidecars.State)}, textCell(b.Database), textCell(b.Name)})
@@ -324,15 +321,12 @@ func (c *cli) overviewCommand() *cobra.Command {
 		Short: "Say how the process is, who is connected, and what needs a person",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
+			look := func(client *admin.Client) (admin.Overview, error) {
 				o, err := client.Overview(cmd.Context())
-				if err != nil {
-					return err
-				}
 				c.sayMissing(o.Missing)
-				if c.output == outputJSON {
-					return c.printJSON(o)
-				}
+				return o, err
+			}
+			return learn(c, look, func(o admin.Overview) error {
 				var b strings.Builder
 				fmt.Fprintf(&b, "process %d (%s), up since %s\n", o.PID, o.Version, c.when(o.Started))
 				for _, db := range o.Databases {
@@ -347,7 +341,7 @@ func (c *cli) overviewCommand() *cobra.Command {
 				if len(o.Attention) == 0 {
 					fmt.Fprintln(&b, "nothing needs a person")
 				}
-				_, err = fmt.Fprint(c.out, b.String())
+				_, err := fmt.Fprint(c.out, b.String())
 				return err
 			})
 		},

@@ -62,11 +62,7 @@ func (c *cli) versionCommand() *cobra.Command {
 		Short: "Say which build this is",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if c.output == outputJSON {
-				return c.printJSON(newVersion())
-			}
-			_, err := fmt.Fprintln(c.out, newVersion())
-			return err
+			return c.say(newVersion(), "%s\n", newVersion())
 		},
 	}
 	c.outputFlag(cmd, cmd.Flags())
