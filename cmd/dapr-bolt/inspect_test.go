@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/logtest"
 )
 
 func TestPublishShowsInTheTopic(t *testing.T) {
@@ -95,7 +96,7 @@ func TestTopicsWatchShowsEvents(t *testing.T) {
 	p := start(t, newFolders(t))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var out buffer
+	var out logtest.Buffer
 	done := make(chan int, 1)
 	go func() {
 		done <- run(ctx, &environment{

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/logtest"
 )
 
 // asProgram makes the test binary behave as dapr-bolt itself.
@@ -57,29 +57,11 @@ func newFolders(t *testing.T) folders {
 func (f folders) adminSocket() string     { return filepath.Join(f.data, admin.SocketName) }
 func (f folders) componentSocket() string { return filepath.Join(f.sockets, "bolt.sock") }
 
-// buffer may be read while a process writes to it.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 // program is a running dapr-bolt.
 type program struct {
 	folders
 	cmd    *exec.Cmd
-	stderr buffer
+	stderr logtest.Buffer
 	waited chan struct{}
 }
 

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,7 +32,7 @@ func TestSidecarLife(t *testing.T) {
 	path, err := checkout.Daprd(t.Context(), os.Stderr)
 	require.NoError(t, err)
 
-	var shown harness.Transcript
+	var shown logtest.Buffer
 	h, err := harness.New(harness.Options{Output: &shown})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -120,24 +119,4 @@ func Start(t testing.TB, opts BoltOptions) (*Harness, *Bolt, Programs) {
 	}
 	h := ForTest(t)
 	return h, StartBolt(t, h, opts), programs
-}
-
-// Transcript keeps what several goroutines print.
-type Transcript struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (t *Transcript) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.text.Write(p)
-}
-
-// String returns all that was printed so far.
-func (t *Transcript) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.text.String()
 }

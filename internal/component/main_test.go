@@ -1,7 +1,6 @@
 package component
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/logtest"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
@@ -35,7 +34,7 @@ type house struct {
 	t       testing.TB
 	dir     string
 	clock   clockwork.Clock
-	log     *logBuffer
+	log     *logtest.Buffer
 	level   slog.Level
 	manager *databases.Manager
 	backend Backend // default: manager
@@ -55,7 +54,7 @@ func shortDir(t testing.TB) string {
 }
 
 func newHouse(t testing.TB, change ...func(*house)) *house {
-	h := &house{t: t, dir: shortDir(t), clock: clockwork.NewRealClock(), log: &logBuffer{}, level: slog.LevelDebug}
+	h := &house{t: t, dir: shortDir(t), clock: clockwork.NewRealClock(), log: &logtest.Buffer{}, level: slog.LevelDebug}
 	for _, c := range change {
 		c(h)
 	}
@@ -208,24 +207,6 @@ func (s *stream) ack(id string) {
 func (s *stream) nack(id, text string) {
 	s.t.Helper()
 	require.NoError(s.t, s.Send(&proto.PullMessagesRequest{AckMessageId: id, AckError: &proto.AckMessageError{Message: text}}))
-}
-
-// logBuffer is a log that tests can read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // staleSocket leaves a socket's file behind at which nobody listens.

@@ -2,7 +2,6 @@ package console
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"html"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +22,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/logtest"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -44,31 +43,13 @@ type env struct {
 	server  *httptest.Server
 	manager *databases.Manager
 	broker  pubsub.Service
-	log     *lockedBuffer
+	log     *logtest.Buffer
 	cookie  *http.Cookie
-}
-
-// lockedBuffer may be read while a logger writes to it.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
 
 func newEnv(t *testing.T, change ...func(*Options)) *env {
 	t.Helper()
-	e := &env{t: t, log: &lockedBuffer{}}
+	e := &env{t: t, log: &logtest.Buffer{}}
 	var err error
 	counters := metrics.New()
 	e.manager, err = databases.Open(t.Context(), databases.Options{Dir: t.TempDir(), Metrics: counters})
