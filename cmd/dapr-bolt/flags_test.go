@@ -36,6 +36,7 @@ func TestBadCommandLinesAreRefused(t *testing.T) {
 		{[]string{"dead-letters"}, "dapr-bolt dead-letters needs a subcommand: allowed: groups, jobs, list, purge, redrive, show, stop-job"},
 		{[]string{"dead-letters", "lst"}, `unknown command "lst" for "dapr-bolt dead-letters": did you mean list?`},
 		{[]string{"dead-letters", "list", "--since", "soon"}, `invalid argument "soon" for "--since" flag: allowed: a duration such as 90m`},
+		{[]string{"dead-letters", "redrive", "--all", "--reason", "maxdeliver"}, `invalid argument "maxdeliver" for "--reason" flag: allowed: max-deliver, interrupted`},
 		{[]string{"dead-letters", "list", "--limit", "0"}, `invalid argument "0" for "--limit" flag: allowed: 1 to 1000`},
 		{[]string{"dead-letters", "list", "--after", "-1"}, `invalid argument "-1" for "--after" flag: allowed: a whole number`},
 		{[]string{"dead-letters", "list", "--all", "--limit", "5"}, "there are --all and --limit"},

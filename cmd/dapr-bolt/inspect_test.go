@@ -31,7 +31,7 @@ func TestPublishShowsInTheTopic(t *testing.T) {
 	require.Contains(t, p.ok(t, "topics", "show", "orders"), "orders")
 
 	for args, want := range map[string]string{
-		"publish orders":                       "there is no data: allowed: DATA, or --file",
+		"publish orders":                       "there is no data: allowed: an argument, or --file",
 		"publish orders 1 --metadata x":        `invalid value "x" for --metadata: allowed: key=value`,
 		"topics event orders x":                `invalid SEQUENCE "x": allowed`,
 		"topics event orders 2":                `event 2 of topic "orders": not found`,

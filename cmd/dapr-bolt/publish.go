@@ -64,7 +64,7 @@ topic's publisher has set.`,
 func (c *cli) content(args []string, file string) ([]byte, error) {
 	switch {
 	case len(args) > 0 && file != "":
-		return nil, usagef("there are DATA and --file: allowed: one of the two")
+		return nil, usagef("there are an argument and --file for the data: allowed: one of the two")
 	case len(args) > 0:
 		return []byte(args[0]), nil
 	case file == "-":
@@ -72,7 +72,7 @@ func (c *cli) content(args []string, file string) ([]byte, error) {
 	case file != "":
 		return os.ReadFile(file)
 	}
-	return nil, usagef("there is no data: allowed: DATA, or --file")
+	return nil, usagef("there is no data: allowed: an argument, or --file (-: the standard input)")
 }
 
 func parseMetadata(pairs []string) (map[string]string, error) {

@@ -26,7 +26,11 @@ func (c *cli) selectionFlags(cmd *cobra.Command, s *selection, all string) {
 	flags.StringVar(&s.group, "group", "", "only those of this consumer group")
 	addFlag(flags, &s.since, "since", "", "time", "only those that died since then: a duration such as 24h, or an RFC 3339 time", parseSince(c.clock))
 	addFlag(flags, &s.before, "before", "", "time", "only those that died before then, likewise", parseSince(c.clock))
-	flags.StringVar(&s.reason, "reason", "", "only those that died of this reason")
+	var reasons []string
+	for _, reason := range pubsub.Reasons {
+		reasons = append(reasons, string(reason))
+	}
+	addFlag(flags, &s.reason, "reason", "", "reason", "only those that died of this reason", oneOf(reasons...))
 	flags.StringVar(&s.cause, "cause", "", "only those of this cause, as groups shows it")
 	flags.StringVar(&s.text, "text", "", "only those whose payload, event id or errors hold this text")
 	flags.BoolVar(&s.all, "all", false, all)

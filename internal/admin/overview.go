@@ -140,13 +140,13 @@ func (o *Overview) topic(t TopicStats) {
 		if g.Dead > 0 {
 			o.needs(Attention{
 				Kind: AttentionDeadLetters, Bucket: t.Bucket, Topic: t.Topic, Group: g.Group, Count: g.Dead,
-				Text: fmt.Sprintf("group %s has %d dead letters of topic %s", g.Group, g.Dead, t.Topic),
+				Text: fmt.Sprintf("dead letters of group %s and topic %s: %d", g.Group, t.Topic, g.Dead),
 			})
 		}
 		if g.Streams == 0 && owed > 0 {
 			o.needs(Attention{
 				Kind: AttentionNoInstances, Bucket: t.Bucket, Topic: t.Topic, Group: g.Group, Count: owed, Since: g.OldestTime,
-				Text: fmt.Sprintf("group %s is owed %d events of topic %s, and no instance of its app consumes", g.Group, owed, t.Topic),
+				Text: fmt.Sprintf("events that group %s is owed of topic %s, and no instance of its app consumes: %d", g.Group, t.Topic, owed),
 			})
 		}
 		if at := g.OldestTime; at != nil && owed > 0 && (o.OldestOwed == nil || at.Before(o.OldestOwed.Time)) {

@@ -220,7 +220,7 @@ func (s *Service) Value(ctx context.Context, request KeyRequest) (Value, error) 
 	}
 	item, err := store.Get(ctx, request.Key)
 	if err == nil && !item.Found {
-		err = refuse(http.StatusNotFound, "key %q: not found", request.Key)
+		err = refuse(http.StatusNotFound, "key %q: not found: by default, Dapr puts the app's id and || before an app's own key", request.Key)
 	}
 	if err != nil {
 		return Value{}, err

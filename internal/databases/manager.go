@@ -110,6 +110,9 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("open data directory: %s is not a directory", opts.Dir)
+	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		opts.Logger.Warn("other users can reach the data directory; chmod 700 keeps them out",
 			"dir", opts.Dir, "mode", fmt.Sprintf("%#o", mode))
