@@ -158,10 +158,8 @@ func TestResiliencyPolicies(t *testing.T) {
 			calls <- err
 		}()
 		e.eventually(func(c *assert.CollectT) {
-			log, err := os.ReadFile(d.LogPath())
-			require.NoError(c, err)
 			for _, component := range []string{pubsubName, storeName} {
-				require.Contains(c, string(log), "component["+component+"] output. Retrying")
+				require.Contains(c, e.log(d), "component["+component+"] output. Retrying")
 			}
 		})
 		release()

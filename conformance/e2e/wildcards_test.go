@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -42,4 +43,24 @@ func TestWildcards(t *testing.T) {
 	require.ElementsMatch(t, want, of(rest))
 	require.Len(t, raw.received(), 1)
 	require.Equal(t, "raw.it.placed", raw.received()[0].Topic)
+}
+
+// Two subscriptions of one app that match one topic are one consumer group, and share its events; a consumerID keeps them apart.
+func TestOverlappingSubscriptions(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	apart := e.app(nil, subscribe("orders.>", "consumerID", "audit"), subscribe("orders.placed"))
+	d := e.sidecar("apart", "apart", apart)
+	e.ready(d)
+	require.NotContains(t, e.log(e.bolt), "match the same topics")
+	shared := e.app(nil, subscribe("orders.>"), subscribe("orders.placed"))
+	e.ready(e.sidecar("shared", "shared", shared))
+	e.eventually(func(c *assert.CollectT) { require.Contains(c, e.log(e.bolt), "match the same topics") })
+	ids := eventIDs(20)
+	e.bulk(d, "orders.placed", ids)
+	e.settled()
+	for _, id := range ids {
+		require.Equal(t, 2, apart.times(id), id)
+		require.Equal(t, 1, shared.times(id), id)
+	}
 }

@@ -52,7 +52,7 @@ type pubSub struct {
 	metrics *metrics.Publisher
 
 	mu            sync.Mutex
-	subscriptions map[pubsub.Subscription]struct{}
+	subscriptions map[pubsub.Subscription]pubsub.SubscribeOptions
 	paused        bool
 }
 
@@ -88,7 +88,7 @@ func (s *Server) openPubSub(ctx context.Context, c *call, properties map[string]
 	return &pubSub{
 		broker: broker, config: config, clock: s.opts.Clock, log: log,
 		metrics:       s.opts.Metrics.Publisher(config.Publisher.label(), config.Publisher.Bucket),
-		subscriptions: make(map[pubsub.Subscription]struct{}),
+		subscriptions: make(map[pubsub.Subscription]pubsub.SubscribeOptions),
 	}, nil
 }
 
@@ -275,11 +275,25 @@ func (p *pubSub) subscribe(ctx context.Context, instance, topic string, metadata
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.subscriptions[s] = struct{}{}
+	p.warnOverlap(opts)
+	p.subscriptions[s] = *opts
 	if p.paused {
 		s.Pause()
 	}
 	return s, config, nil
+}
+
+// warnOverlap says when a topic may match two subscriptions of one app that name it differently: they share its events, and
+// an app that has a handler for each may mean something else. It is called with p.mu held.
+func (p *pubSub) warnOverlap(opts *pubsub.SubscribeOptions) {
+	for _, other := range p.subscriptions {
+		overlap := pubsub.Matches(other.Topic, opts.Topic) || pubsub.Matches(opts.Topic, other.Topic)
+		if overlap && other.Topic != opts.Topic && other.Group == opts.Group {
+			p.log.Warn("two subscriptions of one consumer group match the same topics: each event goes to one of them; a consumerID in a subscription's metadata makes it a group of its own",
+				"group", opts.Group, "topic", opts.Topic, "other", other.Topic)
+			return
+		}
+	}
 }
 
 func (p *pubSub) unsubscribe(s pubsub.Subscription) {
