@@ -151,12 +151,28 @@ func (m *machine) faultOfSettle() {
 	m.eventually(func() bool { return !m.faults.pending("Settle", s.group.name) }, "what groups were told is written down")
 }
 
-// pass lets the time go by after which a broker tries again what has failed.
+// pass lets the time go by after which a broker tries again what has failed, and what falls due meanwhile be promoted:
+// what a test does next comes after that.
 func (m *machine) pass() {
-	if m.faults.recovering() {
-		m.b.clock.Advance(time.Second)
-		m.promoteDue()
+	if !m.tick() {
+		return
 	}
+	m.atOnce(func() bool {
+		if m.faults.pending("Promote", "") {
+			m.tick()
+		}
+		return m.promoted()
+	}, "what is due is promoted")
+}
+
+// tick reports whether there is anything to try again.
+func (m *machine) tick() bool {
+	if !m.faults.recovering() {
+		return false
+	}
+	m.b.clock.Advance(time.Second)
+	m.promoteDue()
+	return true
 }
 
 func (m *machine) subscribed(opts pubsub.SubscribeOptions) pubsub.Subscription {

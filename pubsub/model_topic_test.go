@@ -116,9 +116,11 @@ func (m *machine) advance(d time.Duration) {
 
 func (m *machine) promote() {
 	m.promoteDue()
-	m.eventually(func() bool { return m.stats().Delayed == uint64(len(m.delayed)) }, "what is due is promoted")
+	m.eventually(m.promoted, "what is due is promoted")
 	require.Empty(m.t, m.engine.late())
 }
+
+func (m *machine) promoted() bool { return m.stats().Delayed == uint64(len(m.delayed)) }
 
 func (m *machine) promoteDue() {
 	slices.SortStableFunc(m.delayed, func(a, b *modelEvent) int { return a.deliverAt.Compare(b.deliverAt) })
