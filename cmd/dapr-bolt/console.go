@@ -77,7 +77,7 @@ func (c *cli) consoleTokenFile() string {
 // serveHTTP serves health, metrics and the console.
 func (c *cli) serveHTTP(ctx context.Context, p *process, service *admin.Service) error {
 	registry, err := admin.NewRegistry(admin.RegistryOptions{
-		Databases: p.databases, Metrics: p.metrics, Ready: p.ready, Version: version(),
+		Databases: p.databases, Metrics: p.metrics, Health: p.checkHealth, Version: version(),
 		Limits: func() []metrics.Limit {
 			if server := p.component.Load(); server != nil {
 				return server.Limits()

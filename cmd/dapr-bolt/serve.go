@@ -308,11 +308,16 @@ func (p *process) stopParts(ctx context.Context) (err error) {
 	}
 }
 
-// ready reports whether sidecars are served and what they write is kept.
-func (p *process) ready(ctx context.Context) error {
+// checkHealth reports whether sidecars are served and what they write is kept.
+func (p *process) checkHealth(ctx context.Context) databases.Health {
 	server := p.component.Load()
 	if server == nil {
-		return errors.New("the component's socket is not served yet")
+		return databases.Health{Err: errors.New("the component's socket is not served yet")}
 	}
-	return errors.Join(server.Ready(), p.databases.Ready(ctx))
+	h := p.databases.Health(ctx)
+	h.Err = errors.Join(server.Ready(), h.Err)
+	return h
 }
+
+// ready returns what checkHealth has found wrong.
+func (p *process) ready(ctx context.Context) error { return p.checkHealth(ctx).Err }

@@ -49,7 +49,11 @@ func rules(t *testing.T) (all []rule) {
 	var file struct{ Groups []struct{ Rules []rule } }
 	require.NoError(t, yaml.Unmarshal(raw, &file))
 	for _, g := range file.Groups {
-		all = append(all, g.Rules...)
+		for _, r := range g.Rules {
+			if r.Alert != "" { // else it records what an alert goes by
+				all = append(all, r)
+			}
+		}
 	}
 	require.NotEmpty(t, all)
 	return all

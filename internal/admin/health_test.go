@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -38,7 +39,7 @@ func TestHealth(t *testing.T) {
 	d.next(sub).Nack("again")
 	d.next(sub)
 	var problem error
-	registry := newRegistry(t, d, func(context.Context) error { return problem })
+	registry := newRegistry(t, d, func() databases.Health { return databases.Health{Err: problem} })
 	h, err := ListenHealth(t.Context(), HealthOptions{
 		Addr: "127.0.0.1:0", Ready: func(context.Context) error { return problem }, Metrics: registry,
 	})

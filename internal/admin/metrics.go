@@ -80,8 +80,8 @@ type RegistryOptions struct {
 	Databases *databases.Manager
 	// Metrics are the instruments that the process writes to. Required.
 	Metrics *metrics.Metrics
-	// Ready says what keeps the process from serving, or nil. Required.
-	Ready func(ctx context.Context) error
+	// Health says how servers and files are, and what keeps the process from serving. Required.
+	Health func(ctx context.Context) databases.Health
 	// Limits returns what the component's clients use of its limits. Required.
 	Limits func() []metrics.Limit
 	// Version of this build.
@@ -134,10 +134,7 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout*3/4)
 	defer cancel()
 	var asking sync.WaitGroup
-	asking.Go(func() { out <- gauge(ready, oneIf(c.opts.Ready(ctx) == nil)) })
-	asking.Go(func() {
-		collectServers(out, c.opts.Databases.EtcdServers(ctx), c.opts.Databases.Streams(ctx))
-	})
+	asking.Go(func() { collectHealth(out, c.opts.Health(ctx)) })
 	defer asking.Wait()
 
 	available, size, err := c.opts.Databases.Disk()
@@ -183,8 +180,9 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-func collectServers(out chan<- prometheus.Metric, etcd []databases.EtcdServer, streams []databases.Stream) {
-	for _, s := range etcd {
+func collectHealth(out chan<- prometheus.Metric, h databases.Health) {
+	out <- gauge(ready, oneIf(h.Err == nil))
+	for _, s := range h.Etcd {
 		out <- gauge(etcdUp, oneIf(s.Err == nil), s.Endpoint)
 		if s.Err == nil {
 			out <- gauge(etcdAlarms, float64(len(s.Alarms)), s.Endpoint)
@@ -192,7 +190,7 @@ func collectServers(out chan<- prometheus.Metric, etcd []databases.EtcdServer, s
 			out <- gauge(etcdInUse, float64(s.InUse), s.Endpoint)
 		}
 	}
-	for _, s := range streams {
+	for _, s := range h.Streams {
 		out <- gauge(streamLeader, oneIf(s.Err == nil), s.Database, s.Bucket)
 		for name, up := range s.Servers {
 			out <- gauge(natsUp, oneIf(up), s.Database, s.Bucket, name)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -240,29 +239,6 @@ func (m *Manager) Backup(ctx context.Context, database, path string) error {
 		return err
 	}
 	return db.Backup(ctx, path)
-}
-
-// Ready returns nil if every open file can be written, and every cluster, else what is wrong with each that cannot.
-func (m *Manager) Ready(ctx context.Context) error {
-	files := m.files.made()
-	if len(files) == 0 {
-		return errors.New("no database is open")
-	}
-	var errs []error
-	for ns, b := range m.natsBrokers.made() {
-		if err := b.Ready(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("database %s, bucket %s: %w", ns.database, ns.bucket, err))
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := files[name].Ready(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("database %s: %w", name, err))
-		}
-	}
-	for _, cluster := range m.clusters.made() {
-		errs = append(errs, cluster.Ready(ctx))
-	}
-	return errors.Join(errs...)
 }
 
 // Limits says what is used of --max-databases and --max-pending-bytes.

@@ -227,7 +227,7 @@ func TestOpeningOneDatabaseHoldsUpNoOther(t *testing.T) {
 	<-entered
 
 	require.NoError(t, m.OpenDatabase(t.Context(), "fast"))
-	require.NoError(t, m.Ready(t.Context()))
+	require.NoError(t, m.Health(t.Context()).Err)
 	impatient, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, m.OpenDatabase(impatient, "slow"), context.Canceled)
@@ -239,11 +239,11 @@ func TestOpeningOneDatabaseHoldsUpNoOther(t *testing.T) {
 
 func TestReady(t *testing.T) {
 	m := open(t, t.TempDir())
-	require.ErrorContains(t, m.Ready(t.Context()), "no database is open")
+	require.ErrorContains(t, m.Health(t.Context()).Err, "no database is open")
 	require.NoError(t, m.OpenDatabase(t.Context(), "dapr"))
-	require.NoError(t, m.Ready(t.Context()))
+	require.NoError(t, m.Health(t.Context()).Err)
 	require.NoError(t, m.files.made()["dapr"].Close())
-	require.ErrorContains(t, m.Ready(t.Context()), "database dapr: the database is closed")
+	require.ErrorContains(t, m.Health(t.Context()).Err, "database dapr: the database is closed")
 }
 
 func TestDatabases(t *testing.T) {

@@ -2,6 +2,10 @@ package databases
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
@@ -11,29 +15,6 @@ import (
 // EtcdServer says how a server of etcd is.
 type EtcdServer = etcdengine.Server
 
-// EtcdServers asks every etcd server that sidecars of this process use how it is.
-func (m *Manager) EtcdServers(ctx context.Context) []EtcdServer {
-	var mu sync.Mutex
-	var all []EtcdServer
-	seen := map[string]bool{} // several components may name one
-	var group sync.WaitGroup
-	for _, c := range m.clusters.made() {
-		group.Go(func() {
-			found := c.Servers(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			for _, s := range found {
-				if !seen[s.Endpoint] {
-					seen[s.Endpoint] = true
-					all = append(all, s)
-				}
-			}
-		})
-	}
-	group.Wait()
-	return all
-}
-
 // Stream is that of a bucket of events on NATS.
 type Stream struct {
 	Database, Bucket string
@@ -42,25 +23,59 @@ type Stream struct {
 	Err     error
 }
 
-// Streams asks for the servers of every stream that sidecars of this process use.
-func (m *Manager) Streams(ctx context.Context) []Stream {
+// Health is whether what sidecars of this process use can be read and written.
+type Health struct {
+	// Etcd has every server once, though several components may name it, and Streams every stream by its name.
+	Etcd    []EtcdServer
+	Streams []Stream
+	// Err says what is wrong with each file that cannot be written and each cluster that does not serve, or is nil.
+	Err error
+}
+
+// Health asks every server how it is, all at once, and every open file.
+func (m *Manager) Health(ctx context.Context) Health {
+	files := m.files.made()
+	if len(files) == 0 {
+		return Health{Err: errors.New("no database is open")}
+	}
+	var h Health
 	var mu sync.Mutex
-	var all []Stream
-	seen := map[namespace]bool{}
-	var group sync.WaitGroup
+	seen := map[any]bool{}
+	var asking sync.WaitGroup
 	for ns, b := range m.natsBrokers.made() {
-		name := namespace{servers.Label("nats", ns.at.Prefix, ns.database), ns.bucket}
-		if seen[name] {
-			continue // of another cluster, by the same name
-		}
-		seen[name] = true
-		group.Go(func() {
+		asking.Go(func() {
 			found, err := b.Servers(ctx)
 			mu.Lock()
 			defer mu.Unlock()
-			all = append(all, Stream{Database: name.database, Bucket: name.bucket, Servers: found, Err: err})
+			s := Stream{Database: servers.Label("nats", ns.at.Prefix, ns.database), Bucket: ns.bucket, Servers: found, Err: err}
+			if err != nil {
+				h.Err = errors.Join(h.Err, fmt.Errorf("database %s, bucket %s: %w", s.Database, s.Bucket, err))
+			}
+			if name := (namespace{s.Database, s.Bucket}); !seen[name] { // else it is of another cluster, by the same name
+				seen[name] = true
+				h.Streams = append(h.Streams, s)
+			}
 		})
 	}
-	group.Wait()
-	return all
+	for _, c := range m.clusters.made() {
+		asking.Go(func() {
+			found, err := c.Health(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			h.Err = errors.Join(h.Err, err)
+			for _, s := range found {
+				if !seen[s.Endpoint] {
+					seen[s.Endpoint] = true
+					h.Etcd = append(h.Etcd, s)
+				}
+			}
+		})
+	}
+	asking.Wait()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := files[name].Ready(ctx); err != nil {
+			h.Err = errors.Join(h.Err, fmt.Errorf("database %s: %w", name, err))
+		}
+	}
+	return h
 }

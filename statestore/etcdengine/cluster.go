@@ -246,21 +246,26 @@ func (c *Cluster) probeBytes(ctx context.Context, client *clientv3.Client, n int
 	return c.config.explain(err)
 }
 
-// Ready returns nil if the cluster can be read and written, else what is wrong, with the servers that cannot be reached.
-func (c *Cluster) Ready(ctx context.Context) error {
+// Health asks every server how it is. The error is nil if the cluster can be read and written, else it says what is wrong, with
+// the servers that cannot be reached.
+func (c *Cluster) Health(ctx context.Context) ([]Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.RequestTimeout)
 	defer cancel()
-	_, err := c.client.Get(ctx, c.probeKey(), clientv3.WithCountOnly())
-	errs := make([]error, len(c.config.Endpoints))
-	for i, s := range c.Servers(context.WithoutCancel(ctx)) {
+	var err error
+	var reading sync.WaitGroup
+	reading.Go(func() { _, err = c.client.Get(ctx, c.probeKey(), clientv3.WithCountOnly()) })
+	all := c.servers(context.WithoutCancel(ctx))
+	reading.Wait()
+	errs := make([]error, len(all))
+	for i, s := range all {
 		if errs[i] = s.Err; len(s.Alarms) > 0 {
 			errs[i] = fmt.Errorf("%w: %s", errAlarm, strings.Join(s.Alarms, ", "))
 		}
 	}
-	if all := errors.Join(errs...); err == nil && !errors.Is(all, errAlarm) {
-		return nil // one server may be lost
+	if err == nil && !errors.Is(errors.Join(errs...), errAlarm) {
+		return all, nil // one server may be lost
 	}
-	return fmt.Errorf("etcd: %w", errors.Join(unreachable(c.config.Endpoints, errs), wrap(err)))
+	return all, fmt.Errorf("etcd: %w", errors.Join(unreachable(c.config.Endpoints, errs), wrap(err)))
 }
 
 // Server says how a server of the cluster is.
@@ -274,8 +279,8 @@ type Server struct {
 	Size, InUse int64
 }
 
-// Servers asks every server how it is. They have a second to answer.
-func (c *Cluster) Servers(ctx context.Context) []Server {
+// servers asks every server how it is. They have a second to answer.
+func (c *Cluster) servers(ctx context.Context) []Server {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	all := make([]Server, len(c.config.Endpoints))
