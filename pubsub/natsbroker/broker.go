@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/throttled"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -141,6 +141,10 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		return nil, fmt.Errorf("nats %s: %w", opts.URL, err)
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
+	if _, err := b.nc.Subscribe(b.layout.asking, b.answerConsumes); err != nil {
+		b.nc.Close()
+		return nil, fmt.Errorf("nats %s: %w", opts.URL, err)
+	}
 	b.working.Go(b.watch)
 	for range publishers {
 		b.working.Go(b.publishLoop)
@@ -155,16 +159,20 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 func (b *Broker) connect(ctx context.Context) (err error) {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
+	var told throttled.Log // by nats.ErrorHandler, of which one runs at a time
 	options := []nats.Option{
 		nats.Name("dapr-bolt"),
 		nats.Timeout(requestTimeout),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // a server that refuses us now may take us when its configuration is mended
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectBufSize(-1), // what cannot be sent fails at once, and is sent again
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			b.log.Warn("nats", "error", err)
+			if more, may := told.Allow(b.clock.Now(), time.Minute); may {
+				b.log.Warn("nats", "error", err, "suppressed", more)
+			}
 		}),
 	}
 	switch {
@@ -198,24 +206,6 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 		err = fmt.Errorf("stream %s: %w", b.layout.stream, pubsub.ErrUnfinishedCopy)
 	}
 	return err
-}
-
-// Ready returns nil if the servers answer, else what is wrong and with which of them.
-func (b *Broker) Ready(ctx context.Context) error {
-	servers, err := b.Servers(ctx)
-	if err != nil {
-		return err
-	}
-	var away []string
-	for _, name := range slices.Sorted(maps.Keys(servers)) {
-		if !servers[name] {
-			away = append(away, name)
-		}
-	}
-	if len(away) > 0 {
-		b.log.Warn("a server of the stream is away", "stream", b.layout.stream, "servers", strings.Join(away, ", "))
-	}
-	return nil
 }
 
 // Servers returns by name whether each server that has the stream is there, as the stream's leader says. There are none by
@@ -299,8 +289,13 @@ func (b *Broker) keepInFlight() {
 		all := slices.Collect(maps.Keys(b.inFlight))
 		b.mu.Unlock()
 		for _, d := range all {
+			now, lost := b.clock.Now(), b.isLost(d)
 			// An error means that there is no connection, which is told where it matters.
-			_ = b.nc.Publish(d.reply, []byte("+WPI"))
+			if err := b.nc.Publish(d.reply, []byte("+WPI")); err == nil && !lost {
+				b.mu.Lock()
+				d.heard = now
+				b.mu.Unlock()
+			}
 		}
 	}
 }

@@ -94,6 +94,13 @@ func (s *subscription) feed(c consumer) {
 		err := error(nil)
 		if from == nil {
 			from, err = b.open(s.ctx, c)
+			if errors.Is(err, pubsub.ErrNotFound) {
+				// The group was removed just as the stream was opened: it begins anew.
+				err = b.boundedly(s.ctx, func(ctx context.Context) error { return b.ensureOwed(ctx, s.opts) })
+				if err == nil {
+					continue
+				}
+			}
 		}
 		if err == nil {
 			var batch jetstream.MessageBatch
@@ -165,6 +172,7 @@ func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *deliver
 	d.Event = eventOf(c.topic, meta.Sequence.Stream, m.Headers(), m.Data())
 	d.history = givenHistory(m.Headers())
 	b.mu.Lock()
+	d.heard = b.clock.Now()
 	b.inFlight[d] = struct{}{}
 	b.mu.Unlock()
 	if meta.NumDelivered > 1 {
@@ -194,7 +202,9 @@ func (b *Broker) readHistory(d *delivery) error {
 		return err
 	}
 	d.historySequence = found.Sequence
-	return json.Unmarshal(found.Data, &d.history)
+	// What cannot be read counts as no history: the event must not wait for ever.
+	_ = json.Unmarshal(found.Data, &d.history)
+	return nil
 }
 
 // isAged reports whether an event is older than its topic keeps it. Who redrives an event wants it delivered.

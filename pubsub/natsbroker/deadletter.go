@@ -131,37 +131,41 @@ func (b *Broker) Purge(ctx context.Context, ids []uint64) (n int, err error) {
 // takeAll takes dead letters, each once whoever else tries, and stores instead what with returns. taken gets those that
 // this call took.
 func (b *Broker) takeAll(ctx context.Context, ids []uint64, with func(*pubsub.DeadLetter) ([]*nats.Msg, bool), taken func(pubsub.DeadLetter)) error {
-	ctx, cancel := b.bounded(ctx)
-	defer cancel()
 	for _, id := range ids {
-		d, subject, err := b.readDeadLetter(ctx, id)
-		if errors.Is(err, pubsub.ErrNotFound) {
-			continue
-		}
-		if err != nil {
+		if err := b.boundedly(ctx, func(ctx context.Context) error { return b.takeDeadLetter(ctx, id, with, taken) }); err != nil {
 			return err
 		}
-		instead, may := with(&d)
-		if !may {
-			continue
-		}
-		// The mark takes the dead letter's place, if that is there, and says who did it.
-		mark := nuid.Next()
-		ours, err := b.takeOnce(ctx, subject, mark, func() []*nats.Msg {
-			return append([]*nats.Msg{{Subject: subject, Data: []byte(mark), Header: nats.Header{
-				headerExpected: {sequenceText(id)}, headerRollup: {"sub"}, headerTTL: {markFor},
-			}}}, instead...)
-		}, id)
-		if err != nil {
-			return err
-		}
-		if ours {
-			taken(d)
-			// It would end by itself; until then it would be counted.
-			if err := b.purge(ctx, subject, 0); err != nil {
-				b.logFailure("the mark of a dead letter that was taken stays until it ends", err, "id", id)
-			}
-		}
+	}
+	return nil
+}
+
+// takeDeadLetter is takeAll for one.
+func (b *Broker) takeDeadLetter(ctx context.Context, id uint64, with func(*pubsub.DeadLetter) ([]*nats.Msg, bool), taken func(pubsub.DeadLetter)) error {
+	d, subject, err := b.readDeadLetter(ctx, id)
+	if errors.Is(err, pubsub.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	instead, may := with(&d)
+	if !may {
+		return nil
+	}
+	// The mark takes the dead letter's place, if that is there, and says who did it.
+	mark := nuid.Next()
+	ours, err := b.takeOnce(ctx, subject, mark, func() []*nats.Msg {
+		return append([]*nats.Msg{{Subject: subject, Data: []byte(mark), Header: nats.Header{
+			headerExpected: {sequenceText(id)}, headerRollup: {"sub"}, headerTTL: {markFor},
+		}}}, instead...)
+	}, id)
+	if err != nil || !ours {
+		return err
+	}
+	taken(d)
+	// It would end by itself; until then it would be counted.
+	if err := b.purge(ctx, subject, 0); err != nil {
+		b.logFailure("the mark of a dead letter that was taken stays until it ends", err, "id", id)
 	}
 	return nil
 }
@@ -179,9 +183,7 @@ func (b *Broker) takeOnce(ctx context.Context, subject, mark string, messages fu
 		case found == nil || found.Sequence != id:
 			return found != nil && string(found.Data) == mark, nil
 		}
-		select {
-		case <-b.clock.After(retryPause):
-		case <-ctx.Done():
+		if !b.pauseRetry(ctx) {
 			return false, ctx.Err()
 		}
 	}

@@ -25,6 +25,8 @@ type delivery struct {
 	known           bool
 	history         historyRecord
 	historySequence uint64
+	// heard is when the server heard last that the event is in flight. The broker's lock guards it.
+	heard time.Time
 
 	// The stream's lock guards the rest. since is when Next returned the delivery; ctx is nil until somebody asks for it.
 	since  time.Time
@@ -80,9 +82,13 @@ func (d *delivery) deadSubject() string {
 	return d.broker.layout.subject("x", d.group(), sequenceText(d.Event.Sequence))
 }
 
-// settle tells the servers what became of a delivery, on a goroutine: no more than a stream may have in flight.
+// settle tells the servers what became of a delivery: on a goroutine, no more than a stream may have in flight, or at once for
+// the maintainer.
 func (b *Broker) settle(d *delivery, s pubsub.Settlement) {
 	b.settling(d, func(ctx context.Context) error {
+		if s.Outcome != pubsub.Acked && b.isLost(d) {
+			return nil
+		}
 		switch s.Outcome {
 		case pubsub.Retried:
 			stored, err := b.storeHistory(ctx, d, historyRecord{History: s.History, Due: s.Due, Reply: d.reply})
@@ -110,16 +116,21 @@ func (b *Broker) settle(d *delivery, s pubsub.Settlement) {
 }
 
 // putBack returns an event at once, uncounted.
-func (b *Broker) putBack(d *delivery) { b.delay(d, 0) }
+func (b *Broker) putBack(d *delivery) {
+	b.settling(d, func(ctx context.Context) error { return b.confirm(ctx, d, nak(0)) })
+}
 
-// delay returns an event, uncounted.
-func (b *Broker) delay(d *delivery, wait time.Duration) {
-	b.settling(d, func(ctx context.Context) error { return b.confirm(ctx, d, nak(wait)) })
+// isLost reports whether the server has given the event to somebody else, whose word counts: this process was stopped, or cut
+// off, for too long.
+func (b *Broker) isLost(d *delivery) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.clock.Since(d.heard) > serverAckWait
 }
 
 // settling runs what ends a delivery, and takes it out of flight then.
 func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
-	b.consuming.Go(func() {
+	settle := func() {
 		// Beyond that, the server gives the event to somebody else, and so may we.
 		ctx, cancel := context.WithTimeout(b.ctx, max(b.opts.Timeout, serverAckWait))
 		defer cancel()
@@ -133,7 +144,12 @@ func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
 			d.stream.settled()
 			d.stream.mu.Unlock()
 		}
-	})
+	}
+	if d.stream == nil {
+		settle()
+		return
+	}
+	b.consuming.Go(settle)
 }
 
 const ackText = "+ACK"
@@ -200,13 +216,11 @@ func (b *Broker) storeOnce(ctx context.Context, d *delivery, text string, messag
 		case found != nil && string(found.Data) == text:
 			d.historySequence = found.Sequence
 			return true, nil
-		case found != nil && found.Sequence != d.historySequence:
+		case found != nil && found.Sequence != d.historySequence, found == nil && d.historySequence > 0:
 			return false, nil
 		}
 		// A message of a batch is on its way in.
-		select {
-		case <-b.clock.After(retryPause):
-		case <-ctx.Done():
+		if !b.pauseRetry(ctx) {
 			return false, ctx.Err()
 		}
 	}

@@ -87,7 +87,7 @@ func (b *Broker) Consumers(topic string) (all []pubsub.Consumer) {
 	streams := slices.Collect(maps.Keys(b.streams))
 	b.mu.Unlock()
 	for _, s := range streams {
-		if s.opts.Topic != topic && !(pubsub.IsPattern(s.opts.Topic) && pubsub.Matches(s.opts.Topic, topic)) {
+		if !s.consumes(topic) {
 			continue
 		}
 		s.mu.Lock()

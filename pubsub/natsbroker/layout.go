@@ -37,10 +37,13 @@ const (
 //	x.G.sequence      dead letters of that event
 //	i                 what the bucket is an unfinished copy of
 //	l                 whose turn it is to clean up
-type layout struct{ stream, root string }
+//
+// On the subject asking, which the stream does not store, processes ask each other who consumes what.
+type layout struct{ stream, root, asking string }
 
 func newLayout(prefix, bucket string) layout {
-	return layout{stream: prefix + "=" + bucket, root: prefix + "." + bucket + "."}
+	asking := prefix + "." + bucket
+	return layout{stream: prefix + "=" + bucket, root: asking + ".", asking: asking}
 }
 
 func (l layout) subject(parts ...string) string { return l.root + strings.Join(parts, ".") }

@@ -44,21 +44,7 @@ func (b *Broker) waitForRest(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	b.mu.Lock()
-	topics := slices.Collect(maps.Values(b.topics))
-	b.mu.Unlock()
-	for _, t := range topics {
-		_, groups, err := b.topic(t.Topic)
-		if err != nil {
-			return err
-		}
-		for _, g := range groups {
-			if err := b.refuseConsumed(ctx, t, g); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return b.refuseConsumed(ctx, "", "")
 }
 
 // messages are those of a subject after a sequence. It ends with an error, if any.

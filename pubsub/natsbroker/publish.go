@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,8 @@ const (
 type publish struct {
 	events []*newEvent
 	done   chan error
+	// failed is why the last try was not confirmed.
+	failed atomic.Pointer[error]
 }
 
 // newEvent is stored with its key, unless that is there already.
@@ -94,7 +97,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []pubsub.Me
 	select {
 	case err = <-p.done:
 	case <-ctx.Done():
-		err = ctx.Err()
+		if err = ctx.Err(); p.failed.Load() != nil {
+			err = fmt.Errorf("%w; the last try: %v", err, *p.failed.Load())
+		}
 	case <-b.ctx.Done():
 		err = pubsub.ErrClosed
 	}
@@ -212,6 +217,9 @@ func (b *Broker) commit(batch []*publish) error {
 			return nil
 		case !errors.Is(err, errConflict) && isRefusal(err), ctx.Err() != nil:
 			return err
+		}
+		for _, p := range batch {
+			p.failed.Store(&err)
 		}
 		// Somebody else's, or our own from a try that was not confirmed: both are stored.
 		if left, err = b.unknown(ctx, left); err != nil || tries > 0 {

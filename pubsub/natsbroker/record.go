@@ -51,8 +51,7 @@ func (b *Broker) watch() {
 				select {
 				case <-watching.Closed():
 				case <-b.ctx.Done():
-					watching.Stop()
-					return
+					return // it ends with the connection: Stop would wait for servers that are away
 				}
 			}
 		}
@@ -96,6 +95,13 @@ func (b *Broker) learn(subject string, data []byte) {
 		}
 		if r.Removed {
 			delete(b.topics, r.Topic)
+			delete(b.warned, r.Topic)
+			b.counting.Lock()
+			defer b.counting.Unlock()
+			delete(b.topicCounts, r.Topic)
+			for _, g := range b.groups {
+				delete(b.groupCounts, groupHash(r.Topic, g.Group))
+			}
 			return
 		}
 		b.topics[r.Topic] = r
@@ -106,6 +112,11 @@ func (b *Broker) learn(subject string, data []byte) {
 		var r groupRecord
 		if json.Unmarshal(data, &r) == nil {
 			b.groups[parts[1]] = r
+		}
+		if r.Removed {
+			b.counting.Lock()
+			defer b.counting.Unlock()
+			delete(b.groupCounts, parts[1])
 		}
 	}
 }
@@ -228,8 +239,8 @@ func (b *Broker) update(ctx context.Context, subject string, change func(data []
 					headerExpected: {sequenceText(expected)}, headerRollup: {"sub"},
 				}})
 			})
-			if errors.Is(err, errConflict) && ctx.Err() == nil {
-				continue // somebody else's, or our own from a try that was not confirmed
+			if errors.Is(err, errConflict) && b.pauseRetry(ctx) {
+				continue // somebody else's, our own from a try that was not confirmed, or one on its way in
 			}
 		}
 		if err == nil {

@@ -2,11 +2,14 @@ package natsbroker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
@@ -36,16 +39,15 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	switch {
 	case pattern != "":
 		return invalid.New("topic", topic, fmt.Sprintf("with engine nats, the pattern %q by which group %q consumes it", pattern, group))
-	case !there || record.Removed:
+	case !there:
 		return pubsub.ErrNotFound
 	}
-	for _, t := range consumed {
-		if err := b.refuseConsumed(ctx, t, record); err != nil {
-			return err
-		}
+	if err := b.refuseConsumed(ctx, topic, group); err != nil {
+		return err
 	}
+	wasRemoved := record.Removed // but not all of it, if that was cut off
 	record.Removed = true
-	if err := b.update(ctx, b.layout.subject("g", groupHash(topic, group)), func([]byte) (any, error) { return record, nil }); err != nil {
+	if err := b.markRemoved(ctx, b.layout.subject("g", groupHash(topic, group)), record); err != nil {
 		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, err)
 	}
 	var all error
@@ -61,31 +63,62 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	if all != nil {
 		return fmt.Errorf("remove group %q from topic %q: %w", group, topic, all)
 	}
-	return nil
-}
-
-// refuseConsumed returns an invalid.Error if any process consumes the group's events of a topic.
-func (b *Broker) refuseConsumed(ctx context.Context, t topicRecord, g groupRecord) error {
-	for _, c := range consumersOf(t, g.Group, g.Ordered) {
-		info, err := b.info(ctx, c)
-		if err != nil {
-			return fmt.Errorf("group %q of topic %q: %w", g.Group, t.Topic, err)
-		}
-		if info != nil && info.NumWaiting > 0 {
-			return invalid.New("group", g.Group, "a group that has no live stream on the topic; stop its app first")
-		}
+	if wasRemoved {
+		return pubsub.ErrNotFound
 	}
 	return nil
 }
 
-// forgetGroup removes what a group is owed of a topic.
+// consumers is the question for the streams on a topic, or on patterns that match it; empty: on any. Group is likewise.
+type consumers struct{ Topic, Group string }
+
+// answerFor is how long processes have to say that they consume something.
+const answerFor = time.Second
+
+// refuseConsumed returns an invalid.Error if any process has a stream, full or paused as it may be, on the topic of the group.
+// Either may be empty: any.
+func (b *Broker) refuseConsumed(ctx context.Context, topic, group string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerFor)
+	defer cancel()
+	m, err := b.nc.RequestWithContext(ctx, b.layout.asking, []byte(marshal(consumers{topic, group})))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	var have consumers
+	if err == nil {
+		err = json.Unmarshal(m.Data, &have)
+	}
+	if err != nil {
+		return fmt.Errorf("ask who consumes: %w", err)
+	}
+	return invalid.New("group", have.Group, fmt.Sprintf("a group that has no live stream on topic %q; stop its app first", have.Topic))
+}
+
+// answerConsumes answers another process that asks for streams, if there are.
+func (b *Broker) answerConsumes(m *nats.Msg) {
+	var about consumers
+	if json.Unmarshal(m.Data, &about) != nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.streams {
+		if (about.Topic == "" || s.consumes(about.Topic)) && (about.Group == "" || s.opts.Group == about.Group) {
+			// An error means that there is no connection: nobody hears anything.
+			_ = m.Respond([]byte(marshal(consumers{s.opts.Topic, s.opts.Group})))
+			return
+		}
+	}
+}
+
+// forgetGroup removes what a group is owed of a topic. Dead letters go first: what is redriven meanwhile goes as well.
 func (b *Broker) forgetGroup(ctx context.Context, t topicRecord, g groupRecord) (all error) {
 	for _, c := range consumersOf(t, g.Group, g.Ordered) {
 		if err := b.stream.DeleteConsumer(ctx, c.name()); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			all = errors.Join(all, err)
 		}
 	}
-	for _, kind := range []string{"r", "h", "x"} {
+	for _, kind := range []string{"x", "r", "h"} {
 		all = errors.Join(all, b.purge(ctx, b.layout.subject(kind, groupHash(t.Topic, g.Group), "*"), 0))
 	}
 	return all
@@ -99,41 +132,35 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 	if err != nil {
 		return fmt.Errorf("remove topic: %w", err)
 	}
-	if err := b.refuseTopic(ctx, t, groups); err != nil {
+	if err := b.refuseConsumed(ctx, topic, ""); err != nil {
 		return err
 	}
-	all := b.markRemoved(ctx, b.layout.subject("t", hash(topic)), func() any { return topicRecord{Topic: topic, Removed: true} })
+	return b.removeTopic(ctx, t, groups)
+}
+
+// removeTopic removes the topic's name last: what is cut off before can be done again.
+func (b *Broker) removeTopic(ctx context.Context, t topicRecord, groups []groupRecord) (all error) {
 	for _, g := range groups {
-		if g.Topic == topic {
+		if g.Topic == t.Topic && !g.Removed {
 			g.Removed = true
-			all = errors.Join(all, b.markRemoved(ctx, b.layout.subject("g", groupHash(topic, g.Group)), func() any { return g }))
+			all = errors.Join(all, b.markRemoved(ctx, b.layout.subject("g", groupHash(t.Topic, g.Group)), g))
 		}
 		all = errors.Join(all, b.forgetGroup(ctx, t, g))
 	}
 	for _, kind := range []string{"e", "s"} {
-		all = errors.Join(all, b.purge(ctx, b.layout.subject(kind, hash(topic), "*"), 0))
+		all = errors.Join(all, b.purge(ctx, b.layout.subject(kind, hash(t.Topic), "*"), 0))
+	}
+	if all == nil {
+		all = b.markRemoved(ctx, b.layout.subject("t", hash(t.Topic)), topicRecord{Topic: t.Topic, Removed: true})
 	}
 	if all != nil {
-		return fmt.Errorf("remove topic %q: %w", topic, all)
+		return fmt.Errorf("remove topic %q: %w", t.Topic, all)
 	}
 	return nil
 }
 
-func (b *Broker) markRemoved(ctx context.Context, subject string, record func() any) error {
-	return b.update(ctx, subject, func([]byte) (any, error) { return record(), nil })
-}
-
-// refuseTopic returns an invalid.Error if somebody consumes the topic.
-func (b *Broker) refuseTopic(ctx context.Context, t topicRecord, groups []groupRecord) error {
-	for _, g := range groups {
-		if err := b.refuseConsumed(ctx, t, g); err != nil {
-			return err
-		}
-	}
-	if consumers := b.Consumers(t.Topic); len(consumers) > 0 {
-		return invalid.New("topic", t.Topic, fmt.Sprintf("a topic that nobody consumes; stop the app of group %q first", consumers[0].Group))
-	}
-	return nil
+func (b *Broker) markRemoved(ctx context.Context, subject string, record any) error {
+	return b.update(ctx, subject, func([]byte) (any, error) { return record, nil })
 }
 
 // Clear implements pubsub.Inspector. What was removed leaves a short record of its name.
@@ -141,28 +168,26 @@ func (b *Broker) Clear(ctx context.Context) error {
 	b.mu.Lock()
 	topics, groups := slices.Collect(maps.Values(b.topics)), maps.Clone(b.groups)
 	b.mu.Unlock()
-	bounded, cancel := b.bounded(ctx)
-	defer cancel()
-	for _, t := range topics {
-		_, of, err := b.topic(t.Topic)
-		if err == nil {
-			err = b.refuseTopic(bounded, t, of)
-		}
-		if err != nil && !errors.Is(err, pubsub.ErrNotFound) {
-			return err
-		}
+	if err := b.refuseConsumed(ctx, "", ""); err != nil {
+		return err
 	}
 	for _, t := range topics {
-		if err := b.RemoveTopic(ctx, t.Topic); err != nil && !errors.Is(err, pubsub.ErrNotFound) {
-			return err
+		if err := b.boundedly(ctx, func(ctx context.Context) error {
+			_, of, err := b.topic(t.Topic)
+			if errors.Is(err, pubsub.ErrNotFound) {
+				return nil // it was removed meanwhile
+			}
+			return errors.Join(err, b.removeTopic(ctx, t, of))
+		}); err != nil {
+			return fmt.Errorf("clear: %w", err)
 		}
 	}
 	for name, g := range groups {
 		if g.Removed = true; pubsub.IsPattern(g.Topic) {
-			if err := b.markRemoved(bounded, b.layout.subject("g", name), func() any { return g }); err != nil {
+			if err := b.boundedly(ctx, func(ctx context.Context) error { return b.markRemoved(ctx, b.layout.subject("g", name), g) }); err != nil {
 				return fmt.Errorf("clear: %w", err)
 			}
 		}
 	}
-	return b.purge(bounded, b.layout.subject("d", ">"), 0)
+	return b.boundedly(ctx, func(ctx context.Context) error { return b.purge(ctx, b.layout.subject("d", ">"), 0) })
 }

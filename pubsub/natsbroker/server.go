@@ -26,6 +26,8 @@ const (
 	codeWrongLastSequence   jetstream.ErrorCode = 10071
 	codeLastSequencePending jetstream.ErrorCode = 10164
 	codeNoMessage           jetstream.ErrorCode = 10037
+	// codeIncompleteBatch: another leader has a part of the batch, and stores none of it.
+	codeIncompleteBatch jetstream.ErrorCode = 10176
 )
 
 // errConflict: a message expected another sequence than there was.
@@ -51,7 +53,7 @@ func (b *Broker) store(ctx context.Context, messages ...*nats.Msg) error {
 // isRefusal reports whether an error is the server's last word.
 func isRefusal(err error) bool {
 	var refused *jetstream.APIError
-	return errors.As(err, &refused) && refused.Code < 500 && refused.Code != 429
+	return errors.As(err, &refused) && refused.Code < 500 && refused.Code != 429 && refused.ErrorCode != codeIncompleteBatch
 }
 
 // retry calls f until it succeeds, the server refuses it, or ctx ends.
@@ -61,17 +63,32 @@ func (b *Broker) retry(ctx context.Context, f func(ctx context.Context) error) e
 		if err == nil || errors.Is(err, errConflict) || isRefusal(err) {
 			return err
 		}
-		select {
-		case <-b.clock.After(retryPause):
-		case <-ctx.Done():
+		if !b.pauseRetry(ctx) {
 			return err
 		}
+	}
+}
+
+// pauseRetry waits before another try, and reports whether there is to be one.
+func (b *Broker) pauseRetry(ctx context.Context) bool {
+	select {
+	case <-b.clock.After(retryPause):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
 // bounded gives a call the time that it may take while no server answers.
 func (b *Broker) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, b.opts.Timeout)
+}
+
+// boundedly is bounded for one of several steps.
+func (b *Broker) boundedly(ctx context.Context, step func(ctx context.Context) error) error {
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	return step(ctx)
 }
 
 // stored is a message as the stream's leader has it.

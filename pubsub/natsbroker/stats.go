@@ -113,7 +113,7 @@ func (b *Broker) groupStats(ctx context.Context, t topicRecord, g groupRecord) (
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for s := range b.streams {
-		if s.opts.Group == g.Group && (s.opts.Topic == t.Topic || pubsub.Matches(s.opts.Topic, t.Topic)) {
+		if s.opts.Group == g.Group && s.consumes(t.Topic) {
 			stat.Streams++
 		}
 	}

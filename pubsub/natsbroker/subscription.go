@@ -47,12 +47,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts pubsub.SubscribeOptions) (p
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	if !pubsub.IsPattern(opts.Topic) {
-		if err := b.ensureTopic(ctx, topicRecord{Topic: opts.Topic}, false); err != nil {
-			return nil, err
-		}
-	}
-	if err := b.ensureGroup(ctx, opts); err != nil {
+	if err := b.ensureOwed(ctx, opts); err != nil {
 		return nil, err
 	}
 	s := &subscription{
@@ -78,9 +73,24 @@ func (b *Broker) Subscribe(ctx context.Context, opts pubsub.SubscribeOptions) (p
 	return s, nil
 }
 
+// ensureOwed makes sure that the group of a stream is owed what comes.
+func (b *Broker) ensureOwed(ctx context.Context, opts pubsub.SubscribeOptions) error {
+	if !pubsub.IsPattern(opts.Topic) {
+		if err := b.ensureTopic(ctx, topicRecord{Topic: opts.Topic}, false); err != nil {
+			return err
+		}
+	}
+	return b.ensureGroup(ctx, opts)
+}
+
+// consumes reports whether the stream is for a topic's events.
+func (s *subscription) consumes(topic string) bool {
+	return s.opts.Topic == topic || pubsub.IsPattern(s.opts.Topic) && pubsub.Matches(s.opts.Topic, topic)
+}
+
 // attach brings the stream its share of a topic. It is called with the broker's lock held.
 func (s *subscription) attach(topic topicRecord) {
-	if topic.Topic != s.opts.Topic && !(pubsub.IsPattern(s.opts.Topic) && pubsub.Matches(s.opts.Topic, topic.Topic)) {
+	if !s.consumes(topic.Topic) {
 		return
 	}
 	s.mu.Lock()

@@ -197,42 +197,44 @@ func (b *Broker) buryAged(ctx context.Context, t topicRecord, groups map[string]
 			continue // its consumers cannot be made yet
 		}
 		for _, c := range consumersOf(t, g.Group, g.Ordered) {
-			for {
-				buried, err := b.buryOne(ctx, c, before)
-				if err != nil {
-					return err
-				}
-				if !buried {
-					break
-				}
+			if aged, err := b.isHeadAged(ctx, c, before); err != nil {
+				return err
+			} else if !aged {
+				continue
+			}
+			from, err := b.open(ctx, c)
+			for buried := err == nil; buried && ctx.Err() == nil; {
+				buried, err = b.buryNext(from, c)
+			}
+			if err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-// buryOne buries a consumer's next event if it is too old.
-func (b *Broker) buryOne(ctx context.Context, c consumer, before time.Time) (bool, error) {
+// isHeadAged reports whether the first event that a consumer is not done with is too old.
+func (b *Broker) isHeadAged(ctx context.Context, c consumer, before time.Time) (bool, error) {
 	floor, err := b.floor(ctx, c)
 	if err != nil {
 		return false, err
 	}
-	aged := false
 	for _, subject := range b.subjects(c) {
 		head, err := b.readNext(ctx, subject, floor+1)
 		if err != nil {
 			return false, err
 		}
 		// Who redrives an event wants it delivered; a copied one is as old as it was.
-		aged = aged || head != nil && head.header.Get(headerRedriven) == "" && !eventOf("", 0, head.header, nil).PublishTime.After(before)
+		if head != nil && head.header.Get(headerRedriven) == "" && !eventOf("", 0, head.header, nil).PublishTime.After(before) {
+			return true, nil
+		}
 	}
-	if !aged {
-		return false, nil
-	}
-	from, err := b.open(ctx, c)
-	if err != nil {
-		return false, err
-	}
+	return false, nil
+}
+
+// buryNext buries a consumer's next event, and reports false if there is none or it is not too old.
+func (b *Broker) buryNext(from jetstream.Consumer, c consumer) (bool, error) {
 	batch, err := from.FetchNoWait(1)
 	if err != nil {
 		return false, err
@@ -256,6 +258,10 @@ func (b *Broker) buryOne(ctx context.Context, c consumer, before time.Time) (boo
 
 // dropAged removes the aged events of a topic that no group consumes.
 func (b *Broker) dropAged(ctx context.Context, t topicRecord, before time.Time) error {
+	// A group that is not known yet is owed them.
+	if known, err := b.knowsGroups(ctx); err != nil || !known {
+		return err
+	}
 	subject := b.layout.subject("e", hash(t.Topic), "*")
 	for from := uint64(1); ; {
 		head, err := b.readNext(ctx, subject, from)

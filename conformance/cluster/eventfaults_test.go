@@ -1,0 +1,170 @@
+package cluster_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/pubsub/natsbroker"
+)
+
+// brokerOptions are those of a bucket on servers.
+func brokerOptions(t *testing.T, servers *harness.NATS) natsbroker.Options {
+	return natsbroker.Options{
+		URL: servers.URL(), Prefix: "test", Bucket: "b", Replicas: len(servers.Servers), SweepInterval: 500 * time.Millisecond, MinPayload: 4 << 20, Timeout: waitLong,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+}
+
+// Of an ordered group, too, what is too old becomes dead letters, though nobody consumes.
+func testAgeInOrder(e *events) {
+	e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true}).Close()
+	opts := byID
+	opts.Limits.MaxAge = time.Second
+	const n = 50
+	messages := make([]pubsub.Message, n)
+	for i := range messages {
+		messages[i] = message(strconv.Itoa(i), "x")
+	}
+	e.publish(e.a, "t", opts, messages...)
+	require.Eventually(e.t, func() bool {
+		stats, err := e.a.TopicStats(e.t.Context(), "t")
+		return err == nil && stats.Groups[0].Dead == n
+	}, waitLong, waitStep)
+}
+
+// A stream that has all that it may have in flight, or is paused, keeps its group.
+func testRemoveConsumed(e *events) {
+	for _, pattern := range []string{"t", "t.*"} {
+		topic := strings.ReplaceAll(pattern, "*", "x")
+		s := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: pattern, Group: "g", MaxAckPending: 1})
+		e.publish(e.a, topic, byID, message("1", "x"), message("2", "x"))
+		full := e.next(s)
+		require.ErrorContains(e.t, e.a.RemoveGroup(e.t.Context(), pattern, "g"), "live stream")
+		require.ErrorContains(e.t, e.a.RemoveTopic(e.t.Context(), topic), "live stream")
+		require.ErrorContains(e.t, e.a.Clear(e.t.Context()), "live stream")
+		s.Pause()
+		full.Ack()
+		require.ErrorContains(e.t, e.a.RemoveGroup(e.t.Context(), pattern, "g"), "live stream")
+		s.Resume()
+		e.next(s).Ack()
+		s.Close()
+		require.NoError(e.t, e.a.RemoveGroup(e.t.Context(), pattern, "g"))
+	}
+}
+
+// A group that is removed just as a stream of it is opened begins anew: the stream gets what comes. What is left of a group
+// whose removal was cut off goes when it is removed again.
+func testRemovedUnderneath(e *events) {
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
+	e.publish(e.a, "t", byID, message("1", "x"))
+	e.next(s).Bury(pubsub.ReasonTooLarge, "never")
+	e.deadLetters(e.b, 1)
+	removeUnderneath(e)
+	e.publish(e.b, "t", byID, message("2", "x"))
+	for e.next(s).Event.ID != "2" {
+	}
+	s.Close()
+	removeUnderneath(e)
+	require.Eventually(e.t, func() bool { // the watch is behind
+		require.ErrorIs(e.t, e.b.RemoveGroup(e.t.Context(), "t", "g"), pubsub.ErrNotFound)
+		letters, err := e.b.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{})
+		require.NoError(e.t, err)
+		return len(letters) == 0
+	}, waitLong, waitStep)
+}
+
+// removeUnderneath does what the beginning of a removal does, behind the brokers' backs.
+func removeUnderneath(e *events) {
+	nc, err := nats.Connect(e.opts.URL)
+	require.NoError(e.t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(e.t, err)
+	stream, err := js.Stream(e.t.Context(), e.opts.Prefix+"="+e.opts.Bucket)
+	require.NoError(e.t, err)
+	group, err := stream.GetLastMsgForSubject(e.t.Context(), e.opts.Prefix+"."+e.opts.Bucket+".g.*")
+	require.NoError(e.t, err)
+	record := map[string]any{}
+	require.NoError(e.t, json.Unmarshal(group.Data, &record))
+	record["removed"] = true
+	text, err := json.Marshal(record)
+	require.NoError(e.t, err)
+	_, err = js.PublishMsg(e.t.Context(), &nats.Msg{Subject: group.Subject, Data: text, Header: nats.Header{"Nats-Rollup": {"sub"}}})
+	require.NoError(e.t, err)
+	for name := range stream.ConsumerNames(e.t.Context()).Name() {
+		if !strings.HasPrefix(name, "test-") && strings.HasSuffix(name, "_none") {
+			require.NoError(e.t, stream.DeleteConsumer(e.t.Context(), name))
+		}
+	}
+}
+
+// A process that was stopped for so long that the server gave its event to another one has no say in what becomes of it. Its
+// clock stands, which is as if it were stopped.
+func TestAStoppedProcessHasNoSay(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	stopped, clock := e.opts, clockwork.NewFakeClock()
+	stopped.Clock = clock
+	e.a, e.b = openBroker(t, stopped), openBroker(t, e.opts)
+	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxDeliver: 1}
+	slow := e.subscribe(e.a, opts)
+	e.publish(e.b, "t", byID, message("1", "x"))
+	held := e.next(slow)
+	other := e.subscribe(e.b, opts)
+	e.next(other).Ack() // it is given to it after half a minute
+	require.Eventually(t, func() bool {
+		stats, err := e.b.TopicStats(t.Context(), "t")
+		return err == nil && stats.Groups[0].InFlight == 0
+	}, waitLong, waitStep)
+	clock.Advance(time.Minute)
+	held.Nack("too late")
+	slow.Close()
+	require.NoError(t, e.a.Close(t.Context()))
+	e.deadLetters(e.b, 0)
+}
+
+// Servers that refuse a process for some time, as with another password, are asked until they take it again.
+func TestRefusedForSomeTime(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Config: "authorization { user: u, password: first }\n"})
+	opts := brokerOptions(t, servers)
+	opts.Username, opts.Password = "u", "first"
+	b := openBroker(t, opts)
+	publish := func(id string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		return b.Publish(ctx, "t", []pubsub.Message{message(id, "x")}, byID)[0]
+	}
+	require.NoError(t, publish("1"))
+	m := servers.Servers[0]
+	restart := func(from, to string) {
+		text, err := os.ReadFile(m.Dir + ".conf")
+		require.NoError(t, err)
+		m.Kill()
+		require.NoError(t, os.WriteFile(m.Dir+".conf", []byte(strings.Replace(string(text), from, to, 1)), 0o600))
+		require.NoError(t, m.Start())
+		require.NoError(t, m.WaitReady(t.Context()))
+	}
+	restart("first", "other")
+	require.Eventually(t, func() bool {
+		_, err := b.Servers(t.Context())
+		return err != nil && strings.Contains(err.Error(), "uthorization")
+	}, waitLong, waitStep)
+	require.Error(t, publish("2")) // it tries for two seconds, in which the server refuses it some times
+	restart("other", "first")
+	require.Eventually(t, func() bool { return publish("3") == nil }, waitLong, waitStep)
+}
