@@ -112,18 +112,15 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 func decode(r *http.Request, into any) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return &refusal{bodyStatus(err), fmt.Errorf("request body: %w", err)}
+	err := dec.Decode(into)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return refuse(http.StatusRequestEntityTooLarge, "the request is too large: at most %d bytes are allowed, in which a value or an event stands as base64", tooLarge.Limit)
+	}
+	if err != nil {
+		return badRequest("request body: %w", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return badRequest("request body: more than one JSON value")
 	}
 	return nil
-}
-
-func bodyStatus(err error) int {
-	if status := StatusOf(err); status == http.StatusRequestEntityTooLarge {
-		return status
-	}
-	return http.StatusBadRequest
 }

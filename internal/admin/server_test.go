@@ -266,7 +266,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		"unknown field": {"POST", "/v1/dead-letters/purge", `{"ids":[1],"al":true}`, 400, `unknown field "al"`},
 		"two values":    {"POST", "/v1/dead-letters/purge", `{"ids":[1]}{"ids":[2]}`, 400, "more than one JSON value"},
 		"negative id":   {"POST", "/v1/dead-letters/purge", `{"ids":[-1]}`, 400, "request body"},
-		"large body":    {"POST", "/v1/dead-letters/purge", `{"database":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too large"},
+		"large body":    {"POST", "/v1/dead-letters/purge", `{"database":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too large: at most 6291456 bytes"},
 		"wrong method":  {"GET", "/v1/dead-letters/purge", "", 404, "no such call: GET"},
 		"unknown path":  {"GET", "/", "", 404, "no such call: GET /"},
 	} {

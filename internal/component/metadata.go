@@ -84,7 +84,7 @@ func override[C any](c *C, table []field[C], p properties) error {
 var daprKeys = []string{
 	"actorStateStore", "allowedTopics", "bulkSubscribe", "concurrencyMode", "keyPrefix", "partitionKey",
 	"primaryEncryptionKey", "processMode", "protectedTopics", "publishingScopes", "rawPayload", "scopes",
-	"secondaryEncryptionKey", "subscriptionScopes", "ttlInSeconds",
+	"secondaryEncryptionKey", "subscriptionScopes",
 }
 
 const daprOutboxPrefix = "outbox"

@@ -155,10 +155,11 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 
 func TestUnknownKeysAreWarnedAbout(t *testing.T) {
 	h := newHouse(t)
-	h.bus("a", "consumerID", "app", "dedupWindw", "1m", "scopes", "x", "publishingScopes", "x", "outboxPublishTopic", "x", "ACTORSTATESTORE", "true", "keyPrefix", "name", "resubscribed", "2026-01-02T03:04:05Z")
+	h.bus("a", "consumerID", "app", "dedupWindw", "1m", "ttlInSeconds", "60", "scopes", "x", "publishingScopes", "x", "outboxPublishTopic", "x", "ACTORSTATESTORE", "true", "keyPrefix", "name", "resubscribed", "2026-01-02T03:04:05Z")
 	log := h.log.String()
-	require.Equal(t, 1, strings.Count(log, "unknown metadata key"), log)
+	require.Equal(t, 2, strings.Count(log, "unknown metadata key"), log)
 	require.Contains(t, log, "key=dedupWindw nearest=dedupWindow")
+	require.Contains(t, log, "key=ttlInSeconds", "other components have a default of that name")
 }
 
 func TestEditDistance(t *testing.T) {
