@@ -141,7 +141,10 @@ func (b *Broker) Close(ctx context.Context) error {
 
 // Publish implements Service.
 func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, opts PublishOptions) []error {
-	if b.isClosed() {
+	b.mu.Lock()
+	closed, known := b.closed, b.topics[topic]
+	b.mu.Unlock()
+	if closed {
 		return failAll(make([]error, len(messages)), ErrClosed)
 	}
 	// Without its reading of the monotonic clock, a time is what the engine would give back.
@@ -176,7 +179,8 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 	}
 	b.mu.Lock()
 	for i, r := range results {
-		if r.Err == nil && !r.Duplicate {
+		// A topic that was removed meanwhile gives its sequences to other events.
+		if r.Err == nil && !r.Duplicate && (known == nil || b.topics[topic] == known) {
 			b.recent.add(entries[i].Event)
 		}
 	}
@@ -196,11 +200,14 @@ func (b *Broker) warnNoID(topic string) {
 }
 
 // notifyAppended tells the groups of a topic that it has new events, up to that sequence, and adds to what is counted of
-// the topic.
+// the topic. One that is not known, and of which nothing was published, was removed, or has refused its first events.
 func (b *Broker) notifyAppended(topic string, upTo uint64, more TopicCounts) {
 	b.totals.Published.Add(more.Published)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if more.Published == 0 && b.topics[topic] == nil {
+		return
+	}
 	counts := b.addTopic(topic)
 	counts.Published += more.Published
 	counts.Duplicates += more.Duplicates
@@ -289,12 +296,6 @@ func (b *Broker) detach(s *subscription) {
 			delete(b.groups, g.topic)
 		}
 	}
-}
-
-func (b *Broker) isClosed() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed
 }
 
 // DeadLetters implements Service.

@@ -25,8 +25,9 @@ type Engine interface {
 	RemoveGroup(ctx context.Context, topic, group string) error
 	// RemoveTopic forgets topic, its events, its groups and their dead letters. Ids stay remembered for their window. It
 	// returns ErrNotFound when there is no such topic. Like RemoveGroup, it takes effect in one step and needs many
-	// small ones to give back what was stored; Sweep goes on with those after a crash.
-	RemoveTopic(ctx context.Context, topic string) error
+	// small ones to give back what was stored; Sweep goes on with those that fail. In the one step, it asks may, whose error
+	// it returns: no other call takes effect between the answer and the removal. may can be asked more than once.
+	RemoveTopic(ctx context.Context, topic string, may func() error) error
 	// Clear removes all topics, groups, dead letters and ids, in small steps. No number is given out twice.
 	Clear(ctx context.Context) error
 	// Topics lists the names of all topics that were ever published or subscribed to, and were not removed.

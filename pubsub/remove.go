@@ -11,23 +11,14 @@ import (
 // RemoveGroup implements Service.
 func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	name := groupName{topic, group}
-	for {
-		b.mu.Lock()
+	err := b.lockUnused(ctx, name, func() error {
 		if b.hasStreams(topic, group) {
-			b.mu.Unlock()
 			return invalid.New("group", group, "a group that has no live stream on the topic; stop its app first")
 		}
-		held := b.locks.take(name)
-		b.mu.Unlock()
-		if held == nil {
-			break
-		}
-		// Its last settlements are being written down, or it is being swept.
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	// A stream that comes now opens the group anew.
 	defer b.unlockGroup(name)
@@ -38,6 +29,28 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	delete(b.groupCounts, name)
 	b.mu.Unlock()
 	return nil
+}
+
+// lockUnused takes a group's lock, unless refuse finds, with b.mu held, that somebody consumes what is to be removed.
+func (b *Broker) lockUnused(ctx context.Context, name groupName, refuse func() error) error {
+	for {
+		b.mu.Lock()
+		err := refuse()
+		var held chan struct{}
+		if err == nil {
+			held = b.locks.take(name)
+		}
+		b.mu.Unlock()
+		if err != nil || held == nil {
+			return err
+		}
+		// Its last settlements are being written down, or it is being swept.
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // hasStreams is called with b.mu held.
@@ -56,9 +69,6 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 	if err != nil {
 		return fmt.Errorf("remove topic: %w", err)
 	}
-	if err := b.refuseConsumed(topic); err != nil {
-		return err
-	}
 	var locked []groupName
 	defer func() {
 		for _, name := range locked {
@@ -67,34 +77,39 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 	}()
 	for _, g := range stats.Groups {
 		name := groupName{topic, g.Group}
-		if err := b.lockGroup(ctx, name); err != nil {
+		if err := b.lockUnused(ctx, name, func() error { return b.refuseConsumed(topic) }); err != nil {
 			return err
 		}
 		locked = append(locked, name)
 	}
-	if err := b.refuseConsumed(topic); err != nil {
-		return err
+	err = b.engine.RemoveTopic(ctx, topic, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if err := b.refuseConsumed(topic); err != nil {
+			return err
+		}
+		// A publish that comes after this makes the topic anew, and a stream opens its groups anew.
+		delete(b.topics, topic)
+		delete(b.warned, topic)
+		b.recent.forget(topic)
+		for _, name := range locked {
+			delete(b.groupCounts, name)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		b.mu.Lock()
+		b.addTopic(topic)
+		b.mu.Unlock()
 	}
-	// A publish that comes after this makes the topic anew.
-	b.mu.Lock()
-	delete(b.topics, topic)
-	b.mu.Unlock()
-	if err := b.engine.RemoveTopic(ctx, topic); err != nil {
+	if err != nil {
 		return fmt.Errorf("remove topic %q: %w", topic, err)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, name := range locked {
-		delete(b.groupCounts, name)
-	}
-	b.recent.forget(topic)
 	return nil
 }
 
-// refuseConsumed returns an invalid.Error if a stream consumes the topic.
+// refuseConsumed returns an invalid.Error if a stream consumes the topic. It is called with b.mu held.
 func (b *Broker) refuseConsumed(topic string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	for s := range b.streams {
 		if s.consumes(topic) {
 			return invalid.New("topic", topic, fmt.Sprintf("a topic that nobody consumes; stop the app of group %q first", s.opts.Group))

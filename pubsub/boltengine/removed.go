@@ -40,15 +40,17 @@ func (b *buckets) leaveBehind(r removedRecord) error {
 }
 
 // RemoveTopic implements pubsub.Engine.
-func (e *Engine) RemoveTopic(ctx context.Context, topic string) error {
-	if err := e.forgetTopic(ctx, topic); err != nil {
+func (e *Engine) RemoveTopic(ctx context.Context, topic string, may func() error) error {
+	if err := e.forgetTopic(ctx, topic, may); err != nil {
 		return err
 	}
-	return e.clean(ctx)
+	// The topic is gone whether or not that succeeds, and the sweep says why it does not.
+	_ = e.clean(ctx)
+	return nil
 }
 
 // forgetTopic frees the topic's name, in one step.
-func (e *Engine) forgetTopic(ctx context.Context, topic string) error {
+func (e *Engine) forgetTopic(ctx context.Context, topic string, may func() error) error {
 	found := false
 	err := e.update(ctx, func(b *buckets) error {
 		var t topicRecord
@@ -59,6 +61,9 @@ func (e *Engine) forgetTopic(ctx context.Context, topic string) error {
 		groups, err := b.groupsOf(t.ID)
 		if err != nil {
 			return err
+		}
+		if err := may(); err != nil {
+			return refusal{err}
 		}
 		left := removedRecord{Topic: t.ID, TopicName: topic}
 		for _, g := range groups {
@@ -87,7 +92,7 @@ func (e *Engine) Clear(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names {
-		if err := e.RemoveTopic(ctx, name); err != nil {
+		if err := e.RemoveTopic(ctx, name, func() error { return nil }); err != nil {
 			return err
 		}
 	}

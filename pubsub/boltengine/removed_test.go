@@ -30,7 +30,7 @@ func TestWhatARemovedTopicHasLeftBehindGoesAfterARestart(t *testing.T) {
 		settlements = append(settlements, pubsub.Settlement{Outcome: outcome, Sequence: 2*s + 3, Due: noon.Add(time.Minute), At: noon, Reason: pubsub.ReasonMaxDeliver})
 	}
 	settle(t, e, "a", settlements)
-	require.NoError(t, e.forgetTopic(t.Context(), "t"))
+	require.NoError(t, e.forgetTopic(t.Context(), "t", func() error { return nil }))
 
 	e, err = New(t.Context(), db, "pubsub")
 	require.NoError(t, err)
