@@ -1,6 +1,7 @@
 package pubsub_test
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"time"
@@ -110,4 +111,67 @@ func TestWhatHappensToEventsIsCounted(t *testing.T) {
 	b.reopen()
 	want = pubsub.NewGroupCounts()
 	counted(0, 0)
+}
+
+// An event that is owed counts once, wherever it is.
+func TestARetryInFlightWaitsForNothing(t *testing.T) {
+	b := newBench(t)
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", Ordered: true})
+	b.publish("t", message("a"), message("b"))
+	b.next(s).Nack("no")
+	require.Equal(t, 2, b.next(s).Count)
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		g := b.stats("t").Groups[0]
+		require.Equal(c, []uint64{1, 1, 0}, []uint64{g.Waiting, g.InFlight, g.Retrying})
+	}, waitLong, time.Millisecond)
+}
+
+// failedBurial is an engine that cannot keep what it has buried.
+type failedBurial struct {
+	pubsub.Engine
+	failed chan struct{}
+}
+
+func (e *failedBurial) BuryAged(context.Context, time.Time, int, func(topic, group string) bool) ([]pubsub.AgedEvent, bool, error) {
+	defer close(e.failed)
+	return []pubsub.AgedEvent{{Topic: "t", Group: "g"}}, false, errFault
+}
+
+func TestABurialThatFailsIsNotCounted(t *testing.T) {
+	b := newBench(t)
+	failed := make(chan struct{})
+	b.wrap = func(e pubsub.Engine) pubsub.Engine { return &failedBurial{e, failed} }
+	b.reopen()
+	b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
+	b.advance(10*time.Second, 1)
+	<-failed
+	require.NoError(t, b.broker.Close(t.Context()))
+	require.Zero(t, b.stats("t").Groups[0].DeadLettered[pubsub.ReasonMaxAge])
+}
+
+// engineInRemoveGroup does something right before a group is removed.
+type engineInRemoveGroup struct {
+	pubsub.Engine
+	before func()
+}
+
+func (e *engineInRemoveGroup) RemoveGroup(ctx context.Context, topic, group string) error {
+	e.before()
+	return e.Engine.RemoveGroup(ctx, topic, group)
+}
+
+// What a group does counts, also if it begins while one of its name is removed.
+func TestAGroupThatBeginsAnewIsCounted(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t"}
+	var s pubsub.Subscription
+	b.wrap = func(e pubsub.Engine) pubsub.Engine {
+		return &engineInRemoveGroup{e, func() { s = b.subscribe(opts) }}
+	}
+	b.reopen()
+	b.subscribe(opts).Close()
+	require.NoError(t, b.broker.RemoveGroup(t.Context(), "t", "g"))
+	b.publish("t", message("x"))
+	b.expect(s, "x")
+	require.EqualValues(t, 1, b.stats("t").Groups[0].Acknowledged)
 }

@@ -57,6 +57,9 @@ type delivery struct {
 	cancel context.CancelFunc
 }
 
+// isRetrying reports whether the event has failed before, and was not redriven since.
+func (d *delivery) isRetrying() bool { return d.retry != nil && !d.retry.Redriven }
+
 // Context implements Acknowledger.
 func (d *delivery) Context() context.Context {
 	d.group.broker.mu.Lock()

@@ -108,7 +108,6 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		groupName:    name,
 		broker:       b,
 		policy:       policy,
-		counts:       GroupCounter{b.counts(name), b.totals, b.timings(name.group)},
 		done:         make(chan struct{}),
 		mayLoad:      make(chan struct{}, 1),
 		maySettle:    make(chan struct{}, 1),
@@ -160,6 +159,7 @@ func (g *group) open() bool {
 			if g.state == groupEnding {
 				return false
 			}
+			g.counts = GroupCounter{b.counts(g.groupName), b.totals, b.timings(g.group)}
 			g.state, g.cursor, g.retrying, g.nextRetry = groupOpen, done, total, b.clock.Now()
 			for key, n := range byKey {
 				g.partitions.of(key).retrying = n
@@ -401,8 +401,7 @@ func (g *group) finish(d *delivery, s Settlement) {
 	g.inFlight--
 	g.stalled = false
 	g.drop(d)
-	wasRetrying, isRetrying := d.retry != nil && !d.retry.Redriven, s.Outcome == Retried
-	g.setRetrying(s.partitionKey, wasRetrying, isRetrying)
+	g.setRetrying(s.partitionKey, d.isRetrying(), s.Outcome == Retried)
 	g.letGo(g.partitions.release(s.partitionKey))
 	g.unsettled = append(g.unsettled, s)
 	signal(g.maySettle)

@@ -163,6 +163,9 @@ func (m *maintainer) buryAged(ctx context.Context) (more bool) {
 		return locked[name]
 	})
 	m.buryStep.adapt(b.clock.Since(now))
+	if err != nil {
+		buried = nil
+	}
 	b.mu.Lock()
 	for _, d := range buried {
 		b.counts(groupName{d.Topic, d.Group}).DeadLettered[ReasonMaxAge]++

@@ -64,9 +64,24 @@ func (b *Broker) addMemory(t *TopicStats) {
 	for i := range t.Groups {
 		g := &t.Groups[i]
 		g.GroupCounts = b.counts(groupName{t.Topic, g.Group}).Clone()
-		if live := b.groups[t.Topic][g.Group]; live != nil {
-			g.InFlight, g.Streams = uint64(live.inFlight), len(live.streams)
+		live := b.groups[t.Topic][g.Group]
+		if live == nil {
+			continue
 		}
-		g.Waiting -= min(g.Waiting, g.InFlight)
+		g.Streams = len(live.streams)
+		for _, s := range live.streams {
+			for _, d := range s.inFlight {
+				if d.group != live {
+					continue
+				}
+				// On disk, it is still where it was.
+				g.InFlight++
+				from := &g.Waiting
+				if d.isRetrying() {
+					from = &g.Retrying
+				}
+				*from -= min(*from, 1)
+			}
+		}
 	}
 }
