@@ -42,8 +42,8 @@ type delivery struct {
 	history History
 	// after is the end of the log when the event was redriven.
 	after uint64
-	// aged says that the event is older than its topic's MaxAge.
-	aged bool
+	// agesAt is that of its Retry.
+	agesAt time.Time
 	// bytes is what the delivery takes of the budget.
 	bytes int
 	// again says that the event was delivered before, though that does not count.

@@ -46,7 +46,8 @@ type Engine interface {
 	// ReadRetries returns group's retries of topic that are due and that skip does not name, the longest due first. next is
 	// when the earliest of the others is due (zero: there are none).
 	ReadRetries(ctx context.Context, topic, group string, now time.Time, skip func(RetryKey) bool, limit, maxBytes int) (due []Retry, next time.Time, err error)
-	// ReadRedriven returns group's redriven events of topic that skip does not name, in the order they were redriven.
+	// ReadRedriven returns group's redriven events of topic that skip does not name, in the order they were redriven, and
+	// likewise those that were copied here.
 	ReadRedriven(ctx context.Context, topic, group string, skip func(RetryKey) bool, limit, maxBytes int) ([]Retry, error)
 	// Retrying counts group's retries of topic that have failed at least once, in all and by partition key.
 	Retrying(ctx context.Context, topic, group string) (total int, byKey map[string]int, err error)
@@ -155,9 +156,9 @@ type Retry struct {
 	Event Event
 	// History of a retry that cannot be decoded has one delivery: it had one at least.
 	History History
-	// Aged says that the event is older than its topic's MaxAge, and was not redriven since: it is due for the dead
-	// letters, not for a delivery.
-	Aged bool
+	// AgesAt is when the event is older than its topic's MaxAge: from then on it is due for the dead letters, not for a
+	// delivery. Zero: never, as if it was redriven.
+	AgesAt time.Time
 	// After is, for a redriven event, the end of the topic when it was redriven: it goes out behind that.
 	After uint64
 }

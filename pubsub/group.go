@@ -315,7 +315,8 @@ func (g *group) next() *delivery {
 		g.inFlight++
 		g.partitions.takeOff(d)
 		// Those that grow too old in the log are the engine's to bury: see Engine.BuryAged.
-		end, ends := EndUndelivered(&d.Event, d.history, d.aged, g.keepExpired, g.broker.clock)
+		aged := !d.agesAt.IsZero() && !g.broker.clock.Now().Before(d.agesAt)
+		end, ends := EndUndelivered(&d.Event, d.history, aged, g.keepExpired, g.broker.clock)
 		if !ends {
 			return d
 		}
@@ -593,7 +594,7 @@ func (g *group) fromRetries(retries []Retry) []*delivery {
 		r := &retries[i]
 		read[i] = &delivery{
 			Delivery: Delivery{Event: r.Event, Count: r.History.Deliveries + 1}, group: g,
-			retry: &r.Key, history: r.History, aged: r.Aged, after: r.After, bytes: r.Event.size() + r.History.size(),
+			retry: &r.Key, history: r.History, agesAt: r.AgesAt, after: r.After, bytes: r.Event.size() + r.History.size(),
 		}
 		g.busy[r.Key] = struct{}{}
 	}

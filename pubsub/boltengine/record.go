@@ -26,9 +26,18 @@ type topicRecord struct {
 	MaxBytes int64 `cbor:"6,keyasint,omitempty"`
 }
 
-// aged reports whether an event is older than the topic keeps it. Who redrives an event wants it delivered, whatever its age.
+// agesAt returns when an event is older than the topic keeps it; zero: never. Who redrives an event wants it delivered,
+// whatever its age.
+func (t *topicRecord) agesAt(since time.Time, redriven int) time.Time {
+	if t.MaxAge <= 0 || redriven > 0 {
+		return time.Time{}
+	}
+	return since.Add(t.MaxAge)
+}
+
 func (t *topicRecord) aged(since time.Time, redriven int, now time.Time) bool {
-	return t.MaxAge > 0 && redriven == 0 && !now.Before(since.Add(t.MaxAge))
+	at := t.agesAt(since, redriven)
+	return !at.IsZero() && !now.Before(at)
 }
 
 type groupRecord struct {

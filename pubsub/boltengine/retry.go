@@ -60,8 +60,10 @@ func (e *Engine) readRetries(topic, group string, redriven bool, now time.Time, 
 			return false
 		}
 		r := decodeRetry(v, topic, k)
-		times := eventTimes{r.Event.PublishTime.UnixNano(), nanos(r.Event.DeliverAt)}
-		r.Aged = r.Event.Unreadable == "" && t.aged(times.ageStart(), r.History.Redriven, now)
+		if r.Event.Unreadable == "" {
+			times := eventTimes{r.Event.PublishTime.UnixNano(), nanos(r.Event.DeliverAt)}
+			r.AgesAt = t.agesAt(times.ageStart(), r.History.Redriven)
+		}
 		due = append(due, r)
 		return true
 	})

@@ -224,9 +224,9 @@ func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err er
 				e.ageing.from = bytes.Clone(k)
 				return nil
 			}
-			group, key, err := parseRetryKey(k)
+			group, _, err := parseRetryKey(k)
 			owner, ok := owners[group]
-			if err != nil || !ok || key.Redriven {
+			if err != nil || !ok {
 				continue
 			}
 			r := decodeRetryRecord(v)
