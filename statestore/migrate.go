@@ -135,7 +135,7 @@ func isCopy(ctx context.Context, bucket, source Migrator, now time.Time) error {
 			if err != nil {
 				return err
 			}
-			if len(theirs) == 0 || !bytes.Equal(theirs[0].SHA256, k.SHA256) {
+			if len(theirs) == 0 || !bytes.Equal(theirs[0].SHA256, k.SHA256) || !theirs[0].Expires.Equal(k.Expires) {
 				return fmt.Errorf("idempotency key with SHA-256 %x: %w", k.SHA256, ErrForeign)
 			}
 		}
