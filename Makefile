@@ -100,7 +100,7 @@ torture: ## Kill dapr-bolt 1,000 times in the middle of work, and look for leaks
 	go -C conformance test ./faults -run '^TestRoundsLeaveNothing$$' -count 1 -v -timeout 4h -rounds 10000
 
 .PHONY: torture-cluster
-torture-cluster: ## Give clusters of etcd and NATS, with two and three dapr-bolts, 200 faults each in the middle of work
+torture-cluster: ## Give clusters of etcd and NATS, with two and three dapr-bolts and their sidecars, 200 faults each in the middle of work
 	go -C conformance test ./crash -run '^TestCluster' -count 1 -v -timeout 4h -faults 200
 
 .PHONY: power-cuts

@@ -33,6 +33,7 @@ type eventCluster struct {
 	t      *testing.T
 	nats   *harness.NATS
 	bolts  []*harness.Bolt
+	apps   []*eventApp
 	ledger *eventLedger
 	// failed gets what no fault explains.
 	failed chan error
@@ -47,21 +48,28 @@ func (c *eventCluster) fail(err error) {
 
 // dial connects to a process as a sidecar does that has said already what its component is.
 func (c *eventCluster) dial(bolt *harness.Bolt, group string) (*harness.Client, error) {
-	return harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "component-"+group)
+	return harness.Dial(boltSocket(bolt), "component-"+group)
 }
 
 func (c *eventCluster) init(bolt *harness.Bolt, group string, settings ...string) {
 	client, err := c.dial(bolt, group)
 	require.NoError(c.t, err)
 	defer func() { require.NoError(c.t, client.Close()) }()
-	require.NoError(c.t, client.InitPubSub(c.t.Context(), append(c.nats.Metadata(
-		"consumerID", group, "dedupWindow", "24h", "maxDeliver", strconv.Itoa(eventDeliveries), "backOff", "5ms", "ackWait", "10m",
-	), settings...)...))
+	require.NoError(c.t, client.InitPubSub(c.t.Context(), c.settings(group, settings...)...))
 }
 
-// publish publishes one event after the other, each until it is acknowledged, now at this process and now at that one, and
-// some of them again.
-func (c *eventCluster) publish(ctx context.Context, topic, key string, clients []*harness.Client) {
+// settings are the metadata of a group's component.
+func (c *eventCluster) settings(group string, more ...string) []string {
+	return append(c.nats.Metadata(
+		"consumerID", group, "dedupWindow", "24h", "maxDeliver", strconv.Itoa(eventDeliveries), "backOff", "5ms", "ackWait", "10m",
+	), more...)
+}
+
+// publisher publishes an event at a process, or through a sidecar.
+type publisher func(ctx context.Context, r *proto.PublishRequest) error
+
+// publish publishes one event after the other, each until it is acknowledged, now here and now there, and some of them again.
+func (c *eventCluster) publish(ctx context.Context, topic, key string, at []publisher) {
 	for number := 1; ctx.Err() == nil; number++ {
 		for c.ledger.mostOwed(topic) > mostOwed && ctx.Err() == nil {
 			pause(ctx, 5*time.Millisecond)
@@ -78,8 +86,7 @@ func (c *eventCluster) publish(ctx context.Context, topic, key string, clients [
 		}
 		c.ledger.publishing(id, topic, notBefore)
 		for again := rand.IntN(4) == 0; ; again = false {
-			_, err := clients[rand.IntN(len(clients))].PubSub.Publish(ctx, request)
-			if err != nil {
+			if err := at[rand.IntN(len(at))](ctx, request); err != nil {
 				if code := status.Code(err); code == codes.InvalidArgument || code == codes.Unimplemented {
 					c.fail(fmt.Errorf("publish %s: %w", id, err))
 					return
@@ -122,13 +129,12 @@ func (c *eventCluster) stream(ctx context.Context, bolt *harness.Bolt, group str
 		if err != nil {
 			return err
 		}
-		number, err1 := strconv.ParseUint(m.GetMetadata()["sequence"], 10, 64)
-		count, err2 := strconv.Atoi(m.GetMetadata()["deliveryCount"])
-		if err := errors.Join(err1, err2); err != nil {
+		handled, err := c.deliver(group, m.GetData(), m.GetMetadata()["sequence"], m.GetMetadata()["deliveryCount"])
+		if err != nil {
 			return err
 		}
 		answer := &proto.PullMessagesRequest{AckMessageId: m.GetId()}
-		if !c.ledger.deliver(group, string(m.GetData()), number, count) {
+		if !handled {
 			answer.AckError = &proto.AckMessageError{Message: eventFailure}
 		}
 		// What is wrong with the stream, Recv says.
@@ -136,6 +142,16 @@ func (c *eventCluster) stream(ctx context.Context, bolt *harness.Bolt, group str
 			return err
 		}
 	}
+}
+
+// deliver has the ledger decide whether a delivery is handled.
+func (c *eventCluster) deliver(group string, id []byte, sequence, deliveryCount string) (handled bool, err error) {
+	number, err1 := strconv.ParseUint(sequence, 10, 64)
+	count, err2 := strconv.Atoi(deliveryCount)
+	if err := errors.Join(err1, err2); err != nil {
+		return false, err
+	}
+	return c.ledger.deliver(group, string(id), number, count), nil
 }
 
 // tend sends dead letters back and purges others until ctx ends, each at two processes at once.
@@ -222,12 +238,13 @@ func (c *eventCluster) check() {
 	require.Empty(c.t, c.ledger.findings())
 }
 
-// Three dapr-bolts share events on NATS while leaders, followers and they themselves are killed, paused and cut off:
+// Three dapr-bolts share events on NATS, with the consumers of two of them behind sidecars, while leaders, followers, they
+// themselves and the sidecars are killed, paused and cut off:
 // nothing that was acknowledged is lost, each id is stored once, nothing is overtaken, and every dead letter is there once,
 // and is sent back or purged once.
 func TestClusterEventsOutliveWhateverFails(t *testing.T) {
 	t.Parallel()
-	const processes, keys = 3, 4
+	const processes, behindSidecars, keys = 3, 2, 4
 	h := harness.ForTest(t)
 	network := networkOf(t, h)
 	c := &eventCluster{
@@ -235,17 +252,27 @@ func TestClusterEventsOutliveWhateverFails(t *testing.T) {
 	}
 	for i := range processes {
 		name := fmt.Sprintf("dapr-bolt-%d", i)
-		c.bolts = append(c.bolts, harness.StartBolt(t, h, harness.BoltOptions{
-			Name: name, DataDir: h.Dir(name), SocketDir: filepath.Join(h.SocketDir(), name),
-		}))
+		opts := harness.BoltOptions{Name: name, DataDir: h.Dir(name), SocketDir: filepath.Join(h.SocketDir(), name)}
+		if i < behindSidecars {
+			opts.Args = resubscribing(h, name)
+		}
+		c.bolts = append(c.bolts, harness.StartBolt(t, h, opts))
 	}
-	var clients []*harness.Client
-	for _, bolt := range c.bolts {
-		c.init(bolt, "publishers")
-		client, err := c.dial(bolt, "publishers")
+	var at []publisher
+	for i, bolt := range c.bolts {
+		c.init(bolt, publishers)
+		client, err := c.dial(bolt, publishers)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, client.Close()) }()
-		clients = append(clients, client)
+		at = append(at, func(ctx context.Context, r *proto.PublishRequest) error {
+			_, err := client.PubSub.Publish(ctx, r)
+			return err
+		})
+		if i < behindSidecars {
+			app := c.startApp(h, bolt)
+			c.apps, at = append(c.apps, app), append(at, app.publish)
+			continue
+		}
 		for name, group := range eventGroups {
 			c.init(bolt, name, group.settings...)
 		}
@@ -259,16 +286,16 @@ func TestClusterEventsOutliveWhateverFails(t *testing.T) {
 		publishing.Wait()
 		consuming.Wait()
 	}()
-	for _, bolt := range c.bolts {
+	for _, bolt := range c.bolts[behindSidecars:] {
 		for name := range eventGroups {
 			consuming.Go(func() { c.consume(ctx, bolt, name) })
 		}
 	}
 	consuming.Go(func() { c.tend(ctx) })
 	for i := range keys {
-		publishing.Go(func() { c.publish(producing, keyedEvents, fmt.Sprint("key", i), clients) })
+		publishing.Go(func() { c.publish(producing, keyedEvents, fmt.Sprint("key", i), at) })
 	}
-	publishing.Go(func() { c.publish(producing, plainEvents, "plain", clients) })
+	publishing.Go(func() { c.publish(producing, plainEvents, "plain", at) })
 	c.goesOn()
 
 	killBolt := func() {
@@ -288,6 +315,7 @@ func TestClusterEventsOutliveWhateverFails(t *testing.T) {
 			require.NoError(t, leader.Start())
 		}},
 		{"a dapr-bolt is killed", killBolt},
+		{"a sidecar is killed", func() { c.apps[rand.IntN(behindSidecars)].sidecar.killed(t, c.goesOn) }},
 		{"the leader is cut off", func() { c.cutOff(network, c.leader(nil)) }},
 		{"another server is killed", func() {
 			leader := c.leader(nil)
@@ -322,6 +350,9 @@ func TestClusterEventsOutliveWhateverFails(t *testing.T) {
 		fault.do()
 		require.NoError(t, c.nats.WaitReady(t.Context()))
 		c.goesOn()
+		for _, app := range c.apps {
+			app.goesOn()
+		}
 	}
 	stopProducers()
 	publishing.Wait()

@@ -33,20 +33,29 @@ func (t *turns) do(ctx context.Context, c call) (answer, error) {
 	return t.stores[t.next.Add(1)%uint64(len(t.stores))].do(ctx, c)
 }
 
-// Two dapr-bolts work on the same state in etcd while leaders, followers and they themselves are killed, paused and cut off.
+// Two dapr-bolts, one of them through a sidecar as well, work on the same state in etcd while leaders, followers, they themselves
+// and the sidecar are killed, paused and cut off.
 func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 	t.Parallel()
 	const processes, callsBetween = 2, 300
+	settings := []string{"engine", "etcd", "dialTimeout", "1m"} // calls fail soon
 	h := harness.ForTest(t)
 	network := networkOf(t, h)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Network: network})
+	settings = append(settings, "endpoints", etcd.Endpoints())
 	var bolts []*harness.Bolt
-	var sockets []string
+	var direct []*harness.Client
 	for i := range processes {
 		name := fmt.Sprintf("dapr-bolt-%d", i)
 		bolt := harness.StartBolt(t, h, harness.BoltOptions{Name: name, DataDir: h.Dir(name), SocketDir: filepath.Join(h.SocketDir(), name)})
-		bolts, sockets = append(bolts, bolt), append(sockets, filepath.Join(bolt.SocketDir, "bolt.sock"))
+		c, err := harness.Dial(boltSocket(bolt), "direct", grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close()) }()
+		require.NoError(t, c.InitState(t.Context(), settings...))
+		bolts, direct = append(bolts, bolt), append(direct, c)
 	}
+	// Without Dapr's prefix, its keys are those of the sockets.
+	front := startSidecar(t, h, bolts[0], 0, harness.NewComponent("store", "state.bolt", append(settings, "keyPrefix", "none")...))
 	othersLead := func(leader *harness.EtcdMember) {
 		require.Eventually(t, func() bool {
 			for _, m := range etcd.Servers {
@@ -72,6 +81,7 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 			bolt.Kill()
 			require.NoError(t, bolt.Restart(t.Context()))
 		}},
+		{"a sidecar is killed", func(*harness.EtcdMember) { front.killed(t, func() {}) }},
 		{"the leader is paused", paused},
 		{"the leader is cut off", func(leader *harness.EtcdMember) {
 			if network == nil {
@@ -94,15 +104,10 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 	}
 
 	for given, round := 0, 0; given < *faults; round++ {
-		s := &turns{}
-		var connections []*harness.Client
-		for _, path := range sockets {
-			c, err := harness.Dial(path, fmt.Sprintf("store-%d", round), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
-			require.NoError(t, err)
-			// Calls fail soon, and so may Init after the last round's fault.
-			settings := []string{"engine", "etcd", "endpoints", etcd.Endpoints(), "dialTimeout", "1m", "bucket", fmt.Sprintf("round-%d", round)}
-			require.Eventually(t, func() bool { return c.InitState(t.Context(), settings...) == nil }, patience, poll)
-			connections, s.stores = append(connections, c), append(s.stores, &socket{c})
+		behind := &stateSidecar{sidecar: front, round: round}
+		s := &turns{stores: []store{behind}}
+		for _, c := range direct {
+			s.stores = append(s.stores, &socket{c, round})
 		}
 		history := newHistory()
 		stop := clients(t.Context(), callers, history, s)
@@ -122,9 +127,7 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 		}
 		waitFor(t, history, history.len()+callsBetween)
 		stop()
-		for _, c := range connections {
-			require.NoError(t, c.Close())
-		}
+		require.Positive(t, behind.answered.Load())
 		operations, err := history.made()
 		require.NoError(t, err)
 		require.NoError(t, versions(operations))
@@ -136,7 +139,7 @@ func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 		}
 		began := time.Now()
 		require.Equal(t, porcupine.Ok, check(t, operations))
-		fmt.Printf("%d calls to %d processes, of which %d were cut off, have an order, found in %s\n",
+		fmt.Printf("%d calls to %d processes and a sidecar, of which %d were cut off, have an order, found in %s\n",
 			len(operations), processes, unknown, time.Since(began).Round(time.Millisecond))
 	}
 }

@@ -35,6 +35,8 @@ const (
 	// eventDeliveries is after how many deliveries an event that fails is a dead letter.
 	eventDeliveries = 3
 	eventFailure    = "it cannot be handled now"
+	// eventInterrupted is the error of a delivery whose sidecar was killed.
+	eventInterrupted = "the stream ended while the event was being handled"
 	// delayedEvery is which plain events are delayed.
 	delayedEvery = 11
 )
@@ -254,13 +256,17 @@ func (l *eventLedger) judge(letters []admin.DeadLetter) string {
 	for _, d := range letters {
 		p := place{d.Group, d.Event.ID}
 		there[p]++
-		if d.Deliveries != eventDeliveries || len(d.Attempts) != eventDeliveries {
-			return fmt.Sprintf("%v has %d deliveries and %d attempts", p, d.Deliveries, len(d.Attempts))
-		}
+		failed := 0
 		for _, attempt := range d.Attempts {
-			if attempt.Error != eventFailure {
+			switch {
+			case strings.Contains(attempt.Error, eventFailure): // sidecars say more
+				failed++
+			case attempt.Error != eventInterrupted:
 				return fmt.Sprintf("%v failed because of %q", p, attempt.Error)
 			}
+		}
+		if d.Deliveries != eventDeliveries || failed != eventDeliveries {
+			return fmt.Sprintf("%v has %d deliveries and %d failed attempts", p, d.Deliveries, failed)
 		}
 	}
 	for name, g := range l.groups {

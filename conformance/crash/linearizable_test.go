@@ -34,7 +34,7 @@ func start(t *testing.T) (*harness.Bolt, *socket) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	require.NoError(t, c.InitState(t.Context()))
-	return bolt, &socket{c}
+	return bolt, &socket{Client: c}
 }
 
 // record lets the clients make so many calls.
@@ -200,7 +200,7 @@ func stale() func(ctx context.Context, s store, c call) (answer, error) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		key := name(c.group, c.reads[0])
+		key := name(0, c.group, c.reads[0])
 		reads++
 		if old, ok := early[key]; ok && reads%10 == 0 {
 			return old, nil

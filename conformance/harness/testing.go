@@ -17,10 +17,11 @@ var BoltProgram = programForTests(func(c Checkout, ctx context.Context, progress
 	return c.Command(ctx, "dapr-bolt", progress)
 })
 
-// EtcdProgram and NATSProgram are the same for the servers of a cluster.
+// EtcdProgram and NATSProgram are the same for the servers of a cluster, and DaprdProgram for the sidecar.
 var (
-	EtcdProgram = programForTests(Checkout.EtcdServer)
-	NATSProgram = programForTests(Checkout.NATSServer)
+	EtcdProgram  = programForTests(Checkout.EtcdServer)
+	NATSProgram  = programForTests(Checkout.NATSServer)
+	DaprdProgram = programForTests(Checkout.Daprd)
 )
 
 func programForTests(build func(c Checkout, ctx context.Context, progress io.Writer) (string, error)) func() (string, error) {
