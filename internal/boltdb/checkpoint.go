@@ -146,8 +146,10 @@ func (db *DB) beginCheckpoint() error {
 }
 
 // pinCheckpoint pins the state that was committed last, before anything else is committed (rule 1): what is committed
-// next would overwrite pages of it. The old pin stays (rule 2): as long as the header is not on disk, the old checkpoint
-// counts. It returns the new header.
+// next would overwrite pages of it. TestPowerFailure fails with a pin that is late by two commits; by one, it would do no
+// harm, since bbolt keeps for a reader also what the transaction that it sees has freed. The old pin stays (rule 2): as
+// long as the header is not on disk, the old checkpoint counts. Without it, TestPowerFailure fails. It returns the new
+// header.
 func (db *DB) pinCheckpoint(epoch uint64) (*header, error) {
 	pin, err := db.bolt.Begin(false)
 	if err != nil {
@@ -188,8 +190,8 @@ func (db *DB) finishCheckpoint() error {
 	return db.checkpointDone(<-db.cp.done)
 }
 
-// checkpointDone ends a checkpoint. One that failed leaves the file uncertain (rule 7): what a sync could not write may be
-// lost, although the system thinks otherwise.
+// checkpointDone ends a checkpoint. One that failed leaves the file uncertain (rule 7, TestAFailedSyncIsNotTriedAgain): what
+// a sync could not write may be lost, although the system thinks otherwise.
 func (db *DB) checkpointDone(err error) error {
 	db.cp.done = nil
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,6 +48,46 @@ func checkReachable(t *testing.T, db *DB) {
 		}
 		return nil
 	}))
+}
+
+// failsSync is a file whose next sync fails when it is armed.
+type failsSync struct {
+	osFile
+	armed *atomic.Bool
+}
+
+func (f failsSync) Sync() error {
+	if f.armed.CompareAndSwap(true, false) {
+		return syscall.EIO
+	}
+	return f.osFile.Sync()
+}
+
+// Rule 7. After a failed sync, the system shows bytes that are not on the disk, and calls the next sync a success: only what
+// is opened anew can be trusted.
+func TestAFailedSyncIsNotTriedAgain(t *testing.T) {
+	for suffix, step := range map[string]func(db *DB) error{
+		logSuffix: func(db *DB) error { return db.Update(context.Background(), put("k", "failed")) },
+		".db":     func(db *DB) error { return db.do(context.Background(), db.checkpointNow) },
+	} {
+		t.Run(suffix, func(t *testing.T) {
+			var armed atomic.Bool
+			db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
+				if strings.HasSuffix(f.Name(), suffix) {
+					return failsSync{osFile{f}, &armed}
+				}
+				return osFile{f}
+			}})
+			require.NoError(t, err)
+			defer db.Close()
+			require.NoError(t, db.Update(t.Context(), put("k", "before")))
+			armed.Store(true)
+			require.ErrorIs(t, step(db), syscall.EIO)
+			require.NoError(t, db.Update(t.Context(), put("next", "after")))
+			require.EqualValues(t, 1, db.Stats().Recoveries, "it was opened anew")
+			require.Equal(t, "before", get(t, db, "k"))
+		})
+	}
 }
 
 // failingFile cannot be written at some places.

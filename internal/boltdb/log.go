@@ -304,7 +304,7 @@ func writeZeros(f file, from, to int64) error {
 }
 
 // writeHeader makes h the header that counts: rule 6, two slots in turn. Without it, a header that is half written is
-// the only one.
+// the only one; see TestAHeaderThatIsHalfWritten.
 func (l *wal) writeHeader(h *header) error {
 	slot := 1 - l.slot
 	if _, err := l.file.WriteAt(h.encode(), int64(slot)*headerSlots); err != nil {

@@ -1,6 +1,7 @@
 package boltdb
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,6 +149,33 @@ func TestAFileWithTheLogOfAnotherIsRefused(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, log, after)
 		})
+	}
+}
+
+// Rule 6. As long as nothing was committed since the last checkpoint, the one before is whole, too.
+func TestAHeaderThatIsHalfWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	for checkpoints := range 2 {
+		db, err := Open(t.Context(), path, Options{})
+		require.NoError(t, err)
+		require.NoError(t, db.Update(t.Context(), put("k", "v")))
+		var slot int
+		for range 1 + checkpoints {
+			require.NoError(t, db.do(t.Context(), func() error {
+				err := db.checkpointNow()
+				slot = db.wal.slot
+				return err
+			}))
+		}
+		abandon(db)
+		f, err := os.OpenFile(path+logSuffix, os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt(zeros[:headerSize/2], int64(slot)*headerSlots)
+		require.NoError(t, errors.Join(err, f.Close()))
+		db, err = Open(t.Context(), path, Options{})
+		require.NoError(t, err)
+		require.Equal(t, "v", get(t, db, "k"))
+		abandon(db)
 	}
 }
 

@@ -43,7 +43,7 @@ func (db *DB) findLog() (*header, error) {
 
 // restore makes the checkpoint count that h is of. Both meta pages are written (rule 3): whichever is there may be of a
 // later transaction, whose pages are not. The other one gets the same with a lower transaction number; bbolt refuses
-// zeros. That need not be synced: until there is another header, every recovery begins here.
+// zeros. Without it, TestPowerFailure fails. That need not be synced: until there is another header, every recovery begins here.
 func (db *DB) restore(h *header) error {
 	pageSize := int64(h.pageSize)
 	at := binary.NativeEndian.Uint64(h.meta[pageHeader+metaTransaction:])
@@ -81,7 +81,7 @@ func (db *DB) recoverLog(h *header, last uint64) error {
 	if !bytes.Equal(h.incarnation[:], db.incarnation) {
 		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.wal.path)
 	}
-	// Rule 4: a power failure during recovery must find the checkpoint as it is.
+	// Rule 4: a power failure during recovery must find the checkpoint as it is. Without this, TestPowerFailure fails.
 	pin, err := db.bolt.Begin(false)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (db *DB) recoverLog(h *header, last uint64) error {
 		return fmt.Errorf("replay its log %s: %w", db.wal.path, err)
 	}
 	// Rule 5: what was never acknowledged must not come to life behind what is written from now on. One epoch after the
-	// header's may have been begun, too.
+	// header's may have been begun, too. See TestEveryRecoveryBeginsANewEpoch; without any new epoch, TestPowerFailure fails.
 	db.wal.epoch = h.epoch + 1
 	if err := db.checkpointNow(); err != nil {
 		return err

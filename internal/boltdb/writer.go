@@ -355,8 +355,9 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 		db.wal.next(len(db.rec.b))
 		return nil
 	}
-	// Rule 7: the functions are about to hear that they failed, so their record must not count, whatever happens next. If it
-	// cannot be made void, the next epoch does it: the file is opened anew without it.
+	// Rule 7: the functions are about to hear that they failed, so their record must not count, whatever happens next
+	// (without this, TestPowerFailure fails). If it cannot be made void, the next epoch does it: the file is opened anew
+	// without it. So it is after a failed sync (TestAFailedSyncIsNotTriedAgain).
 	var wrote *notSynced
 	if voided := db.wal.revoke(); voided == nil && errors.As(err, &wrote) {
 		return err
