@@ -18,7 +18,9 @@ import (
 
 // What clients do. All of them choose among the same keys at random, and every event has an id of its own.
 const (
-	workSet     = "set"
+	workSet = "set"
+	// workSetLong is the same for several checkpoints: a page that is set again and again is written once for each of them.
+	workSetLong = "set, through checkpoints"
 	workGet     = "get"
 	workPing    = "Ping"
 	workPublish = "publish"
@@ -128,7 +130,7 @@ func (o *outcome) sample(cell Cell, round int) Sample {
 // can reports whether the peer can do a work.
 func (p *peer) can(work string) bool {
 	switch work {
-	case workSet, workClusterSet, workSidecarSet:
+	case workSet, workSetLong, workClusterSet, workSidecarSet:
 		return p.set != nil
 	case workGet:
 		return p.get != nil

@@ -350,7 +350,9 @@ func newDiskFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	block := make([]byte, 1<<20)
+	// What is written at once, Linux may keep in memory as one piece, and counts all of it as written for each part of it that
+	// is written later.
+	block := make([]byte, diskPage)
 	for at := int64(0); at < diskFile; at += int64(len(block)) {
 		if _, err := file.WriteAt(block, at); err != nil {
 			return nil, errors.Join(err, file.Close())

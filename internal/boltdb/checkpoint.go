@@ -26,8 +26,9 @@ const (
 	// checkpointGrowth bounds how much the file grows between checkpoints, beside an eighth of its size: bbolt uses pages
 	// that came from growing only again once the checkpoint after them is pinned.
 	checkpointGrowth = 8 << 20
-	// checkpointEvery is how old a checkpoint gets while there is something behind it in the log.
-	checkpointEvery = 5 * time.Second
+	// checkpointEvery is how often a checkpoint is made as long as there is something behind the last one in the log, unless
+	// that is less than half as old. A page that is written again and again is written to the disk once for each.
+	checkpointEvery = 30 * time.Second
 )
 
 // checkpoint is what the writer knows of them.

@@ -146,7 +146,8 @@ func (db *DB) write() {
 			db.logError(db.checkpointDone(err))
 		case <-age.C:
 			db.cp.resting = false
-			if db.wal != nil && db.cp.commits > 0 && db.cp.done == nil {
+			// One that was just made for its size would be made again for a few records.
+			if db.wal != nil && db.cp.commits > 0 && db.cp.done == nil && time.Since(db.cp.began) > db.opts.checkpointEvery/2 {
 				db.logError(db.beginCheckpoint())
 			}
 		case <-db.stop:
