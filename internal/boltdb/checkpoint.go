@@ -70,14 +70,14 @@ func (db *DB) startLog() (err error) {
 	if err := db.wal.writeHeader(h); err != nil {
 		return err
 	}
-	if err := db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) }); err != nil {
+	if err := db.commitOwn(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) }); err != nil {
 		return err
 	}
 	return db.checkpointNow()
 }
 
 func (db *DB) newLog(f file) *wal {
-	return &wal{file: f, path: db.path + logSuffix, areaSize: db.opts.areaSize, slot: 1, stats: &db.counters, area: 1}
+	return &wal{file: f, areaSize: db.opts.areaSize, slot: 1, stats: &db.counters, area: 1}
 }
 
 // endLog makes the file whole without its log, and removes that.
@@ -89,7 +89,7 @@ func (db *DB) endLog() error {
 		return err
 	}
 	// Until the log is gone, its last checkpoint counts, whose pages the pin keeps.
-	err := db.commitOwn(true, func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) })
+	err := db.commitOwn(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) })
 	if err == nil {
 		err = db.disk.Sync()
 	}
@@ -125,7 +125,7 @@ func (db *DB) beginCheckpoint() error {
 		return err
 	}
 	db.cp.began, db.cp.resting = time.Now(), true
-	if err := db.commitOwn(true, func(*bbolt.Tx) error { return nil }); err != nil {
+	if err := db.commitOwn(func(*bbolt.Tx) error { return nil }); err != nil {
 		return err
 	}
 	h, err := db.pinCheckpoint(db.wal.epoch + 1)
@@ -217,8 +217,8 @@ func (db *DB) checkpointNow() error {
 }
 
 // commitOwn commits a transaction of the database's own that needs no record: it changes nothing that users have stored.
-// The list of free pages is written with it, if list says so.
-func (db *DB) commitOwn(list bool, fn func(tx *bbolt.Tx) error) error {
+// The list of free pages is written with it, as checkpoints need it.
+func (db *DB) commitOwn(fn func(tx *bbolt.Tx) error) error {
 	tx, err := db.begin()
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func (db *DB) commitOwn(list bool, fn func(tx *bbolt.Tx) error) error {
 	if err := db.reserve(listBytes(tx), 0); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
-	return db.commit(tx, list)
+	return db.commit(tx, true)
 }
 
 // listBytes is at most what the list of free pages takes, with the pages that every commit writes.

@@ -111,7 +111,6 @@ func decodeHeader(b []byte) (*header, error) {
 // wal is the open log. It belongs to the writer.
 type wal struct {
 	file     file
-	path     string
 	areaSize int64
 
 	// slot is that of the last header.

@@ -79,7 +79,7 @@ func (db *DB) restore(h *header) error {
 func (db *DB) recoverLog(h *header, last uint64) error {
 	began := time.Now()
 	if !bytes.Equal(h.incarnation[:], db.incarnation) {
-		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.wal.path)
+		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.path+logSuffix)
 	}
 	// Rule 4: a power failure during recovery must find the checkpoint as it is. Without this, TestPowerFailure fails.
 	pin, err := db.bolt.Begin(false)
@@ -113,7 +113,7 @@ func (db *DB) recoverLog(h *header, last uint64) error {
 		err = db.commit(tx, false)
 	}
 	if err != nil {
-		return fmt.Errorf("replay its log %s: %w", db.wal.path, err)
+		return fmt.Errorf("replay its log %s: %w", db.path+logSuffix, err)
 	}
 	// Rule 5: what was never acknowledged must not come to life behind what is written from now on. One epoch after the
 	// header's may have been begun, too. See TestEveryRecoveryBeginsANewEpoch; without any new epoch, TestPowerFailure fails.
