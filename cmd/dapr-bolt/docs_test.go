@@ -1,8 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -133,4 +137,46 @@ func TestTableCellsAreShort(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The tables of docs/how-it-works.md name files, and functions that are in one of the files beside them.
+func TestHowItWorksNamesWhatIsThere(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/how-it-works.md")
+	require.NoError(t, err)
+	_, walk, found := strings.Cut(string(raw), "## The walk of a call")
+	require.True(t, found)
+	walk, places, found := strings.Cut(walk, "## Where to look")
+	require.True(t, found)
+	table, prose, found := strings.Cut(walk, "\nA delivery takes")
+	require.True(t, found)
+	files, functions := 0, 0
+	for _, passage := range append(append(strings.Split(table, "\n"), strings.Split(places, "\n")...), prose) {
+		folder, declared := "", map[string]bool{}
+		quoted := regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(passage, -1)
+		for _, name := range quoted {
+			if filepath.Ext(name[1]) != ".go" {
+				continue
+			}
+			files++
+			// A file's name alone is of the folder named before it.
+			if folder = cmp.Or(strings.TrimSuffix(filepath.Dir(name[1]), "."), folder); folder == "" {
+				require.Fail(t, "a file of no folder", name[1])
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("../..", folder, filepath.Base(name[1])), nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			for _, d := range file.Decls {
+				if f, ok := d.(*ast.FuncDecl); ok {
+					declared[f.Name.Name] = true
+				}
+			}
+		}
+		for _, name := range quoted {
+			if token.IsIdentifier(name[1]) {
+				functions++
+				require.True(t, declared[name[1]], "%s in %s", name[1], passage)
+			}
+		}
+	}
+	require.Greater(t, files, 40)
+	require.Greater(t, functions, 40)
 }

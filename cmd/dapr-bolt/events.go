@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,8 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
-	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 func (c *cli) topicShowCommand() *cobra.Command {
@@ -174,71 +171,4 @@ func (c *cli) printEvent(e *admin.EventDetail) error {
 		rows = append(rows, []cell{textCell(g.Group), textCell(string(g.State)), retry, numberCell(g.Deliveries), numberCell(g.DeadLetter), textCell(last)})
 	}
 	return c.printPage([]string{"GROUP", "STATE", "RETRY", "DELIVERIES", "DEAD LETTER", "LAST ERROR"}, rows, "no groups", "")
-}
-
-func (c *cli) retriesCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "retries",
-		Short: "Look into the events that wait for another delivery, and deliver or skip them now",
-		Args:  subcommandArgs,
-		RunE:  needsSubcommand,
-	}
-	c.outputFlag(cmd, cmd.PersistentFlags())
-	c.bucketFlags(cmd, sidecars.PubSub, "")
-	cmd.AddCommand(c.retriesListCommand(),
-		c.retryCommand("now", "Deliver a waiting retry now", "is due now", (*admin.Client).RetryNow),
-		c.retryCommand("skip", "Make a dead letter of a waiting retry, with the reason "+string(pubsub.ReasonSkipped), "is among the dead letters", (*admin.Client).RetrySkip))
-	return cmd
-}
-
-func (c *cli) retriesListCommand() *cobra.Command {
-	request := admin.RetriesRequest{Limit: admin.DefaultPageSize}
-	cmd := &cobra.Command{
-		Use:               "list TOPIC",
-		Short:             "List the retries of a topic, by group and by when they are due",
-		Args:              exactArgs("TOPIC"),
-		ValidArgsFunction: c.eachTopic(firstTopic),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			request.Bucket, request.Topic = c.bucket, args[0]
-			return ask(cmd.Context(), c, (*admin.Client).Retries, request, func(page admin.RetryPage) error {
-				var rows [][]cell
-				for _, r := range page.Retries {
-					due := c.timeCell(zeroIfNil(r.Due))
-					if r.InFlight {
-						due = cell{text: "in flight"}
-					}
-					rows = append(rows, []cell{textCell(r.Group), numberCell(r.Sequence), due, numberCell(r.Deliveries), textCell(r.EventID), textCell(r.LastError)})
-				}
-				return c.printPage([]string{"GROUP", "SEQUENCE", "DUE", "DELIVERIES", "EVENT ID", "LAST ERROR"}, rows, "no retries", nextFlag("after", page.Next))
-			})
-		},
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&request.Group, "group", "", "only those of this consumer group")
-	flags.StringVar(&request.After, "after", "", "continue where the page before says")
-	addFlag(flags, &request.Limit, "limit", strconv.Itoa(request.Limit), "count", "how many to list at most", parseLimit)
-	completeFlag(cmd, "group", c.eachTopic(groupsOf))
-	return cmd
-}
-
-func (c *cli) retryCommand(name, short, done string, change func(*admin.Client, context.Context, admin.RetryRequest) error) *cobra.Command {
-	return &cobra.Command{
-		Use:               name + " TOPIC GROUP SEQUENCE",
-		Short:             short,
-		Args:              exactArgs("TOPIC", "GROUP", "SEQUENCE"),
-		ValidArgsFunction: c.eachTopic(topicThenGroup),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			sequence, err := parseSequence(args[2])
-			if err != nil {
-				return err
-			}
-			return c.withClient(func(client *admin.Client) error {
-				request := admin.RetryRequest{Bucket: c.bucket, Topic: args[0], Group: args[1], Sequence: sequence}
-				if err := change(client, cmd.Context(), request); err != nil {
-					return err
-				}
-				return c.say(request, "event %d of topic %q %s for group %q\n", sequence, args[0], done, args[1])
-			})
-		},
-	}
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
@@ -253,99 +252,5 @@ func (c *cli) stateIdempotencyCommand() *cobra.Command {
 		},
 	}
 	c.pageFlags(cmd, &request)
-	return cmd
-}
-
-func (c *cli) bucketsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "buckets",
-		Short: "List the buckets of all databases",
-		Args:  subcommandArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			list := func(client *admin.Client) (admin.Buckets, error) {
-				buckets, err := client.Buckets(cmd.Context())
-				c.sayMissing(buckets.Missing)
-				return buckets, err
-			}
-			return learn(c, list, func(buckets admin.Buckets) error {
-				var rows [][]cell
-				for _, b := range buckets.State {
-					rows = append(rows, []cell{{text: string(sidecars.State)}, textCell(b.Database), textCell(b.Name)})
-				}
-				for _, b := range buckets.Buckets {
-					rows = append(rows, []cell{{text: string(sidecars.PubSub)}, textCell(b.Database), textCell(b.Name)})
-				}
-				return c.printPage([]string{"KIND", "DATABASE", "BUCKET"}, rows, "no buckets", "")
-			})
-		},
-	}
-	c.outputFlag(cmd, cmd.PersistentFlags())
-	cmd.AddCommand(c.bucketRemoveCommand())
-	return cmd
-}
-
-func (c *cli) bucketRemoveCommand() *cobra.Command {
-	var (
-		database string
-		yes      bool
-	)
-	cmd := &cobra.Command{
-		Use:   "remove KIND BUCKET",
-		Short: "Remove all that a bucket holds; KIND is state or pubsub",
-		Long: `Remove all that a bucket holds; KIND is state or pubsub. A bucket that a connected sidecar works on is refused. Its
-name can be used again; no ETag and no dead letter's id is given out twice. It asks first.`,
-		Args: exactArgs("KIND", "BUCKET"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			request := admin.RemoveBucketRequest{Kind: args[0], Bucket: admin.Bucket{Database: database, Name: args[1]}}
-			return c.withClient(func(client *admin.Client) error {
-				if !yes {
-					if err := c.confirm(fmt.Sprintf("Remove all that %s bucket %s holds?", request.Kind, request.Bucket)); err != nil {
-						return err
-					}
-				}
-				if err := client.RemoveBucket(cmd.Context(), request); err != nil {
-					return err
-				}
-				return c.say(request, "%s bucket %s removed\n", request.Kind, request.Bucket)
-			})
-		},
-	}
-	addFlag(cmd.Flags(), &database, "database", "", "name", "the database: DATABASE.db in the data directory (default: "+databases.DefaultDatabase+")", parseName)
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return cmd
-}
-
-func (c *cli) overviewCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "overview",
-		Short: "Say how the process is, who is connected, and what needs a person",
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			look := func(client *admin.Client) (admin.Overview, error) {
-				o, err := client.Overview(cmd.Context())
-				c.sayMissing(o.Missing)
-				return o, err
-			}
-			return learn(c, look, func(o admin.Overview) error {
-				var b strings.Builder
-				fmt.Fprintf(&b, "process %d (%s), up since %s\n", o.PID, o.Version, c.when(o.Started))
-				for _, db := range o.Databases {
-					fmt.Fprintf(&b, "database %s: %s, log %s\n", db.Name, byteSize(db.Size), byteSize(db.LogSize))
-				}
-				for _, s := range o.Sidecars {
-					fmt.Fprintf(&b, "sidecar: %s component %s of app %q, %s, since %s\n", s.Kind, harmless(s.Component), harmless(s.App), harmless(s.Process), c.when(s.Since))
-				}
-				for _, a := range o.Attention {
-					fmt.Fprintf(&b, "needs a person: %s\n", harmless(a.Text))
-				}
-				if len(o.Attention) == 0 {
-					fmt.Fprintln(&b, "nothing needs a person")
-				}
-				_, err := fmt.Fprint(c.out, b.String())
-				return err
-			})
-		},
-	}
-	c.outputFlag(cmd, cmd.Flags())
 	return cmd
 }
