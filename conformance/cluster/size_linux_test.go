@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"os"
 	"regexp"
 	"strconv"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
@@ -88,13 +88,11 @@ func restarted(t *testing.T, p *harness.Process) float64 {
 	p.Kill()
 	require.NoError(t, p.Start())
 	require.NoError(t, p.WaitReady(t.Context()))
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	process, err := procfs.NewProc(p.PID())
 	require.NoError(t, err)
-	found := regexp.MustCompile(`RssAnon:\s+(\d+) kB`).FindSubmatch(status)
-	require.NotNil(t, found)
-	kib, err := strconv.ParseFloat(string(found[1]), 64)
+	status, err := process.NewStatus()
 	require.NoError(t, err)
-	return kib * 1024
+	return float64(status.RssAnon)
 }
 
 func metric(t *testing.T, url, pattern string) float64 {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2/hpack"
@@ -42,18 +43,13 @@ func (e *env) usage(b *harness.Bolt) (u usage) {
 		}
 	}
 	require.Positive(e.t, u.goroutines)
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.PID()))
+	p, err := procfs.NewProc(b.PID())
 	require.NoError(e.t, err)
-	u.descriptors = len(fds)
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.PID()))
+	u.descriptors, err = p.FileDescriptorsLen()
 	require.NoError(e.t, err)
-	for line := range strings.Lines(string(raw)) {
-		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			require.NoError(e.t, err)
-			u.memory = kib << 10
-		}
-	}
+	status, err := p.NewStatus()
+	require.NoError(e.t, err)
+	u.memory = int64(status.RssAnon)
 	return u
 }
 

@@ -1,7 +1,6 @@
 package harness_test
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
@@ -47,10 +47,10 @@ func TestChildrenDieWithTheirParent(t *testing.T) {
 
 // gone is true for a process that is dead, also if nobody has collected it yet.
 func gone(pid int) bool {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return syscall.Kill(pid, 0) != nil
 	}
-	_, state, _ := strings.Cut(string(raw), ") ")
-	return strings.HasPrefix(state, "Z")
+	stat, err := p.Stat()
+	return err != nil || stat.State == "Z"
 }

@@ -8,11 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	commonapi "github.com/dapr/dapr/pkg/apis/common"
 	componentsapi "github.com/dapr/dapr/pkg/apis/components/v1alpha1"
+	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"sigs.k8s.io/yaml"
@@ -139,11 +139,11 @@ func resubscribe(t *testing.T, n *node) {
 // userOf reads the effective user of a process.
 func userOf(t *testing.T, pid int) string {
 	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	p, err := procfs.NewProc(pid)
 	require.NoError(t, err)
-	_, line, found := strings.Cut(string(raw), "\nUid:")
-	require.True(t, found)
-	return strings.Fields(line)[1]
+	status, err := p.NewStatus()
+	require.NoError(t, err)
+	return strconv.FormatUint(status.UIDs[1], 10)
 }
 
 // connectAs has a process of that user connect to a socket.

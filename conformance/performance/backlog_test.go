@@ -83,7 +83,7 @@ func TestBacklog(t *testing.T) {
 	consumed := consuming.end()
 	before := size()
 	fmt.Printf("the other %d consumed at %.0f/s: at most %s resident; high-water mark of the process %s\n",
-		rest, rate, megabytes(consumed), megabytes(consuming.field("VmHWM:")))
+		rest, rate, megabytes(consumed), megabytes(int64(consuming.status().VmHWM)))
 
 	// What was freed is used again before the file grows by much.
 	c.publish("backlog", *events/10)

@@ -3,15 +3,16 @@ package performance
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
@@ -256,32 +257,18 @@ type usage struct {
 	written int64
 }
 
-// usageOf reads /proc; an error means that it is not known.
+// usageOf asks the system; an error means that it is not known.
 func usageOf(process *harness.Process) (u usage, err error) {
 	if process == nil {
 		return u, os.ErrNotExist
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process.PID()))
+	p, err := procfs.NewProc(process.PID())
 	if err != nil {
 		return u, err
 	}
-	// The command's name, in brackets, may hold spaces.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
-		ticks, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return u, err
-		}
-		u.cpu += time.Duration(ticks) * 10 * time.Millisecond
-	}
-	io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", process.PID()))
-	if err != nil {
-		return u, err
-	}
-	for line := range strings.Lines(string(io)) {
-		if n, ok := strings.CutPrefix(line, "write_bytes: "); ok {
-			u.written, err = strconv.ParseInt(strings.TrimSpace(n), 10, 64)
-		}
-	}
-	return u, err
+	stat, statErr := p.Stat()
+	io, ioErr := p.IO()
+	u.cpu = time.Duration(stat.CPUTime() * float64(time.Second))
+	u.written = int64(io.WriteBytes)
+	return u, errors.Join(statErr, ioErr)
 }

@@ -1,15 +1,11 @@
 package performance_test
 
 import (
-	"bufio"
-	"fmt"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
+	"github.com/prometheus/procfs"
 )
 
 // memory watches what a process has resident, in bytes.
@@ -44,7 +40,7 @@ func watchMemory(t *testing.T, pid int) *memory {
 
 // sample returns what is resident now.
 func (m *memory) sample() int64 {
-	now := m.field("VmRSS:")
+	now := int64(m.status().VmRSS)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.peak = max(m.peak, now)
@@ -59,23 +55,14 @@ func (m *memory) end() int64 {
 	return m.peak
 }
 
-// field reads a line of /proc/PID/status that counts kB.
-func (m *memory) field(name string) int64 {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", m.pid))
+// status is zero when the process is gone, which fails the test.
+func (m *memory) status() (status procfs.ProcStatus) {
+	p, err := procfs.NewProc(m.pid)
+	if err == nil {
+		status, err = p.NewStatus()
+	}
 	if err != nil {
 		m.t.Errorf("the process is gone: %v", err)
-		return 0
 	}
-	defer func() { _ = f.Close() }()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), name); ok {
-			var kilobytes int64
-			_, err := fmt.Sscan(rest, &kilobytes)
-			require.NoError(m.t, err)
-			return kilobytes << 10
-		}
-	}
-	m.t.Errorf("/proc/%d/status has no %s", m.pid, name)
-	return 0
+	return status
 }

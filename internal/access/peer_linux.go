@@ -1,15 +1,12 @@
 package access
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"strconv"
-	"strings"
 	"unsafe"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,30 +82,27 @@ func peerGroups(fd uintptr) []uint32 {
 	return nil
 }
 
-// processStart returns field 22, starttime, of /proc/PID/stat (proc_pid_stat(5)), or 0 if there is no such process.
+// processStart returns when a process was started, as /proc says it, or 0 if there is no such process.
 func processStart(pid int) uint64 {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0
 	}
-	// Field 2 is the name in parentheses and may hold anything; field 3 follows the last of them.
-	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
-	fields := strings.Fields(string(rest))
-	const starttime = 22 - 3
-	if !ok || len(fields) <= starttime {
-		return 0
-	}
-	start, err := strconv.ParseUint(fields[starttime], 10, 64)
+	stat, err := p.Stat()
 	if err != nil {
 		return 0
 	}
-	return start
+	return stat.Starttime
 }
 
 func processName(pid int) string {
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(name))
+	name, err := p.Comm()
+	if err != nil {
+		return ""
+	}
+	return name
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/jonboulle/clockwork"
+	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -37,15 +38,11 @@ func process(t *testing.T) (p access.Process, end func()) {
 	t.Helper()
 	sleeper := exec.CommandContext(t.Context(), "sleep", "300")
 	require.NoError(t, sleeper.Start())
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", sleeper.Process.Pid))
+	running, err := procfs.NewProc(sleeper.Process.Pid)
 	require.NoError(t, err)
-	p.PID = sleeper.Process.Pid
-	for i, field := range bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:]) {
-		if i == 19 {
-			_, err := fmt.Sscan(string(field), &p.Start)
-			require.NoError(t, err)
-		}
-	}
+	stat, err := running.Stat()
+	require.NoError(t, err)
+	p.PID, p.Start = sleeper.Process.Pid, stat.Starttime
 	require.False(t, p.Ended())
 	end = func() {
 		_ = sleeper.Process.Kill()
