@@ -299,9 +299,9 @@ func (m *machine) drain() {
 		}
 	}
 	m.deadLetters()
-	// What a group did not want when it began leaves with the next sweep.
-	m.advance(modelSweepInterval)
+	// What a group did not want when it began leaves with a sweep that comes after its last acknowledgement.
 	m.eventually(func() bool {
+		m.b.clock.Advance(modelSweepInterval)
 		all, err := m.b.broker.Stats(context.Background())
 		require.NoError(m.t, err)
 		for _, t := range all {
