@@ -55,7 +55,8 @@ func (a *Access) List() (list []string) {
 }
 
 // TLS returns what CACert, ClientCert and ClientKey say; nil: nothing. What cannot be read is an invalid.Error that names
-// the metadata key.
+// the metadata key. A certificate of our own that is in files is read anew for each connection, since it is replaced before it
+// expires.
 func (a *Access) TLS() (*tls.Config, error) {
 	if a.CACert == "" && a.ClientCert == "" && a.ClientKey == "" {
 		return nil, nil
@@ -75,21 +76,28 @@ func (a *Access) TLS() (*tls.Config, error) {
 		return nil, &invalid.Error{Field: "clientCert", Value: "alone or without clientKey", Allowed: "clientCert and clientKey together, or neither"}
 	}
 	if a.ClientCert != "" {
-		cert, err := read("clientCert", a.ClientCert)
-		if err != nil {
+		if _, err := a.clientPair(); err != nil {
 			return nil, err
 		}
-		key, err := read("clientKey", a.ClientKey)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, &invalid.Error{Field: "clientCert", Value: "with its clientKey", Allowed: fmt.Sprintf("a pair in PEM (%v)", err)}
-		}
-		config.Certificates = []tls.Certificate{pair}
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return a.clientPair() }
 	}
 	return config, nil
+}
+
+func (a *Access) clientPair() (*tls.Certificate, error) {
+	cert, err := read("clientCert", a.ClientCert)
+	if err != nil {
+		return nil, err
+	}
+	key, err := read("clientKey", a.ClientKey)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, &invalid.Error{Field: "clientCert", Value: "with its clientKey", Allowed: fmt.Sprintf("a pair in PEM (%v)", err)}
+	}
+	return &pair, nil
 }
 
 // read returns the PEM of a value, which is a file's path if it is not the PEM itself. What it says of a value that is
