@@ -3,6 +3,7 @@ package pubsub_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -207,4 +208,44 @@ func TestAnInstanceThatIsAloneKeepsWhatItHas(t *testing.T) {
 	require.NoError(t, second.Context().Err())
 	second.Ack()
 	b.expect(s, "2")
+}
+
+// engineThatCounts counts the redriven events that it reads.
+type engineThatCounts struct {
+	pubsub.Engine
+	read atomic.Int64
+}
+
+func (e *engineThatCounts) ReadRedriven(ctx context.Context, topic, group string, skip func(pubsub.RetryKey) bool, limit, maxBytes int) ([]pubsub.Retry, error) {
+	redriven, err := e.Engine.ReadRedriven(ctx, topic, group, skip, limit, maxBytes)
+	e.read.Add(int64(len(redriven)))
+	return redriven, err
+}
+
+// Events of one key that are redriven together come in their order, and none is read again for each that goes before it.
+func TestRedrivenEventsOfAKeyAreNotReadOverAndOver(t *testing.T) {
+	const events = 300
+	b := newBench(t)
+	var engine *engineThatCounts
+	b.wrap = func(e pubsub.Engine) pubsub.Engine {
+		engine = &engineThatCounts{Engine: e}
+		return engine
+	}
+	b.reopen()
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxDeliver: 1})
+	b.publish("t", many("k", 0, events)...)
+	for range events {
+		b.next(s).Nack("no")
+	}
+	require.Eventually(t, func() bool { return b.stats("t").Groups[0].Dead == events }, waitLong, time.Millisecond)
+	var ids []uint64
+	for _, d := range b.deadLetters(pubsub.DeadLetterFilter{Limit: events}) {
+		ids = append(ids, d.ID)
+	}
+	_, err := b.broker.Redrive(t.Context(), ids)
+	require.NoError(t, err)
+	for i := range events {
+		b.expect(s, fmt.Sprint("k", i))
+	}
+	require.Less(t, engine.read.Load(), int64(5*events))
 }

@@ -421,20 +421,20 @@ func (g *group) setRetrying(key string, was, is bool) {
 }
 
 // letGo has what a partition key blocked read again, once that has come free.
-func (g *group) letGo(key string, first bool, redriven []RetryKey) {
+func (g *group) letGo(key string, first bool, redriven *RetryKey) {
 	if first {
 		g.freed = append(g.freed, key)
 	}
-	if len(redriven) == 0 {
+	if redriven == nil {
 		return
 	}
-	// Those that were read lie behind them.
+	g.idle = append(g.idle, *redriven)
+	// Those that were read lie behind it.
 	for _, d := range g.redriven {
 		g.drop(d)
-		redriven = append(redriven, *d.retry)
+		g.idle = append(g.idle, *d.retry)
 	}
 	g.redriven, g.moreRedriven = nil, true
-	g.idle = append(g.idle, redriven...)
 }
 
 // drop gives back what an event took of the budget.

@@ -1,5 +1,10 @@
 package pubsub
 
+import (
+	"cmp"
+	"slices"
+)
+
 // maxBlockedKnown bounds the events of one partition key that are known to be blocked. Those beyond it are looked for in
 // the log when their turn comes.
 const maxBlockedKnown = 64
@@ -17,7 +22,7 @@ type partition struct {
 	blocked       []uint64
 	scanned, last uint64
 	first         firstState
-	// redriven are redriven events that wait on disk until the key comes free.
+	// redriven are redriven events that wait on disk, in their order. When the key comes free, the first of them is read.
 	redriven []RetryKey
 }
 
@@ -66,13 +71,13 @@ func (ps partitions) canDeliver(d *delivery) bool {
 	return p == nil || p.free() && !p.hasBlocked() && p.first == firstOnDisk
 }
 
-// canDeliverRedriven reports whether a redriven event may go out: the key is free, and what is blocked came after it.
+// canDeliverRedriven reports whether a redriven event may go out: the key is free, and what waits came after it.
 func (ps partitions) canDeliverRedriven(d *delivery) bool {
 	p := ps[d.Event.PartitionKey]
 	switch {
 	case p == nil:
 		return true
-	case !p.free() || p.first == firstRead:
+	case !p.free() || p.first == firstRead || len(p.redriven) > 0 && p.redriven[0].Order < d.retry.Order:
 		return false
 	case len(p.blocked) > 0:
 		return p.blocked[0] > d.after
@@ -95,7 +100,7 @@ func (ps partitions) takeOff(d *delivery) {
 }
 
 // release follows an event that has ended.
-func (ps partitions) release(key string) (string, bool, []RetryKey) {
+func (ps partitions) release(key string) (_ string, first bool, redriven *RetryKey) {
 	if key == "" {
 		return key, false, nil
 	}
@@ -103,17 +108,19 @@ func (ps partitions) release(key string) (string, bool, []RetryKey) {
 	return ps.whenFree(key)
 }
 
-// whenFree returns, once the key is free, whether its first blocked event is to be read now, and which redriven ones.
-func (ps partitions) whenFree(key string) (_ string, first bool, redriven []RetryKey) {
+// whenFree returns, once the key is free, whether its first blocked event is to be read now, and which redriven one, if any.
+func (ps partitions) whenFree(key string) (_ string, first bool, redriven *RetryKey) {
 	p := ps[key]
 	if p == nil || !p.free() {
 		return key, false, nil
 	}
-	redriven, p.redriven = p.redriven, nil
+	if len(p.redriven) > 0 {
+		redriven, p.redriven = &p.redriven[0], p.redriven[1:]
+	}
 	if first = p.first == firstOnDisk && p.hasBlocked(); first {
 		p.first = firstWanted
 	}
-	if p.first == firstOnDisk && !p.hasBlocked() {
+	if p.first == firstOnDisk && !p.hasBlocked() && len(p.redriven) == 0 {
 		delete(ps, key)
 	}
 	return key, first, redriven
@@ -153,7 +160,8 @@ func (ps partitions) block(d *delivery) {
 // blockRedriven notes a redriven event that must wait.
 func (ps partitions) blockRedriven(d *delivery) {
 	p := ps[d.Event.PartitionKey]
-	p.redriven = append(p.redriven, *d.retry)
+	at, _ := slices.BinarySearchFunc(p.redriven, d.retry.Order, func(k RetryKey, order int64) int { return cmp.Compare(k.Order, order) })
+	p.redriven = slices.Insert(p.redriven, at, *d.retry)
 }
 
 // firstBlocked returns the sequence after which the key's first blocked event is to be read: right there, if that is
