@@ -119,7 +119,7 @@ bench: $(STACK) ## Measure dapr-bolt beside its peers and write RESULTS.md (an h
 	go -C conformance run ./cmd/bench $(if $(BASE),--base $(BASE))
 
 .PHONY: bench-cluster
-bench-cluster: ## Measure dapr-bolt on etcd and NATS beside Dapr's own components, into .cache/bench-cluster (a minute)
+bench-cluster: ## Measure dapr-bolt on etcd and NATS beside Dapr's own components, and PostgreSQL and Redis if installed, into .cache/bench-cluster (3 minutes)
 	go -C conformance run ./cmd/bench --parts cluster --report $(abspath $(CACHE))/bench-cluster
 
 .PHONY: release

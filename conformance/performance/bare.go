@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/reflection"
 
@@ -20,15 +22,22 @@ import (
 // BareServerCommand is the subcommand under which the program that calls Run must call ServeBare.
 const BareServerCommand = "bare-server"
 
+const bareSettings = "one sync for all who wait, appended to a log, or one transaction on etcd; no ETags, ids, retries or limits"
+
 // openBare runs the bare server in a process of its own.
 func openBare(ctx context.Context, e *env, p *peer) error {
+	return openBareAt(ctx, e, p, e.Dir("bare"))
+}
+
+// openBareAt has the place as ServeBare takes it.
+func openBareAt(ctx context.Context, e *env, p *peer, place string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	socket := filepath.Join(filepath.Dir(e.SocketDir()), "bare.sock")
 	process, err := e.StartServer(harness.ServerOptions{
-		Name: BareServerCommand, Path: self, Args: []string{BareServerCommand, socket, e.Dir("bare")}, Network: "unix", Address: socket,
+		Name: BareServerCommand, Path: self, Args: []string{BareServerCommand, socket, place}, Network: "unix", Address: socket,
 	})
 	if err != nil {
 		return err
@@ -53,18 +62,23 @@ const (
 
 // ServeBare serves the least that a component can be, on a Unix socket until ctx ends: what waits is appended to a log in one
 // write, and synced once. Nothing can be found there again. There are no ETags, no ends of life, no duplicates, no retries and
-// no limits: what it takes is what gRPC takes and a write to the disk.
-func ServeBare(ctx context.Context, socket, log string) error {
+// no limits: what it takes is what gRPC takes and a write to the disk. Place is the log's file, or the URLs of etcd servers with
+// commas between them: then what waits is put in one transaction, and the next one begins when that is answered.
+func ServeBare(ctx context.Context, socket, place string) error {
 	debug.SetGCPercent(bareGCPercent)
-	file, err := newDiskFile(log)
+	open := newBareLog
+	if strings.Contains(place, "://") {
+		open = newBareEtcd
+	}
+	disk, err := open(place)
 	if err != nil {
 		return err
 	}
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
-		return errors.Join(err, file.Close())
+		return errors.Join(err, disk.Close())
 	}
-	w := &bareWriter{file: file, entries: make(chan bareEntry, bareQueue)}
+	w := &bareWriter{disk: disk, entries: make(chan bareEntry, bareQueue)}
 	var writing sync.WaitGroup
 	writing.Go(w.run)
 	server := grpc.NewServer(grpc.NumStreamWorkers(bareWorkers), grpc.WaitForHandlers(true))
@@ -79,53 +93,99 @@ func ServeBare(ctx context.Context, socket, log string) error {
 	}
 	close(w.entries)
 	writing.Wait()
-	return errors.Join(err, file.Close())
+	return errors.Join(err, disk.Close())
+}
+
+// bareDisk keeps all entries of a batch, or returns an error.
+type bareDisk interface {
+	keep(batch []bareEntry) error
+	Close() error
 }
 
 type bareEntry struct {
+	key   string
 	value []byte
 	kept  chan error
 }
 
 // bareWriter writes whatever waits in one go.
 type bareWriter struct {
-	file    *os.File
+	disk    bareDisk
 	entries chan bareEntry
-	at      int64
 }
 
 // keep returns once the value is on disk.
-func (w *bareWriter) keep(value []byte) error {
+func (w *bareWriter) keep(key string, value []byte) error {
 	kept := make(chan error, 1)
-	w.entries <- bareEntry{value, kept}
+	w.entries <- bareEntry{key, value, kept}
 	return <-kept
 }
 
 func (w *bareWriter) run() {
-	var batch []byte
-	var waiting []chan error
+	var batch []bareEntry
 	for e := range w.entries {
-		batch, waiting = append(batch[:0], e.value...), append(waiting[:0], e.kept)
+		batch = append(batch[:0], e)
 		for more := true; more; {
 			select {
 			case e, more = <-w.entries:
 				if more {
-					batch, waiting = append(batch, e.value...), append(waiting, e.kept)
+					batch = append(batch, e)
 				}
 			default:
 				more = false
 			}
 		}
-		if w.at+int64(len(batch)) > diskFile {
-			w.at = 0
-		}
-		n, err := w.file.WriteAt(batch, w.at)
-		w.at += int64(n)
-		err = errors.Join(err, dataSync(w.file))
-		for _, kept := range waiting {
-			kept <- err
+		err := w.disk.keep(batch)
+		for _, e := range batch {
+			e.kept <- err
 		}
 	}
+}
+
+// bareLog is a file that is written over from its beginning when it is full.
+type bareLog struct {
+	*os.File
+	at  int64
+	raw []byte
+}
+
+func newBareLog(path string) (bareDisk, error) {
+	file, err := newDiskFile(path)
+	return &bareLog{File: file}, err
+}
+
+func (l *bareLog) keep(batch []bareEntry) error {
+	l.raw = l.raw[:0]
+	for _, e := range batch {
+		l.raw = append(l.raw, e.value...)
+	}
+	if l.at+int64(len(l.raw)) > diskFile {
+		l.at = 0
+	}
+	n, err := l.WriteAt(l.raw, l.at)
+	l.at += int64(n)
+	return errors.Join(err, dataSync(l.File))
+}
+
+// bareEtcd puts a batch in one transaction, which can have each key once.
+type bareEtcd struct{ *clientv3.Client }
+
+func newBareEtcd(endpoints string) (bareDisk, error) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: strings.Split(endpoints, ","), DialTimeout: startTimeout})
+	return bareEtcd{client}, err
+}
+
+func (e bareEtcd) keep(batch []bareEntry) error {
+	newest := make(map[string]string, len(batch))
+	for _, entry := range batch {
+		newest["bare/"+entry.key] = string(entry.value)
+	}
+	puts := make([]clientv3.Op, 0, len(newest))
+	for key, value := range newest {
+		puts = append(puts, clientv3.OpPut(key, value))
+	}
+	_, err := e.Txn(e.Ctx()).Then(puts...).Commit()
+	return err
 }
 
 type bareState struct {
@@ -146,7 +206,7 @@ func (*bareState) Ping(context.Context, *proto.PingRequest) (*proto.PingResponse
 }
 
 func (s *bareState) Set(_ context.Context, r *proto.SetRequest) (*proto.SetResponse, error) {
-	return &proto.SetResponse{}, s.writer.keep(r.GetValue())
+	return &proto.SetResponse{}, s.writer.keep(r.GetKey(), r.GetValue())
 }
 
 type barePubSub struct {
@@ -163,5 +223,5 @@ func (*barePubSub) Features(context.Context, *proto.FeaturesRequest) (*proto.Fea
 }
 
 func (p *barePubSub) Publish(_ context.Context, r *proto.PublishRequest) (*proto.PublishResponse, error) {
-	return &proto.PublishResponse{}, p.writer.keep(r.GetData())
+	return &proto.PublishResponse{}, p.writer.keep(r.GetTopic(), r.GetData())
 }

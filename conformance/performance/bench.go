@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -288,7 +289,7 @@ func describeMachine(ctx context.Context) string {
 	if build, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range build.Deps {
 			switch dep.Path {
-			case "github.com/dapr/components-contrib", "github.com/dapr/dapr", "github.com/nats-io/nats-server/v2",
+			case "github.com/dapr/components-contrib", "github.com/dapr/dapr", "github.com/nats-io/nats-server/v2", "go.etcd.io/etcd/server/v3",
 				"go.etcd.io/bbolt", "google.golang.org/grpc", "modernc.org/sqlite":
 				machine = append(machine, dep.Path+" "+dep.Version)
 			}
@@ -296,6 +297,11 @@ func describeMachine(ctx context.Context) string {
 	}
 	if out, err := exec.CommandContext(ctx, redisServer, "--version").Output(); err == nil {
 		machine = append(machine, strings.TrimSpace(string(out)))
+	}
+	if programs, err := postgresPrograms(); err == nil {
+		if out, err := exec.CommandContext(ctx, filepath.Join(programs, postgresServer), "--version").Output(); err == nil {
+			machine = append(machine, strings.TrimSpace(string(out)))
+		}
 	}
 	return strings.Join(machine, "\n- ")
 }

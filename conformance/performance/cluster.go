@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"github.com/dapr/components-contrib/pubsub/jetstream"
+	redispubsub "github.com/dapr/components-contrib/pubsub/redis"
 	"github.com/dapr/components-contrib/state/etcd"
 	"github.com/nats-io/nats.go"
 
@@ -28,7 +30,8 @@ const (
 	peerDapr  = "Dapr's own"
 )
 
-// cluster measures one dapr-bolt and three beside Dapr's own components on the same servers, and both through sidecars.
+// cluster measures one dapr-bolt and three beside Dapr's own components on the same servers, what is possible there, and
+// others' servers; Dapr's own, and Redis, through sidecars as well.
 func (b *bench) cluster(ctx context.Context) (err error) {
 	e, err := b.newEnv()
 	if err != nil {
@@ -92,17 +95,53 @@ func (b *bench) cluster(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	least := &peer{name: peerBare}
+	if err := openBareAt(ctx, e, least, etcds.Endpoints()); err != nil {
+		return err
+	}
+	least.publish = nil // there are no nats-servers behind it
+	b.results.Peers[peerBare] = bareSettings
 	b.results.Peers[peerThree] = "each behind its Unix socket, called in turn; with duplicates by id, as with one"
 	b.results.Peers[peerDapr] = "`state.etcd` and `pubsub.jetstream` (which knows no duplicates) on the same servers, in the benchmark's process or in a sidecar"
+	stores, brokers := []*peer{bolts[0], inTurn(peerThree, bolts), dapr, least}, []*peer{bolts[0], inTurn(peerThree, bolts), dapr}
+	sidecarBrokers := slices.Clone(sidecars)
+	if missing := postgresMissing(); missing != "" {
+		b.miss(peerPostgres, missing)
+	} else {
+		postgres := &peer{name: peerPostgres}
+		if err := openPostgres(ctx, e, postgres); err != nil {
+			return err
+		}
+		stores = append(stores, postgres)
+		b.results.Peers[peerPostgres] = "fsync and synchronous_commit on; one server on 127.0.0.1, called with 64 connections"
+	}
+	if missing := redisMissing(); missing != "" {
+		b.miss(peerRedis, missing)
+	} else {
+		redis, behind := &peer{name: peerRedis}, &peer{name: peerRedis}
+		server, metadata, err := startRedis(ctx, e)
+		if err != nil {
+			return err
+		}
+		redis.process = server.Process
+		err = errors.Join(
+			redis.useBroker(ctx, e, redispubsub.NewRedisStreams(silent), maps.Clone(metadata)),
+			behind.useSidecar(ctx, e, daprd, "with-redis", e.Dir("no-sockets"), component("pubsub", "pubsub.redis", metadata)))
+		if err != nil {
+			return err
+		}
+		brokers, sidecarBrokers = append(brokers, redis), append(sidecarBrokers, behind)
+		b.results.Peers[peerRedis] = redisSettings
+	}
 	var turns []turn
 	for _, of := range []struct {
 		work  string
 		peers []*peer
 	}{
-		{workClusterSet, []*peer{bolts[0], inTurn(peerThree, bolts), dapr}},
+		{workClusterSet, stores},
 		{workSidecarSet, sidecars},
-		{workClusterPublish, []*peer{bolts[0], inTurn(peerThree, bolts), dapr}},
-		{workSidecarPublish, sidecars},
+		{workClusterPublish, brokers},
+		{workSidecarPublish, sidecarBrokers},
 	} {
 		for _, clients := range []int{1, 64} {
 			for _, p := range of.peers {

@@ -35,11 +35,12 @@ const (
 	peerSQLite    = "SQLite"
 	peerJetStream = "JetStream"
 	peerBare      = "a bare gRPC server"
+	peerPostgres  = "PostgreSQL"
 	peerDisk      = "the file system"
 )
 
 // components are who can be asked for sets and publishes, in the order of the table.
-var components = []string{peerOurs, peerBase, peerBare, peerRedis, peerSQLite, peerJetStream, peerThree, peerDapr}
+var components = []string{peerOurs, peerBase, peerBare, peerRedis, peerSQLite, peerJetStream, peerThree, peerDapr, peerPostgres}
 
 // consumerGroup is the app's id, which a sidecar adds to a pub/sub's metadata.
 const consumerGroup = "bench"
@@ -104,15 +105,14 @@ func (b *bench) openPeers(ctx context.Context) (peers []*peer, closeAll func() e
 	}{
 		{peerOurs, "defaults; behind its Unix socket, through the runtime's adapters", "", b.openBolt(b.bolt)},
 		{peerBase, "the same", b.baseMissing(), b.openBolt(b.opts.Base)},
-		{peerBare, "one sync for all who wait, appended to a log; no ETags, ids, retries or limits", "", openBare},
-		{peerRedis, "AOF, appendfsync always, no snapshots; server on 127.0.0.1, called directly", redisMissing(), openRedis},
+		{peerBare, bareSettings, "", openBare},
+		{peerRedis, redisSettings, redisMissing(), openRedis},
 		{peerSQLite, "write-ahead log (its default), synchronous(FULL); in the benchmark's process", "", openSQLite},
 		{peerJetStream, "sync always; server on 127.0.0.1 in the benchmark's process, file storage", "", openJetStream},
 		{peerDisk, "a file of 64 MiB that is written over", "", openDisk},
 	} {
 		if of.missing != "" {
-			b.results.Missing[of.name] = of.missing
-			b.progress("%s is not measured: %s", of.name, of.missing)
+			b.miss(of.name, of.missing)
 			continue
 		}
 		e, err := b.newEnv()
@@ -127,6 +127,12 @@ func (b *bench) openPeers(ctx context.Context) (peers []*peer, closeAll func() e
 		peers, b.results.Peers[of.name] = append(peers, p), of.settings
 	}
 	return peers, all.Close, nil
+}
+
+// miss notes why a peer is not measured.
+func (b *bench) miss(peer, why string) {
+	b.results.Missing[peer] = why
+	b.progress("%s is not measured: %s", peer, why)
 }
 
 func (b *bench) baseMissing() string {
@@ -236,7 +242,10 @@ func openSQLite(ctx context.Context, e *env, p *peer) error {
 	})
 }
 
-const redisServer = "redis-server"
+const (
+	redisServer   = "redis-server"
+	redisSettings = "AOF, appendfsync always, no snapshots; server on 127.0.0.1, called directly"
+)
 
 func redisMissing() string {
 	if _, err := exec.LookPath(redisServer); err != nil {

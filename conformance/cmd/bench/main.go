@@ -63,7 +63,7 @@ func newCommand() *cobra.Command {
 	flags.IntVar(&opts.Keys, "keys", 0, "keys in the large file (default 10000000)")
 	flags.IntVar(&opts.Events, "events", 0, "events in the large file (default 5000000)")
 	cmd.AddCommand(&cobra.Command{
-		Use:    performance.BareServerCommand + " SOCKET FILE",
+		Use:    performance.BareServerCommand + " SOCKET FILE|ENDPOINTS",
 		Args:   cobra.ExactArgs(2),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {

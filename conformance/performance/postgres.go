@@ -1,0 +1,89 @@
+package performance
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	"github.com/dapr/components-contrib/state/postgresql/v2"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+)
+
+const postgresServer = "postgres"
+
+// postgresPrograms is the folder with PostgreSQL's programs, which Debian keeps out of PATH.
+func postgresPrograms() (string, error) {
+	if path, err := exec.LookPath(postgresServer); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path), nil
+		}
+	}
+	found, err := filepath.Glob(filepath.Join("/usr/lib/postgresql/*/bin", postgresServer))
+	if err != nil || len(found) == 0 {
+		return "", fmt.Errorf("%s is not installed (`apt-get install postgresql`)", postgresServer)
+	}
+	return filepath.Dir(found[len(found)-1]), nil
+}
+
+func postgresMissing() string {
+	programs, err := postgresPrograms()
+	if err != nil {
+		return err.Error()
+	}
+	version := notRoot(filepath.Join(programs, postgresServer), "--version")
+	if out, err := exec.Command(version[0], version[1:]...).CombinedOutput(); err != nil {
+		return fmt.Sprintf("%s cannot be run as another user than root: %v: %s", postgresServer, err, out)
+	}
+	return ""
+}
+
+// notRoot is the command for a program that refuses to be root: in a user namespace, root has another number.
+func notRoot(program string, args ...string) []string {
+	command := append([]string{program}, args...)
+	if os.Geteuid() != 0 {
+		return command
+	}
+	return append([]string{"unshare", "--user", "--map-user=1", "--map-group=1"}, command...)
+}
+
+// openPostgres starts one server, and takes the calls of state.postgresql with as many connections as there are clients.
+func openPostgres(ctx context.Context, e *env, p *peer) error {
+	programs, err := postgresPrograms()
+	if err != nil {
+		return err
+	}
+	port, err := e.FreePort()
+	if err != nil {
+		return err
+	}
+	data := e.Dir("postgresql")
+	initialize := notRoot(filepath.Join(programs, "initdb"), "-D", data, "-U", "postgres", "--auth", "trust", "--no-locale")
+	if out, err := exec.CommandContext(ctx, initialize[0], initialize[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	command := notRoot(filepath.Join(programs, postgresServer), "-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", "", "-c", "fsync=on", "-c", "synchronous_commit=on")
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return err
+	}
+	_, err = e.StartServer(harness.ServerOptions{
+		Name: "postgresql", Path: path, Args: command[1:], Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+	})
+	if err != nil {
+		return err
+	}
+	// It listens some time before it serves.
+	err = eventually(ctx, func() error {
+		return exec.CommandContext(ctx, filepath.Join(programs, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port)).Run()
+	})
+	if err != nil {
+		return fmt.Errorf("%s does not serve: %w", postgresServer, err)
+	}
+	connection := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres database=postgres sslmode=disable pool_max_conns=64", port)
+	return p.useStore(ctx, e, postgresql.NewPostgreSQLStateStore(silent), map[string]string{"connectionString": connection})
+}
