@@ -99,8 +99,8 @@ func (c *cli) restoreCommand() *cobra.Command {
 		Use:   "restore FILE",
 		Short: "Put a backup in the place of a database file at rest",
 		Long: `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode. The backup is
-checked first. What was there is kept under another name, which is printed. ETags that were given out after the backup, or after
-an earlier restore of it, are invalid from then on.`,
+checked first. What was there is kept under another name, which is printed. All ETags that were given out so far are invalid from
+then on.`,
 		Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			result := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 )
 
 func (c *cli) topicShowCommand() *cobra.Command {
@@ -166,7 +167,7 @@ func (c *cli) printEvent(e *admin.EventDetail) error {
 	for _, g := range e.Groups {
 		retry, last := c.timeCell(zeroIfNil(g.RetryAt)), ""
 		if n := len(g.Attempts); n > 0 {
-			last = g.Attempts[n-1].Error
+			last = cause.Of(g.Attempts[n-1].Error)
 		}
 		rows = append(rows, []cell{textCell(g.Group), textCell(string(g.State)), retry, numberCell(g.Deliveries), numberCell(g.DeadLetter), textCell(last)})
 	}

@@ -14,6 +14,9 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // twoBuckets are folders with a dead letter in the default bucket, and one each in another bucket and another database.
@@ -103,12 +106,33 @@ func TestOneNumberHasOneName(t *testing.T) {
 	}
 }
 
-func TestListsShowTheCauseOfADeadLetter(t *testing.T) {
+func TestListsShowTheCauseOfAFailure(t *testing.T) {
+	const failure = "retriable error occurred: retriable error returned from app while processing pub/sub event 0123456789-0123456789-0123456789, topic: orders, body: no slot left. status code returned: 500"
 	f := newFolders(t)
-	leaveDeadLetters(t, f, "dapr", "pubsub", "retriable error occurred: retriable error returned from app while processing pub/sub event 0123456789-0123456789-0123456789, topic: orders, body: no slot left. status code returned: 500", `1`)
+	leaveDeadLetters(t, f, "dapr", "pubsub", failure, `1`)
+	leaveRetry(t, f, failure)
 	p := start(t, f)
-	require.Regexp(t, `(?m) no slot left \(status 500\)$`, p.ok(t, "dead-letters", "list"))
+	for _, args := range [][]string{{"dead-letters", "list"}, {"retries", "list", "orders"}, {"topics", "event", "orders", "1"}} {
+		require.Regexp(t, `(?m) no slot left \(status 500\)$`, p.ok(t, args...), "%q", args)
+	}
 	require.Contains(t, p.ok(t, "dead-letters", "show", "1"), "retriable error returned from app", "all of it")
+}
+
+// leaveRetry leaves an event that waits for its second delivery.
+func leaveRetry(t *testing.T, f folders, failure string) {
+	t.Helper()
+	m, err := databases.Open(t.Context(), databases.Options{Dir: f.data})
+	require.NoError(t, err)
+	broker, err := m.Broker(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
+	require.NoError(t, err)
+	sub, err := broker.Subscribe(t.Context(), pubsub.SubscribeOptions{Group: "app", Topic: "orders", BackOff: pubsub.BackOff{time.Hour}})
+	require.NoError(t, err)
+	require.NoError(t, broker.Publish(t.Context(), "orders", []pubsub.Message{{Data: []byte("2")}}, pubsub.PublishOptions{})[0])
+	delivery, err := sub.Next(t.Context())
+	require.NoError(t, err)
+	delivery.Nack(failure)
+	sub.Close()
+	require.NoError(t, m.Close(t.Context()))
 }
 
 func TestTimesCarryAges(t *testing.T) {

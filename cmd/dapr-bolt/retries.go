@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -42,7 +43,7 @@ func (c *cli) retriesListCommand() *cobra.Command {
 					if r.InFlight {
 						due = cell{text: "in flight"}
 					}
-					rows = append(rows, []cell{textCell(r.Group), numberCell(r.Sequence), due, numberCell(r.Deliveries), textCell(r.EventID), textCell(r.LastError)})
+					rows = append(rows, []cell{textCell(r.Group), numberCell(r.Sequence), due, numberCell(r.Deliveries), textCell(r.EventID), textCell(cause.Of(r.LastError))})
 				}
 				return c.printPage([]string{"GROUP", "SEQUENCE", "DUE", "DELIVERIES", "EVENT ID", "LAST ERROR"}, rows, "no retries", nextFlag("after", page.Next))
 			})
