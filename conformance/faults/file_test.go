@@ -58,6 +58,20 @@ func TestFilesThatAreRefused(t *testing.T) {
 	require.Len(t, got, 100<<10)
 }
 
+// What is written to a file that has lost its name is gone with the process.
+func TestAFileThatIsRemovedOrReplacedIsFoundOut(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	b := e.bolt(harness.BoltOptions{})
+	path := filepath.Join(b.DataDir, "dapr.db")
+	require.NoError(t, os.Rename(path, path+".away"))
+	e.readyz(b, 503, path+" was removed or replaced")
+	require.NoError(t, os.WriteFile(path, []byte("a backup"), 0o600))
+	e.readyz(b, 503, path+" was removed or replaced")
+	require.NoError(t, os.Rename(path+".away", path))
+	e.readyz(b, 200, "ok")
+}
+
 // newer changes the version in the file, which stands behind the name of its bucket and of its key.
 func newer(t *testing.T, raw []byte) []byte {
 	t.Helper()

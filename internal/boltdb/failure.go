@@ -3,6 +3,7 @@ package boltdb
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime/debug"
 )
 
@@ -17,8 +18,11 @@ type failure struct {
 const maxProbe = 4 << 20
 
 // Ready returns the error of a commit that failed, until one as large succeeds, which it tries, or the first damage that a
-// call has met since the file was opened.
+// call has met since the file was opened, or that the file is not at its path any more.
 func (db *DB) Ready(ctx context.Context) error {
+	if named, err := os.Stat(db.path); err != nil || !os.SameFile(*db.opened.Load(), named) {
+		return fmt.Errorf("%s was removed or replaced: what is written from now on is lost when the process ends", db.path)
+	}
 	if damage := db.damage.Load(); damage != nil {
 		return *damage
 	}

@@ -53,6 +53,11 @@ func (db *DB) open(ctx context.Context, last uint64) (err error) {
 	if f, err = lockFile(ctx, db.path); err != nil {
 		return err
 	}
+	opened, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	db.opened.Store(&opened)
 	db.disk = db.opts.wrap(f)
 	h, err := db.findLog()
 	if err != nil {
