@@ -38,11 +38,10 @@ func (t *turns) do(ctx context.Context, c call) (answer, error) {
 func TestClusterCallsAreLinearizableWhateverFails(t *testing.T) {
 	t.Parallel()
 	const processes, callsBetween = 2, 300
-	settings := []string{"engine", "etcd", "dialTimeout", "1m"} // calls fail soon
 	h := harness.ForTest(t)
 	network := networkOf(t, h)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Network: network})
-	settings = append(settings, "endpoints", etcd.Endpoints())
+	settings := []string{"engine", "etcd", "endpoints", etcd.Endpoints(), "dialTimeout", "1m"} // calls fail soon
 	var bolts []*harness.Bolt
 	var direct []*harness.Client
 	for i := range processes {
