@@ -12,8 +12,9 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// faultyCalls are the calls of an engine that a broker makes for itself, and has to make again if they fail.
-var faultyCalls = []string{"OpenGroup", "Retrying", "ReadLog", "ReadRetries", "ReadRedriven", "Promote", "Sweep", "BuryAged"}
+// faultyCalls are the calls of an engine that a broker makes for itself, and has to make again if they fail; and Subscribe,
+// the OpenGroup that is made for a caller, who has to.
+var faultyCalls = []string{"Subscribe", "OpenGroup", "Retrying", "ReadLog", "ReadRetries", "ReadRedriven", "Promote", "Sweep", "BuryAged"}
 
 var errFault = errors.New("the disk has failed once")
 
@@ -81,7 +82,11 @@ func (e *faultyEngine) attempt(call, group string, do func() error) error {
 }
 
 func (e *faultyEngine) OpenGroup(ctx context.Context, topic, group string, policy pubsub.DeliverPolicy, limits pubsub.NameLimits) (done uint64, err error) {
-	err = e.attempt("OpenGroup", group, func() (err error) { done, err = e.Engine.OpenGroup(ctx, topic, group, policy, limits); return err })
+	call := "OpenGroup"
+	if ctx.Done() == nil {
+		call = "Subscribe"
+	}
+	err = e.attempt(call, group, func() (err error) { done, err = e.Engine.OpenGroup(ctx, topic, group, policy, limits); return err })
 	return done, err
 }
 
