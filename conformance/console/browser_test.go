@@ -120,7 +120,13 @@ func (b *browser) click(name string) {
 // fill types into the field with a name.
 func (b *browser) fill(name, text string) {
 	b.t.Helper()
-	do(b, chromedp.SetValue(`main [name="`+name+`"]`, text))
+	// As in click: a field that is being typed into is not replaced, but it might be just before.
+	const script = `(() => {
+		const field = document.querySelector('main [name="%s"]');
+		if (field) { field.focus(); field.value = %q; field.dispatchEvent(new Event("input", {bubbles: true})); }
+		return Boolean(field);
+	})()`
+	b.wait(fmt.Sprintf(script, name, text))
 }
 
 // forget takes the cookie away.

@@ -218,8 +218,9 @@ func (b *Broker) commit(batch []*publish) error {
 		case !errors.Is(err, errConflict) && isRefusal(err), ctx.Err() != nil:
 			return err
 		}
+		failed := err
 		for _, p := range batch {
-			p.failed.Store(&err)
+			p.failed.Store(&failed)
 		}
 		// Somebody else's, or our own from a try that was not confirmed: both are stored.
 		if left, err = b.unknown(ctx, left); err != nil || tries > 0 {
