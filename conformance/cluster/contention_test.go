@@ -138,7 +138,7 @@ func TestAServerWithoutLeaderIsPassedOver(t *testing.T) {
 	alone.Servers[2].Kill()
 	// It says that it has no leader when it has noticed.
 	require.Eventually(t, func() bool { return !alone.Servers[0].Leads(t.Context()) }, waitLong, 20*time.Millisecond)
-	engine := engineOf(t, etcdengine.Config{Endpoints: []string{good.Endpoints(), alone.Servers[0].Endpoint}, RequestTimeout: time.Minute}, "b")
+	engine := engineOf(t, etcdengine.Config{Endpoints: []string{good.Endpoints(), alone.Servers[0].Endpoint}}, "b")
 	for range 10 {
 		_, err := engine.Get(t.Context(), []string{"k"}, 1<<20, time.Now())
 		require.NoError(t, err)
