@@ -201,7 +201,7 @@ func (s *subscription) end(interrupted bool) {
 
 // consumes reports whether the stream gets events of a topic.
 func (s *subscription) consumes(topic string) bool {
-	return s.opts.Topic == topic || IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic)
+	return Matches(s.opts.Topic, topic)
 }
 
 // All functions from here are called with the broker's lock held.

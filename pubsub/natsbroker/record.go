@@ -125,7 +125,7 @@ func (b *Broker) learn(subject string, data []byte) {
 func (b *Broker) groupsOf(topic string) map[string]groupRecord {
 	all := map[string]groupRecord{}
 	for _, r := range b.groups {
-		if r.Removed || r.Topic != topic && !(pubsub.IsPattern(r.Topic) && pubsub.Matches(r.Topic, topic)) {
+		if r.Removed || !pubsub.Matches(r.Topic, topic) {
 			continue
 		}
 		if have, ok := all[r.Group]; ok {
@@ -182,7 +182,7 @@ func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) 
 		}
 	}
 	for _, r := range b.groups {
-		if overlap := r.Topic == opts.Topic || pubsub.Matches(r.Topic, opts.Topic) || pubsub.Matches(opts.Topic, r.Topic); overlap &&
+		if overlap := pubsub.Matches(r.Topic, opts.Topic) || pubsub.Matches(opts.Topic, r.Topic); overlap &&
 			!r.Removed && !r.Undecided && r.Group == opts.Group && r.Ordered != opts.Ordered {
 			b.mu.Unlock()
 			return invalid.New("ordered", fmt.Sprint(opts.Ordered), fmt.Sprintf("%v, as group %q consumes topic %q: with engine nats a group is ordered or not from its start (`dapr-bolt topics remove-group` ends it)", r.Ordered, r.Group, r.Topic))

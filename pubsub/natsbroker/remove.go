@@ -25,13 +25,13 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	record, there := b.groups[groupHash(topic, group)]
 	var consumed []topicRecord
 	for _, t := range b.topics {
-		if t.Topic == topic || pubsub.IsPattern(topic) && pubsub.Matches(topic, t.Topic) {
+		if pubsub.Matches(topic, t.Topic) {
 			consumed = append(consumed, t)
 		}
 	}
 	pattern := ""
 	for _, r := range b.groups {
-		if !r.Removed && r.Group == group && r.Topic != topic && pubsub.IsPattern(r.Topic) && pubsub.Matches(r.Topic, topic) {
+		if !r.Removed && r.Group == group && r.Topic != topic && pubsub.Matches(r.Topic, topic) {
 			pattern = r.Topic
 		}
 	}

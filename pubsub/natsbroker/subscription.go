@@ -85,7 +85,7 @@ func (b *Broker) ensureOwed(ctx context.Context, opts pubsub.SubscribeOptions) e
 
 // consumes reports whether the stream is for a topic's events.
 func (s *subscription) consumes(topic string) bool {
-	return s.opts.Topic == topic || pubsub.IsPattern(s.opts.Topic) && pubsub.Matches(s.opts.Topic, topic)
+	return pubsub.Matches(s.opts.Topic, topic)
 }
 
 // attach brings the stream its share of a topic. It is called with the broker's lock held.
