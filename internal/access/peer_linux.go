@@ -100,9 +100,6 @@ func processName(pid int) string {
 	if err != nil {
 		return ""
 	}
-	name, err := p.Comm()
-	if err != nil {
-		return ""
-	}
+	name, _ := p.Comm()
 	return name
 }

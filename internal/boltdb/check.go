@@ -13,8 +13,9 @@ import (
 
 // Check reads every page of the database file at path, which no process may have open, changes nothing, and calls
 // problem for everything that is damaged: pages first, and if all of them are sound, why Open would refuse the file, such as
-// a log that is missing, or else what records finds, which is to look at what the buckets hold (nil: nobody does). Checks can run side by side, and a file that cannot be written can be
-// checked. The error is for when the file could not be read, such as ErrLocked.
+// a log that is missing, or else what records finds, which is to look at what the buckets hold (nil: nobody does). Checks can
+// run side by side, and a file that cannot be written can be checked. The error is for when the file could not be read, such
+// as ErrLocked.
 func Check(ctx context.Context, path string, problem func(error), records func(tx *Tx, problem func(error)) error) (err error) {
 	defer func() {
 		if err != nil {

@@ -40,7 +40,7 @@ func (m *Manager) Health(ctx context.Context) Health {
 	}
 	var h Health
 	var mu sync.Mutex
-	seen := map[any]bool{}
+	streams, endpoints := map[namespace]bool{}, map[string]bool{} // that were seen
 	var asking sync.WaitGroup
 	for ns, b := range m.natsBrokers.made() {
 		asking.Go(func() {
@@ -51,8 +51,8 @@ func (m *Manager) Health(ctx context.Context) Health {
 			if err != nil {
 				h.Err = errors.Join(h.Err, fmt.Errorf("database %s, bucket %s: %w", s.Database, s.Bucket, err))
 			}
-			if name := (namespace{s.Database, s.Bucket}); !seen[name] { // else it is of another cluster, by the same name
-				seen[name] = true
+			if name := (namespace{s.Database, s.Bucket}); !streams[name] { // else it is of another cluster, by the same name
+				streams[name] = true
 				h.Streams = append(h.Streams, s)
 			}
 		})
@@ -64,8 +64,8 @@ func (m *Manager) Health(ctx context.Context) Health {
 			defer mu.Unlock()
 			h.Err = errors.Join(h.Err, err)
 			for _, s := range found {
-				if !seen[s.Endpoint] {
-					seen[s.Endpoint] = true
+				if !endpoints[s.Endpoint] {
+					endpoints[s.Endpoint] = true
 					h.Etcd = append(h.Etcd, s)
 				}
 			}
