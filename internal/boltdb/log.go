@@ -305,13 +305,16 @@ func writeZeros(f file, from, to int64) error {
 // writeHeader makes h the header that counts: rule 6, two slots in turn. Without it, a header that is half written is
 // the only one; see TestAHeaderThatIsHalfWritten.
 func (l *wal) writeHeader(h *header) error {
-	slot := 1 - l.slot
+	if err := l.putHeader(h, 1-l.slot); err != nil {
+		return err
+	}
+	l.slot = 1 - l.slot
+	return nil
+}
+
+func (l *wal) putHeader(h *header, slot int) error {
 	if _, err := l.file.WriteAt(h.encode(), int64(slot)*headerSlots); err != nil {
 		return err
 	}
-	if err := l.file.Sync(); err != nil {
-		return err
-	}
-	l.slot = slot
-	return nil
+	return l.file.Sync()
 }

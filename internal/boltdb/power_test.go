@@ -159,7 +159,7 @@ func (d *disk) happens(what string) error {
 		d.moments = append(d.moments, m)
 	}
 	failIn := d.failIn
-	if what == "sync db" {
+	if what == "sync db" || what == "sync header" {
 		failIn = min(failIn, 4) // there are few
 	}
 	if failIn > 0 && d.operations > d.failed+60 && d.r.IntN(failIn) == 0 {
@@ -188,8 +188,12 @@ func (d *disk) write(name string, b []byte, off int64, write func([]byte, int64)
 // shows it.
 func (d *disk) sync(name string) error {
 	d.mu.Lock()
-	err := d.happens("sync " + name)
 	f := d.file(name)
+	what := "sync " + name
+	if name == "wal" && slices.ContainsFunc(f.pending, func(w diskWrite) bool { return w.off < areasAt }) {
+		what = "sync header"
+	}
+	err := d.happens(what)
 	until := f.number
 	d.mu.Unlock()
 	if d.oneIn > 0 && name == "db" {
