@@ -46,6 +46,32 @@ func TestADeadLetterIsSentAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return a.handled.Load() == 1 }, patience, time.Millisecond)
 }
 
+// What arrives while a person is at the page takes away neither what was typed nor the button that the keyboard is on.
+func TestALivePageLeavesAPersonAlone(t *testing.T) {
+	h := harness.ForTest(t)
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	a := startApp(t, bolt, "scheduler", "orders")
+	a.fail(noSlot)
+	b := open(t, bolt)
+	b.click("Dead letters")
+	b.see("No dead letters")
+	require.False(t, do(b, chromedp.Evaluate[bool](`document.querySelector('[name="rate"]').checkVisibility()`)), "there is nothing to redrive")
+	a.publish("orders", "order-1", event(1))
+	b.see("1 dead letter, by cause")
+	require.True(t, do(b, chromedp.Evaluate[bool](`document.querySelector('[name="rate"]').checkVisibility()`)))
+	b.fill("rate", "7")
+	b.wait(`document.querySelector('button[aria-label^="Redrive all 1: no slot left"]').focus() === undefined`)
+
+	a.fail("printer on fire")
+	for i := range 3 {
+		a.publish("orders", fmt.Sprint("burning-", i), event(1))
+	}
+	b.see("4 dead letters, by cause")
+	require.Contains(t, do(b, chromedp.Evaluate[string](`document.querySelector("tbody tr").innerText`)), "printer on fire", "the new cause is the first row")
+	require.Equal(t, "7", do(b, chromedp.Evaluate[string](`document.querySelector('[name="rate"]').value`)))
+	require.Equal(t, "Redrive all 1: no slot left (status 500)", do(b, chromedp.Evaluate[string](`document.activeElement.getAttribute("aria-label")`)))
+}
+
 // A key is found, shown, and deleted only in the version that was shown.
 func TestAKeyIsDeletedByItsETag(t *testing.T) {
 	h := harness.ForTest(t)

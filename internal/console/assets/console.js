@@ -6,12 +6,14 @@
   let source;
 
   const marked = (part) => new Set(Array.from(part.querySelectorAll("input[type=checkbox]:checked"), (box) => box.value));
+  // What is typed into stands outside of the parts, which are replaced.
   const isBusy = (part) => {
     const selection = document.getSelection();
-    const typing = document.activeElement && document.activeElement.matches("input:not([type=checkbox]), textarea, select");
-    return (typing && part.contains(document.activeElement)) ||
-      (!selection.isCollapsed && part.contains(selection.anchorNode));
+    return !selection.isCollapsed && part.contains(selection.anchorNode);
   };
+  // A link is known by where it leads, a button by what its form sends: the same place may be another row's by now.
+  const identity = (element) => element.href ||
+    [element.formAction, element.value, element.textContent, element.form && new URLSearchParams(new FormData(element.form))].join("\n");
 
   const replace = (html) => {
     const fresh = new DOMParser().parseFromString(html, "text/html");
@@ -22,12 +24,13 @@
       const opened = Array.from(part.querySelectorAll("details[open]"), (each) => each.id);
       const scrolled = Array.from(part.querySelectorAll("pre"), (each) => each.scrollTop);
       const focusable = "a, button, input";
-      const focused = Array.from(part.querySelectorAll(focusable)).indexOf(document.activeElement);
+      const active = document.activeElement;
+      const focused = part.contains(active) && active.matches(focusable) && identity(active);
       part.replaceChildren(...document.adoptNode(next).childNodes);
       for (const box of part.querySelectorAll("input[type=checkbox]")) box.checked = boxes.has(box.value);
       for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
       part.querySelectorAll("pre").forEach((each, i) => { each.scrollTop = scrolled[i] || 0; });
-      if (focused >= 0) part.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
+      if (focused) Array.from(part.querySelectorAll(focusable)).find((each) => identity(each) === focused)?.focus({ preventScroll: true });
     }
   };
 
