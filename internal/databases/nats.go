@@ -16,8 +16,8 @@ type natsNamespace struct {
 	namespace
 }
 
-// minPayload is what a message on the servers may have: the largest event, and what the broker says of it beside.
-const minPayload = 4<<20 + 512<<10
+// minPayload is what a message on the servers may have: the largest event, and the longest history of failures beside.
+const minPayload = 6 << 20
 
 // NATSBroker is Broker for topics that nats-servers hold.
 func (m *Manager) NATSBroker(ctx context.Context, at servers.NATS, database, bucket string) (pubsub.Service, error) {

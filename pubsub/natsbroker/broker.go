@@ -99,7 +99,9 @@ type Broker struct {
 	closed bool
 	topics map[string]topicRecord // by topic
 	groups map[string]groupRecord // by hash of topic or pattern, and group
-	// groupsAt is the sequence up to which the watch has brought them.
+	// learned are the sequences of what they were read from, by subject.
+	learned map[string]uint64
+	// groupsAt is the sequence up to which the watch has brought groups.
 	groupsAt uint64
 	// streams are the open subscriptions; inFlight, the events that this process has and did not settle.
 	streams  map[*subscription]struct{}
@@ -128,6 +130,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		publishes:   make(chan *publish, maxQueued),
 		topics:      map[string]topicRecord{},
 		groups:      map[string]groupRecord{},
+		learned:     map[string]uint64{},
 		streams:     map[*subscription]struct{}{},
 		inFlight:    map[*delivery]struct{}{},
 		warned:      map[string]struct{}{},

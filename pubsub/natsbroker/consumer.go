@@ -168,9 +168,11 @@ func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *deliver
 	if err != nil {
 		return nil // not an event
 	}
-	d := &delivery{broker: b, stream: s, consumer: c, reply: m.Reply(), header: m.Headers().Get(headerEvent), known: true}
-	d.Event = eventOf(c.topic, meta.Sequence.Stream, m.Headers(), m.Data())
-	d.history = givenHistory(m.Headers())
+	header := m.Headers()
+	data := unpackRecords(header, m.Data())
+	d := &delivery{broker: b, stream: s, consumer: c, reply: m.Reply(), header: header.Get(headerEvent), known: true}
+	d.Event = eventOf(c.topic, meta.Sequence.Stream, header, data)
+	d.history = givenHistory(header)
 	b.mu.Lock()
 	d.heard = b.clock.Now()
 	b.inFlight[d] = struct{}{}

@@ -201,7 +201,7 @@ func (b *Broker) bury(ctx context.Context, d *delivery, s pubsub.Settlement) (bo
 }
 
 // storeOnce stores messages of which one is the history with that text. After a conflict, the history tells whether they
-// are stored.
+// are stored; or the event is a dead letter already, and comes again since its consumer was deleted and made anew.
 func (b *Broker) storeOnce(ctx context.Context, d *delivery, text string, messages func() []*nats.Msg) (bool, error) {
 	for {
 		err := b.retry(ctx, func(ctx context.Context) error { return b.store(ctx, messages()...) })
@@ -218,6 +218,9 @@ func (b *Broker) storeOnce(ctx context.Context, d *delivery, text string, messag
 			return true, nil
 		case found != nil && found.Sequence != d.historySequence, found == nil && d.historySequence > 0:
 			return false, nil
+		}
+		if dead, err := b.readLast(ctx, d.deadSubject()); err != nil || dead != nil {
+			return err == nil, err
 		}
 		// A message of a batch is on its way in.
 		if !b.pauseRetry(ctx) {

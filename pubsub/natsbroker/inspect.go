@@ -63,6 +63,7 @@ func (b *Broker) readMany(ctx context.Context, subject string, from uint64, limi
 			return read, err
 		}
 		read++
+		m.Data = unpackRecords(m.Header, m.Data)
 		if !visit(m) {
 			break
 		}

@@ -113,7 +113,7 @@ type deathRecord struct {
 	Time     time.Time
 }
 
-// Headers of our messages, in JSON.
+// Headers of our messages, in JSON. Where they are too large, they stand in the data; see packRecords.
 const (
 	headerEvent = "Bolt-Event"
 	headerDeath = "Bolt-Death"

@@ -46,7 +46,7 @@ func (p *publish) size() (messages, bytes int) {
 	for _, e := range p.events {
 		messages += len(e.messages)
 		for _, m := range e.messages {
-			bytes += len(m.Data)
+			bytes += m.Size()
 		}
 	}
 	return messages, bytes

@@ -28,7 +28,7 @@ func (b *Broker) loadRecords(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			b.learn(m.Subject, m.Data)
+			b.learn(m.Subject, m.Sequence, m.Data)
 		}
 		return nil
 	})
@@ -63,8 +63,12 @@ func (b *Broker) watch() {
 
 // heard is learn for the records that the watch brings, in the order of their sequences.
 func (b *Broker) heard(m jetstream.Msg) {
-	b.learn(m.Subject(), m.Data())
-	if meta, err := m.Metadata(); err == nil && b.layout.parts(m.Subject())[0] == "g" {
+	meta, err := m.Metadata()
+	if err != nil {
+		return // not a record
+	}
+	b.learn(m.Subject(), meta.Sequence.Stream, m.Data())
+	if b.layout.parts(m.Subject())[0] == "g" {
 		b.mu.Lock()
 		b.groupsAt = meta.Sequence.Stream
 		b.mu.Unlock()
@@ -82,11 +86,16 @@ func (b *Broker) knowsGroups(ctx context.Context) (bool, error) {
 	return b.groupsAt >= newest.Sequence, nil
 }
 
-// learn takes note of a record, and gives streams what they are owed of it.
-func (b *Broker) learn(subject string, data []byte) {
+// learn takes note of the record at a sequence, and gives streams what they are owed of it. A newer one may have come before,
+// from another side: whoever then believed in a removal would trim what the group is owed.
+func (b *Broker) learn(subject string, sequence uint64, data []byte) {
 	parts := b.layout.parts(subject)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if sequence < b.learned[subject] {
+		return
+	}
+	b.learned[subject] = sequence
 	switch parts[0] {
 	case "t":
 		var r topicRecord
@@ -173,7 +182,7 @@ func (b *Broker) ensureTopic(ctx context.Context, want topicRecord, published bo
 }
 
 // ensureGroup makes sure that the group is owed events from here on.
-func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) error {
+func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) (err error) {
 	b.mu.Lock()
 	count := uint64(0)
 	for _, r := range b.groups {
@@ -183,12 +192,14 @@ func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) 
 	}
 	for _, r := range b.groups {
 		if overlap := pubsub.Matches(r.Topic, opts.Topic) || pubsub.Matches(opts.Topic, r.Topic); overlap &&
-			!r.Removed && !r.Undecided && r.Group == opts.Group && r.Ordered != opts.Ordered {
-			b.mu.Unlock()
-			return invalid.New("ordered", fmt.Sprint(opts.Ordered), fmt.Sprintf("%v, as group %q consumes topic %q: with engine nats a group is ordered or not from its start (`dapr-bolt topics remove-group` ends it)", r.Ordered, r.Group, r.Topic))
+			!r.Removed && !r.Undecided && r.Group == opts.Group && err == nil {
+			err = checkOrdered(r, opts)
 		}
 	}
 	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	return b.update(ctx, b.layout.subject("g", groupHash(opts.Topic, opts.Group)), func(data []byte) (any, error) {
 		have := groupRecord{}
 		if len(data) > 0 {
@@ -199,7 +210,7 @@ func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) 
 				if have.Undecided {
 					have.Undecided, have.Ordered = false, opts.Ordered
 				}
-				return have, nil
+				return have, checkOrdered(have, opts)
 			}
 		}
 		if err := b.opts.AnotherGroup(opts.Topic, count); err != nil {
@@ -215,6 +226,14 @@ func (b *Broker) ensureGroup(ctx context.Context, opts pubsub.SubscribeOptions) 
 		}
 		return r, nil
 	})
+}
+
+// checkOrdered refuses a subscription that differs from what the group is.
+func checkOrdered(r groupRecord, opts pubsub.SubscribeOptions) error {
+	if r.Ordered == opts.Ordered {
+		return nil
+	}
+	return invalid.New("ordered", fmt.Sprint(opts.Ordered), fmt.Sprintf("%v, as group %q consumes topic %q: with engine nats a group is ordered or not from its start (`dapr-bolt topics remove-group` ends it)", r.Ordered, r.Group, r.Topic))
 }
 
 // update changes a record in the light of what it is, which nobody else changes meanwhile.
@@ -242,9 +261,12 @@ func (b *Broker) update(ctx context.Context, subject string, change func(data []
 			if errors.Is(err, errConflict) && b.pauseRetry(ctx) {
 				continue // somebody else's, our own from a try that was not confirmed, or one on its way in
 			}
+			if err == nil {
+				have, err = b.readLast(ctx, subject)
+			}
 		}
-		if err == nil {
-			b.learn(subject, text)
+		if err == nil && have != nil {
+			b.learn(subject, have.Sequence, have.Data)
 		}
 		return err
 	}

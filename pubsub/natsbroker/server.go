@@ -37,6 +37,9 @@ var errConflict = errors.New("somebody else was faster")
 func (b *Broker) store(ctx context.Context, messages ...*nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	for _, m := range messages {
+		packRecords(m)
+	}
 	var err error
 	if len(messages) == 1 {
 		_, err = b.js.PublishMsg(ctx, messages[0], jetstream.WithRetryAttempts(0))
@@ -127,6 +130,7 @@ func (b *Broker) read(ctx context.Context, request any) (*stored, error) {
 		found = r.Message
 		if len(found.RawHdrs) > 0 {
 			found.header, err = nats.DecodeHeadersMsg(found.RawHdrs)
+			found.Data = unpackRecords(found.header, found.Data)
 		}
 		return err
 	})

@@ -32,7 +32,8 @@ func (b *Broker) Watch(ctx context.Context, topic string) (pubsub.Watch, error) 
 	w := &watch{events: make(chan pubsub.Event, pubsub.WatchBuffer)}
 	w.consuming, err = consumer.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
-		if err != nil || m.Headers().Get(headerScheduler) != "" {
+		header := m.Headers()
+		if err != nil || header.Get(headerScheduler) != "" {
 			return // it was seen when it was published
 		}
 		sequence := meta.Sequence.Stream
@@ -40,7 +41,7 @@ func (b *Broker) Watch(ctx context.Context, topic string) (pubsub.Watch, error) 
 			sequence = 0
 		}
 		select {
-		case w.events <- eventOf(topic, sequence, m.Headers(), m.Data()):
+		case w.events <- eventOf(topic, sequence, header, unpackRecords(header, m.Data())):
 		default:
 			w.missed.Add(1)
 		}
