@@ -147,13 +147,9 @@ func TestAccessToNATS(t *testing.T) {
 		require.NoError(t, init(s))
 		require.NoError(t, c.Publish(t.Context(), "t", "1", []byte("x")))
 	}
-	tlsOf := func(verify bool) string {
-		return fmt.Sprintf("tls { ca_file: %q, cert_file: %q, key_file: %q, verify: %t }\n", filepath.Join(certificates.NATS, "ca.crt"),
-			filepath.Join(certificates.NATS, "tls.crt"), filepath.Join(certificates.NATS, "tls.key"), verify)
-	}
 
 	t.Run("certificates and users", func(t *testing.T) {
-		nats := harness.StartNATS(t, h, harness.ClusterOptions{Config: tlsOf(true) + "authorization { user: bolt, password: secret }"})
+		nats := harness.StartNATS(t, h, harness.ClusterOptions{Config: tlsConfig(certificates, true) + "authorization { user: bolt, password: secret }"})
 		good := settings{
 			"engine": "nats", "url": nats.URL(), "consumerID": "g", "username": "bolt", "password": "secret",
 			"caCert":     filepath.Join(certificates.Client, "ca.crt"),
@@ -177,49 +173,62 @@ func TestAccessToNATS(t *testing.T) {
 		refused(t, init(good.with("caCert", filepath.Join(certificates.Client, "ca.crt"))), "url", "no TLS")
 	})
 	t.Run("account", func(t *testing.T) {
-		config, credentials := makeAccount(t)
-		_, others := makeAccount(t)
-		nats := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Config: config})
+		account, other := makeAccount(t), makeAccount(t)
+		credentials := account.credentials(t)
+		nats := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Config: account.config})
 		good := settings{"engine": "nats", "url": nats.URL(), "consumerID": "g", "replicas": "1", "credentials": credentials}
 		works(good)
 		file := filepath.Join(t.TempDir(), "bolt.creds")
 		require.NoError(t, os.WriteFile(file, []byte(credentials), 0o600))
 		works(good.with("credentials", file))
-		refused(t, init(good.with("credentials", others)), "credentials")
+		refused(t, init(good.with("credentials", other.credentials(t))), "credentials")
 		refused(t, init(good.with("credentials", "")), "username")
 		refused(t, init(good.with("credentials", file+".missing")), "credentials")
 	})
 }
 
-// makeAccount makes an operator with one account and one user, and returns a server's configuration and the user's
-// credentials.
-func makeAccount(t *testing.T) (config, credentials string) {
+// account is a decentralized one: a server's configuration, and who signs its users.
+type account struct {
+	config string
+	keys   nkeys.KeyPair
+}
+
+func makeKeys(t *testing.T, make func() (nkeys.KeyPair, error)) (pair nkeys.KeyPair, public string) {
 	t.Helper()
-	keys := func(make func() (nkeys.KeyPair, error)) (pair nkeys.KeyPair, public string) {
-		pair, err := make()
-		require.NoError(t, err)
-		public, err = pair.PublicKey()
-		require.NoError(t, err)
-		return pair, public
-	}
-	operator, operatorID := keys(nkeys.CreateOperator)
-	_, systemID := keys(nkeys.CreateAccount)
+	pair, err := make()
+	require.NoError(t, err)
+	public, err = pair.PublicKey()
+	require.NoError(t, err)
+	return pair, public
+}
+
+// makeAccount makes an operator with one account.
+func makeAccount(t *testing.T) *account {
+	t.Helper()
+	operator, operatorID := makeKeys(t, nkeys.CreateOperator)
+	_, systemID := makeKeys(t, nkeys.CreateAccount)
 	systemToken, err := jwt.NewAccountClaims(systemID).Encode(operator)
 	require.NoError(t, err)
-	account, accountID := keys(nkeys.CreateAccount)
-	user, userID := keys(nkeys.CreateUser)
+	keys, id := makeKeys(t, nkeys.CreateAccount)
 	operatorToken, err := jwt.NewOperatorClaims(operatorID).Encode(operator)
 	require.NoError(t, err)
-	claims := jwt.NewAccountClaims(accountID)
+	claims := jwt.NewAccountClaims(id)
 	claims.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
-	accountToken, err := claims.Encode(operator)
+	token, err := claims.Encode(operator)
 	require.NoError(t, err)
-	userToken, err := jwt.NewUserClaims(userID).Encode(account)
+	return &account{keys: keys, config: fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %[2]s: %s, %s: %s }\n",
+		operatorToken, systemID, systemToken, id, token)}
+}
+
+// credentials makes a user, and returns what a .creds file has of it.
+func (a *account) credentials(t *testing.T) string {
+	t.Helper()
+	user, id := makeKeys(t, nkeys.CreateUser)
+	token, err := jwt.NewUserClaims(id).Encode(a.keys)
 	require.NoError(t, err)
 	seed, err := user.Seed()
 	require.NoError(t, err)
-	file, err := jwt.FormatUserConfig(userToken, seed)
+	file, err := jwt.FormatUserConfig(token, seed)
 	require.NoError(t, err)
-	return fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %[2]s: %s, %s: %s }\n",
-		operatorToken, systemID, systemToken, accountID, accountToken), string(file)
+	return string(file)
 }

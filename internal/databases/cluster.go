@@ -26,7 +26,7 @@ func (m *Manager) EtcdStateStore(ctx context.Context, cluster servers.Access, da
 }
 
 func openCluster(ctx context.Context, at servers.Access) (*etcdengine.Cluster, error) {
-	tls, err := at.TLS()
+	tls, err := at.EachTLS()
 	if err != nil {
 		return nil, err
 	}

@@ -41,11 +41,11 @@ func (m *Manager) openNATSBroker(ctx context.Context, ns natsNamespace) (*natsbr
 }
 
 func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err error) {
-	tls, err := ns.at.TLS()
+	tls, err := ns.at.EachTLS()
 	if err != nil {
 		return opts, err
 	}
-	credentials, err := ns.at.CredentialsText()
+	credentials, credentialsFile, err := ns.at.CredentialsIn()
 	if err != nil {
 		return opts, err
 	}
@@ -54,18 +54,18 @@ func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err er
 		Username:    ns.at.Username,
 		Password:    ns.at.Password,
 		Token:       ns.at.Token,
-		Credentials: credentials,
-		TLS:         tls,
-		Prefix:      ns.at.Prefix,
-		Bucket:      ns.database + "=" + ns.bucket,
-		Replicas:    ns.at.Replicas,
-		Timeout:     ns.at.RequestTimeout,
-		MinPayload:  minPayload,
-		Clock:       m.opts.Clock,
-		Logger:      m.logger(ns.namespace),
-		Totals:      &m.opts.Metrics.Totals,
-		Timings:     m.opts.Metrics.Timings(servers.Label("nats", ns.at.Prefix, ns.database), ns.bucket),
-		NameLimits:  m.opts.Names,
+		Credentials: credentials, CredentialsFile: credentialsFile,
+		TLS:        tls,
+		Prefix:     ns.at.Prefix,
+		Bucket:     ns.database + "=" + ns.bucket,
+		Replicas:   ns.at.Replicas,
+		Timeout:    ns.at.RequestTimeout,
+		MinPayload: minPayload,
+		Clock:      m.opts.Clock,
+		Logger:     m.logger(ns.namespace),
+		Totals:     &m.opts.Metrics.Totals,
+		Timings:    m.opts.Metrics.Timings(servers.Label("nats", ns.at.Prefix, ns.database), ns.bucket),
+		NameLimits: m.opts.Names,
 	}, nil
 }
 

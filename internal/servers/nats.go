@@ -16,14 +16,13 @@ type NATS struct {
 	Replicas           int
 }
 
-// CredentialsText returns what Credentials says.
-func (n *NATS) CredentialsText() (string, error) {
+// CredentialsIn returns what Credentials says: the content, or the path of a file that can be read now.
+func (n *NATS) CredentialsIn() (text, file string, err error) {
 	if n.Credentials == "" || strings.Contains(n.Credentials, "-----BEGIN ") {
-		return n.Credentials, nil
+		return n.Credentials, "", nil
 	}
-	text, err := os.ReadFile(n.Credentials)
-	if err != nil {
-		return "", &invalid.Error{Field: "credentials", Value: "that is given", Allowed: "a .creds file that can be read, or its content"}
+	if _, err := os.ReadFile(n.Credentials); err != nil {
+		return "", "", &invalid.Error{Field: "credentials", Value: "that is given", Allowed: "a .creds file that can be read, or its content"}
 	}
-	return string(text), nil
+	return "", n.Credentials, nil
 }

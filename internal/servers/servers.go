@@ -54,6 +54,16 @@ func (a *Access) List() (list []string) {
 	return list
 }
 
+// EachTLS returns TLS for each connection to call, which is to go by the files as they are then: certificates are replaced
+// before they expire, those of authorities too. nil: no TLS. The error is that of TLS now.
+func (a *Access) EachTLS() (func() (*tls.Config, error), error) {
+	config, err := a.TLS()
+	if config == nil {
+		return nil, err
+	}
+	return a.TLS, nil
+}
+
 // TLS returns what CACert, ClientCert and ClientKey say; nil: nothing. What cannot be read is an invalid.Error that names
 // the metadata key. A certificate of our own that is in files is read anew for each connection, since it is replaced before it
 // expires.

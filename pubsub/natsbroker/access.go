@@ -27,7 +27,7 @@ func (o *Options) explain(err error) error {
 			return refused("clientCert", "for "+o.URL, "a certificate, with clientKey, that the servers accept")
 		}
 		return err
-	case o.Credentials != "":
+	case o.Credentials != "" || o.CredentialsFile != "":
 		return refused("credentials", "that is given", "those of a user of the servers")
 	case o.Token != "":
 		return refused("token", "that is given", "the one in the configuration of the servers")

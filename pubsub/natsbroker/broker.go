@@ -3,6 +3,7 @@ package natsbroker
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,10 +24,11 @@ import (
 type Options struct {
 	// URL lists servers, with commas between them. Required.
 	URL string
-	// Username and Password, Token, or Credentials (a .creds file's content) say who we are; empty: the servers ask nobody.
-	Username, Password, Token, Credentials string
-	// TLS default: none, unless the URL says so.
-	TLS *tls.Config
+	// Username and Password, Token, Credentials (a .creds file's content) or CredentialsFile (its path, where each connection
+	// reads it) say who we are; empty: the servers ask nobody.
+	Username, Password, Token, Credentials, CredentialsFile string
+	// TLS is called for each connection. Default: none, unless the URL says so.
+	TLS func() (*tls.Config, error)
 	// Prefix tells several installations on one cluster apart: letters, digits, - and _. Required.
 	Prefix string
 	// Bucket is the namespace. Required.
@@ -181,13 +183,26 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 	switch {
 	case b.opts.Credentials != "":
 		options = append(options, nats.UserCredentialBytes([]byte(b.opts.Credentials)))
+	case b.opts.CredentialsFile != "":
+		options = append(options, nats.UserCredentials(b.opts.CredentialsFile))
 	case b.opts.Token != "":
 		options = append(options, nats.Token(b.opts.Token))
 	case b.opts.Username != "":
 		options = append(options, nats.UserInfo(b.opts.Username, b.opts.Password))
 	}
 	if b.opts.TLS != nil {
-		options = append(options, nats.Secure(b.opts.TLS))
+		config, err := b.opts.TLS()
+		if err != nil {
+			return err
+		}
+		// Its certificate of ours is read anew as well, by itself.
+		options = append(options, nats.Secure(config), nats.ClientTLSConfig(nil, func() (*x509.CertPool, error) {
+			config, err := b.opts.TLS()
+			if err != nil {
+				return nil, err
+			}
+			return config.RootCAs, nil
+		}))
 	}
 	if b.nc, err = nats.Connect(b.opts.URL, options...); err != nil {
 		return b.opts.explain(err)

@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
@@ -20,7 +22,14 @@ import (
 func (c *Config) checkTLS(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: c.TLS, DisableKeepAlives: true}}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if c.TLS != nil {
+		var err error
+		if transport.TLSClientConfig, err = c.TLS(); err != nil {
+			return err
+		}
+	}
+	client := http.Client{Transport: transport}
 	errs := make([]error, len(c.Endpoints))
 	var group sync.WaitGroup
 	for i, endpoint := range c.Endpoints {
@@ -51,6 +60,24 @@ func checkTLS(ctx context.Context, client *http.Client, endpoint string) error {
 	}
 	return servers.ExplainTLS(err, "endpoints", endpoint)
 }
+
+// eachTLS are the credentials of connections each of which calls config.
+type eachTLS struct {
+	credentials.TransportCredentials
+	config func() (*tls.Config, error)
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (t *eachTLS) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	config, err := t.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	return credentials.NewTLS(config).ClientHandshake(ctx, authority, conn)
+}
+
+// Clone implements credentials.TransportCredentials.
+func (t *eachTLS) Clone() credentials.TransportCredentials { return t }
 
 func talksTLS(ctx context.Context, address string) bool {
 	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // nothing is sent

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
@@ -28,8 +29,9 @@ type Config struct {
 	Endpoints []string
 	// Username and Password are for servers with authentication.
 	Username, Password string
-	// TLS is for https endpoints. Default: the system's certificate authorities, no certificate of our own.
-	TLS *tls.Config
+	// TLS is for https endpoints, and is called for each connection. Default: the system's certificate authorities, no
+	// certificate of our own.
+	TLS func() (*tls.Config, error)
 	// Prefix begins all keys, so that several installations can share a cluster. Default: servers.DefaultPrefix.
 	Prefix string
 	// DialTimeout bounds Connect. Default: servers.DefaultDialTimeout.
@@ -95,18 +97,29 @@ func Connect(ctx context.Context, config Config) (*Cluster, error) {
 }
 
 func newClient(config Config, endpoints []string) (*clientv3.Client, error) {
+	options := []grpc.DialOption{grpc.WithChainUnaryInterceptor(requireLeader)}
+	var now *tls.Config
+	if config.TLS != nil {
+		var err error
+		if now, err = config.TLS(); err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(endpoints[0], "http://") {
+			options = append(options, grpc.WithTransportCredentials(&eachTLS{credentials.NewTLS(now), config.TLS}))
+		}
+	}
 	return clientv3.New(clientv3.Config{
 		Endpoints:   endpoints,
 		Username:    config.Username,
 		Password:    config.Password,
-		TLS:         config.TLS,
+		TLS:         now,
 		DialTimeout: config.DialTimeout,
 		// A server that hangs keeps its connections: only this notices.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 3 * time.Second,
 		PermitWithoutStream:  true,
 		MaxCallSendMsgSize:   maxMessage,
-		DialOptions:          []grpc.DialOption{grpc.WithChainUnaryInterceptor(requireLeader)},
+		DialOptions:          options,
 		Logger:               zap.NewNop(),
 	})
 }
