@@ -107,11 +107,7 @@ func (c GroupCounter) Delivered(d *Delivery, redriven int, again bool, now time.
 	case again || d.Count > 1:
 		c.Redelivered++
 	case redriven == 0:
-		due := d.Event.PublishTime
-		if d.Event.DeliverAt.After(due) {
-			due = d.Event.DeliverAt
-		}
-		observe(c.Timings.Wait, now.Sub(due))
+		observe(c.Timings.Wait, now.Sub(d.Event.AvailableAt()))
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 )
 
 // Reason says why an event became a dead letter.
@@ -61,22 +63,34 @@ func Buried(h History, reason Reason, text string, now time.Time) Settlement {
 	return death(h.failed(Attempt{At: now, Error: shortened(text)}), reason, now)
 }
 
-// EndUndelivered returns what becomes of an event that must not be delivered any more; false: it may be. aged says that it
-// is older than its topic keeps events. Who redrives an event wants it delivered, whatever its time.
-func EndUndelivered(e *Event, h History, aged, keepExpired bool, clock clockwork.Clock) (Settlement, bool) {
-	expires := !e.Expires.IsZero() && h.Redriven == 0
-	if e.Unreadable == "" && !expires && !aged {
+// AgesAt returns when an event that became available at a time is older than a topic with that MaxAge keeps it; zero: never.
+// Who redrives an event wants it delivered, whatever its age.
+func AgesAt(maxAge time.Duration, available time.Time, redriven int) time.Time {
+	if maxAge <= 0 || redriven > 0 {
+		return time.Time{}
+	}
+	return available.Add(maxAge)
+}
+
+// EndUndelivered returns what becomes of an event that must not be delivered any more; false: it may be. agesAt is that of
+// AgesAt. Who redrives an event wants it delivered, whatever its time to live.
+func EndUndelivered(e *Event, h History, agesAt time.Time, keepExpired bool, clock clockwork.Clock) (Settlement, bool) {
+	expires := e.Expires
+	if h.Redriven > 0 {
+		expires = time.Time{}
+	}
+	if e.Unreadable == "" && expires.IsZero() && agesAt.IsZero() {
 		return Settlement{}, false
 	}
 	now := clock.Now()
-	switch expired := expires && e.ExpiredAt(now); {
+	switch expired := instant.Reached(expires, now); {
 	case e.Unreadable != "":
 		return death(h, ReasonUnreadable, now), true
 	case expired && keepExpired:
 		return death(h, ReasonExpired, now), true
 	case expired:
 		return Settlement{Outcome: Expired}, true
-	case aged:
+	case instant.Reached(agesAt, now):
 		return death(h, ReasonMaxAge, now), true
 	}
 	return Settlement{}, false

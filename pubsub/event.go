@@ -41,9 +41,12 @@ type Event struct {
 	Unreadable string
 }
 
-// ExpiredAt reports whether the event's time to live has run out.
-func (e *Event) ExpiredAt(now time.Time) bool {
-	return !e.Expires.IsZero() && !now.Before(e.Expires)
+// AvailableAt returns when the event was published or, if it was held back, was due.
+func (e *Event) AvailableAt() time.Time {
+	if e.DeliverAt.After(e.PublishTime) {
+		return e.DeliverAt
+	}
+	return e.PublishTime
 }
 
 // eventOverhead is what an event takes in memory beside its contents, until it is sent.

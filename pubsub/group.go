@@ -315,8 +315,7 @@ func (g *group) next() *delivery {
 		g.inFlight++
 		g.partitions.takeOff(d)
 		// Those that grow too old in the log are the engine's to bury: see Engine.BuryAged.
-		aged := !d.agesAt.IsZero() && !g.broker.clock.Now().Before(d.agesAt)
-		end, ends := EndUndelivered(&d.Event, d.history, aged, g.keepExpired, g.broker.clock)
+		end, ends := EndUndelivered(&d.Event, d.history, d.agesAt, g.keepExpired, g.broker.clock)
 		if !ends {
 			return d
 		}

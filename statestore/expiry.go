@@ -1,12 +1,10 @@
 package statestore
 
-import "time"
+import (
+	"time"
 
-// ExpiredAt reports whether something that expires then (zero: never) is absent at now: the instant itself is the first
-// one of its absence.
-func ExpiredAt(expires, now time.Time) bool {
-	return !expires.IsZero() && !now.Before(expires)
-}
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
+)
 
 // Expires returns the instant from which the key is absent, if the write takes effect at now; zero: it stays.
 func (w *Write) Expires(now time.Time) time.Time {
@@ -41,5 +39,7 @@ func InstantTime(instant int64) time.Time {
 	return time.Unix(0, instant).UTC()
 }
 
-// ExpiredInstant is ExpiredAt for what an engine stores of a time.
-func ExpiredInstant(instant int64, now time.Time) bool { return ExpiredAt(InstantTime(instant), now) }
+// ExpiredInstant reports whether what expires at a time that an engine has stored is absent at now.
+func ExpiredInstant(expires int64, now time.Time) bool {
+	return instant.Reached(InstantTime(expires), now)
+}

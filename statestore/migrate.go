@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 )
 
 // Migrator is an Engine whose bucket can be copied to another one's, and be such a copy.
@@ -200,7 +202,7 @@ func idempotencyPages(ctx context.Context, bucket Inspector, now time.Time, visi
 		after = page[len(page)-1].SHA256
 		live := page[:0]
 		for _, k := range page {
-			if !ExpiredAt(k.Expires, now) {
+			if !instant.Reached(k.Expires, now) {
 				live = append(live, k)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -26,18 +27,9 @@ type topicRecord struct {
 	MaxBytes int64 `cbor:"6,keyasint,omitempty"`
 }
 
-// agesAt returns when an event is older than the topic keeps it; zero: never. Who redrives an event wants it delivered,
-// whatever its age.
-func (t *topicRecord) agesAt(since time.Time, redriven int) time.Time {
-	if t.MaxAge <= 0 || redriven > 0 {
-		return time.Time{}
-	}
-	return since.Add(t.MaxAge)
-}
-
-func (t *topicRecord) aged(since time.Time, redriven int, now time.Time) bool {
-	at := t.agesAt(since, redriven)
-	return !at.IsZero() && !now.Before(at)
+// aged reports whether an event is older than the topic keeps it: see pubsub.AgesAt.
+func (t *topicRecord) aged(available time.Time, redriven int, now time.Time) bool {
+	return instant.Reached(pubsub.AgesAt(t.MaxAge, available, redriven), now)
 }
 
 type groupRecord struct {
@@ -178,8 +170,8 @@ func decodeTimes(event []byte) (t eventTimes, err error) {
 	return t, err
 }
 
-// ageStart returns from when on the event's age counts: from when it was published or, if it was held back, was due.
-func (t eventTimes) ageStart() time.Time { return time.Unix(0, max(t.PublishTime, t.DeliverAt)) }
+// availableAt is pubsub.Event.AvailableAt.
+func (t eventTimes) availableAt() time.Time { return time.Unix(0, max(t.PublishTime, t.DeliverAt)) }
 
 // decodeRetryRecord returns the record; of one that cannot be decoded, all that is stored stands for its event.
 func decodeRetryRecord(raw []byte) retryRecord {

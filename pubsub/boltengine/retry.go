@@ -61,8 +61,7 @@ func (e *Engine) readRetries(topic, group string, redriven bool, now time.Time, 
 		}
 		r := decodeRetry(v, topic, k)
 		if r.Event.Unreadable == "" {
-			times := eventTimes{r.Event.PublishTime.UnixNano(), nanos(r.Event.DeliverAt)}
-			r.AgesAt = t.agesAt(times.ageStart(), r.History.Redriven)
+			r.AgesAt = pubsub.AgesAt(t.MaxAge, r.Event.AvailableAt(), r.History.Redriven)
 		}
 		due = append(due, r)
 		return true

@@ -173,7 +173,7 @@ func (b *buckets) countAged(t *topicRecord, now time.Time, limit int) (aged int)
 		if err != nil {
 			continue
 		}
-		if !t.aged(e.ageStart(), 0, now) {
+		if !t.aged(e.availableAt(), 0, now) {
 			return aged
 		}
 		aged = n
@@ -231,7 +231,7 @@ func (e *Engine) agedRetries(now time.Time, limit int) (aged []agedRetry, err er
 			}
 			r := decodeRetryRecord(v)
 			times, err := decodeTimes(r.Event)
-			if err != nil || owner.topicRecord.aged(times.ageStart(), r.History.Redriven, now) {
+			if err != nil || owner.topicRecord.aged(times.availableAt(), r.History.Redriven, now) {
 				aged = append(aged, agedRetry{owner.groupName, bytes.Clone(k)})
 			}
 		}

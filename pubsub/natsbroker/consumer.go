@@ -147,7 +147,7 @@ func (b *Broker) take(s *subscription, c consumer, m jetstream.Msg) {
 		})
 		return
 	}
-	if end, ends := pubsub.EndUndelivered(&d.Event, d.history.History, b.isAged(d), s.opts.DeadLetterExpired, b.clock); ends {
+	if end, ends := pubsub.EndUndelivered(&d.Event, d.history.History, b.agesAt(d), s.opts.DeadLetterExpired, b.clock); ends {
 		s.undelivered(func() { b.settle(d, end) })
 		return
 	}
@@ -209,17 +209,13 @@ func (b *Broker) readHistory(d *delivery) error {
 	return nil
 }
 
-// isAged reports whether an event is older than its topic keeps it. Who redrives an event wants it delivered.
-func (b *Broker) isAged(d *delivery) bool {
+// agesAt returns when an event is older than its topic keeps it: see pubsub.AgesAt.
+func (b *Broker) agesAt(d *delivery) time.Time {
 	b.mu.Lock()
 	most := b.topics[d.consumer.topic].MaxAge
 	b.mu.Unlock()
-	if most <= 0 || d.history.Redriven > 0 || d.Event.Unreadable != "" {
-		return false
+	if d.Event.Unreadable != "" {
+		return time.Time{}
 	}
-	since := d.Event.PublishTime
-	if !d.Event.DeliverAt.IsZero() {
-		since = d.Event.DeliverAt
-	}
-	return b.clock.Now().After(since.Add(most))
+	return pubsub.AgesAt(most, d.Event.AvailableAt(), d.history.Redriven)
 }

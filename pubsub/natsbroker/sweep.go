@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -246,7 +247,7 @@ func (b *Broker) buryNext(from jetstream.Consumer, c consumer) (bool, error) {
 		case d.known && d.history.Ended:
 			b.settle(d, pubsub.Settlement{Outcome: pubsub.Acked})
 			return true, nil
-		case d.known && b.isAged(d):
+		case d.known && instant.Reached(b.agesAt(d), b.clock.Now()):
 			b.settle(d, pubsub.Settlement{Outcome: pubsub.Dead, History: d.history.History, Reason: pubsub.ReasonMaxAge, At: b.clock.Now()})
 			return true, nil
 		default:

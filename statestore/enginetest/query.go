@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -201,7 +202,7 @@ type queryModel map[string]modelItem
 func (m queryModel) answer(q statestore.Query, now time.Time) (all []standing) {
 	for key, item := range m {
 		var v any
-		if statestore.ExpiredAt(item.end, now) || json.Unmarshal([]byte(item.value), &v) != nil || !holds(q.Filter, v) {
+		if instant.Reached(item.end, now) || json.Unmarshal([]byte(item.value), &v) != nil || !holds(q.Filter, v) {
 			continue
 		}
 		at := standing{key: key}
