@@ -151,12 +151,12 @@ func TestRefusedForSomeTime(t *testing.T) {
 	opts := brokerOptions(t, servers)
 	opts.Username, opts.Password = "u", "first"
 	b := openBroker(t, opts)
-	publish := func(id string) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	publish := func(id string, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
 		return b.Publish(ctx, "t", []pubsub.Message{message(id, "x")}, byID)[0]
 	}
-	require.NoError(t, publish("1"))
+	require.NoError(t, publish("1", waitLong))
 	m := servers.Servers[0]
 	restart := func(from, to string) {
 		text, err := os.ReadFile(m.Dir + ".conf")
@@ -171,7 +171,7 @@ func TestRefusedForSomeTime(t *testing.T) {
 		_, err := b.Servers(t.Context())
 		return err != nil && strings.Contains(err.Error(), "uthorization")
 	}, waitLong, waitStep)
-	require.Error(t, publish("2")) // it tries for two seconds, in which the server refuses it some times
+	require.Error(t, publish("2", 2*time.Second)) // in which the server refuses it some times
 	restart("other", "first")
-	require.Eventually(t, func() bool { return publish("3") == nil }, waitLong, waitStep)
+	require.Eventually(t, func() bool { return publish("3", waitLong) == nil }, waitLong, waitStep)
 }

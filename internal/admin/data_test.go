@@ -18,8 +18,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// waitLong is how long something may take that takes milliseconds.
-const waitLong = 30 * time.Second
+// waitLong is how long a test waits for what must come before it gives up.
+const waitLong = 5 * time.Minute
 
 // data is a data directory with the default pub/sub bucket.
 type data struct {

@@ -208,7 +208,13 @@ func TestPublishAndWatch(t *testing.T) {
 	seen := make(chan WatchedEvent, 1)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- c.Watch(ctx, TopicRequest{Topic: "orders"}, func(e WatchedEvent) error { seen <- e; return nil })
+		ended <- c.Watch(ctx, TopicRequest{Topic: "orders"}, func(e WatchedEvent) error {
+			select {
+			case seen <- e:
+			case <-ctx.Done(): // it was published while nobody looked
+			}
+			return nil
+		})
 	}()
 	var published PublishResult
 	var event WatchedEvent

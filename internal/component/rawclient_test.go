@@ -34,15 +34,15 @@ func (h *house) rawClient(t *testing.T) *rawClient {
 	return c
 }
 
-func (c *rawClient) begin(t *testing.T, method string) uint32 {
+func (c *rawClient) begin(t *testing.T, method string, headers ...hpack.HeaderField) uint32 {
 	t.Helper()
 	var b bytes.Buffer
 	encoder := hpack.NewEncoder(&b)
 	encoder.SetMaxDynamicTableSize(0)
-	for _, f := range []hpack.HeaderField{
+	for _, f := range append([]hpack.HeaderField{
 		{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: method},
 		{Name: "content-type", Value: "application/grpc"}, {Name: "te", Value: "trailers"}, {Name: instanceHeader, Value: "raw"},
-	} {
+	}, headers...) {
 		require.NoError(t, encoder.WriteField(f))
 	}
 	stream := c.next
