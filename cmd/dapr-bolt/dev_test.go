@@ -135,6 +135,8 @@ func TestDevRunsAnAppAndEndsAllOfIt(t *testing.T) {
 // requireGone waits until the process has ended, whoever is to collect it.
 func requireGone(t *testing.T, pid int) {
 	t.Helper()
+	_, err := exec.LookPath("ps")
+	require.NoError(t, err, "without it, every process would seem to have ended")
 	require.Eventually(t, func() bool {
 		stat, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
 		return err != nil || strings.HasPrefix(strings.TrimSpace(string(stat)), "Z")

@@ -198,7 +198,7 @@ func TestWhoSharesAFailedCommitFailsWithIt(t *testing.T) {
 	})
 	<-entered
 	queued := func(n int) {
-		require.Eventually(t, func() bool { return len(db.queue) == n }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return len(db.queue) == n }, 5*time.Minute, time.Millisecond)
 	}
 	call(1, func(tx *Tx) error {
 		broken.Store(true)
