@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/pubsub/boltengine"
 )
 
 func TestNackedEventsComeBackAfterTheirWaitAndThenDie(t *testing.T) {
@@ -153,6 +154,27 @@ func TestAPartitionKeyHoldsOnlyItsOwnEvents(t *testing.T) {
 	b.expectNothing(s, "t")
 	b.advance(1100*time.Millisecond, 2)
 	b.expect(s, "a1", "a2", "a3")
+}
+
+// A file from elsewhere may hold two retries of a key: an import takes what it is given.
+func TestRetriesOfAKeyGoOutOneAfterTheOther(t *testing.T) {
+	b := newBench(t)
+	b.publish("t", keyed("a", "a1"), keyed("a", "a2"))
+	engine, err := boltengine.New(t.Context(), b.db, "pubsub")
+	require.NoError(t, err)
+	_, err = engine.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
+	require.NoError(t, err)
+	_, err = engine.Settle(t.Context(), "t", "g", []pubsub.Settlement{
+		{Outcome: pubsub.Retried, Sequence: 1, Due: b.clock.Now()}, {Outcome: pubsub.Retried, Sequence: 2, Due: b.clock.Now()},
+	})
+	require.NoError(t, err)
+	b.reopen()
+	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t"})
+	first := b.next(s)
+	require.Equal(t, "a1", string(first.Event.Data))
+	b.expectNothing(s, "t")
+	first.Ack()
+	b.expect(s, "a2")
 }
 
 // deafEngine fails to read retries while its disk is away.
