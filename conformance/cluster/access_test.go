@@ -151,7 +151,7 @@ func TestAccessToNATS(t *testing.T) {
 	t.Run("certificates and users", func(t *testing.T) {
 		nats := harness.StartNATS(t, h, harness.ClusterOptions{Config: tlsConfig(certificates, true) + "authorization { user: bolt, password: secret }"})
 		good := settings{
-			"engine": "nats", "url": nats.URL(), "consumerID": "g", "username": "bolt", "password": "secret",
+			"engine": "nats", "url": nats.URL(), "consumerID": "g", "requestTimeout": "1m", "username": "bolt", "password": "secret",
 			"caCert":     filepath.Join(certificates.Client, "ca.crt"),
 			"clientCert": filepath.Join(certificates.Client, "tls.crt"),
 			"clientKey":  filepath.Join(certificates.Client, "tls.key"),
@@ -167,7 +167,7 @@ func TestAccessToNATS(t *testing.T) {
 	})
 	t.Run("token", func(t *testing.T) {
 		nats := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Config: "authorization { token: secret }"})
-		good := settings{"engine": "nats", "url": nats.URL(), "consumerID": "g", "replicas": "1", "token": "secret"}
+		good := settings{"engine": "nats", "url": nats.URL(), "consumerID": "g", "requestTimeout": "1m", "replicas": "1", "token": "secret"}
 		works(good)
 		refused(t, init(good.with("token", "wrong")), "token")
 		refused(t, init(good.with("caCert", filepath.Join(certificates.Client, "ca.crt"))), "url", "no TLS")
@@ -176,7 +176,7 @@ func TestAccessToNATS(t *testing.T) {
 		account, other := makeAccount(t), makeAccount(t)
 		credentials := account.credentials(t)
 		nats := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Config: account.config})
-		good := settings{"engine": "nats", "url": nats.URL(), "consumerID": "g", "replicas": "1", "credentials": credentials}
+		good := settings{"engine": "nats", "url": nats.URL(), "consumerID": "g", "requestTimeout": "1m", "replicas": "1", "credentials": credentials}
 		works(good)
 		file := filepath.Join(t.TempDir(), "bolt.creds")
 		require.NoError(t, os.WriteFile(file, []byte(credentials), 0o600))

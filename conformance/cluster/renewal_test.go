@@ -51,8 +51,8 @@ func TestRenewedCertificates(t *testing.T) {
 		"clientCert": filepath.Join(certificates.Client, "tls.crt"),
 		"clientKey":  filepath.Join(certificates.Client, "tls.key"),
 	}
-	require.NoError(t, c.InitState(t.Context(), files.with("engine", "etcd", "endpoints", etcd.Endpoints(), "dialTimeout", "1m").pairs()...))
-	require.NoError(t, c.InitPubSub(t.Context(), files.with("engine", "nats", "url", nats.URL(), "consumerID", "g", "replicas", "1").pairs()...))
+	require.NoError(t, c.InitState(t.Context(), files.with("engine", "etcd", "endpoints", etcd.Endpoints(), "dialTimeout", "1m", "requestTimeout", "1m").pairs()...))
+	require.NoError(t, c.InitPubSub(t.Context(), files.with("engine", "nats", "url", nats.URL(), "consumerID", "g", "requestTimeout", "1m", "replicas", "1").pairs()...))
 	set := func(ctx context.Context) error { return c.Set(ctx, "k", []byte("v")) }
 	publish := func(ctx context.Context) error { return c.Publish(ctx, "t", "1", []byte("x")) }
 	goesOn(t, set)
@@ -80,7 +80,7 @@ func TestRenewedCredentials(t *testing.T) {
 	c := newClient(t, harness.StartBolt(t, h, harness.BoltOptions{}))
 	file := filepath.Join(t.TempDir(), "bolt.creds")
 	require.NoError(t, os.WriteFile(file, []byte(account.credentials(t)), 0o600))
-	require.NoError(t, c.InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "consumerID", "g", "replicas", "1", "credentials", file))
+	require.NoError(t, c.InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "consumerID", "g", "requestTimeout", "1m", "replicas", "1", "credentials", file))
 	require.NoError(t, c.Publish(t.Context(), "t", "1", []byte("x")))
 
 	server := nats.Servers[0]
@@ -92,7 +92,7 @@ func TestRenewedCredentials(t *testing.T) {
 	require.NoError(t, server.Start())
 	// The other account has a stream of its own.
 	require.NoError(t, newClient(t, harness.StartBolt(t, h, harness.BoltOptions{Name: "other", DataDir: h.Dir("other"), SocketDir: filepath.Join(h.SocketDir(), "other")})).
-		InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "consumerID", "g", "replicas", "1", "credentials", file))
+		InitPubSub(t.Context(), "engine", "nats", "url", nats.URL(), "consumerID", "g", "requestTimeout", "1m", "replicas", "1", "credentials", file))
 	goesOn(t, func(ctx context.Context) error { return c.Publish(ctx, "t", "2", []byte("x")) })
 }
 

@@ -49,9 +49,15 @@ func open(t *testing.T, bolt *harness.Bolt) *browser {
 	require.NoError(t, err)
 	link, err := bolt.ConsoleLink(t.Context())
 	require.NoError(t, err)
+	profile, err := os.MkdirTemp("", "dapr-bolt-chromium-")
+	require.NoError(t, err)
+	// The browser's helpers may outlive it for an instant, and write meanwhile.
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return os.RemoveAll(profile) == nil }, patience, 20*time.Millisecond, profile)
+	})
 	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
 		chromedp.ExecPath(path),
-		chromedp.UserDataDir(t.TempDir()),
+		chromedp.UserDataDir(profile),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-background-networking", true),
