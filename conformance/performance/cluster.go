@@ -12,6 +12,7 @@ import (
 	"github.com/dapr/components-contrib/pubsub/jetstream"
 	redispubsub "github.com/dapr/components-contrib/pubsub/redis"
 	"github.com/dapr/components-contrib/state/etcd"
+	"github.com/dapr/components-contrib/state/postgresql/v2"
 	"github.com/nats-io/nats.go"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
@@ -104,15 +105,22 @@ func (b *bench) cluster(ctx context.Context) (err error) {
 	b.results.Peers[peerThree] = "each behind its Unix socket, called in turn; with duplicates by id, as with one"
 	b.results.Peers[peerDapr] = "`state.etcd` and `pubsub.jetstream` (which knows no duplicates) on the same servers, in the benchmark's process or in a sidecar"
 	stores, brokers := []*peer{bolts[0], inTurn(peerThree, bolts), dapr, least}, []*peer{bolts[0], inTurn(peerThree, bolts), dapr}
-	sidecarBrokers := slices.Clone(sidecars)
+	sidecarStores, sidecarBrokers := slices.Clone(sidecars), slices.Clone(sidecars)
 	if missing := postgresMissing(); missing != "" {
 		b.miss(peerPostgres, missing)
 	} else {
-		postgres := &peer{name: peerPostgres}
-		if err := openPostgres(ctx, e, postgres); err != nil {
+		postgres, behind := &peer{name: peerPostgres}, &peer{name: peerPostgres}
+		metadata, err := startPostgres(ctx, e)
+		if err != nil {
 			return err
 		}
-		stores = append(stores, postgres)
+		err = errors.Join(
+			postgres.useStore(ctx, e, postgresql.NewPostgreSQLStateStore(silent), maps.Clone(metadata)),
+			behind.useSidecar(ctx, e, daprd, "with-postgresql", e.Dir("no-sockets"), component("store", "state.postgresql", metadata)))
+		if err != nil {
+			return err
+		}
+		stores, sidecarStores = append(stores, postgres), append(sidecarStores, behind)
 		b.results.Peers[peerPostgres] = "fsync and synchronous_commit on; one server on 127.0.0.1, called with 64 connections"
 	}
 	if missing := redisMissing(); missing != "" {
@@ -139,7 +147,7 @@ func (b *bench) cluster(ctx context.Context) (err error) {
 		peers []*peer
 	}{
 		{workClusterSet, stores},
-		{workSidecarSet, sidecars},
+		{workSidecarSet, sidecarStores},
 		{workClusterPublish, brokers},
 		{workSidecarPublish, sidecarBrokers},
 	} {

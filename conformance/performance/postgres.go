@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/dapr/components-contrib/state/postgresql/v2"
-
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
@@ -51,39 +49,40 @@ func notRoot(program string, args ...string) []string {
 	return append([]string{"unshare", "--user", "--map-user=1", "--map-group=1"}, command...)
 }
 
-// openPostgres starts one server, and takes the calls of state.postgresql with as many connections as there are clients.
-func openPostgres(ctx context.Context, e *env, p *peer) error {
+// startPostgres starts one server, and returns what state.postgresql is to be told, to have as many connections as there are
+// clients.
+func startPostgres(ctx context.Context, e *env) (map[string]string, error) {
 	programs, err := postgresPrograms()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	port, err := e.FreePort()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	data := e.Dir("postgresql")
 	initialize := notRoot(filepath.Join(programs, "initdb"), "-D", data, "-U", "postgres", "--auth", "trust", "--no-locale")
 	if out, err := exec.CommandContext(ctx, initialize[0], initialize[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, out)
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	command := notRoot(filepath.Join(programs, postgresServer), "-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", "", "-c", "fsync=on", "-c", "synchronous_commit=on")
+	command := notRoot(filepath.Join(programs, postgresServer), "-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", "", "-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "max_connections=200")
 	path, err := exec.LookPath(command[0])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = e.StartServer(harness.ServerOptions{
 		Name: "postgresql", Path: path, Args: command[1:], Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// It listens some time before it serves.
 	err = eventually(ctx, func() error {
 		return exec.CommandContext(ctx, filepath.Join(programs, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port)).Run()
 	})
 	if err != nil {
-		return fmt.Errorf("%s does not serve: %w", postgresServer, err)
+		return nil, fmt.Errorf("%s does not serve: %w", postgresServer, err)
 	}
 	connection := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres database=postgres sslmode=disable pool_max_conns=64", port)
-	return p.useStore(ctx, e, postgresql.NewPostgreSQLStateStore(silent), map[string]string{"connectionString": connection})
+	return map[string]string{"connectionString": connection}, nil
 }

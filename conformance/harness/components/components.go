@@ -11,6 +11,7 @@ import (
 	pubsubredis "github.com/dapr/components-contrib/pubsub/redis"
 	"github.com/dapr/components-contrib/state/etcd"
 	stateinmemory "github.com/dapr/components-contrib/state/in-memory"
+	"github.com/dapr/components-contrib/state/postgresql/v2"
 	stateredis "github.com/dapr/components-contrib/state/redis"
 
 	"github.com/dapr/dapr/pkg/components/nameresolution"
@@ -25,5 +26,6 @@ func init() {
 	pubsub.DefaultRegistry.RegisterComponent(pubsubredis.NewRedisStreams, "redis")
 	state.DefaultRegistry.RegisterComponent(stateinmemory.NewInMemoryStateStore, "in-memory")
 	state.DefaultRegistry.RegisterComponent(stateredis.NewRedisStateStore, "redis")
+	state.DefaultRegistry.RegisterComponent(postgresql.NewPostgreSQLStateStore, "postgresql")
 	state.DefaultRegistry.RegisterComponent(etcd.NewEtcdStateStoreV2, "etcd")
 }
