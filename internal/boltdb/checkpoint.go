@@ -26,8 +26,8 @@ const (
 	// checkpointGrowth bounds how much the file grows between checkpoints, beside an eighth of its size: bbolt uses pages
 	// that came from growing only again once the checkpoint after them is pinned.
 	checkpointGrowth = 8 << 20
-	// checkpointEvery is how often a checkpoint is made as long as there is something behind the last one in the log, unless
-	// that is less than half as old. A page that is written again and again is written to the disk once for each.
+	// checkpointEvery is how long after the last one a checkpoint is made if there is something behind that in the log, in
+	// up to twice the time while nothing is written. A page that is written again and again is written to the disk once for each.
 	checkpointEvery = 30 * time.Second
 )
 
@@ -90,14 +90,14 @@ func (db *DB) endLog() error {
 		return err
 	}
 	// Until the log is gone, its last checkpoint counts, whose pages the pin keeps.
-	err := db.commitOwn(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) })
-	if err == nil {
-		err = db.disk.Sync()
-	}
-	if err != nil {
+	if err := db.commitOwn(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) }); err != nil {
 		return err
 	}
-	err = errors.Join(db.wal.file.Close(), removeLog(db.path))
+	if err := db.disk.Sync(); err != nil {
+		db.uncertain = true // rule 7
+		return err
+	}
+	err := errors.Join(db.wal.file.Close(), removeLog(db.path))
 	db.wal = nil
 	db.unpin()
 	return err
@@ -116,7 +116,8 @@ func removeLog(path string) error {
 func (db *DB) due() bool {
 	cp := &db.cp
 	return db.wal != nil && cp.done == nil && !cp.resting &&
-		(cp.bytes >= db.opts.checkpointBytes || cp.commits >= db.opts.checkpointCommits || db.fileSize > cp.size+max(checkpointGrowth, cp.size/8))
+		(cp.bytes >= db.opts.checkpointBytes || cp.commits >= db.opts.checkpointCommits ||
+			db.fileSize > cp.size+max(checkpointGrowth, cp.size/8) || cp.commits > 0 && time.Since(cp.began) >= db.opts.checkpointEvery)
 }
 
 // beginCheckpoint makes the present state a checkpoint, and its own epoch of the log begin. The file is synced in the
@@ -175,6 +176,14 @@ func (db *DB) headerOf(tx *bbolt.Tx) (*header, error) {
 	}
 	h.rootSum = crc32.Checksum(root, castagnoli)
 	return h, nil
+}
+
+// dropCheckpoint waits for the sync of the checkpoint that is under way, if there is one, which then comes to nothing.
+func (db *DB) dropCheckpoint() {
+	if db.cp.done != nil {
+		<-db.cp.done
+		db.cp.done = nil
+	}
 }
 
 // finishCheckpoint waits for the checkpoint that is under way, if there is one.

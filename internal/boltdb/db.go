@@ -108,9 +108,8 @@ type DB struct {
 	wal *wal
 	cp  checkpoint
 	rec recorder
-	// uncertain: what is known in memory may differ from the file. acknowledged is the last sequence of the log before that.
-	uncertain    bool
-	acknowledged uint64
+	// uncertain: what is known in memory may differ from the file.
+	uncertain bool
 	// fileSize is how much of the file is used, and allocated how much the disk has room for, in bytes.
 	fileSize, allocated int64
 	// batchTimer ends the time that deferred writes wait for others.
@@ -143,16 +142,15 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{
-		path:         path,
-		opts:         opts,
-		log:          opts.Logger.With("database", path),
-		acknowledged: everything,
-		queue:        make(chan *request, maxBatch),
-		tasks:        make(chan func()),
-		stop:         make(chan struct{}),
-		stopped:      make(chan struct{}),
+		path:    path,
+		opts:    opts,
+		log:     opts.Logger.With("database", path),
+		queue:   make(chan *request, maxBatch),
+		tasks:   make(chan func()),
+		stop:    make(chan struct{}),
+		stopped: make(chan struct{}),
 	}
-	if err := db.open(ctx, db.acknowledged); err != nil {
+	if err := db.open(ctx); err != nil {
 		return nil, err
 	}
 	db.ctx, db.cancel = context.WithCancel(context.Background())
@@ -234,21 +232,22 @@ func length(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-// Close waits for the writes that were already taken, makes the file whole without its log, and closes it. Later calls
-// return the same.
+// Close waits for the writes that were already taken, makes the file whole without its log, and closes it. An error means
+// that the log stays, from which the next Open recovers the file. Later calls return the same.
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.stop)
 		<-db.stopped
+		err := db.recoverUncertainCommit()
+		if err == nil {
+			err = db.endLog()
+		}
+		if err != nil {
+			db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
+		}
 		db.cancel()
 		db.mu.Lock()
 		defer db.mu.Unlock()
-		// What is uncertain, the next Open recovers.
-		if db.openErr == nil && !db.uncertain {
-			if err := db.endLog(); err != nil {
-				db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
-			}
-		}
 		db.release()
 		db.openErr = ErrClosed
 	})

@@ -50,37 +50,46 @@ func checkReachable(t *testing.T, db *DB) {
 	}))
 }
 
-// failsSync is a file whose next sync fails when it is armed.
-type failsSync struct {
+// hookedSync is a file of which a test hears before it is synced, and whose sync fails if the test says so.
+type hookedSync struct {
 	osFile
-	armed *atomic.Bool
+	hook func(log bool) error
 }
 
-func (f failsSync) Sync() error {
-	if f.armed.CompareAndSwap(true, false) {
-		return syscall.EIO
+func (f hookedSync) Sync() error {
+	if err := f.hook(strings.HasSuffix(f.Name(), logSuffix)); err != nil {
+		return err
 	}
 	return f.osFile.Sync()
+}
+
+// openHooked opens a database of one key.
+func openHooked(t *testing.T, opts Options, hook func(log bool) error) *DB {
+	t.Helper()
+	opts.wrap = func(f *os.File) file { return hookedSync{osFile{f}, hook} }
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), opts)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	require.NoError(t, db.Update(t.Context(), put("k", "before")))
+	return db
 }
 
 // Rule 7. After a failed sync, the system shows bytes that are not on the disk, and calls the next sync a success: only what
 // is opened anew can be trusted.
 func TestAFailedSyncIsNotTriedAgain(t *testing.T) {
-	for suffix, step := range map[string]func(db *DB) error{
-		logSuffix: func(db *DB) error { return db.Update(context.Background(), put("k", "failed")) },
-		".db":     func(db *DB) error { return db.do(context.Background(), db.checkpointNow) },
+	for name, step := range map[string]func(db *DB) error{
+		"of a record":     func(db *DB) error { return db.Update(context.Background(), put("k", "failed")) },
+		"of a checkpoint": func(db *DB) error { return db.do(context.Background(), db.checkpointNow) },
+		"as the log ends": func(db *DB) error { return db.do(context.Background(), db.endLog) },
 	} {
-		t.Run(suffix, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			var armed atomic.Bool
-			db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
-				if strings.HasSuffix(f.Name(), suffix) {
-					return failsSync{osFile{f}, &armed}
+			db := openHooked(t, Options{}, func(bool) error {
+				if armed.CompareAndSwap(true, false) {
+					return syscall.EIO
 				}
-				return osFile{f}
-			}})
-			require.NoError(t, err)
-			defer db.Close()
-			require.NoError(t, db.Update(t.Context(), put("k", "before")))
+				return nil
+			})
 			armed.Store(true)
 			require.ErrorIs(t, step(db), syscall.EIO)
 			require.NoError(t, db.Update(t.Context(), put("next", "after")))
@@ -88,6 +97,91 @@ func TestAFailedSyncIsNotTriedAgain(t *testing.T) {
 			require.Equal(t, "before", get(t, db, "k"))
 		})
 	}
+}
+
+// Rule 7. Of two who sync a file at a time, the system tells one of an error: a checkpoint whose sync was called a success
+// does not count if the file has become uncertain meanwhile.
+func TestACheckpointThatAFailureMeetsDoesNotCount(t *testing.T) {
+	const sound, begun, failing = 0, 1, 2
+	var disk atomic.Int32
+	synced, failed := make(chan struct{}), make(chan struct{})
+	db := openHooked(t, Options{}, func(log bool) error {
+		switch {
+		case disk.Load() == begun && !log:
+			close(synced)
+			<-failed
+		case disk.CompareAndSwap(begun, failing):
+			close(failed)
+			return syscall.EIO
+		case disk.Load() == failing && !log:
+			return syscall.EIO // of what the checkpoint has lost
+		}
+		return nil
+	})
+	before := headerAt(t, db.Path())
+	disk.Store(begun)
+	require.NoError(t, db.do(t.Context(), db.beginCheckpoint))
+	<-synced
+	require.ErrorIs(t, db.Update(t.Context(), put("k", "failed")), ErrUnsure)
+	require.NoError(t, db.do(t.Context(), db.finishCheckpoint))
+	require.Equal(t, before, headerAt(t, db.Path()))
+	disk.Store(sound)
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	require.Equal(t, "before", get(t, db, "k"))
+}
+
+// What is uncertain makes no checkpoint, however often that is due: it may hold what was refused.
+func TestAnUncertainFileMakesNoCheckpoint(t *testing.T) {
+	var broken atomic.Bool
+	db := openHooked(t, Options{checkpointCommits: 2}, func(log bool) error {
+		if log && broken.Load() {
+			return syscall.EIO
+		}
+		return nil
+	})
+	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+		if bytes.Contains(b, []byte("refused")) {
+			broken.Store(true)
+			return 0, syscall.EIO
+		}
+		return write(b, off)
+	})
+	var before, after uint64
+	epoch := func(e *uint64) func() error { return func() error { *e = db.wal.epoch; return nil } }
+	require.NoError(t, db.do(t.Context(), epoch(&before)))
+	require.ErrorIs(t, db.Update(t.Context(), put("k", "refused")), ErrUnsure)
+	require.NoError(t, db.do(t.Context(), epoch(&after)))
+	require.Equal(t, before, after)
+	broken.Store(false)
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	require.Equal(t, "before", get(t, db, "k"))
+}
+
+// Behind an area that is full to its end, the other one begins, whose records may be all that there is.
+func TestAFullAreaIsNotWrittenBehind(t *testing.T) {
+	const area = 64 << 10
+	var armed atomic.Bool
+	filled := make(chan struct{})
+	db := openHooked(t, Options{areaSize: area}, func(log bool) error {
+		if !log && armed.CompareAndSwap(true, false) {
+			<-filled
+			return syscall.EIO
+		}
+		return nil
+	})
+	armed.Store(true)
+	require.NoError(t, db.do(t.Context(), db.beginCheckpoint))
+	require.NoError(t, db.Update(t.Context(), put("fills", strings.Repeat("v", area-sector))))
+	require.ErrorIs(t, db.do(t.Context(), func() error {
+		close(filled)
+		if db.wal.at != db.wal.areaAt(1) {
+			return fmt.Errorf("the area is full up to %d", db.wal.at)
+		}
+		return db.finishCheckpoint()
+	}), syscall.EIO)
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	require.Equal(t, "before", get(t, db, "k"))
+	require.Len(t, get(t, db, "fills"), area-sector)
 }
 
 // failingFile cannot be written at some places.

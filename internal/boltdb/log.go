@@ -146,8 +146,8 @@ func (l *wal) newest() (h *header, err error) {
 	return h, nil
 }
 
-// read calls apply with the records that follow a checkpoint, up to a sequence, and leaves the log where they end.
-func (l *wal) read(h header, last uint64, apply func(payload []byte) error) error {
+// read calls apply with the records that follow a checkpoint, and leaves the log where they end.
+func (l *wal) read(h header, apply func(payload []byte) error) error {
 	l.epoch, l.sequence, l.area = h.epoch, h.sequence-1, 0
 	if h.at != areasAt {
 		l.area = 1
@@ -159,7 +159,7 @@ func (l *wal) read(h header, last uint64, apply func(payload []byte) error) erro
 			return err
 		}
 		switch {
-		case payload != nil && l.sequence < last:
+		case payload != nil:
 			if err := apply(payload); err != nil {
 				return err
 			}
@@ -262,12 +262,14 @@ func (e *notSynced) Unwrap() error { return e.err }
 
 // revoke makes sure that the record behind the last one, whose writers are told that it failed, is never read.
 func (l *wal) revoke() error {
+	if l.at == l.end() {
+		return nil // what lies there is the other area's
+	}
 	if _, err := l.file.WriteAt(zeros[:sector], l.at); err != nil {
 		// On a full disk, this may be as impossible as the record was. One that was not written to its end is none.
 		if payload, unread := l.record(l.at, l.end(), l.epoch); unread != nil || payload != nil {
 			return err
 		}
-		return nil
 	}
 	return l.file.Sync()
 }

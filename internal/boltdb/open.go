@@ -24,9 +24,9 @@ const (
 	lockPoll = 10 * time.Millisecond
 )
 
-// open locks the file, puts it back to the last checkpoint if it was not closed cleanly, opens it, and replays its log up to
-// a sequence. A file that is refused stays as it was.
-func (db *DB) open(ctx context.Context, last uint64) (err error) {
+// open locks the file, puts it back to the last checkpoint if it was not closed cleanly, opens it, and replays its log. A
+// file that is refused stays as it was.
+func (db *DB) open(ctx context.Context) (err error) {
 	var f *os.File
 	// What bbolt and the system know to say of damaged pages is a panic, or a fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -79,7 +79,7 @@ func (db *DB) open(ctx context.Context, last uint64) (err error) {
 	if h == nil {
 		return removeLog(db.path)
 	}
-	return db.recoverLog(h, last)
+	return db.recoverLog(h)
 }
 
 // openBolt opens f, which is locked, with bbolt: that then finds the lock taken by its own handle, which is as good as free.
@@ -113,9 +113,7 @@ func (db *DB) openBolt(f *os.File) (err error) {
 
 // release closes what is open, as it is.
 func (db *DB) release() {
-	if db.cp.done != nil {
-		<-db.cp.done
-	}
+	db.dropCheckpoint()
 	db.unpin()
 	if db.wal != nil {
 		_ = db.wal.file.Close()

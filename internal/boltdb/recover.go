@@ -9,16 +9,12 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"time"
 )
 
 // replayBytes bounds the records that one transaction replays, in bytes.
 const replayBytes = 8 << 20
-
-// everything is the sequence up to which a log is replayed after a crash: whatever is whole in it counts.
-const everything = math.MaxUint64
 
 // findLog opens the log of a file that was not closed cleanly, puts the file back to the checkpoint that the log belongs to,
 // and returns the log's header; nil: there is none, as where the log was only just made. The file is locked, and bbolt has
@@ -80,8 +76,8 @@ func (db *DB) restore(h *header) error {
 	return nil
 }
 
-// recoverLog does what the records after the checkpoint say, up to a sequence, and makes that a checkpoint.
-func (db *DB) recoverLog(h *header, last uint64) error {
+// recoverLog does what the records after the checkpoint say, and makes that a checkpoint.
+func (db *DB) recoverLog(h *header) error {
 	began := time.Now()
 	if !bytes.Equal(h.incarnation[:], db.incarnation) {
 		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.path+logSuffix)
@@ -98,7 +94,7 @@ func (db *DB) recoverLog(h *header, last uint64) error {
 	}
 	defer func() { _ = tx.Rollback() }() // which is nothing after a commit
 	var size, records, total int
-	err = db.wal.read(*h, last, func(payload []byte) error {
+	err = db.wal.read(*h, func(payload []byte) error {
 		if size >= replayBytes {
 			if err := db.commit(tx, false); err != nil {
 				return err
@@ -132,9 +128,11 @@ func (db *DB) recoverLog(h *header, last uint64) error {
 	return nil
 }
 
-// recover opens the file anew, and takes it to what was acknowledged. It is called when a commit has failed so that what
-// bbolt or the system knows in memory may differ from the file (rule 7). Readers wait meanwhile.
+// recover opens the file anew, as after a crash. It is called when a commit has failed so that what bbolt or the system knows
+// in memory may differ from the file (rule 7). Readers wait meanwhile.
 func (db *DB) recover() error {
+	// Nor may a checkpoint count that was under way: what its sync has lost, probe's sync of the same file may be told instead.
+	db.dropCheckpoint()
 	if db.openErr == nil {
 		if err := db.probe(); err != nil {
 			return err
@@ -142,19 +140,21 @@ func (db *DB) recover() error {
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if db.wal != nil {
-		db.acknowledged = db.wal.sequence
-	}
 	db.release()
-	if db.openErr = db.open(db.ctx, db.acknowledged); db.openErr == nil {
+	if db.openErr = db.open(db.ctx); db.openErr == nil {
 		db.stuck.Store(nil)
 	}
 	return db.openErr
 }
 
-// probe makes sure that the files can be written at all: as long as they cannot, readers are better off with what there is.
-// It writes where nothing is yet.
+// probe takes the record that was not acknowledged out of the log, and makes sure that the file can be written at all: as
+// long as it cannot, readers are better off with what there is. It writes where nothing is yet.
 func (db *DB) probe() error {
+	if db.wal != nil {
+		if err := db.wal.revoke(); err != nil {
+			return err
+		}
+	}
 	tx, err := db.bolt.Begin(false)
 	if err != nil {
 		return nil
@@ -166,8 +166,5 @@ func (db *DB) probe() error {
 	if _, err := db.disk.WriteAt(zeros[:db.bolt.Info().PageSize], size); err != nil {
 		return err
 	}
-	if err := db.disk.Sync(); err != nil || db.wal == nil {
-		return err
-	}
-	return db.wal.revoke()
+	return db.disk.Sync()
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // maxBatch bounds the functions in one transaction, and so the memory of its dirty pages.
@@ -146,10 +145,6 @@ func (db *DB) write() {
 			db.logError(db.checkpointDone(err))
 		case <-age.C:
 			db.cp.resting = false
-			// One that was just made for its size would be made again for a few records.
-			if db.wal != nil && db.cp.commits > 0 && db.cp.done == nil && time.Since(db.cp.began) > db.opts.checkpointEvery/2 {
-				db.logError(db.beginCheckpoint())
-			}
 		case <-db.stop:
 			for batch = db.drain(nil); len(batch) > 0; batch = db.drain(nil) {
 				db.decide(batch)
@@ -162,12 +157,11 @@ func (db *DB) write() {
 
 // keepUp does what commits make necessary, after their callers were answered.
 func (db *DB) keepUp() {
-	if db.uncertain {
-		db.logError(db.recoverUncertainCommit())
+	err := db.recoverUncertainCommit()
+	if err == nil && db.due() {
+		err = db.beginCheckpoint()
 	}
-	if db.due() {
-		db.logError(db.beginCheckpoint())
-	}
+	db.logError(err)
 }
 
 // logError logs what nobody else hears of.
@@ -357,10 +351,10 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 		return nil
 	}
 	// Rule 7: the functions are about to hear that they failed, so their record must not count, whatever happens next
-	// (without this, TestPowerFailure fails). If it cannot be made void, the next epoch does it: the file is opened anew
-	// without it. So it is after a failed sync (TestAFailedSyncIsNotTriedAgain).
+	// (without this, TestPowerFailure fails). After a failed sync, the file is opened anew as well
+	// (TestAFailedSyncIsNotTriedAgain).
 	var wrote *notSynced
-	if voided := db.wal.revoke(); voided == nil && errors.As(err, &wrote) {
+	if errors.As(err, &wrote) && db.wal.revoke() == nil {
 		return err
 	}
 	db.uncertain = true
@@ -385,7 +379,7 @@ func recordPages(r *recorder, pageSize int64) int64 {
 func (db *DB) begin() (*bbolt.Tx, error) {
 	tx, err := db.bolt.Begin(true)
 	if err != nil {
-		db.uncertain = errors.Is(err, bolterrors.ErrInvalidMapping)
+		db.uncertain = true
 		return nil, fmt.Errorf("begin transaction: %w", err)
 	}
 	db.fileSize = tx.Size()
