@@ -39,6 +39,7 @@ type diskFile struct {
 	durable []byte
 	pending []diskWrite
 	number  int // of the last write
+	syncing bool
 }
 
 func (f *diskFile) clone() *diskFile {
@@ -126,13 +127,17 @@ type disk struct {
 	moments       []moment
 	steps         int
 	operations    int
-	failed        int // operation that failed last
-	refused       int // the step after it; 0: the moment after that was kept
+	// No operation fails before calm, but burst says how many are to fail soon. The moments after one that failed, up to
+	// close, are kept more often.
+	calm, burst, close int
+	refused            int // the step after one that was refused; 0: the moment after that was kept
+	// overlapped is a file that two have synced at a time.
+	overlapped string
 }
 
 func newDisk(r *rand.Rand, content map[string][]byte) *disk {
 	// Its goroutines draw beside the caller.
-	d := &disk{files: map[string]*diskFile{}, r: rand.New(rand.NewPCG(r.Uint64(), r.Uint64())), failed: -100}
+	d := &disk{files: map[string]*diskFile{}, r: rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))}
 	for name, b := range content {
 		d.files[name] = &diskFile{durable: bytes.Clone(b)}
 	}
@@ -146,27 +151,42 @@ func (d *disk) file(name string) *diskFile {
 	return d.files[name]
 }
 
-// happens counts an operation, keeps the moment perhaps, and makes the operation fail perhaps, but not two in a row.
+// keep keeps the present moment.
+func (d *disk) keep(what string) {
+	m := moment{files: map[string]*diskFile{}, steps: d.steps, what: what}
+	for name, f := range d.files {
+		m.files[name] = f.clone()
+	}
+	d.moments = append(d.moments, m)
+}
+
+// happens counts an operation, keeps the moment perhaps, and makes the operation fail perhaps.
 func (d *disk) happens(what string) error {
 	d.operations++
+	oneIn := d.oneIn
+	if d.operations < d.close {
+		oneIn = min(oneIn, 12)
+	}
 	// The moment when a step has just been refused is always kept.
-	if d.oneIn > 0 && (d.r.IntN(d.oneIn) == 0 || d.refused > 0 && d.steps == d.refused) {
+	if d.oneIn > 0 && (d.r.IntN(oneIn) == 0 || d.refused > 0 && d.steps == d.refused) {
 		d.refused = 0
-		m := moment{files: map[string]*diskFile{}, steps: d.steps, what: what}
-		for name, f := range d.files {
-			m.files[name] = f.clone()
-		}
-		d.moments = append(d.moments, m)
+		d.keep(what)
 	}
 	failIn := d.failIn
-	if what == "sync db" || what == "sync header" {
-		failIn = min(failIn, 4) // there are few
+	if what == "sync db" || what == "sync header" || d.burst > 0 {
+		failIn = min(failIn, 2) // there are few
 	}
-	if failIn > 0 && d.operations > d.failed+60 && d.r.IntN(failIn) == 0 {
-		d.failed, d.refused = d.operations, d.steps+1
-		return []error{syscall.EIO, syscall.ENOSPC}[d.r.IntN(2)]
+	if failIn == 0 || d.operations < d.calm || d.r.IntN(failIn) > 0 {
+		return nil
 	}
-	return nil
+	d.refused, d.close = d.steps+1, d.operations+30
+	if d.burst--; d.burst < 0 {
+		d.burst = d.r.IntN(4)
+	}
+	if d.burst == 0 {
+		d.calm = d.operations + 60
+	}
+	return []error{syscall.EIO, syscall.ENOSPC}[d.r.IntN(2)]
 }
 
 // write notes a write, and passes on what of it is written: if it fails, any part from its beginning, perhaps all.
@@ -185,7 +205,7 @@ func (d *disk) write(name string, b []byte, off int64, write func([]byte, int64)
 }
 
 // sync makes last what was written before it began. If it fails, some of that is lost for good, although the system still
-// shows it.
+// shows it. Of two who sync a file at a time, only one would hear of that.
 func (d *disk) sync(name string) error {
 	d.mu.Lock()
 	f := d.file(name)
@@ -195,12 +215,17 @@ func (d *disk) sync(name string) error {
 	}
 	err := d.happens(what)
 	until := f.number
+	if f.syncing {
+		d.overlapped = name
+	}
+	f.syncing = true
 	d.mu.Unlock()
-	if d.oneIn > 0 && name == "db" {
-		time.Sleep(time.Duration(rand.IntN(500)) * time.Microsecond) // the writer goes on meanwhile
+	if d.oneIn > 0 {
+		time.Sleep(time.Duration(rand.IntN(map[string]int{"db": 500, "wal": 50}[name])) * time.Microsecond) // others go on meanwhile
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	f.syncing = false
 	var rest []diskWrite
 	for _, w := range f.pending {
 		switch {
@@ -371,21 +396,58 @@ func change(tx *Tx, r *rand.Rand) error {
 // history is one life of a database: the states after each step, and what each step tried to make.
 type history struct {
 	states, tried []uint64
-	failures      int
+	// unsure is what a step before tried to make of which nobody knows whether a restart finds it.
+	unsure   map[int]uint64
+	failures int
 }
 
 func (h *history) allows(steps int, found uint64) bool {
-	return found == h.states[steps] || steps < len(h.tried) && found == h.tried[steps]
+	unsure, any := h.unsure[steps]
+	return found == h.states[steps] || steps < len(h.tried) && found == h.tried[steps] || any && found == unsure
 }
 
-// live opens a database on the disk and changes it step by step.
-func live(t *testing.T, d *disk, path string, r *rand.Rand, steps int) (h history) {
-	db, err := Open(t.Context(), path, d.options())
-	require.NoError(t, err)
-	defer abandon(db)
+// live has a few processes, one after the other, use a database on the disk.
+func live(t *testing.T, d *disk, path string, r *rand.Rand, processes, steps int) history {
+	h := history{unsure: map[int]uint64{}}
+	for range processes {
+		db, err := Open(t.Context(), path, d.options())
+		for tries := 0; err != nil && d.failIn > 0 && tries < 20; tries++ {
+			db, err = Open(t.Context(), path, d.options())
+		}
+		require.NoError(t, err)
+		h.process(t, d, db, r, steps)
+		if r.IntN(3) == 0 {
+			abandon(db)
+			continue
+		}
+		err = db.Close()
+		d.mu.Lock()
+		d.keep("closed")
+		if err == nil {
+			require.NoFileExists(t, path+logSuffix)
+			delete(d.files, "wal")
+			d.keep("closed, its log gone")
+		} else {
+			require.Positive(t, d.failIn, err)
+		}
+		d.mu.Unlock()
+	}
+	require.Empty(t, d.overlapped, "the system tells only one of those who sync a file at a time of an error")
+	return h
+}
+
+// process changes a database step by step.
+func (h *history) process(t *testing.T, d *disk, db *DB, r *rand.Rand, steps int) {
 	now, err := digestOf(db)
 	require.NoError(t, err)
+	d.mu.Lock()
+	if len(h.states) > 0 {
+		require.True(t, h.allows(d.steps, now), "what a process finds without a power failure")
+		h.tried = append(h.tried[:len(h.states)-1], now)
+		d.steps++
+	}
 	h.states = append(h.states, now)
+	d.mu.Unlock()
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
 	defer func() { close(stop); readers.Wait() }()
@@ -420,6 +482,12 @@ func live(t *testing.T, d *disk, path string, r *rand.Rand, steps int) (h histor
 		if err != nil {
 			require.Positive(t, d.failIn, err)
 			h.failures++
+			if unsure, any := h.unsure[d.steps]; any {
+				h.unsure[d.steps+1] = unsure
+			}
+			if errors.Is(err, ErrUnsure) {
+				h.unsure[d.steps+1] = tried
+			}
 			h.states = append(h.states, h.states[len(h.states)-1])
 		} else {
 			h.states = append(h.states, tried)
@@ -430,7 +498,6 @@ func live(t *testing.T, d *disk, path string, r *rand.Rand, steps int) (h histor
 			require.Equal(t, h.states[len(h.states)-1], found, "what readers see after a step")
 		}
 	}
-	return h
 }
 
 // recoverImage opens what a power failure has left, and returns what is in it; the disk tells of moments meanwhile.
@@ -494,12 +561,12 @@ func powerDir(t *testing.T) string {
 
 // failPower has a database live a few times, each time on what one of the power failures of its last life has left.
 func failPower(t *testing.T, r *rand.Rand, failIn int) (images, nested, failures int) {
-	const lives, steps, mixes = 3, 120, 3
+	const lives, processes, steps, mixes = 3, 3, 40, 3
 	dir := powerDir(t)
 	var content map[string][]byte
 	for range lives {
 		d := newDisk(r, content)
-		d.oneIn, d.failIn = 60, failIn
+		d.oneIn, d.failIn = 100, failIn
 		path := place(t, filepath.Join(dir, "life"), content)
 		if content == nil {
 			db, err := Open(t.Context(), path, Options{})
@@ -509,8 +576,8 @@ func failPower(t *testing.T, r *rand.Rand, failIn int) (images, nested, failures
 			require.NoError(t, err)
 			d.files["db"] = &diskFile{durable: b}
 		}
-		d.failed = 200 // to open it comes first
-		h := live(t, d, path, r, steps)
+		d.calm = 60 // to open it comes first
+		h := live(t, d, path, r, processes, steps)
 		failures += h.failures
 		for i, m := range d.moments {
 			for mix := range mixes {
