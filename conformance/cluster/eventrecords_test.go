@@ -1,6 +1,8 @@
 package cluster_test
 
 import (
+	"context"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -8,10 +10,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/pubsub/natsbroker"
 )
 
 // oneServer is two processes' brokers on one nats-server, which is quick to start.
@@ -23,7 +27,7 @@ func oneServer(t *testing.T) *events {
 }
 
 // stream is the bucket's, as an operator has it.
-func (e *events) stream() jetstream.Stream {
+func (e *events) stream() (jetstream.Stream, jetstream.JetStream) {
 	nc, err := nats.Connect(e.opts.URL)
 	require.NoError(e.t, err)
 	e.t.Cleanup(nc.Close)
@@ -31,7 +35,7 @@ func (e *events) stream() jetstream.Stream {
 	require.NoError(e.t, err)
 	stream, err := js.Stream(e.t.Context(), e.opts.Prefix+"="+e.opts.Bucket)
 	require.NoError(e.t, err)
-	return stream
+	return stream, js
 }
 
 // A server takes 64 KiB of headers. An event that has more to say than that is kept as any other is, from its publish, which
@@ -87,6 +91,54 @@ func TestEventsWithLargeRecords(t *testing.T) {
 	}
 }
 
+// A retry in flight counts as in flight, as it does with a file.
+func TestARetryInFlightIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	e := oneServer(t)
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true})
+	e.publish(e.a, "t", byID, message("1", "x"), message("2", "x"))
+	e.next(s).Nack("no")
+	require.Equal(t, 2, e.next(s).Count)
+	counted := func(b *natsbroker.Broker, want ...uint64) {
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			stats, err := b.TopicStats(t.Context(), "t")
+			require.NoError(c, err)
+			g := stats.Groups[0]
+			require.Equal(c, want, []uint64{g.Waiting, g.InFlight, g.Retrying})
+		}, waitLong, waitStep)
+	}
+	counted(e.a, 1, 1, 0)
+	counted(e.b, 1, 0, 1) // which cannot tell whether it was handed over
+}
+
+// A stream that an operator deletes is made anew, and all that subscribe, publish and clean up go on with it, whatever sequences
+// it had.
+func TestADeletedStreamIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	e := oneServer(t)
+	for i := range 20 {
+		e.publish(e.b, "t", byID, message(strconv.Itoa(i), "x"))
+	}
+	late := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "late", DeliverPolicy: pubsub.DeliverNew})
+	pattern := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "x.*", Group: "pattern"})
+	e.publish(e.b, "t", byID, message("before", "x"))
+	e.next(late).Ack()
+	stream, js := e.stream()
+	require.NoError(t, js.DeleteStream(t.Context(), stream.CachedInfo().Config.Name))
+	// What is refused may be stored, and is not delivered twice.
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		return e.b.Publish(ctx, "t", []pubsub.Message{message("after", "x")}, byID)[0] == nil
+	}, waitLong, waitStep)
+	d := e.next(late)
+	require.Equal(t, "after", d.Event.ID)
+	d.Ack()
+	e.publish(e.b, "x.new", byID, message("of a new topic", "x"))
+	e.next(pattern).Ack()
+	require.Eventually(t, func() bool { return e.stored("t") == 0 && e.stored("x.new") == 0 }, waitLong, waitStep)
+}
+
 // A consumer that an operator deletes is made anew, and delivers what is kept once more. An event that is a dead letter already
 // stays the one that it is, and holds up nobody.
 func TestADeadLetterThatFailsAgain(t *testing.T) {
@@ -97,7 +149,7 @@ func TestADeadLetterThatFailsAgain(t *testing.T) {
 	e.publish(e.a, "t", byID, message("poison", "x"))
 	e.next(s).Nack("first")
 	first := e.deadLetters(e.a, 1)
-	stream := e.stream()
+	stream, _ := e.stream()
 	for name := range stream.ConsumerNames(t.Context()).Name() {
 		if strings.HasSuffix(name, "_all") {
 			require.NoError(t, stream.DeleteConsumer(t.Context(), name))

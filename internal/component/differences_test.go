@@ -84,6 +84,7 @@ func eventDifferences() []difference {
 		{"`topics remove-group`", "any group", "not one topic out of a pattern: remove the pattern's"},
 		{"`topics`: bytes, last sequence", "counted", "0: the servers do not count them by topic"},
 		{"`topics`: streams, counts since the start", "of the process, which is all", "of this process"},
+		{"a retry in flight", "counts as in flight", "the same in its process; to others it counts as retrying"},
 		{"the command line, console and metrics", "the file's name", "database `nats-<prefix>` (`nats-<prefix>-<database>` if it is not the default), from any process whose sidecars use it"},
 		{"`topics remove`, `buckets remove`", "asks this process, which is all, who consumes", "asks the servers who waits for events: stop the apps first"},
 		{"where an event stands (`topics event`, the console)", "exact", "`unknown` for one without a partition key that another process has in flight, or has just handled"},

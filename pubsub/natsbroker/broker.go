@@ -105,6 +105,9 @@ type Broker struct {
 	learned map[string]uint64
 	// groupsAt is the sequence up to which the watch has brought groups.
 	groupsAt uint64
+	// created is when the stream was made from which they are; replaced is closed when there is another.
+	created  time.Time
+	replaced chan struct{}
 	// streams are the open subscriptions; inFlight, the events that this process has and did not settle.
 	streams  map[*subscription]struct{}
 	inFlight map[*delivery]struct{}
@@ -213,9 +216,10 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 	if b.js, err = jetstream.New(b.nc); err != nil {
 		return err
 	}
-	if err := b.ensureStream(ctx); err != nil {
+	if b.stream, err = b.ensureStream(ctx); err != nil {
 		return err
 	}
+	b.setStream(b.stream.CachedInfo().Created)
 	if err := b.loadRecords(ctx); err != nil || b.opts.AtRest {
 		return err
 	}

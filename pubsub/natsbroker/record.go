@@ -41,15 +41,22 @@ func (b *Broker) loadRecords(ctx context.Context) error {
 // watch hears of the topics and groups that other processes add.
 func (b *Broker) watch() {
 	for {
+		b.mu.Lock()
+		replaced := b.replaced
+		b.mu.Unlock()
 		consumer, err := b.js.OrderedConsumer(b.ctx, b.layout.stream, jetstream.OrderedConsumerConfig{
 			FilterSubjects: []string{b.layout.subject("t", "*"), b.layout.subject("g", "*")},
 			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		})
 		if err == nil {
 			var watching jetstream.ConsumeContext
-			if watching, err = consumer.Consume(b.heard); err == nil {
+			if watching, err = consumer.Consume(func(m jetstream.Msg) { b.heard(m, replaced) }); err == nil {
 				select {
 				case <-watching.Closed():
+				case <-replaced:
+					// It goes on in the middle of the other stream. Stop waits for its last try to do so.
+					b.working.Go(watching.Stop)
+					continue
 				case <-b.ctx.Done():
 					return // it ends with the connection: Stop would wait for servers that are away
 				}
@@ -61,11 +68,16 @@ func (b *Broker) watch() {
 	}
 }
 
-// heard is learn for the records that the watch brings, in the order of their sequences.
-func (b *Broker) heard(m jetstream.Msg) {
+// heard is learn for the records that the watch brings, in the order of their sequences, until its stream is replaced.
+func (b *Broker) heard(m jetstream.Msg, replaced <-chan struct{}) {
 	meta, err := m.Metadata()
 	if err != nil {
 		return // not a record
+	}
+	select {
+	case <-replaced:
+		return
+	default:
 	}
 	b.learn(m.Subject(), meta.Sequence.Stream, m.Data())
 	if b.layout.parts(m.Subject())[0] == "g" {

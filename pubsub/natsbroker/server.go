@@ -163,7 +163,7 @@ func (b *Broker) purge(ctx context.Context, subject string, before uint64) error
 }
 
 // ensureStream makes the stream, or takes the one that is there.
-func (b *Broker) ensureStream(ctx context.Context) error {
+func (b *Broker) ensureStream(ctx context.Context) (jetstream.Stream, error) {
 	config := jetstream.StreamConfig{
 		Name:               b.layout.stream,
 		Description:        "events of dapr-bolt",
@@ -177,39 +177,47 @@ func (b *Broker) ensureStream(ctx context.Context) error {
 		AllowMsgSchedules:  true,
 		DenyDelete:         false,
 	}
-	err := b.findStream(ctx, config)
+	stream, err := b.findStream(ctx, config)
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("JetStream is off, or has no leader yet: set `jetstream { store_dir: …, sync_interval: always }` in the configuration of nats-server: %w", err)
+		return nil, fmt.Errorf("JetStream is off, or has no leader yet: set `jetstream { store_dir: …, sync_interval: always }` in the configuration of nats-server: %w", err)
 	case err != nil:
-		return fmt.Errorf("stream %s: %w", b.layout.stream, err)
+		return nil, fmt.Errorf("stream %s: %w", b.layout.stream, err)
 	}
-	have := b.stream.CachedInfo().Config
-	if !have.AllowAtomicPublish || !have.AllowMsgSchedules || !have.AllowMsgTTL {
-		return fmt.Errorf("stream %s: it has no atomic batches, schedules or times to live: nats-server must be 2.12 or newer, and the stream one that dapr-bolt made", b.layout.stream)
+	have := stream.CachedInfo().Config
+	if err := checkConfig(&have); err != nil {
+		return nil, err
 	}
 	if have.Replicas != b.opts.Replicas {
 		b.log.Warn("the stream has another number of replicas than the metadata says; `nats stream edit --replicas` changes it", "stream", b.layout.stream, "replicas", have.Replicas, "metadata", b.opts.Replicas)
 	}
-	return nil
+	return stream, nil
+}
+
+// checkConfig refuses a stream that lacks what the broker needs.
+func checkConfig(have *jetstream.StreamConfig) error {
+	if have.AllowAtomicPublish && have.AllowMsgSchedules && have.AllowMsgTTL {
+		return nil
+	}
+	return fmt.Errorf("stream %s: it has no atomic batches, schedules or times to live: nats-server must be 2.12 or newer, and the stream one that dapr-bolt made", have.Name)
 }
 
 // findStream finds the stream, or makes it. A stream that another process is just making has no leader for an instant, in
 // which nobody answers.
-func (b *Broker) findStream(ctx context.Context, config jetstream.StreamConfig) error {
+func (b *Broker) findStream(ctx context.Context, config jetstream.StreamConfig) (stream jetstream.Stream, err error) {
 	attempt := func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, findTimeout)
 		defer cancel()
-		b.stream, err = b.js.Stream(ctx, config.Name)
+		stream, err = b.js.Stream(ctx, config.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			b.stream, err = b.js.CreateStream(ctx, config)
+			stream, err = b.js.CreateStream(ctx, config)
 		}
 		return err
 	}
 	for {
-		err := attempt()
+		err = attempt()
 		if again := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jetstream.ErrStreamNameAlreadyInUse); !again || ctx.Err() != nil {
-			return err
+			return stream, err
 		}
 	}
 }

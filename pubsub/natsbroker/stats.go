@@ -108,15 +108,17 @@ func (b *Broker) groupStats(ctx context.Context, t topicRecord, g groupRecord) (
 	if stat.Retrying, _, err = b.count(ctx, b.layout.subject("h", name, "*"), 1); err != nil {
 		return stat, err
 	}
-	stat.InFlight -= min(stat.InFlight, stat.Retrying)
 	b.countGroup(name, func(c *pubsub.GroupCounts) { stat.GroupCounts = c.Clone() })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for s := range b.streams {
 		if s.opts.Group == g.Group && s.consumes(t.Topic) {
 			stat.Streams++
+			// To the servers, what comes again waits until it is acknowledged.
+			stat.Retrying -= min(stat.Retrying, s.retriesInFlight(t.Topic))
 		}
 	}
+	stat.InFlight -= min(stat.InFlight, stat.Retrying)
 	return stat, nil
 }
 

@@ -215,6 +215,18 @@ func (s *subscription) end(interrupted bool) {
 	s.roomChanged()
 }
 
+// retriesInFlight counts the events of a topic in flight that have failed before.
+func (s *subscription) retriesInFlight(topic string) (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.inFlight {
+		if d.consumer.topic == topic && len(d.history.Attempts) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // waitForRoom returns how many events a consumer may bring, or false: the stream was closed.
 func (s *subscription) waitForRoom() (int, bool) {
 	for {

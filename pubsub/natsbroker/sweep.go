@@ -22,6 +22,12 @@ func (b *Broker) sweepLoop() {
 	me := nuid.Next()
 	defer b.giveUpTurn(me)
 	for b.pause(b.opts.SweepInterval) {
+		if err := b.checkStream(b.ctx); err != nil {
+			if errors.Is(err, errAnotherStream) {
+				b.logFailure("nothing can be published or delivered", err)
+			}
+			continue // no server answers, which is told where it matters
+		}
 		if b.isMyTurn(me) {
 			b.logFailure("what has ended could not be cleaned away", b.sweep(b.ctx))
 		}
