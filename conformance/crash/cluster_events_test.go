@@ -154,16 +154,22 @@ func (c *eventCluster) deliver(group string, id []byte, sequence, deliveryCount 
 	return c.ledger.deliver(group, string(id), number, count), nil
 }
 
-// tend sends dead letters back and purges others until ctx ends, each at two processes at once.
+// tend sends dead letters back and purges others until ctx ends, each at two processes at once. It reads no further back than
+// to the oldest that it has to do with: those that stay become more and more.
 func (c *eventCluster) tend(ctx context.Context) {
+	done := uint64(0) // up to this id, all letters that are there stay
 	for ctx.Err() == nil {
-		letters, err := c.bolts[rand.IntN(len(c.bolts))].DeadLetters(ctx, "--all", "--database", eventDatabase)
+		letters, err := c.bolts[rand.IntN(len(c.bolts))].DeadLetters(ctx, "--all", "--after", strconv.FormatUint(done, 10), "--database", eventDatabase)
 		if err != nil {
 			pause(ctx, 100*time.Millisecond) // it was killed, or has no servers
 			continue
 		}
+		stay := true
 		for _, letter := range letters {
 			id := letter.Event.ID
+			if stay = stay && fateOf(id) == dead; stay {
+				done = letter.ID
+			}
 			switch fateOf(id) {
 			case curable:
 				c.ledger.redriving(letter.Group, id)
