@@ -236,7 +236,7 @@ func (s *subscription) answered() {
 func (s *subscription) slotFreed() {
 	if len(s.inFlight) == 0 {
 		for _, g := range s.groups {
-			g.stalled = false
+			g.loader.stalled = false
 		}
 	}
 	s.fill()

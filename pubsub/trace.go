@@ -201,15 +201,15 @@ func (b *Broker) onRetry(ctx context.Context, name groupName, sequence uint64, d
 		b.mu.Unlock()
 		switch {
 		case g != nil:
-			asked, err := g.ask(ctx, func() error {
+			asked, err := g.loader.ask(ctx, func() error {
 				key, err := find()
 				if err != nil {
 					return err
 				}
 				b.mu.Lock()
-				g.forgetIdle()
+				g.loader.forgetIdle()
 				b.mu.Unlock()
-				if g.isBusy(key) {
+				if g.loader.isBusy(key) {
 					return fmt.Errorf("event %d of topic %q for group %q: %w", sequence, name.topic, name.group, ErrInFlight)
 				}
 				return do(key, g)
@@ -231,18 +231,5 @@ func (b *Broker) onRetry(ctx context.Context, name groupName, sequence uint64, d
 				return ctx.Err()
 			}
 		}
-	}
-}
-
-// ask has load run fn, between two of its reads, and returns fn's error. asked is false if the group has ended.
-func (g *group) ask(ctx context.Context, fn func() error) (asked bool, err error) {
-	answered := make(chan error, 1)
-	select {
-	case g.asks <- func() { answered <- fn() }:
-		return true, <-answered
-	case <-g.done:
-		return false, nil
-	case <-ctx.Done():
-		return false, ctx.Err()
 	}
 }
