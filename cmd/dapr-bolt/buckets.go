@@ -17,7 +17,7 @@ func (c *cli) bucketsCommand() *cobra.Command {
 		Args:  subcommandArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list := func(client *admin.Client) (admin.Buckets, error) {
-				buckets, err := client.Buckets(cmd.Context())
+				buckets, err := admin.CallBuckets.Ask(cmd.Context(), client, admin.Empty{})
 				c.sayMissing(buckets.Missing)
 				return buckets, err
 			}
@@ -57,7 +57,7 @@ name can be used again; no ETag and no dead letter's id is given out twice. It a
 						return err
 					}
 				}
-				if err := client.RemoveBucket(cmd.Context(), request); err != nil {
+				if _, err := admin.CallRemoveBucket.Ask(cmd.Context(), client, request); err != nil {
 					return err
 				}
 				return c.say(request, "%s bucket %s removed\n", request.Kind, request.Bucket)

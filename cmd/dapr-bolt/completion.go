@@ -46,7 +46,7 @@ func (c *cli) completion(offer func(ctx context.Context, client *admin.Client, a
 // eachTopic returns what pick takes of each topic in the buckets that the flags name.
 func (c *cli) eachTopic(pick func(t *admin.TopicStats, args []string) []string) cobra.CompletionFunc {
 	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
-		topics, err := client.Topics(ctx, admin.TopicsRequest{Bucket: c.bucket, Limit: admin.MaxPageSize})
+		topics, err := admin.CallTopics.Ask(ctx, client, admin.TopicsRequest{Bucket: c.bucket, Limit: admin.MaxPageSize})
 		for i := range topics.Topics {
 			offers = append(offers, pick(&topics.Topics[i], args)...)
 		}
@@ -80,7 +80,7 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 		if most > 0 && len(args) >= most {
 			return nil, nil
 		}
-		page, err := client.DeadLetters(ctx, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
+		page, err := admin.CallDeadLetters.Ask(ctx, client, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
 		for _, d := range page.DeadLetters {
 			if id := strconv.FormatUint(d.ID, 10); !slices.Contains(args, id) {
 				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, textCell(cause.Of(d.LastError)).text))
@@ -93,7 +93,7 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 // completeBucket completes --database and --bucket.
 func (c *cli) completeBucket(kind sidecars.Kind, pick func(admin.Bucket) string) cobra.CompletionFunc {
 	return c.completion(func(ctx context.Context, client *admin.Client, _ []string) (offers []string, err error) {
-		buckets, err := client.Buckets(ctx)
+		buckets, err := admin.CallBuckets.Ask(ctx, client, admin.Empty{})
 		ofKind := buckets.Buckets
 		if kind == sidecars.State {
 			ofKind = buckets.State

@@ -174,7 +174,7 @@ link can see and change what the console shows: it holds the token.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withClient(func(client *admin.Client) error {
-				info, err := client.Info(cmd.Context())
+				info, err := admin.CallInfo.Ask(cmd.Context(), client, admin.Empty{})
 				if err != nil {
 					return err
 				}

@@ -30,7 +30,7 @@ func (p *program) address(t *testing.T) string {
 	t.Helper()
 	client := admin.NewClient(p.adminSocket())
 	defer client.Close()
-	info, err := client.Info(t.Context())
+	info, err := admin.CallInfo.Ask(t.Context(), client, admin.Empty{})
 	require.NoError(t, err)
 	return info.HTTP
 }

@@ -30,7 +30,7 @@ with restore.`,
 			if err != nil {
 				return err
 			}
-			return ask(cmd.Context(), c, (*admin.Client).Backup, admin.BackupRequest{Database: c.database, Path: path}, func(result admin.BackupResult) error {
+			return ask(cmd.Context(), c, admin.CallBackup, admin.BackupRequest{Database: c.database, Path: path}, func(result admin.BackupResult) error {
 				_, err := fmt.Fprintf(c.out, "%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
 				return err
 			})

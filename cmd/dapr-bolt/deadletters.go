@@ -109,7 +109,7 @@ from event to event. With --cause, the other commands take all of one row.`,
 func deadLetterGroups(ctx context.Context, client *admin.Client, opts admin.ListOptions) ([]admin.DeadLetterGroup, error) {
 	all := []admin.DeadLetterGroup{}
 	for {
-		page, err := client.DeadLetterGroups(ctx, opts)
+		page, err := admin.CallDeadLetterGroups.Ask(ctx, client, opts)
 		if err != nil {
 			return nil, err
 		}
@@ -210,7 +210,7 @@ func (c *cli) showCommand() *cobra.Command {
 				return err
 			}
 			find := func(client *admin.Client) (admin.DeadLetter, error) {
-				d, err := client.DeadLetter(cmd.Context(), admin.IDRequest{Bucket: c.bucket, ID: ids[0]})
+				d, err := admin.CallDeadLetter.Ask(cmd.Context(), client, admin.IDRequest{Bucket: c.bucket, ID: ids[0]})
 				var refused *admin.Error
 				if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 					err = fmt.Errorf("%w%s", err, c.elsewhere(cmd.Context(), client))
@@ -283,7 +283,7 @@ reset. Name them by ID, or take --all and, if need be, filters.`,
 				}
 				result := admin.RedriveResult{Redriven: []uint64{}}
 				err = c.inSteps(cmd.Context(), ids, rate, func(request admin.IDsRequest) error {
-					step, err := client.Redrive(cmd.Context(), request)
+					step, err := admin.CallRedrive.Ask(cmd.Context(), client, request)
 					result.Redriven = append(result.Redriven, step.Redriven...)
 					result.Unreadable = append(result.Unreadable, step.Unreadable...)
 					return err
@@ -368,7 +368,7 @@ func (c *cli) elsewhere(ctx context.Context, client *admin.Client) string {
 	if c.bucket != (admin.Bucket{}) {
 		return ""
 	}
-	buckets, err := client.Buckets(ctx)
+	buckets, err := admin.CallBuckets.Ask(ctx, client, admin.Empty{})
 	if err != nil || len(buckets.Buckets) < 2 {
 		return ""
 	}
@@ -407,7 +407,7 @@ func (c *cli) purgeCommand() *cobra.Command {
 				}
 				purged := 0
 				err = c.inSteps(cmd.Context(), ids, rate, func(request admin.IDsRequest) error {
-					step, err := client.Purge(cmd.Context(), request)
+					step, err := admin.CallPurge.Ask(cmd.Context(), client, request)
 					purged += step.Purged
 					return err
 				})

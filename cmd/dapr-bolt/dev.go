@@ -128,7 +128,7 @@ func (c *cli) work(ctx context.Context, run *daprRun) error {
 func (c *cli) runningProcess(ctx context.Context) (info admin.Info, running bool, err error) {
 	client := admin.NewClient(c.adminSocket())
 	defer client.Close()
-	info, err = client.Info(ctx)
+	info, err = admin.CallInfo.Ask(ctx, client, admin.Empty{})
 	var notRunning *admin.NotRunningError
 	if errors.As(err, &notRunning) {
 		return info, false, nil
@@ -146,9 +146,9 @@ func (c *cli) reportDeadLetters(ctx context.Context) {
 	since, last := c.clock.Now(), make(map[admin.Bucket]uint64)
 	for c.wait(ctx, lookInterval) == nil {
 		// What cannot be asked now is asked the next time.
-		buckets, _ := client.Buckets(ctx)
+		buckets, _ := admin.CallBuckets.Ask(ctx, client, admin.Empty{})
 		for _, bucket := range buckets.Buckets {
-			page, _ := client.DeadLetters(ctx, admin.ListOptions{Bucket: bucket, Since: since, After: last[bucket]})
+			page, _ := admin.CallDeadLetters.Ask(ctx, client, admin.ListOptions{Bucket: bucket, Since: since, After: last[bucket]})
 			for _, d := range page.DeadLetters {
 				last[bucket] = d.ID
 				fmt.Fprintf(c.out, "dead letter %d: app %s did not handle event %s of topic %s in %s: %s\n",

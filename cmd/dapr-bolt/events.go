@@ -18,7 +18,7 @@ func (c *cli) topicShowCommand() *cobra.Command {
 		Args:              exactArgs("TOPIC"),
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return ask(cmd.Context(), c, (*admin.Client).Topic, admin.TopicRequest{Bucket: c.bucket, Topic: args[0]}, func(topic admin.TopicDetail) error {
+			return ask(cmd.Context(), c, admin.CallTopic, admin.TopicRequest{Bucket: c.bucket, Topic: args[0]}, func(topic admin.TopicDetail) error {
 				if err := c.printTopicTables([]admin.TopicStats{topic.TopicStats}); err != nil || len(topic.Consumers) == 0 {
 					return err
 				}
@@ -49,7 +49,7 @@ lost, and asks. Event ids stay remembered for their window.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withClient(func(client *admin.Client) error {
 				request := admin.TopicRequest{Bucket: c.bucket, Topic: args[0]}
-				topic, err := client.Topic(cmd.Context(), request)
+				topic, err := admin.CallTopic.Ask(cmd.Context(), client, request)
 				if err != nil {
 					return err
 				}
@@ -60,7 +60,7 @@ lost, and asks. Event ids stay remembered for their window.`,
 						return err
 					}
 				}
-				if err := client.RemoveTopic(cmd.Context(), request); err != nil {
+				if _, err := admin.CallRemoveTopic.Ask(cmd.Context(), client, request); err != nil {
 					return err
 				}
 				return c.say(map[string]string{"topic": args[0]}, "topic %q removed\n", args[0])
@@ -109,7 +109,7 @@ are listed that the process remembers.`,
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request.Bucket, request.Topic, request.Data = c.bucket, args[0], c.output == outputJSON
-			return ask(cmd.Context(), c, (*admin.Client).Events, request, func(page admin.EventPage) error {
+			return ask(cmd.Context(), c, admin.CallEvents, request, func(page admin.EventPage) error {
 				var rows [][]cell
 				for i := range page.Events {
 					e := &page.Events[i]
@@ -135,7 +135,7 @@ func (c *cli) topicEventCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return ask(cmd.Context(), c, (*admin.Client).Event, admin.EventRequest{Bucket: c.bucket, Topic: args[0], Sequence: sequence}, func(e admin.EventDetail) error {
+			return ask(cmd.Context(), c, admin.CallEvent, admin.EventRequest{Bucket: c.bucket, Topic: args[0], Sequence: sequence}, func(e admin.EventDetail) error {
 				return c.printEvent(&e)
 			})
 		},

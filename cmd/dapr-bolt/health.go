@@ -16,10 +16,10 @@ func (c *cli) healthCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ready := func(client *admin.Client) (admin.Info, error) {
-				if err := client.Ready(cmd.Context()); err != nil {
+				if _, err := admin.CallReady.Ask(cmd.Context(), client, admin.Empty{}); err != nil {
 					return admin.Info{}, err
 				}
-				return client.Info(cmd.Context())
+				return admin.CallInfo.Ask(cmd.Context(), client, admin.Empty{})
 			}
 			return learn(c, ready, func(info admin.Info) error {
 				fmt.Fprintf(c.out, "process %d (%s) serves %s\n", info.PID, info.Version, info.Socket)

@@ -16,7 +16,7 @@ func (c *cli) jobsCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list := func(client *admin.Client) ([]admin.Job, error) {
-				jobs, err := client.Jobs(cmd.Context())
+				jobs, err := admin.CallJobs.Ask(cmd.Context(), client, admin.Empty{})
 				return jobs.Jobs, err
 			}
 			return learn(c, list, func(jobs []admin.Job) error {
@@ -43,7 +43,7 @@ func (c *cli) stopJobCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return ask(cmd.Context(), c, (*admin.Client).CancelJob, admin.JobRequestID{ID: ids[0]}, func(job admin.Job) error {
+			return ask(cmd.Context(), c, admin.CallCancelJob, admin.JobRequestID{ID: ids[0]}, func(job admin.Job) error {
 				_, err := fmt.Fprintf(c.out, "job %d was asked to stop: %d of %d done\n", job.ID, job.Done, job.Total)
 				return err
 			})

@@ -101,7 +101,8 @@ func start(t *testing.T, f folders, args ...string) *program {
 		case <-p.waited:
 			return true
 		default:
-			return client.Ready(t.Context()) == nil
+			_, err := admin.CallReady.Ask(t.Context(), client, admin.Empty{})
+			return err == nil
 		}
 	}, patience, 5*time.Millisecond)
 	select {

@@ -12,8 +12,8 @@ import (
 )
 
 // ask makes a call of the process, and prints its answer: as JSON, or as text does.
-func ask[R, A any](ctx context.Context, c *cli, call func(*admin.Client, context.Context, R) (A, error), request R, text func(answer A) error) error {
-	return learn(c, func(client *admin.Client) (A, error) { return call(client, ctx, request) }, text)
+func ask[R, A any](ctx context.Context, c *cli, call admin.Call[R, A], request R, text func(answer A) error) error {
+	return learn(c, func(client *admin.Client) (A, error) { return call.Ask(ctx, client, request) }, text)
 }
 
 // learn is ask where it takes more than a call.

@@ -16,7 +16,7 @@ func (c *cli) overviewCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			look := func(client *admin.Client) (admin.Overview, error) {
-				o, err := client.Overview(cmd.Context())
+				o, err := admin.CallOverview.Ask(cmd.Context(), client, admin.Empty{})
 				c.sayMissing(o.Missing)
 				return o, err
 			}

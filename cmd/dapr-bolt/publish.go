@@ -41,7 +41,7 @@ topic's publisher has set.`,
 			if request.Metadata, err = parseMetadata(metadata); err != nil {
 				return err
 			}
-			return ask(cmd.Context(), c, (*admin.Client).Publish, request, func(result admin.PublishResult) error {
+			return ask(cmd.Context(), c, admin.CallPublish, request, func(result admin.PublishResult) error {
 				_, err := fmt.Fprintf(c.out, "published to %q, id %q\n", request.Topic, result.ID)
 				return err
 			})

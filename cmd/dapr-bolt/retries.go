@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -22,8 +21,8 @@ func (c *cli) retriesCommand() *cobra.Command {
 	c.outputFlag(cmd, cmd.PersistentFlags())
 	c.bucketFlags(cmd, sidecars.PubSub, "")
 	cmd.AddCommand(c.retriesListCommand(),
-		c.retryCommand("now", "Deliver a waiting retry now", "is due now", (*admin.Client).RetryNow),
-		c.retryCommand("skip", "Make a dead letter of a waiting retry, with the reason "+string(pubsub.ReasonSkipped), "is among the dead letters", (*admin.Client).RetrySkip))
+		c.retryCommand("now", "Deliver a waiting retry now", "is due now", admin.CallRetryNow),
+		c.retryCommand("skip", "Make a dead letter of a waiting retry, with the reason "+string(pubsub.ReasonSkipped), "is among the dead letters", admin.CallRetrySkip))
 	return cmd
 }
 
@@ -36,7 +35,7 @@ func (c *cli) retriesListCommand() *cobra.Command {
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request.Bucket, request.Topic = c.bucket, args[0]
-			return ask(cmd.Context(), c, (*admin.Client).Retries, request, func(page admin.RetryPage) error {
+			return ask(cmd.Context(), c, admin.CallRetries, request, func(page admin.RetryPage) error {
 				var rows [][]cell
 				for _, r := range page.Retries {
 					due := c.timeCell(zeroIfNil(r.Due))
@@ -57,7 +56,7 @@ func (c *cli) retriesListCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) retryCommand(name, short, done string, change func(*admin.Client, context.Context, admin.RetryRequest) error) *cobra.Command {
+func (c *cli) retryCommand(name, short, done string, change admin.Call[admin.RetryRequest, admin.Empty]) *cobra.Command {
 	return &cobra.Command{
 		Use:               name + " TOPIC GROUP SEQUENCE",
 		Short:             short,
@@ -70,7 +69,7 @@ func (c *cli) retryCommand(name, short, done string, change func(*admin.Client, 
 			}
 			return c.withClient(func(client *admin.Client) error {
 				request := admin.RetryRequest{Bucket: c.bucket, Topic: args[0], Group: args[1], Sequence: sequence}
-				if err := change(client, cmd.Context(), request); err != nil {
+				if _, err := change.Ask(cmd.Context(), client, request); err != nil {
 					return err
 				}
 				return c.say(request, "event %d of topic %q %s for group %q\n", sequence, args[0], done, args[1])

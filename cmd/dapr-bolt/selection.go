@@ -88,7 +88,7 @@ func (c *cli) buckets(ctx context.Context, client *admin.Client) ([]admin.Bucket
 	if c.bucket != (admin.Bucket{}) {
 		return []admin.Bucket{c.bucket}, nil
 	}
-	buckets, err := client.Buckets(ctx)
+	buckets, err := admin.CallBuckets.Ask(ctx, client, admin.Empty{})
 	c.sayMissing(buckets.Missing)
 	return buckets.Buckets, err
 }
@@ -111,7 +111,7 @@ func eachPage(ctx context.Context, client *admin.Client, buckets []admin.Bucket,
 			if left > 0 {
 				opts.Limit = left
 			}
-			page, err := client.DeadLetters(ctx, opts)
+			page, err := admin.CallDeadLetters.Ask(ctx, client, opts)
 			if err != nil {
 				return 0, nil, err
 			}

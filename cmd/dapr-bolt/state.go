@@ -44,7 +44,7 @@ func (c *cli) stateListCommand() *cobra.Command {
 		Args:  atMostOneArg("PREFIX"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			request.Bucket, request.Prefix = c.bucket, strings.Join(args, "")
-			return ask(cmd.Context(), c, (*admin.Client).Keys, request, func(page admin.KeyPage) error {
+			return ask(cmd.Context(), c, admin.CallKeys, request, func(page admin.KeyPage) error {
 				var rows [][]cell
 				for _, k := range page.Keys {
 					rows = append(rows, []cell{textCell(k.Key), textCell(k.ETag), {text: byteSize(int64(k.Size))}, c.timeCell(zeroIfNil(k.Expires)), textCell(k.ContentType)})
@@ -76,7 +76,7 @@ func (c *cli) stateAppsCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			request.Bucket = c.bucket
-			return ask(cmd.Context(), c, (*admin.Client).Apps, request, func(page admin.Apps) error {
+			return ask(cmd.Context(), c, admin.CallApps, request, func(page admin.Apps) error {
 				var rows [][]cell
 				for _, app := range page.Apps {
 					rows = append(rows, []cell{textCell(app)})
@@ -95,7 +95,7 @@ func (c *cli) stateGetCommand() *cobra.Command {
 		Short: "Print the value of a key; --output json has its ETag and the rest, too",
 		Args:  exactArgs("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return ask(cmd.Context(), c, (*admin.Client).Value, admin.KeyRequest{Bucket: c.bucket, Key: args[0]}, func(value admin.Value) error {
+			return ask(cmd.Context(), c, admin.CallValue, admin.KeyRequest{Bucket: c.bucket, Key: args[0]}, func(value admin.Value) error {
 				text, err := readable(&admin.Event{Content: value.Content})
 				if err != nil {
 					return err
@@ -128,7 +128,7 @@ func (c *cli) stateSetCommand() *cobra.Command {
 			}
 			request.Bucket, request.Key, request.Content = c.bucket, args[0], admin.ExactContent(value)
 			return c.withClient(func(client *admin.Client) error {
-				key, err := client.SetValue(cmd.Context(), request)
+				key, err := admin.CallSetValue.Ask(cmd.Context(), client, request)
 				if err != nil {
 					return err
 				}
@@ -157,7 +157,7 @@ func (c *cli) stateDeleteCommand() *cobra.Command {
 				return usagef("there is no --etag: allowed: the key's, as list shows it, or --force")
 			}
 			return c.withClient(func(client *admin.Client) error {
-				if err := client.DeleteValue(cmd.Context(), request); err != nil {
+				if _, err := admin.CallDeleteValue.Ask(cmd.Context(), client, request); err != nil {
 					return err
 				}
 				return c.say(map[string]string{"key": request.Key}, "%s: deleted\n", harmless(request.Key))
@@ -184,7 +184,7 @@ func (c *cli) stateQueryCommand() *cobra.Command {
 			if !json.Valid(query) {
 				return usagef("invalid QUERY: allowed: JSON with filter, sort and page")
 			}
-			return ask(cmd.Context(), c, (*admin.Client).Query, admin.QueryRequest{Bucket: c.bucket, Query: query}, func(result admin.QueryResult) error {
+			return ask(cmd.Context(), c, admin.CallQuery, admin.QueryRequest{Bucket: c.bucket, Query: query}, func(result admin.QueryResult) error {
 				var rows [][]cell
 				for i := range result.Items {
 					value := &result.Items[i]
@@ -219,7 +219,7 @@ func (c *cli) stateIndexesCommand() *cobra.Command {
 		Short: "List the indexes of the bucket, and how far they are built",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return ask(cmd.Context(), c, (*admin.Client).StateBucket, c.bucket, func(info admin.StateInfo) error {
+			return ask(cmd.Context(), c, admin.CallStateBucket, c.bucket, func(info admin.StateInfo) error {
 				var rows [][]cell
 				for _, x := range info.Indexes {
 					state := "complete"
@@ -242,7 +242,7 @@ func (c *cli) stateIdempotencyCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			request.Bucket = c.bucket
-			return ask(cmd.Context(), c, (*admin.Client).IdempotencyKeys, request, func(page admin.IdempotencyPage) error {
+			return ask(cmd.Context(), c, admin.CallIdempotencyKeys, request, func(page admin.IdempotencyPage) error {
 				var rows [][]cell
 				for _, k := range page.Keys {
 					rows = append(rows, []cell{{text: k.SHA256}, c.timeCell(k.Expires)})

@@ -90,7 +90,7 @@ func (c *cli) showTopics(ctx context.Context, client *admin.Client) error {
 func allTopics(ctx context.Context, client *admin.Client, bucket admin.Bucket) (all admin.Topics, err error) {
 	request := admin.TopicsRequest{Bucket: bucket, Limit: admin.MaxPageSize}
 	for {
-		page, err := client.Topics(ctx, request)
+		page, err := admin.CallTopics.Ask(ctx, client, request)
 		if err != nil {
 			return all, err
 		}
@@ -165,7 +165,7 @@ end that.`,
 						return err
 					}
 				}
-				if err := client.RemoveGroup(cmd.Context(), admin.GroupRequest{Bucket: c.bucket, Topic: topic, Group: group}); err != nil {
+				if _, err := admin.CallRemoveGroup.Ask(cmd.Context(), client, admin.GroupRequest{Bucket: c.bucket, Topic: topic, Group: group}); err != nil {
 					return err
 				}
 				return c.say(map[string]string{"topic": topic, "group": group}, "group %q of topic %q removed\n", group, topic)

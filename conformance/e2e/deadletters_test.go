@@ -131,7 +131,7 @@ func TestNoDeadLetterIsLostBetweenTheTwoPlaces(t *testing.T) {
 		for worker := range 3 {
 			group.Go(func() {
 				for i := worker; i < len(ids) && ctx.Err() == nil; i += 3 {
-					if _, err := client.Redrive(ctx, admin.IDsRequest{IDs: ids[i : i+1]}); err != nil {
+					if _, err := admin.CallRedrive.Ask(ctx, client, admin.IDsRequest{IDs: ids[i : i+1]}); err != nil {
 						return
 					}
 					redriven.Add(1)

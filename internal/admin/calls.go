@@ -2,67 +2,84 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 )
 
-// call is one thing that people can ask of the process. The console calls the Service's method; the admin socket answers a
-// POST of a JSON object, perhaps an empty one, to the path, and the Client sends it.
-type call[Request, Answer any] struct {
+// Call is one thing that people can ask of the process. The console calls the Service's method; the admin socket answers a
+// POST of a JSON object, perhaps an empty one, to the path, which Ask sends.
+type Call[Request, Answer any] struct {
 	path   string
 	answer func(s *Service, ctx context.Context, request Request) (Answer, error)
 }
 
-// empty is the request of a call without fields, and the answer of one that has none to give.
-type empty struct{}
+// Ask makes the call of the process behind the client's socket. It returns *Error for what the process refused, and
+// *NotRunningError when there is no process.
+func (k Call[Request, Answer]) Ask(ctx context.Context, c *Client, request Request) (answer Answer, err error) {
+	body, err := c.post(ctx, k.path, request)
+	if err != nil {
+		return answer, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	if err := json.NewDecoder(body).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("answer of the process on %s: %w", c.socket, err)
+	}
+	return answer, nil
+}
+
+// Empty is the request of a call without fields, and the answer of one that has none to give.
+type Empty struct{}
 
 // The calls of the admin socket.
 var (
-	callInfo    = call[empty, Info]{"/v1/info", func(s *Service, _ context.Context, _ empty) (Info, error) { return s.Info() }}
-	callReady   = call[empty, empty]{"/v1/ready", func(s *Service, ctx context.Context, _ empty) (empty, error) { return empty{}, s.Ready(ctx) }}
-	callBuckets = call[empty, Buckets]{"/v1/buckets", func(s *Service, ctx context.Context, _ empty) (Buckets, error) { return s.Buckets(ctx) }}
-	callBackup  = call[BackupRequest, BackupResult]{"/v1/backup", (*Service).Backup}
+	CallInfo    = Call[Empty, Info]{"/v1/info", func(s *Service, _ context.Context, _ Empty) (Info, error) { return s.Info() }}
+	CallReady   = Call[Empty, Empty]{"/v1/ready", func(s *Service, ctx context.Context, _ Empty) (Empty, error) { return Empty{}, s.Ready(ctx) }}
+	CallBuckets = Call[Empty, Buckets]{"/v1/buckets", func(s *Service, ctx context.Context, _ Empty) (Buckets, error) { return s.Buckets(ctx) }}
+	CallBackup  = Call[BackupRequest, BackupResult]{"/v1/backup", (*Service).Backup}
 
-	callOverview = call[empty, Overview]{"/v1/overview", func(s *Service, ctx context.Context, _ empty) (Overview, error) { return s.Overview(ctx) }}
+	CallOverview = Call[Empty, Overview]{"/v1/overview", func(s *Service, ctx context.Context, _ Empty) (Overview, error) { return s.Overview(ctx) }}
 
-	callTopics      = call[TopicsRequest, Topics]{"/v1/topics", (*Service).Topics}
-	callRemoveGroup = call[GroupRequest, empty]{"/v1/topics/remove-group", without((*Service).RemoveGroup)}
-	callTopic       = call[TopicRequest, TopicDetail]{"/v1/topics/show", (*Service).Topic}
-	callRemoveTopic = call[TopicRequest, empty]{"/v1/topics/remove", without((*Service).RemoveTopic)}
-	callEvents      = call[EventsRequest, EventPage]{"/v1/topics/events", (*Service).Events}
-	callPublish     = call[PublishRequest, PublishResult]{"/v1/publish", (*Service).Publish}
-	callEvent       = call[EventRequest, EventDetail]{"/v1/events/show", (*Service).Event}
-	callRetries     = call[RetriesRequest, RetryPage]{"/v1/retries/list", (*Service).Retries}
-	callRetryNow    = call[RetryRequest, empty]{"/v1/retries/now", without((*Service).RetryNow)}
-	callRetrySkip   = call[RetryRequest, empty]{"/v1/retries/skip", without((*Service).RetrySkip)}
+	CallTopics      = Call[TopicsRequest, Topics]{"/v1/topics", (*Service).Topics}
+	CallRemoveGroup = Call[GroupRequest, Empty]{"/v1/topics/remove-group", without((*Service).RemoveGroup)}
+	CallTopic       = Call[TopicRequest, TopicDetail]{"/v1/topics/show", (*Service).Topic}
+	CallRemoveTopic = Call[TopicRequest, Empty]{"/v1/topics/remove", without((*Service).RemoveTopic)}
+	CallEvents      = Call[EventsRequest, EventPage]{"/v1/topics/events", (*Service).Events}
+	CallPublish     = Call[PublishRequest, PublishResult]{"/v1/publish", (*Service).Publish}
+	CallEvent       = Call[EventRequest, EventDetail]{"/v1/events/show", (*Service).Event}
+	CallRetries     = Call[RetriesRequest, RetryPage]{"/v1/retries/list", (*Service).Retries}
+	CallRetryNow    = Call[RetryRequest, Empty]{"/v1/retries/now", without((*Service).RetryNow)}
+	CallRetrySkip   = Call[RetryRequest, Empty]{"/v1/retries/skip", without((*Service).RetrySkip)}
 
-	callDeadLetters = call[ListOptions, DeadLetterPage]{"/v1/dead-letters/list", (*Service).DeadLetters}
-	callDeadLetter  = call[IDRequest, DeadLetter]{"/v1/dead-letters/show", (*Service).DeadLetter}
-	callRedrive     = call[IDsRequest, RedriveResult]{"/v1/dead-letters/redrive", (*Service).Redrive}
-	callPurge       = call[IDsRequest, PurgeResult]{"/v1/dead-letters/purge", (*Service).Purge}
+	CallDeadLetters = Call[ListOptions, DeadLetterPage]{"/v1/dead-letters/list", (*Service).DeadLetters}
+	CallDeadLetter  = Call[IDRequest, DeadLetter]{"/v1/dead-letters/show", (*Service).DeadLetter}
+	CallRedrive     = Call[IDsRequest, RedriveResult]{"/v1/dead-letters/redrive", (*Service).Redrive}
+	CallPurge       = Call[IDsRequest, PurgeResult]{"/v1/dead-letters/purge", (*Service).Purge}
 
-	callDeadLetterGroups = call[ListOptions, DeadLetterGroups]{"/v1/dead-letters/groups", (*Service).DeadLetterGroups}
-	callJobs             = call[empty, Jobs]{"/v1/jobs", func(s *Service, ctx context.Context, _ empty) (Jobs, error) { return s.Jobs(ctx) }}
-	callCancelJob        = call[JobRequestID, Job]{"/v1/jobs/cancel", (*Service).CancelJob}
+	CallDeadLetterGroups = Call[ListOptions, DeadLetterGroups]{"/v1/dead-letters/groups", (*Service).DeadLetterGroups}
+	CallJobs             = Call[Empty, Jobs]{"/v1/jobs", func(s *Service, ctx context.Context, _ Empty) (Jobs, error) { return s.Jobs(ctx) }}
+	CallCancelJob        = Call[JobRequestID, Job]{"/v1/jobs/cancel", (*Service).CancelJob}
 
-	callStateBucket     = call[Bucket, StateInfo]{"/v1/state/bucket", (*Service).StateBucket}
-	callApps            = call[PageRequest, Apps]{"/v1/state/apps", (*Service).Apps}
-	callKeys            = call[KeysRequest, KeyPage]{"/v1/state/keys", (*Service).Keys}
-	callValue           = call[KeyRequest, Value]{"/v1/state/get", (*Service).Value}
-	callSetValue        = call[SetRequest, Key]{"/v1/state/set", (*Service).SetValue}
-	callDeleteValue     = call[DeleteRequest, empty]{"/v1/state/delete", without((*Service).DeleteValue)}
-	callIdempotencyKeys = call[PageRequest, IdempotencyPage]{"/v1/state/idempotency-keys", (*Service).IdempotencyKeys}
-	callQuery           = call[QueryRequest, QueryResult]{"/v1/state/query", (*Service).Query}
-	callRemoveBucket    = call[RemoveBucketRequest, empty]{"/v1/buckets/remove", without((*Service).RemoveBucket)}
+	CallStateBucket     = Call[Bucket, StateInfo]{"/v1/state/bucket", (*Service).StateBucket}
+	CallApps            = Call[PageRequest, Apps]{"/v1/state/apps", (*Service).Apps}
+	CallKeys            = Call[KeysRequest, KeyPage]{"/v1/state/keys", (*Service).Keys}
+	CallValue           = Call[KeyRequest, Value]{"/v1/state/get", (*Service).Value}
+	CallSetValue        = Call[SetRequest, Key]{"/v1/state/set", (*Service).SetValue}
+	CallDeleteValue     = Call[DeleteRequest, Empty]{"/v1/state/delete", without((*Service).DeleteValue)}
+	CallIdempotencyKeys = Call[PageRequest, IdempotencyPage]{"/v1/state/idempotency-keys", (*Service).IdempotencyKeys}
+	CallQuery           = Call[QueryRequest, QueryResult]{"/v1/state/query", (*Service).Query}
+	CallRemoveBucket    = Call[RemoveBucketRequest, Empty]{"/v1/buckets/remove", without((*Service).RemoveBucket)}
 )
 
 // routes are all of them but Watch.
 var routes = []route{
-	callInfo, callReady, callBuckets, callBackup, callOverview, callRemoveBucket,
-	callTopics, callTopic, callRemoveTopic, callRemoveGroup, callEvents, callPublish, callEvent,
-	callRetries, callRetryNow, callRetrySkip,
-	callDeadLetters, callDeadLetter, callRedrive, callPurge, callDeadLetterGroups,
-	callJobs, callCancelJob,
-	callStateBucket, callApps, callKeys, callValue, callSetValue, callDeleteValue, callIdempotencyKeys, callQuery,
+	CallInfo, CallReady, CallBuckets, CallBackup, CallOverview, CallRemoveBucket,
+	CallTopics, CallTopic, CallRemoveTopic, CallRemoveGroup, CallEvents, CallPublish, CallEvent,
+	CallRetries, CallRetryNow, CallRetrySkip,
+	CallDeadLetters, CallDeadLetter, CallRedrive, CallPurge, CallDeadLetterGroups,
+	CallJobs, CallCancelJob,
+	CallStateBucket, CallApps, CallKeys, CallValue, CallSetValue, CallDeleteValue, CallIdempotencyKeys, CallQuery,
 }
 
 // Calls returns the paths of all calls.
@@ -97,7 +114,7 @@ type route interface {
 	serve(s *Service) (path string, answer func(http.ResponseWriter, *http.Request) (any, error))
 }
 
-func (c call[Request, Answer]) serve(s *Service) (string, func(http.ResponseWriter, *http.Request) (any, error)) {
+func (c Call[Request, Answer]) serve(s *Service) (string, func(http.ResponseWriter, *http.Request) (any, error)) {
 	return c.path, func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		var request Request
 		if err := decode(r, &request); err != nil {
@@ -108,8 +125,8 @@ func (c call[Request, Answer]) serve(s *Service) (string, func(http.ResponseWrit
 }
 
 // without makes a call of a method that has no answer but an error.
-func without[Request any](method func(*Service, context.Context, Request) error) func(*Service, context.Context, Request) (empty, error) {
-	return func(s *Service, ctx context.Context, request Request) (empty, error) {
-		return empty{}, method(s, ctx, request)
+func without[Request any](method func(*Service, context.Context, Request) error) func(*Service, context.Context, Request) (Empty, error) {
+	return func(s *Service, ctx context.Context, request Request) (Empty, error) {
+		return Empty{}, method(s, ctx, request)
 	}
 }

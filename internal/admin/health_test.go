@@ -63,7 +63,7 @@ func TestHealth(t *testing.T) {
 		status, _ = request(t, http.MethodPost, base+path)
 		require.Equal(t, http.StatusMethodNotAllowed, status)
 	}
-	status, _ = request(t, http.MethodGet, base+callTopics.path)
+	status, _ = request(t, http.MethodGet, base+CallTopics.path)
 	require.Equal(t, http.StatusNotFound, status, "the admin socket's calls are not here")
 
 	require.EventuallyWithT(t, func(c *assert.CollectT) {

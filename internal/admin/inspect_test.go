@@ -58,27 +58,27 @@ func TestAnswersReadABoundedNumberOfRecords(t *testing.T) {
 	c := d.serve()
 	ctx := t.Context()
 	for name, ask := range map[string]func() error{
-		"overview": func() error { _, err := c.Overview(ctx); return err },
-		"topics":   func() error { _, err := c.Topics(ctx, TopicsRequest{}); return err },
-		"topic":    func() error { _, err := c.Topic(ctx, TopicRequest{Topic: "many"}); return err },
-		"events":   func() error { _, err := c.Events(ctx, EventsRequest{Topic: "many"}); return err },
-		"event":    func() error { _, err := c.Event(ctx, EventRequest{Topic: "many", Sequence: 500}); return err },
-		"retries":  func() error { _, err := c.Retries(ctx, RetriesRequest{Topic: "many"}); return err },
-		"keys":     func() error { _, err := c.Keys(ctx, KeysRequest{Prefix: "app1||"}); return err },
-		"apps":     func() error { _, err := c.Apps(ctx, PageRequest{}); return err },
-		"indexes":  func() error { _, err := c.StateBucket(ctx, Bucket{}); return err },
-		"value":    func() error { _, err := c.Value(ctx, KeyRequest{Key: "app1||key-00000001"}); return err },
-		"letters":  func() error { _, err := c.DeadLetters(ctx, ListOptions{}); return err },
-		"groups":   func() error { _, err := c.DeadLetterGroups(ctx, ListOptions{}); return err },
+		"overview": func() error { _, err := CallOverview.Ask(ctx, c, Empty{}); return err },
+		"topics":   func() error { _, err := CallTopics.Ask(ctx, c, TopicsRequest{}); return err },
+		"topic":    func() error { _, err := CallTopic.Ask(ctx, c, TopicRequest{Topic: "many"}); return err },
+		"events":   func() error { _, err := CallEvents.Ask(ctx, c, EventsRequest{Topic: "many"}); return err },
+		"event":    func() error { _, err := CallEvent.Ask(ctx, c, EventRequest{Topic: "many", Sequence: 500}); return err },
+		"retries":  func() error { _, err := CallRetries.Ask(ctx, c, RetriesRequest{Topic: "many"}); return err },
+		"keys":     func() error { _, err := CallKeys.Ask(ctx, c, KeysRequest{Prefix: "app1||"}); return err },
+		"apps":     func() error { _, err := CallApps.Ask(ctx, c, PageRequest{}); return err },
+		"indexes":  func() error { _, err := CallStateBucket.Ask(ctx, c, Bucket{}); return err },
+		"value":    func() error { _, err := CallValue.Ask(ctx, c, KeyRequest{Key: "app1||key-00000001"}); return err },
+		"letters":  func() error { _, err := CallDeadLetters.Ask(ctx, c, ListOptions{}); return err },
+		"groups":   func() error { _, err := CallDeadLetterGroups.Ask(ctx, c, ListOptions{}); return err },
 	} {
 		read := databasestest.RecordsRead(t, d.manager, func() { require.NoError(t, ask(), name) })
 		require.Less(t, read, uint64(3*DefaultPageSize), name)
 	}
-	topic, err := c.Topic(ctx, TopicRequest{Topic: "many"})
+	topic, err := CallTopic.Ask(ctx, c, TopicRequest{Topic: "many"})
 	require.NoError(t, err)
 	require.EqualValues(t, 5*batch, topic.Delayed)
 	require.EqualValues(t, *manyEvents-5*batch, topic.Groups[0].Waiting)
-	apps, err := c.Apps(ctx, PageRequest{})
+	apps, err := CallApps.Ask(ctx, c, PageRequest{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"app0", "app1", "app2"}, apps.Apps)
 }
@@ -94,11 +94,11 @@ func TestEventsAreShownAndTraced(t *testing.T) {
 	d.next(sub)
 	c := d.serve()
 	require.Eventually(t, func() bool {
-		topic, err := c.Topic(t.Context(), TopicRequest{Topic: "orders"})
+		topic, err := CallTopic.Ask(t.Context(), c, TopicRequest{Topic: "orders"})
 		return err == nil && topic.Retrying == 1 && topic.Acknowledged == 1
 	}, waitLong, time.Millisecond)
 
-	topic, err := c.Topic(t.Context(), TopicRequest{Topic: "orders"})
+	topic, err := CallTopic.Ask(t.Context(), c, TopicRequest{Topic: "orders"})
 	require.NoError(t, err)
 	require.Len(t, topic.Consumers, 1)
 	require.Equal(t, "app", topic.Consumers[0].Group)
@@ -106,7 +106,7 @@ func TestEventsAreShownAndTraced(t *testing.T) {
 
 	var sequences []uint64
 	for before := uint64(0); ; {
-		page, err := c.Events(t.Context(), EventsRequest{Topic: "orders", Before: before, Limit: 2, Data: true})
+		page, err := CallEvents.Ask(t.Context(), c, EventsRequest{Topic: "orders", Before: before, Limit: 2, Data: true})
 		require.NoError(t, err)
 		for _, e := range page.Events {
 			sequences = append(sequences, e.Sequence)
@@ -119,12 +119,12 @@ func TestEventsAreShownAndTraced(t *testing.T) {
 	require.Equal(t, []uint64{5, 4, 3, 2, 1}, sequences, "the one that was handled is remembered")
 
 	for sequence, want := range map[uint64]pubsub.EventState{1: pubsub.EventHandled, 2: pubsub.EventRetrying, 3: pubsub.EventInFlight, 5: pubsub.EventInFlight} {
-		e, err := c.Event(t.Context(), EventRequest{Topic: "orders", Sequence: sequence})
+		e, err := CallEvent.Ask(t.Context(), c, EventRequest{Topic: "orders", Sequence: sequence})
 		require.NoError(t, err)
 		require.Equal(t, want, e.Groups[0].State, sequence)
 		require.True(t, e.Kept)
 	}
-	_, err = c.Event(t.Context(), EventRequest{Topic: "orders", Sequence: 6})
+	_, err = CallEvent.Ask(t.Context(), c, EventRequest{Topic: "orders", Sequence: 6})
 	requireStatus(t, err, http.StatusNotFound, `event 6 of topic "orders": not found`)
 }
 
@@ -145,28 +145,28 @@ func TestRetriesAreSentNowOrSkipped(t *testing.T) {
 			var page RetryPage
 			require.Eventually(t, func() bool {
 				var err error
-				page, err = c.Retries(t.Context(), RetriesRequest{Topic: "orders"})
+				page, err = CallRetries.Ask(t.Context(), c, RetriesRequest{Topic: "orders"})
 				return err == nil && len(page.Retries) == 3
 			}, waitLong, time.Millisecond)
 			if !consumed {
 				sub.Close()
 			}
-			require.NoError(t, c.RetrySkip(t.Context(), RetryRequest{Topic: "orders", Group: "app", Sequence: 1}))
-			require.NoError(t, c.RetryNow(t.Context(), RetryRequest{Topic: "orders", Group: "app", Sequence: 2}))
+			require.NoError(t, errorOf(CallRetrySkip.Ask(t.Context(), c, RetryRequest{Topic: "orders", Group: "app", Sequence: 1})))
+			require.NoError(t, errorOf(CallRetryNow.Ask(t.Context(), c, RetryRequest{Topic: "orders", Group: "app", Sequence: 2})))
 			if !consumed {
 				sub = d.subscribe(opts)
 			}
 			again := d.next(sub)
 			require.EqualValues(t, 2, again.Event.Sequence)
 			require.Equal(t, 2, again.Count)
-			requireStatus(t, c.RetryNow(t.Context(), RetryRequest{Topic: "orders", Group: "app", Sequence: 2}), http.StatusConflict, "in flight")
-			requireStatus(t, c.RetrySkip(t.Context(), RetryRequest{Topic: "orders", Group: "app", Sequence: 1}), http.StatusNotFound, "no retry of event 1")
+			requireStatus(t, errorOf(CallRetryNow.Ask(t.Context(), c, RetryRequest{Topic: "orders", Group: "app", Sequence: 2})), http.StatusConflict, "in flight")
+			requireStatus(t, errorOf(CallRetrySkip.Ask(t.Context(), c, RetryRequest{Topic: "orders", Group: "app", Sequence: 1})), http.StatusNotFound, "no retry of event 1")
 			again.Ack()
-			letters, err := c.DeadLetters(t.Context(), ListOptions{Reason: pubsub.ReasonSkipped})
+			letters, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{Reason: pubsub.ReasonSkipped})
 			require.NoError(t, err)
 			require.Len(t, letters.DeadLetters, 1)
 			require.Equal(t, "a", letters.DeadLetters[0].LastError)
-			traced, err := c.Event(t.Context(), EventRequest{Topic: "orders", Sequence: 1})
+			traced, err := CallEvent.Ask(t.Context(), c, EventRequest{Topic: "orders", Sequence: 1})
 			require.NoError(t, err)
 			require.Equal(t, pubsub.EventDead, traced.Groups[0].State)
 			require.Equal(t, letters.DeadLetters[0].ID, traced.Groups[0].DeadLetter)
@@ -181,19 +181,19 @@ func TestATopicIsRemovedAndBeginsAnew(t *testing.T) {
 	d.publish("orders", "2")
 	d.publish("orders", "3", func(m *pubsub.Message) { m.DeliverAt = time.Now().Add(time.Hour) })
 	c := d.serve()
-	requireStatus(t, c.RemoveTopic(t.Context(), TopicRequest{Topic: "orders"}), http.StatusBadRequest, `stop the app of group "app" first`)
+	requireStatus(t, errorOf(CallRemoveTopic.Ask(t.Context(), c, TopicRequest{Topic: "orders"})), http.StatusBadRequest, `stop the app of group "app" first`)
 	sub.Close()
-	require.NoError(t, c.RemoveTopic(t.Context(), TopicRequest{Topic: "orders"}))
-	topics, err := c.Topics(t.Context(), TopicsRequest{})
+	require.NoError(t, errorOf(CallRemoveTopic.Ask(t.Context(), c, TopicRequest{Topic: "orders"})))
+	topics, err := CallTopics.Ask(t.Context(), c, TopicsRequest{})
 	require.NoError(t, err)
 	require.Empty(t, topics.Topics)
-	letters, err := c.DeadLetters(t.Context(), ListOptions{})
+	letters, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{})
 	require.NoError(t, err)
 	require.Empty(t, letters.DeadLetters)
-	requireStatus(t, c.RemoveTopic(t.Context(), TopicRequest{Topic: "orders"}), http.StatusNotFound, "not found")
+	requireStatus(t, errorOf(CallRemoveTopic.Ask(t.Context(), c, TopicRequest{Topic: "orders"})), http.StatusNotFound, "not found")
 
 	d.publish("orders", "4")
-	topic, err := c.Topic(t.Context(), TopicRequest{Topic: "orders"})
+	topic, err := CallTopic.Ask(t.Context(), c, TopicRequest{Topic: "orders"})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, topic.Stored)
 	require.Zero(t, topic.Delayed)
@@ -220,7 +220,7 @@ func TestPublishAndWatch(t *testing.T) {
 	var event WatchedEvent
 	require.Eventually(t, func() bool { // until it watches
 		var err error
-		published, err = c.Publish(t.Context(), PublishRequest{Topic: "orders", Content: ExactContent([]byte(`{"n":1}`)), Metadata: map[string]string{"colour": "blue"}})
+		published, err = CallPublish.Ask(t.Context(), c, PublishRequest{Topic: "orders", Content: ExactContent([]byte(`{"n":1}`)), Metadata: map[string]string{"colour": "blue"}})
 		require.NoError(t, err)
 		select {
 		case event = <-seen:
@@ -242,9 +242,9 @@ func TestPublishAndWatch(t *testing.T) {
 	require.Equal(t, "1.0", cloud.SpecVersion)
 
 	raw := []byte("\xffraw")
-	_, err := c.Publish(t.Context(), PublishRequest{Topic: "raw", Raw: true, Content: ExactContent(raw)})
+	_, err := CallPublish.Ask(t.Context(), c, PublishRequest{Topic: "raw", Raw: true, Content: ExactContent(raw)})
 	require.NoError(t, err)
-	page, err := c.Events(t.Context(), EventsRequest{Topic: "raw", Data: true})
+	page, err := CallEvents.Ask(t.Context(), c, EventsRequest{Topic: "raw", Data: true})
 	require.NoError(t, err)
 	payload, err := page.Events[0].Payload()
 	require.NoError(t, err)
@@ -266,11 +266,11 @@ func TestDeadLettersOfOneCauseAreOneGroup(t *testing.T) {
 	var groups DeadLetterGroups
 	require.Eventually(t, func() bool {
 		var err error
-		groups, err = c.DeadLetterGroups(t.Context(), ListOptions{})
+		groups, err = CallDeadLetterGroups.Ask(t.Context(), c, ListOptions{})
 		return err == nil && len(groups.Groups) == 2 && groups.Groups[0].Count == 29
 	}, waitLong, time.Millisecond)
 	require.Equal(t, "order #: no slot", groups.Groups[0].Cause)
-	page, err := c.DeadLetters(t.Context(), ListOptions{Cause: "timeout"})
+	page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{Cause: "timeout"})
 	require.NoError(t, err)
 	require.Len(t, page.DeadLetters, 1)
 
@@ -308,13 +308,13 @@ func TestAJobTakesWhatWasThereWhenItBegan(t *testing.T) {
 	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders", MaxDeliver: 1})
 	d.next(sub).Nack("again")
 	require.Eventually(t, func() bool {
-		page, err := c.DeadLetters(t.Context(), ListOptions{})
+		page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{})
 		return err == nil && len(page.DeadLetters) == 3
 	}, waitLong, time.Millisecond)
 	slow, err = d.service.Job(t.Context(), JobRequestID{slow.ID})
 	require.NoError(t, err)
 	require.Equal(t, 3, slow.Total)
-	_, err = c.CancelJob(t.Context(), JobRequestID{slow.ID})
+	_, err = CallCancelJob.Ask(t.Context(), c, JobRequestID{slow.ID})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		slow, err = d.service.Job(t.Context(), JobRequestID{slow.ID})
@@ -355,64 +355,64 @@ func TestState(t *testing.T) {
 	}))
 	c := d.serve()
 	ctx := t.Context()
-	keys, err := c.Keys(ctx, KeysRequest{Prefix: "api||"})
+	keys, err := CallKeys.Ask(ctx, c, KeysRequest{Prefix: "api||"})
 	require.NoError(t, err)
 	require.Len(t, keys.Keys, 1)
 	require.NotNil(t, keys.Keys[0].Expires)
 	require.Equal(t, 7, keys.Keys[0].Size)
-	first, err := c.Keys(ctx, KeysRequest{PageRequest: PageRequest{Limit: 1}})
+	first, err := CallKeys.Ask(ctx, c, KeysRequest{PageRequest: PageRequest{Limit: 1}})
 	require.NoError(t, err)
 	require.Equal(t, "api||a", first.Next)
 
 	etag := keys.Keys[0].ETag
-	set, err := c.SetValue(ctx, SetRequest{Key: "api||a", ETag: etag, Content: ExactContent([]byte(`{"n": 2}`))})
+	set, err := CallSetValue.Ask(ctx, c, SetRequest{Key: "api||a", ETag: etag, Content: ExactContent([]byte(`{"n": 2}`))})
 	require.NoError(t, err)
 	require.NotEqual(t, etag, set.ETag)
-	_, err = c.SetValue(ctx, SetRequest{Key: "api||a", ETag: etag, Content: ExactContent(nil)})
+	_, err = CallSetValue.Ask(ctx, c, SetRequest{Key: "api||a", ETag: etag, Content: ExactContent(nil)})
 	requireStatus(t, err, http.StatusConflict, "does not match")
-	_, err = c.SetValue(ctx, SetRequest{Key: "api||a", Content: ExactContent(nil)})
+	_, err = CallSetValue.Ask(ctx, c, SetRequest{Key: "api||a", Content: ExactContent(nil)})
 	requireStatus(t, err, http.StatusConflict, "it exists")
 	item, err := store.Get(ctx, "api||a")
 	require.NoError(t, err)
 	require.Equal(t, `{"n": 2}`, string(item.Value), "byte for byte")
-	requireStatus(t, c.DeleteValue(ctx, DeleteRequest{Key: "api||a", ETag: etag}), http.StatusConflict, "does not match")
-	requireStatus(t, c.DeleteValue(ctx, DeleteRequest{Key: "api||a"}), http.StatusBadRequest, "etag")
+	requireStatus(t, errorOf(CallDeleteValue.Ask(ctx, c, DeleteRequest{Key: "api||a", ETag: etag})), http.StatusConflict, "does not match")
+	requireStatus(t, errorOf(CallDeleteValue.Ask(ctx, c, DeleteRequest{Key: "api||a"})), http.StatusBadRequest, "etag")
 
-	found, err := c.Query(ctx, QueryRequest{Query: json.RawMessage(`{"filter":{"EQ":{"n":2}}}`)})
+	found, err := CallQuery.Ask(ctx, c, QueryRequest{Query: json.RawMessage(`{"filter":{"EQ":{"n":2}}}`)})
 	require.NoError(t, err)
 	require.Len(t, found.Items, 1)
 	require.Empty(t, found.Index)
 	require.NoError(t, store.AddQueryIndexes("n"))
 	require.Eventually(t, func() bool {
-		info, err := c.StateBucket(ctx, Bucket{})
+		info, err := CallStateBucket.Ask(ctx, c, Bucket{})
 		return err == nil && len(info.Indexes) == 1 && info.Indexes[0].Complete
 	}, waitLong, time.Millisecond)
-	found, err = c.Query(ctx, QueryRequest{Query: json.RawMessage(`{"filter":{"EQ":{"n":2}}}`)})
+	found, err = CallQuery.Ask(ctx, c, QueryRequest{Query: json.RawMessage(`{"filter":{"EQ":{"n":2}}}`)})
 	require.NoError(t, err)
 	require.Equal(t, "n", found.Index)
 
-	once, err := c.IdempotencyKeys(ctx, PageRequest{})
+	once, err := CallIdempotencyKeys.Ask(ctx, c, PageRequest{})
 	require.NoError(t, err)
 	require.Len(t, once.Keys, 1)
-	require.NoError(t, c.DeleteValue(ctx, DeleteRequest{Key: "api||a", ETag: set.ETag}))
-	_, err = c.Value(ctx, KeyRequest{Key: "api||a"})
+	require.NoError(t, errorOf(CallDeleteValue.Ask(ctx, c, DeleteRequest{Key: "api||a", ETag: set.ETag})))
+	_, err = CallValue.Ask(ctx, c, KeyRequest{Key: "api||a"})
 	requireStatus(t, err, http.StatusNotFound, `key "api||a": not found`)
 
-	require.NoError(t, c.RemoveBucket(ctx, RemoveBucketRequest{Kind: "state"}))
-	apps, err := c.Keys(ctx, KeysRequest{})
+	require.NoError(t, errorOf(CallRemoveBucket.Ask(ctx, c, RemoveBucketRequest{Kind: "state"})))
+	apps, err := CallKeys.Ask(ctx, c, KeysRequest{})
 	require.NoError(t, err)
 	require.Empty(t, apps.Keys)
-	again, err := c.SetValue(ctx, SetRequest{Key: "api||a", Content: ExactContent([]byte("1"))})
+	again, err := CallSetValue.Ask(ctx, c, SetRequest{Key: "api||a", Content: ExactContent([]byte("1"))})
 	require.NoError(t, err)
 	require.NotEqual(t, etag, again.ETag, "an ETag names one version for ever")
-	requireStatus(t, c.RemoveBucket(ctx, RemoveBucketRequest{Kind: "x"}), http.StatusBadRequest, `kind "x": allowed: state, pubsub`)
+	requireStatus(t, errorOf(CallRemoveBucket.Ask(ctx, c, RemoveBucketRequest{Kind: "x"})), http.StatusBadRequest, `kind "x": allowed: state, pubsub`)
 }
 
 func TestOverviewSaysWhatNeedsAPerson(t *testing.T) {
 	d := newData(t)
 	d.dies("orders", "1")
 	d.publish("orders", "2")
-	o, err := d.serve().Overview(t.Context())
+	o, err := CallOverview.Ask(t.Context(), d.serve(), Empty{})
 	require.NoError(t, err)
 	require.True(t, o.Healthy)
 	require.EqualValues(t, 1, o.DeadLetters)

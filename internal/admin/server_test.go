@@ -35,7 +35,7 @@ func TestList(t *testing.T) {
 	var seen []uint64
 	var pages []int
 	for after := uint64(0); ; {
-		page, err := c.DeadLetters(t.Context(), ListOptions{After: after, Limit: 20})
+		page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{After: after, Limit: 20})
 		require.NoError(t, err)
 		for _, d := range page.DeadLetters {
 			seen = append(seen, d.ID)
@@ -52,10 +52,10 @@ func TestList(t *testing.T) {
 	require.Len(t, seen, 50)
 	require.IsIncreasing(t, seen)
 
-	page, err := c.DeadLetters(t.Context(), ListOptions{Limit: 50})
+	page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{Limit: 50})
 	require.NoError(t, err)
 	require.Zero(t, page.Next, "a page that is exactly full is the last")
-	page, err = c.DeadLetters(t.Context(), ListOptions{})
+	page, err = CallDeadLetters.Ask(t.Context(), c, ListOptions{})
 	require.NoError(t, err)
 	require.Len(t, page.DeadLetters, 50, "the default page is larger")
 	last := page.DeadLetters[49].Time
@@ -66,7 +66,7 @@ func TestList(t *testing.T) {
 		"group": {Group: "nobody"},
 		"text":  {Text: "absent"},
 	} {
-		page, err := c.DeadLetters(t.Context(), filter)
+		page, err := CallDeadLetters.Ask(t.Context(), c, filter)
 		require.NoError(t, err)
 		want := 0
 		if name == "topic" {
@@ -88,7 +88,7 @@ func TestAPageWithPayloadsIsBoundedInBytes(t *testing.T) {
 	c := d.serve()
 	var pages []int
 	for after := uint64(0); ; {
-		page, err := c.DeadLetters(t.Context(), ListOptions{After: after, Data: true})
+		page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{After: after, Data: true})
 		require.NoError(t, err)
 		pages = append(pages, len(page.DeadLetters))
 		if after = page.Next; after == 0 {
@@ -114,7 +114,7 @@ func TestShowKeepsPayloads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newData(t)
 			id := d.dies("orders", p.data)
-			letter, err := d.serve().DeadLetter(t.Context(), IDRequest{ID: id})
+			letter, err := CallDeadLetter.Ask(t.Context(), d.serve(), IDRequest{ID: id})
 			require.NoError(t, err)
 			require.Equal(t, p.encoding, letter.Event.DataEncoding)
 			require.Equal(t, p.json, string(letter.Event.Data))
@@ -138,18 +138,18 @@ func TestRedriveAndPurge(t *testing.T) {
 	ids := []uint64{d.dies("orders", ""), d.dies("orders", ""), d.dies("orders", "")}
 	c := d.serve()
 
-	redriven, err := c.Redrive(t.Context(), IDsRequest{IDs: []uint64{ids[1], 99}})
+	redriven, err := CallRedrive.Ask(t.Context(), c, IDsRequest{IDs: []uint64{ids[1], 99}})
 	require.NoError(t, err)
 	require.Equal(t, ids[1:2], redriven.Redriven)
-	purged, err := c.Purge(t.Context(), IDsRequest{Bucket{"dapr", "pubsub"}, ids})
+	purged, err := CallPurge.Ask(t.Context(), c, IDsRequest{Bucket{"dapr", "pubsub"}, ids})
 	require.NoError(t, err)
 	require.Equal(t, 2, purged.Purged)
-	page, err := c.DeadLetters(t.Context(), ListOptions{})
+	page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{})
 	require.NoError(t, err)
 	require.Empty(t, page.DeadLetters)
 
 	for _, ids := range [][]uint64{nil, make([]uint64, MaxIDs+1)} {
-		_, err = c.Redrive(t.Context(), IDsRequest{IDs: ids})
+		_, err = CallRedrive.Ask(t.Context(), c, IDsRequest{IDs: ids})
 		requireStatus(t, err, http.StatusBadRequest, "allowed: 1 to 1000 in one call")
 	}
 }
@@ -163,7 +163,7 @@ func TestTopics(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, errors.Join(other.Publish(t.Context(), "sales", []pubsub.Message{{Data: []byte("1")}}, pubsub.PublishOptions{})...))
 	c := d.serve()
-	topics, err := c.Topics(t.Context(), TopicsRequest{})
+	topics, err := CallTopics.Ask(t.Context(), c, TopicsRequest{})
 	require.NoError(t, err)
 	require.Len(t, topics.Topics, 3)
 	byName := map[string]TopicStats{}
@@ -174,18 +174,18 @@ func TestTopics(t *testing.T) {
 	require.EqualValues(t, 1, byName["orders"].Groups[0].Waiting)
 	require.NotNil(t, byName["new"].Groups, "an empty list, not null")
 	require.Equal(t, Bucket{"shop", "pubsub"}, byName["sales"].Bucket)
-	buckets, err := c.Buckets(t.Context())
+	buckets, err := CallBuckets.Ask(t.Context(), c, Empty{})
 	require.NoError(t, err)
 	require.Equal(t, Buckets{Buckets: []Bucket{{"dapr", "pubsub"}, {"shop", "pubsub"}}, State: []Bucket{}}, buckets)
 
-	require.NoError(t, c.RemoveGroup(t.Context(), GroupRequest{Topic: "orders", Group: "app"}))
-	topics, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{"dapr", "pubsub"}})
+	require.NoError(t, errorOf(CallRemoveGroup.Ask(t.Context(), c, GroupRequest{Topic: "orders", Group: "app"})))
+	topics, err = CallTopics.Ask(t.Context(), c, TopicsRequest{Bucket: Bucket{"dapr", "pubsub"}})
 	require.NoError(t, err)
 	require.Len(t, topics.Topics, 2)
 	for _, topic := range topics.Topics {
 		require.Empty(t, topic.Groups)
 	}
-	requireStatus(t, c.RemoveGroup(t.Context(), GroupRequest{Topic: "orders", Group: "app"}), http.StatusNotFound, "not found")
+	requireStatus(t, errorOf(CallRemoveGroup.Ask(t.Context(), c, GroupRequest{Topic: "orders", Group: "app"})), http.StatusNotFound, "not found")
 }
 
 // What cannot be looked into is said, and the rest is there.
@@ -193,7 +193,7 @@ func TestADamagedDatabaseIsMissingAlone(t *testing.T) {
 	d := newData(t)
 	d.dies("orders", "")
 	require.NoError(t, os.WriteFile(filepath.Join(d.dir, "broken.db"), []byte("no database"), 0o600))
-	topics, err := d.serve().Topics(t.Context(), TopicsRequest{})
+	topics, err := CallTopics.Ask(t.Context(), d.serve(), TopicsRequest{})
 	require.NoError(t, err)
 	require.Len(t, topics.Topics, 1)
 	require.Contains(t, topics.Missing, "broken")
@@ -204,7 +204,7 @@ func TestBackupAndInfo(t *testing.T) {
 	d.publish("orders", "")
 	c := d.serve()
 	path := filepath.Join(t.TempDir(), "copy.db")
-	result, err := c.Backup(t.Context(), BackupRequest{Path: path})
+	result, err := CallBackup.Ask(t.Context(), c, BackupRequest{Path: path})
 	require.NoError(t, err)
 	require.Equal(t, "dapr", result.Database)
 	require.Equal(t, path, result.Path)
@@ -212,7 +212,7 @@ func TestBackupAndInfo(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, copied.Size(), result.Size)
 
-	info, err := c.Info(t.Context())
+	info, err := CallInfo.Ask(t.Context(), c, Empty{})
 	require.NoError(t, err)
 	require.Equal(t, os.Getpid(), info.PID)
 	require.Equal(t, "v1", info.Version)
@@ -232,18 +232,18 @@ func TestErrorsReachTheClient(t *testing.T) {
 	d := newData(t)
 	d.publish("orders", "")
 	c := d.serve()
-	_, err := c.DeadLetter(t.Context(), IDRequest{ID: 5})
+	_, err := CallDeadLetter.Ask(t.Context(), c, IDRequest{ID: 5})
 	requireStatus(t, err, http.StatusNotFound, "dead letter 5: not found")
-	_, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{Database: "../x"}})
+	_, err = CallTopics.Ask(t.Context(), c, TopicsRequest{Bucket: Bucket{Database: "../x"}})
 	requireStatus(t, err, http.StatusBadRequest, `invalid database "../x"`)
-	_, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{Name: "none"}})
+	_, err = CallTopics.Ask(t.Context(), c, TopicsRequest{Bucket: Bucket{Name: "none"}})
 	requireStatus(t, err, http.StatusNotFound, `no pub/sub bucket "none": there is pubsub`)
 	sub := d.subscribe(pubsub.SubscribeOptions{Topic: "orders"})
-	requireStatus(t, c.RemoveGroup(t.Context(), GroupRequest{Topic: "orders", Group: "app"}), http.StatusBadRequest, "stop its app first")
+	requireStatus(t, errorOf(CallRemoveGroup.Ask(t.Context(), c, GroupRequest{Topic: "orders", Group: "app"})), http.StatusBadRequest, "stop its app first")
 	sub.Close()
 	require.Equal(t, http.StatusServiceUnavailable, StatusOf(pubsub.ErrClosed))
 	require.NoError(t, d.manager.Close(t.Context()))
-	_, err = c.Topics(t.Context(), TopicsRequest{Bucket: Bucket{Name: "pubsub"}})
+	_, err = CallTopics.Ask(t.Context(), c, TopicsRequest{Bucket: Bucket{Name: "pubsub"}})
 	requireStatus(t, err, http.StatusInternalServerError, "closed")
 }
 
@@ -282,7 +282,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 			require.NoError(t, json.Unmarshal(body, &answer), string(body))
 			require.Equal(t, r.status, resp.StatusCode, answer.Error)
 			require.Contains(t, answer.Error, r.want)
-			page, err := c.DeadLetters(t.Context(), ListOptions{})
+			page, err := CallDeadLetters.Ask(t.Context(), c, ListOptions{})
 			require.NoError(t, err)
 			require.Len(t, page.DeadLetters, 1)
 		})
@@ -331,7 +331,7 @@ func TestALiveSocketIsRefusedAndADeadOneReplaced(t *testing.T) {
 	require.NoError(t, err)
 	c := NewClient(path)
 	defer c.Close()
-	_, err = c.Info(t.Context())
+	_, err = CallInfo.Ask(t.Context(), c, Empty{})
 	require.NoError(t, err)
 	require.NoError(t, s.Stop(t.Context()))
 
@@ -349,7 +349,7 @@ func TestALongPathIsRefusedByName(t *testing.T) {
 	_, err := Listen(t.Context(), Options{Path: filepath.Join(dir, SocketName)})
 	require.ErrorContains(t, err, "the system allows")
 	c := NewClient(filepath.Join(dir, SocketName))
-	_, err = c.Info(t.Context())
+	_, err = CallInfo.Ask(t.Context(), c, Empty{})
 	require.ErrorContains(t, err, "the system allows")
 }
 
@@ -358,7 +358,7 @@ func TestNobodyThere(t *testing.T) {
 	require.NoError(t, s.Stop(t.Context()))
 	c := NewClient(path)
 	var notRunning *NotRunningError
-	require.ErrorAs(t, c.Ready(t.Context()), &notRunning)
+	require.ErrorAs(t, errorOf(CallReady.Ask(t.Context(), c, Empty{})), &notRunning)
 	require.Equal(t, path, notRunning.Socket)
 }
 
@@ -374,7 +374,7 @@ func TestStopLetsRunningCallsEnd(t *testing.T) {
 	c := NewClient(path)
 	defer c.Close()
 	answered := make(chan error, 1)
-	go func() { answered <- c.Ready(context.Background()) }()
+	go func() { answered <- errorOf(CallReady.Ask(context.Background(), c, Empty{})) }()
 	<-entered
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Stop(context.Background()) }()
@@ -399,3 +399,6 @@ func FuzzRequestBody(f *testing.F) {
 		}
 	})
 }
+
+// errorOf is for calls that answer nothing.
+func errorOf(_ Empty, err error) error { return err }
