@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	"github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
@@ -117,11 +118,11 @@ type tappedBackend struct {
 	store *statestore.Store
 }
 
-func (b *tappedBackend) StateStore(context.Context, string, string) (*statestore.Store, error) {
+func (b *tappedBackend) StateStoreAt(context.Context, servers.Place) (*statestore.Store, error) {
 	return b.store, nil
 }
 
-func (b *tappedBackend) Broker(context.Context, string, string) (pubsub.Service, error) {
+func (b *tappedBackend) BrokerAt(context.Context, servers.Place) (pubsub.Service, error) {
 	return nil, nil
 }
 

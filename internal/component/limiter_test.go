@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -364,7 +365,7 @@ func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
 
 type panickingBackend struct{ Backend }
 
-func (panickingBackend) StateStore(context.Context, string, string) (*statestore.Store, error) {
+func (panickingBackend) StateStoreAt(context.Context, servers.Place) (*statestore.Store, error) {
 	panic("no store")
 }
 

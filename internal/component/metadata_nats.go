@@ -80,25 +80,19 @@ var natsFields = []field[natsConfig]{
 	},
 }
 
-// label is what people call the database.
-func (c *publisherConfig) label() string {
-	if c.Events.Engine == engineNATS {
-		return servers.Label(engineNATS, c.Events.Servers.Prefix, c.Database)
-	}
-	return c.Database
-}
-
-// check refuses what the engine that is asked for cannot keep.
-func (c *publisherConfig) check() error {
+// place returns where the events are. It refuses what the engine that is asked for cannot keep.
+func (c *publisherConfig) place() (servers.Place, error) {
+	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
 	switch {
 	case c.Events.Engine != engineNATS && c.Events.Servers.Endpoints != "":
-		return invalid.New("url", c.Events.Servers.Endpoints, "the servers of engine nats, and none for engine bolt")
+		return p, invalid.New("url", c.Events.Servers.Endpoints, "the servers of engine nats, and none for engine bolt")
 	case c.Events.Engine != engineNATS:
-		return nil
+		return p, nil
 	case c.Events.Servers.Endpoints == "":
-		return invalid.New("url", "", "the servers, as engine is nats")
+		return p, invalid.New("url", "", "the servers, as engine is nats")
 	case c.Publish.Limits.MaxBytes > 0:
-		return &invalid.Error{Field: "maxBytes", Value: "above 0", Allowed: "none or 0 with engine nats: JetStream bounds a stream, which holds all topics, and no single one of them; limit the account's storage instead (jetstream.max_file_store)"}
+		return p, &invalid.Error{Field: "maxBytes", Value: "above 0", Allowed: "none or 0 with engine nats: JetStream bounds a stream, which holds all topics, and no single one of them; limit the account's storage instead (jetstream.max_file_store)"}
 	}
-	return nil
+	p.NATS = &c.Events.Servers
+	return p, nil
 }

@@ -166,21 +166,16 @@ func parseStateConfig(given map[string]string) (stateConfig, error) {
 	return c, override(&c, stateFields, p)
 }
 
-// label is what people call the database.
-func (c *stateConfig) label() string {
-	if c.Engine == engineEtcd {
-		return servers.Label(engineEtcd, c.Servers.Prefix, c.Database)
-	}
-	return c.Database
-}
-
-// check refuses settings that the engine cannot keep.
-func (c *stateConfig) check() error {
+// place returns where the data is. It refuses settings that the engine cannot keep.
+func (c *stateConfig) place() (servers.Place, error) {
+	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
 	switch {
 	case c.Engine == engineBolt && c.Servers != noServers:
-		return invalid.New("engine", c.Engine, engineEtcd+", since settings for its servers are given (endpoints and those below it in the reference)")
+		return p, invalid.New("engine", c.Engine, engineEtcd+", since settings for its servers are given (endpoints and those below it in the reference)")
 	case c.Engine == engineEtcd && c.Servers.Endpoints == "":
-		return invalid.New("endpoints", "", "the URLs of the servers of engine "+engineEtcd+", with commas between them")
+		return p, invalid.New("endpoints", "", "the URLs of the servers of engine "+engineEtcd+", with commas between them")
+	case c.Engine == engineEtcd:
+		p.Etcd = &c.Servers
 	}
-	return nil
+	return p, nil
 }

@@ -5,26 +5,17 @@ import "github.com/dapr-bolt/dapr-bolt/internal/servers"
 // StatePlace returns where a state store with that metadata keeps its data.
 func StatePlace(properties map[string]string) (servers.Place, error) {
 	c, err := parseStateConfig(properties)
-	if err == nil {
-		err = c.check()
+	if err != nil {
+		return servers.Place{}, err
 	}
-	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
-	if c.Engine == engineEtcd {
-		p.Etcd = &c.Servers
-	}
-	return p, err
+	return c.place()
 }
 
 // PubSubPlace returns where a pub/sub with that metadata keeps its data.
 func PubSubPlace(properties map[string]string) (servers.Place, error) {
-	config, err := parsePubSubConfig(properties)
-	c := &config.Publisher
-	if err == nil {
-		err = c.check()
+	c, err := parsePubSubConfig(properties)
+	if err != nil {
+		return servers.Place{}, err
 	}
-	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
-	if c.Events.Engine == engineNATS {
-		p.NATS = &c.Events.Servers
-	}
-	return p, err
+	return c.Publisher.place()
 }

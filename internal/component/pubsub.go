@@ -18,6 +18,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -47,6 +48,7 @@ type pubsubService struct{ server *Server }
 type pubSub struct {
 	broker  pubsub.Service
 	config  pubsubConfig
+	place   servers.Place
 	clock   clockwork.Clock
 	log     *slog.Logger
 	metrics *metrics.Publisher
@@ -73,30 +75,24 @@ func (s pubsubService) Init(ctx context.Context, req *proto.PubSubInitRequest) (
 
 func (s *Server) openPubSub(ctx context.Context, c *call, properties map[string]string) (*pubSub, error) {
 	config, err := parsePubSubConfig(properties)
-	if err == nil {
-		err = config.Publisher.check()
-	}
 	if err != nil {
 		return nil, fmt.Errorf("initialize pub/sub: %w", err)
 	}
-	broker, err := s.openBroker(ctx, &config.Publisher)
+	place, err := config.Publisher.place()
+	if err != nil {
+		return nil, fmt.Errorf("initialize pub/sub: %w", err)
+	}
+	broker, err := s.opts.Backend.BrokerAt(ctx, place)
 	if err != nil {
 		return nil, fmt.Errorf("initialize pub/sub: %w", err)
 	}
 	log := s.logOf(c)
 	warnUnknown(log, properties, PubSubMetadata())
 	return &pubSub{
-		broker: broker, config: config, clock: s.opts.Clock, log: log,
-		metrics:       s.opts.Metrics.Publisher(config.Publisher.label(), config.Publisher.Bucket),
+		broker: broker, config: config, place: place, clock: s.opts.Clock, log: log,
+		metrics:       s.opts.Metrics.Publisher(place.Label(), place.Bucket),
 		subscriptions: make(map[pubsub.Subscription]pubsub.SubscribeOptions),
 	}, nil
-}
-
-func (s *Server) openBroker(ctx context.Context, config *publisherConfig) (pubsub.Service, error) {
-	if config.Events.Engine == engineNATS {
-		return s.opts.Backend.NATSBroker(ctx, config.Events.Servers, config.Database, config.Bucket)
-	}
-	return s.opts.Backend.Broker(ctx, config.Database, config.Bucket)
 }
 
 // Features lists what the pub/sub can do, which does not depend on its Init.
@@ -108,7 +104,7 @@ func (pubsubService) Features(context.Context, *proto.FeaturesRequest) (*proto.F
 func (s pubsubService) Ping(ctx context.Context, _ *proto.PingRequest) (*proto.PingResponse, error) {
 	p, err := s.bound(ctx)
 	if err == nil {
-		_, err = s.server.openBroker(ctx, &p.config.Publisher)
+		_, err = s.server.opts.Backend.BrokerAt(ctx, p.place)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ping: %w", err)
@@ -256,31 +252,30 @@ func deliverable(m *proto.PullMessagesResponse, limit int) error {
 }
 
 // subscribe begins the subscription of an instance of an app, with a subscription's metadata, which may change that of the
-// component: what holds is returned. The caller must close the subscription, and then unsubscribe.
-func (p *pubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (pubsub.Subscription, pubsubConfig, error) {
-	config := p.config
+// component: its consumer group is returned. The caller must close the subscription, and then unsubscribe.
+func (p *pubSub) subscribe(ctx context.Context, instance, topic string, metadata map[string]string) (_ pubsub.Subscription, group string, _ error) {
 	overrides, err := parseProperties(metadata)
 	if err != nil {
-		return nil, config, fmt.Errorf("subscribe to topic %q: %w", topic, err)
+		return nil, "", fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
-	opts := &config.Consumer
+	opts := p.config.Consumer
 	opts.Topic, opts.Instance = topic, instance
-	if err := override(opts, consumerFields, overrides); err != nil {
-		return nil, config, fmt.Errorf("subscribe to topic %q: %w", topic, err)
+	if err := override(&opts, consumerFields, overrides); err != nil {
+		return nil, "", fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
 	warnUnknown(p.log, metadata, SubscriptionMetadata())
-	s, err := p.broker.Subscribe(ctx, *opts)
+	s, err := p.broker.Subscribe(ctx, opts)
 	if err != nil {
-		return nil, config, err
+		return nil, "", err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.warnOverlap(opts)
-	p.subscriptions[s] = *opts
+	p.warnOverlap(&opts)
+	p.subscriptions[s] = opts
 	if p.paused {
 		s.Pause()
 	}
-	return s, config, nil
+	return s, opts.Group, nil
 }
 
 // warnOverlap says when a topic may match two subscriptions of one app that name it differently: they share its events, and

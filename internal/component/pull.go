@@ -64,7 +64,7 @@ func (s pubsubService) PullMessages(stream proto.PubSub_PullMessagesServer) erro
 			// An end that comes first is no different from a message that says nothing.
 			return cmp.Or[error](ctx.Err(), invalid.New("topic", "", "a topic's name in the first message of PullMessages"))
 		}
-		sub, config, err := of.subscribe(p.ctx, c.conn.peer.String(), topic.GetName(), topic.GetMetadata())
+		sub, group, err := of.subscribe(p.ctx, c.conn.peer.String(), topic.GetName(), topic.GetMetadata())
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (s pubsubService) PullMessages(stream proto.PubSub_PullMessagesServer) erro
 				closed()
 			}
 		}()
-		p.start(sub, server.traceDeliveries(&config))
+		p.start(sub, server.traceDeliveries(of.place, group))
 	case <-p.ctx.Done():
 	}
 	select {

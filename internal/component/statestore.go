@@ -13,6 +13,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -43,8 +44,9 @@ type stateService struct{ server *Server }
 // stateStore is the store that a component's metadata name.
 type stateStore struct {
 	*statestore.Store
-	config  stateConfig
-	metrics *metrics.State
+	place             servers.Place
+	idempotencyWindow time.Duration
+	metrics           *metrics.State
 }
 
 // Init opens the store that the metadata names. Metadata that is not allowed is an invalid.Error.
@@ -62,33 +64,34 @@ func (s stateService) Init(ctx context.Context, req *proto.InitRequest) (*proto.
 	return &proto.InitResponse{}, nil
 }
 
-func (s *Server) openStateStore(ctx context.Context, c *call, properties map[string]string) (*stateStore, error) {
+func (s *Server) openStateStore(ctx context.Context, c *call, properties map[string]string) (_ *stateStore, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("initialize state store: %w", err)
+		}
+	}()
 	config, err := parseStateConfig(properties)
-	if err == nil {
-		err = config.check()
-	}
 	if err != nil {
-		return nil, fmt.Errorf("initialize state store: %w", err)
+		return nil, err
 	}
-	var store *statestore.Store
-	if config.Engine == engineEtcd {
-		store, err = s.opts.Backend.EtcdStateStore(ctx, config.Servers, config.Database, config.Bucket)
-	} else {
-		store, err = s.opts.Backend.StateStore(ctx, config.Database, config.Bucket)
-	}
+	place, err := config.place()
 	if err != nil {
-		return nil, fmt.Errorf("initialize state store: %w", err)
+		return nil, err
+	}
+	store, err := s.opts.Backend.StateStoreAt(ctx, place)
+	if err != nil {
+		return nil, err
 	}
 	if config.CleanupInterval != statestore.DefaultCleanupInterval {
 		if err := store.SetCleanupInterval(config.CleanupInterval); err != nil {
-			return nil, fmt.Errorf("initialize state store: %w", err)
+			return nil, err
 		}
 	}
 	if err := store.AddQueryIndexes(config.QueryIndexes...); err != nil {
-		return nil, fmt.Errorf("initialize state store: %w", err)
+		return nil, err
 	}
 	warnUnknown(s.logOf(c), properties, StateMetadata())
-	return &stateStore{Store: store, config: config, metrics: s.opts.Metrics.State(config.label(), config.Bucket)}, nil
+	return &stateStore{Store: store, place: place, idempotencyWindow: config.IdempotencyWindow, metrics: s.opts.Metrics.State(place.Label(), place.Bucket)}, nil
 }
 
 // Features lists what the store can do, which does not depend on its Init.
@@ -364,7 +367,7 @@ func (s *stateStore) transaction(metadata map[string]string, key string) statest
 	if app, _, scoped := strings.Cut(key, appSeparator); scoped && id != "" {
 		id = app + appSeparator + id
 	}
-	return statestore.Transaction{IdempotencyKey: id, IdempotencyWindow: s.config.IdempotencyWindow}
+	return statestore.Transaction{IdempotencyKey: id, IdempotencyWindow: s.idempotencyWindow}
 }
 
 // measure takes the sizes of what is to be set.

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -410,7 +411,7 @@ func TestPanicInACall(t *testing.T) {
 
 type panicking struct{ Backend }
 
-func (panicking) StateStore(context.Context, string, string) (*statestore.Store, error) {
+func (panicking) StateStoreAt(context.Context, servers.Place) (*statestore.Store, error) {
 	s, err := statestore.New(panickingEngine{}, statestore.Options{})
 	if err != nil {
 		return nil, err

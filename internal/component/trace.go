@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -60,25 +61,24 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 	switch {
 	case tracer == nil:
 	case c.store != nil:
-		op, config := operations[c.method], &c.store.config
+		op, place := operations[c.method], c.store.place
 		if op == "" {
 			return
 		}
 		attributes := []attribute.KeyValue{
 			semconv.DBSystemNameKey.String(tracedSystem),
 			semconv.DBOperationName(string(op)),
-			semconv.DBNamespace(config.label()),
-			semconv.DBCollectionName(config.Bucket),
+			semconv.DBNamespace(place.Label()),
+			semconv.DBCollectionName(place.Bucket),
 		}
 		if n := batchSize(req); n > 0 {
 			attributes = append(attributes, semconv.DBOperationBatchSize(n))
 		}
-		_, span := tracer.Start(callersSpan(ctx), string(op)+" "+config.Bucket,
+		_, span := tracer.Start(callersSpan(ctx), string(op)+" "+place.Bucket,
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(start), trace.WithAttributes(attributes...))
 		endTraced(span, err)
 	case c.pubsub != nil:
-		config := &c.pubsub.config
-		publish := publishTrace{tracer, config.Publisher.label(), config.Publisher.Bucket, start}
+		publish := publishTrace{tracer, c.pubsub.place.Label(), c.pubsub.place.Bucket, start}
 		switch req := req.(type) {
 		case *proto.PublishRequest:
 			publish.event(ctx, req.GetTopic(), req.GetData(), req.GetMetadata(), err)
@@ -198,14 +198,14 @@ type deliverySpans struct {
 	open map[uint64]trace.Span
 }
 
-// traceDeliveries returns what makes the spans of a subscription, or nil.
-func (s *Server) traceDeliveries(config *pubsubConfig) *deliverySpans {
+// traceDeliveries returns what makes the spans of a group's subscription, or nil.
+func (s *Server) traceDeliveries(place servers.Place, group string) *deliverySpans {
 	if s.opts.Tracer == nil {
 		return nil
 	}
 	return &deliverySpans{
 		tracer:   s.opts.Tracer,
-		database: config.Publisher.label(), bucket: config.Publisher.Bucket, group: config.Consumer.Group,
+		database: place.Label(), bucket: place.Bucket, group: group,
 		open: make(map[uint64]trace.Span),
 	}
 }

@@ -16,9 +16,12 @@ type clusterNamespace struct {
 	namespace
 }
 
-// EtcdStateStore is StateStore for state that an etcd cluster holds. The same cluster is connected to once.
-func (m *Manager) EtcdStateStore(ctx context.Context, cluster servers.Access, database, bucket string) (*statestore.Store, error) {
-	ns := clusterNamespace{cluster, namespace{database, bucket}}
+// StateStoreAt is StateStore for state in a file or on an etcd cluster. The same cluster is connected to once.
+func (m *Manager) StateStoreAt(ctx context.Context, p servers.Place) (*statestore.Store, error) {
+	if p.Etcd == nil {
+		return m.StateStore(ctx, p.Database, p.Bucket)
+	}
+	ns := clusterNamespace{*p.Etcd, namespace{p.Database, p.Bucket}}
 	if err := ns.check(); err != nil {
 		return nil, err
 	}

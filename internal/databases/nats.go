@@ -19,9 +19,12 @@ type natsNamespace struct {
 // minPayload is what a message on the servers may have: the largest event, and the longest history of failures beside.
 const minPayload = 6 << 20
 
-// NATSBroker is Broker for topics that nats-servers hold.
-func (m *Manager) NATSBroker(ctx context.Context, at servers.NATS, database, bucket string) (pubsub.Service, error) {
-	ns := natsNamespace{at, namespace{database, bucket}}
+// BrokerAt is Broker for topics in a file or on nats-servers.
+func (m *Manager) BrokerAt(ctx context.Context, p servers.Place) (pubsub.Service, error) {
+	if p.NATS == nil {
+		return m.Broker(ctx, p.Database, p.Bucket)
+	}
+	ns := natsNamespace{*p.NATS, namespace{p.Database, p.Bucket}}
 	if err := ns.check(); err != nil {
 		return nil, err
 	}

@@ -17,6 +17,17 @@ type Place struct {
 	NATS *NATS
 }
 
+// Label is what people call the place's database.
+func (p Place) Label() string {
+	switch {
+	case p.Etcd != nil:
+		return Label("etcd", p.Etcd.Prefix, p.Database)
+	case p.NATS != nil:
+		return Label("nats", p.NATS.Prefix, p.Database)
+	}
+	return p.Database
+}
+
 // String names the place for people, without what is secret.
 func (p Place) String() string {
 	switch {
