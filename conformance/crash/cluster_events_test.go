@@ -157,9 +157,10 @@ func (c *eventCluster) deliver(group string, id []byte, sequence, deliveryCount 
 // tend sends dead letters back and purges others until ctx ends, each at two processes at once. It reads no further back than
 // to the oldest that it has to do with: those that stay become more and more.
 func (c *eventCluster) tend(ctx context.Context) {
-	done := uint64(0) // up to this id, all letters that are there stay
+	list := []string{"--all", "--database", eventDatabase}
+	after := len(list)
 	for ctx.Err() == nil {
-		letters, err := c.bolts[rand.IntN(len(c.bolts))].DeadLetters(ctx, "--all", "--after", strconv.FormatUint(done, 10), "--database", eventDatabase)
+		letters, err := c.bolts[rand.IntN(len(c.bolts))].DeadLetters(ctx, list...)
 		if err != nil {
 			pause(ctx, 100*time.Millisecond) // it was killed, or has no servers
 			continue
@@ -168,7 +169,7 @@ func (c *eventCluster) tend(ctx context.Context) {
 		for _, letter := range letters {
 			id := letter.Event.ID
 			if stay = stay && fateOf(id) == dead; stay {
-				done = letter.ID
+				list = append(list[:after], "--after", strconv.FormatUint(letter.ID, 10))
 			}
 			switch fateOf(id) {
 			case curable:
