@@ -110,7 +110,7 @@ then on.`,
 			case errors.Is(err, boltdb.ErrLocked):
 				return fmt.Errorf("%w: stop it first", err)
 			case err != nil:
-				return notThere(err)
+				return err
 			case c.output == outputJSON:
 				return c.printJSON(result)
 			}

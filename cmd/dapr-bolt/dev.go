@@ -4,21 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 )
-
-// lookInterval is how often `dapr-bolt dev` looks for what it reports.
-const lookInterval = time.Second
 
 // devOptions are what the flags of `dapr-bolt dev` say beside those of the process.
 type devOptions struct {
@@ -112,7 +106,7 @@ func (c *cli) work(ctx context.Context, run *daprRun) error {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer cancel()
-	helpers.Go(func() { c.reportDeadLetters(ctx) })
+	helpers.Go(func() { c.reportFailures(ctx) })
 	if run == nil {
 		fmt.Fprintln(c.out, "start each app in a terminal of its own: dapr-bolt dev --app-id ID --app-port PORT -- COMMAND")
 		<-ctx.Done()
@@ -137,45 +131,6 @@ func (c *cli) runningProcess(ctx context.Context) (info admin.Info, running bool
 		err = fmt.Errorf("process %d on %s is starting or stopping: try again", info.PID, c.dataDir)
 	}
 	return info, err == nil, err
-}
-
-// reportDeadLetters says which events die, until ctx ends.
-func (c *cli) reportDeadLetters(ctx context.Context) {
-	client := admin.NewClient(c.adminSocket())
-	defer client.Close()
-	since, last := c.clock.Now(), make(map[admin.Bucket]uint64)
-	for c.wait(ctx, lookInterval) == nil {
-		// What cannot be asked now is asked the next time.
-		buckets, _ := admin.CallBuckets.Ask(ctx, client, admin.Empty{})
-		for _, bucket := range buckets.Buckets {
-			page, _ := admin.CallDeadLetters.Ask(ctx, client, admin.ListOptions{Bucket: bucket, Since: since, After: last[bucket]})
-			for _, d := range page.DeadLetters {
-				last[bucket] = d.ID
-				fmt.Fprintf(c.out, "dead letter %d: app %s did not handle event %s of topic %s in %s: %s\n",
-					d.ID, d.Group, d.Event.ID, d.Topic, count(len(d.Attempts), "attempt", "attempts"), cause.Of(d.LastError))
-			}
-		}
-	}
-}
-
-// reportHealth says so if the app's first answer at url is not that it is well, as Dapr then keeps events from it.
-func (c *cli) reportHealth(ctx context.Context, url string) {
-	for c.wait(ctx, lookInterval) == nil {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			continue // it does not listen yet
-		}
-		_ = response.Body.Close()
-		if response.StatusCode >= 300 {
-			fmt.Fprintf(c.out, "the app answers GET %s with %s: it gets no events until it answers 200; "+
-				"name another path with --app-health-check-path, or turn the check off with an empty one\n", url, response.Status)
-		}
-		return
-	}
 }
 
 func parsePort(text string) (int, error) {

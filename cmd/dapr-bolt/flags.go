@@ -258,21 +258,29 @@ func parseRate(text string) (float64, error) {
 
 // exactArgs and atMostOneArg answer wrong counts with the names of what is expected.
 func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != len(names) {
-			return usagef("there are %d arguments %q: allowed: %s", len(args), args, strings.Join(names, " "))
+			return usagef("%s behind %s: allowed: %s %s", given(args), cmd.CommandPath(), cmd.CommandPath(), strings.Join(names, " "))
 		}
 		return nil
 	}
 }
 
 func atMostOneArg(name string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > 1 {
-			return usagef("there are %d arguments %q: allowed: at most one %s", len(args), args, name)
+			return usagef("%s behind %s: allowed: at most one %s", given(args), cmd.CommandPath(), name)
 		}
 		return nil
 	}
+}
+
+// given names arguments that are too many or too few.
+func given(args []string) string {
+	if len(args) == 0 {
+		return "no arguments"
+	}
+	return fmt.Sprintf("%s %q", count(len(args), "argument", "arguments"), args)
 }
 
 func noArgs(cmd *cobra.Command, args []string) error {

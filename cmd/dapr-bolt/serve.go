@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/console"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
@@ -86,12 +87,23 @@ func (c *cli) serve(ctx context.Context, work func(ctx context.Context) error) e
 	case ctx.Err() != nil:
 		err = nil // it was stopped while it was starting
 	}
-	if err = errors.Join(err, p.stop()); err != nil {
+	if err = errors.Join(remedied(err), p.stop()); err != nil {
 		p.log.Error(outcome, "error", err)
 		return &loggedError{err}
 	}
 	p.log.Info("stopped")
 	return nil
+}
+
+// remedied adds what to do about a file that cannot be served.
+func remedied(err error) error {
+	switch {
+	case errors.Is(err, boltdb.ErrLocked):
+		return fmt.Errorf("%w: stop it first, or choose another --data-dir", err)
+	case errors.Is(err, boltdb.ErrFormat):
+		return fmt.Errorf("%w: unless another version wrote it, it is damaged: dapr-bolt restore puts a backup in its place", err)
+	}
+	return err
 }
 
 // during runs work, and ends it when the process cannot serve any more.

@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	proto "github.com/dapr/dapr/pkg/proto/components/v1"
+
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
@@ -114,4 +116,64 @@ func TestDevOnATerminal(t *testing.T) {
 		eventually(func(c *assert.CollectT) { require.NoError(c, harness.CheckPort(port)) })
 	}
 	require.NoFileExists(t, filepath.Join(bolt.SocketDir, "bolt.sock"))
+}
+
+// TestDevSaysWhatFails runs no app: the test is the sidecar. An event is reported when it fails, long before it dies, and
+// many that die of one cause do not fill the terminal.
+func TestDevSaysWhatFails(t *testing.T) {
+	t.Parallel()
+	programs, err := harness.TestPrograms()
+	require.NoError(t, err)
+	h := harness.ForTest(t)
+	sockets, work := h.SocketDir(), h.Dir("shop")
+	require.NoError(t, os.MkdirAll(work, 0o755))
+	dev := exec.Command(programs.Bolt, "dev", "--data-dir", h.Dir("data"), "--socket-dir", sockets, "--http-listen=")
+	dev.Dir = work
+	printed := &output{}
+	dev.Stdout, dev.Stderr = printed, printed
+	require.NoError(t, dev.Start())
+	defer func() { // unless it has ended
+		_ = syscall.Kill(dev.Process.Pid, syscall.SIGKILL)
+	}()
+	says := func(text string) {
+		t.Helper()
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			require.Contains(c, strings.Join(printed.words(), " "), text)
+		}, patience, poll)
+	}
+	says("start each app in a terminal of its own")
+
+	fails := func(topic string, texts []string, settings ...string) func(id string) {
+		client, err := harness.Dial(filepath.Join(sockets, "bolt.sock"), topic)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, client.Close()) })
+		require.NoError(t, client.InitPubSub(t.Context(), append([]string{"consumerID", "shop"}, settings...)...))
+		stream, err := client.Pull(t.Context(), topic)
+		require.NoError(t, err)
+		go func() {
+			for i := 0; ; i++ {
+				message, err := stream.Recv()
+				if err != nil {
+					return
+				}
+				text := texts[i%len(texts)]
+				if stream.Send(&proto.PullMessagesRequest{AckMessageId: message.GetId(), AckError: &proto.AckMessageError{Message: text}}) != nil {
+					return
+				}
+			}
+		}()
+		return func(id string) { require.NoError(t, client.Publish(t.Context(), topic, id, []byte(`{}`))) }
+	}
+	fails("orders", []string{"no slot"})("order-1")
+	says("app shop did not handle event order-1 of topic orders, which comes again: no slot")
+
+	publish := fails("mails", []string{"no paper", "no ink"}, "maxDeliver", "1")
+	for i := range 200 {
+		publish("mail-" + strconv.Itoa(i))
+	}
+	says("more of the same: app shop did not handle event mail-")
+	require.Equal(t, 1, strings.Count(strings.Join(printed.words(), " "), "no slot"), "said once, however often it fails")
+
+	require.NoError(t, dev.Process.Signal(os.Interrupt))
+	require.NoError(t, dev.Wait(), "%v", printed.words())
 }

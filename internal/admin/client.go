@@ -98,6 +98,8 @@ func (c *Client) post(ctx context.Context, path string, request any) (io.ReadClo
 		return nil, &NotRunningError{Socket: c.socket, Err: fs.ErrNotExist}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, &NotRunningError{Socket: c.socket, Err: syscall.ECONNREFUSED}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("the process on %s answers the user who runs it, and root, alone: %w", c.socket, fs.ErrPermission)
 	case err != nil:
 		return nil, fmt.Errorf("ask the process on %s: %w", c.socket, err)
 	case resp.StatusCode == http.StatusOK:

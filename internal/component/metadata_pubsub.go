@@ -111,7 +111,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 	},
 	{
 		Field{
-			"backOff", "1s,5s,30s,2m", fmt.Sprintf("1 to %d durations of 0 or more, up to %d seconds each, separated by commas", maxBackOffSteps, pubsub.MaxWait/time.Second),
+			"backOff", "1s,5s,30s,2m", fmt.Sprintf("1 to %d durations of 0 or more, up to %d seconds each, separated by commas, such as 1s,2m", maxBackOffSteps, pubsub.MaxWait/time.Second),
 			"the wait before each redelivery; the last one repeats; jittered",
 		},
 		func(o *pubsub.SubscribeOptions, v string) bool {
@@ -182,7 +182,7 @@ func parsePubSubConfig(given map[string]string) (pubsubConfig, error) {
 }
 
 // waitAllowed says what parseWait takes.
-var waitAllowed = fmt.Sprintf("a duration of 0 or more, up to %d seconds", pubsub.MaxWait/time.Second)
+var waitAllowed = fmt.Sprintf("a duration of 0 or more, up to %d seconds, such as 30s", pubsub.MaxWait/time.Second)
 
 func parseWait(to *time.Duration, value string) bool {
 	d, ok := parseDuration(value)

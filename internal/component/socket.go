@@ -73,6 +73,9 @@ func listenAt(ctx context.Context, path string, allowed socketAccess) (*socket, 
 
 	config := net.ListenConfig{Control: privateFromBirth}
 	l, err := config.Listen(ctx, "unix", path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("listen on socket %s: %w: the user who runs dapr-bolt may not write its folder; choose another socket folder", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on socket %s: %w", path, err)
 	}

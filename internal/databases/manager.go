@@ -102,7 +102,9 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
-	if err := makeDir(opts.Dir); err != nil {
+	if err := makeDir(opts.Dir); errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("open data directory: %w: the user who runs dapr-bolt may not make it; choose another data directory", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
 	info, err := os.Stat(opts.Dir)
