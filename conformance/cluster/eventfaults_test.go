@@ -128,10 +128,10 @@ func TestAStoppedProcessHasNoSay(t *testing.T) {
 	stopped := e.opts
 	stopped.Clock = stoppedClock{clockwork.NewRealClock()}
 	e.a, e.b = openBroker(t, stopped), openBroker(t, e.opts)
-	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxDeliver: 1}
+	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxDeliver: 1, MaxAckPending: 1}
 	slow := e.subscribe(e.a, opts)
 	e.publish(e.b, "t", byID, message("1", "x"))
-	held := e.next(slow)
+	held := e.next(slow) // and so it asks for no more, as a process that is stopped asks for none
 	other := e.subscribe(e.b, opts)
 	e.next(other).Ack() // it is given to it after half a minute
 	require.Eventually(t, func() bool {
