@@ -388,8 +388,8 @@ func (db *DB) begin() (*bbolt.Tx, error) {
 
 // commit commits without a sync; list reports whether the list of free pages is written. If it fails, the file is
 // uncertain: bbolt's memory is of no use any more, and the file is opened anew. Since there is room, which was made sure
-// of before, that takes a disk that fails. bbolt reads the whole file before it says so, and ends the process if a page is
-// damaged, too; the next one recovers.
+// of before, that takes a disk that fails, or a full one on which a large value finds free pages, but not side by side.
+// bbolt reads the whole file before it says so, and ends the process if a page is damaged, too; the next one recovers.
 func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
 	id := uint64(tx.ID())
 	db.committing.Lock()
@@ -413,8 +413,8 @@ func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
 	return nil
 }
 
-// recoverUncertainCommit makes sure, before a transaction, that what is known in memory is what the file says: where it may not be, it
-// opens the file anew. Until that works, every write fails; reads go on where nothing can be written.
+// recoverUncertainCommit makes sure, before a transaction, that what is known in memory is what the file says: where it may
+// not be, it opens the file anew. Until that works, every write fails; reads go on where nothing can be written.
 func (db *DB) recoverUncertainCommit() error {
 	if !db.uncertain {
 		return nil
