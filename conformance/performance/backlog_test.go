@@ -26,8 +26,8 @@ const (
 	payloadSize = 256
 	bulk        = 2_000
 	publishers  = 4
-	// maxResident is what the process may have in memory, whatever the backlog.
-	maxResident = 200 << 20
+	// maxMemory is what the process may have in memory, whatever the backlog.
+	maxMemory = 128 << 20
 	// rounds of each measurement of speed; the middle one counts.
 	rounds = 3
 )
@@ -39,7 +39,7 @@ func TestBacklog(t *testing.T) {
 		t.Skip("the race detector needs several times the memory; `make test` runs this package without it as well")
 	}
 	if runtime.GOOS != "linux" {
-		t.Skip("what is resident is read from /proc")
+		t.Skip("what is in memory is read from /proc")
 	}
 	bolt := harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{})
 	c := connect(t, bolt)
@@ -67,7 +67,7 @@ func TestBacklog(t *testing.T) {
 	c.publish("backlog", *events)
 	took := time.Since(began)
 	loaded := loading.end()
-	fmt.Printf("%d events of %d bytes published in %s (%.0f/s): at most %s resident, %s then; the file has %s\n",
+	fmt.Printf("%d events of %d bytes published in %s (%.0f/s): at most %s in memory, %s then; the file has %s\n",
 		*events, payloadSize, took.Round(time.Millisecond), float64(*events)/took.Seconds(), megabytes(loaded), megabytes(loading.sample()), megabytes(size()))
 
 	consuming := watchMemory(t, bolt.PID())
@@ -82,22 +82,23 @@ func TestBacklog(t *testing.T) {
 	rate := c.consume("backlog", rest)
 	consumed := consuming.end()
 	before := size()
-	fmt.Printf("the other %d consumed at %.0f/s: at most %s resident; high-water mark of the process %s\n",
-		rest, rate, megabytes(consumed), megabytes(int64(consuming.status().VmHWM)))
+	fmt.Printf("the other %d consumed at %.0f/s: at most %s in memory\n",
+		rest, rate, megabytes(consumed))
 
-	// What was freed is used again before the file grows by much.
-	c.publish("backlog", *events/10)
-	c.consume("backlog", *events/10)
+	// Another backlog finds its room in what the first has left, but for what checkpoints on a slow disk keep meanwhile.
+	again := min(*events, 200_000)
+	c.publish("backlog", again)
+	c.consume("backlog", again)
 	after := size()
-	fmt.Printf("the file has %s when all is consumed, and %s after %d more\n", megabytes(before), megabytes(after), *events/10)
+	fmt.Printf("the file has %s when all is consumed, and %s after %d more\n", megabytes(before), megabytes(after), again)
 	require.NoError(t, bolt.Stop())
 	require.NoError(t, bolt.Command(t.Context(), nil, "compact"))
 	fmt.Printf("the file has %s after compact\n", megabytes(size()))
 	require.Less(t, size(), after/2, "ids that are remembered for 10 minutes are in it still")
-	require.Less(t, after, before+before/10, "the file after its space was used again")
+	require.Less(t, after, before+before/2, "the file after its space was used again")
 
-	require.Less(t, loaded, int64(maxResident), "resident while publishing")
-	require.Less(t, consumed, int64(maxResident), "resident while consuming")
+	require.Less(t, loaded, int64(maxMemory), "in memory while publishing")
+	require.Less(t, consumed, int64(maxMemory), "in memory while consuming")
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/(1<<20)) }

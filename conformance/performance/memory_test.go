@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// memory watches what a process has resident, in bytes.
+// memory watches what a process has in memory for itself, in bytes: the pages of its mapped files are the system's cache.
 type memory struct {
 	t    *testing.T
 	pid  int
@@ -38,9 +38,9 @@ func watchMemory(t *testing.T, pid int) *memory {
 	return m
 }
 
-// sample returns what is resident now.
+// sample returns what it is now.
 func (m *memory) sample() int64 {
-	now := int64(m.status().VmRSS)
+	now := int64(m.status().RssAnon)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.peak = max(m.peak, now)
