@@ -86,13 +86,20 @@ func TestAKeyIsDeletedByItsETag(t *testing.T) {
 	b.click("Find")
 	b.click("shop||tea")
 	b.see(`"pots": 3`)
-	set(`{"pots":2}`) // somebody else is faster
 	b.click("Delete the key")
+	b.see("gone for good")
+	set(`{"pots":2}`) // somebody else is faster
+	b.fill("confirm", "delete")
+	b.click("Delete")
 	b.see("Conflict")
 	b.see("Somebody else has changed the key")
 	b.visit("/state/key?key=shop||tea")
 	b.see(`"pots": 2`)
 	b.click("Delete the key")
+	b.click("Keep it")
+	b.click("Delete the key")
+	b.fill("confirm", "delete")
+	b.click("Delete")
 	b.see("Deleted.")
 	b.see("No keys")
 }
@@ -184,6 +191,7 @@ var pages = []struct{ name, path string }{
 	{"retrying-event", "/event?topic=shipments&sequence=1"},
 	{"remove-group", ""},
 	{"remove-bucket", ""},
+	{"delete-key", ""},
 	{"dead-letters", "/dead-letters"},
 	{"dead-letters-list", "/dead-letters?view=list"},
 	{"dead-letter", "/dead-letter?id=1"},
@@ -238,6 +246,9 @@ func (b *browser) show(name, path string) {
 	case "remove-bucket":
 		b.visit("/topics")
 		b.click("Remove bucket pubsub")
+	case "delete-key":
+		b.visit("/state/key?key=shop||tea")
+		b.click("Delete the key")
 	case "purge":
 		b.visit("/dead-letter?id=2")
 		b.click("Purge")

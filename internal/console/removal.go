@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -14,19 +15,22 @@ type removal struct {
 	Title, Section string
 	// Lost says what is gone then.
 	Lost string
-	// Name is to be typed; Wrong says that something else was.
-	Name  string
-	Wrong bool
+	// Name says what it is. Words are to be typed; by default, they are the name. Wrong says that something else was typed.
+	Name, Words string
+	Wrong       bool
+	// Verb is on the button; by default, it is Remove.
+	Verb string
 	// Path is where the form goes, with Fields.
 	Path   string
 	Fields []field
 	Back   string
 }
 
-// confirmed reports whether the name was typed; else the page asks for it.
+// confirmed reports whether the words were typed, else the page asks for them.
 func (r *removal) confirmed(request *http.Request) (*page, bool) {
+	r.Words, r.Verb = cmp.Or(r.Words, r.Name), cmp.Or(r.Verb, "Remove")
 	typed := strings.TrimSpace(request.PostForm.Get("confirm"))
-	if typed == strings.TrimSpace(r.Name) && typed != "" {
+	if typed == strings.TrimSpace(r.Words) && typed != "" {
 		return nil, true
 	}
 	r.Path, r.Wrong = request.URL.Path, typed != ""

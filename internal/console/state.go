@@ -198,14 +198,21 @@ func (c *Console) setKey(r *http.Request) (next, error) {
 	return after("/state/key", query, "set"), nil
 }
 
-// deleteKey deletes a key in the version that the page showed.
+// deleteKey deletes a key in the version that the page showed. It asks first; what is to be typed is no key, as those can be
+// long, or hold what no keyboard has.
 func (c *Console) deleteKey(r *http.Request) (next, error) {
-	bucket := stateBucketOf(r.PostForm)
-	err := c.opts.Service.DeleteValue(admin.By(r.Context(), person(r)), admin.DeleteRequest{
-		Bucket: bucket, Key: r.PostForm.Get("key"), ETag: r.PostForm.Get("etag"),
-	})
+	bucket, key, etag := stateBucketOf(r.PostForm), r.PostForm.Get("key"), r.PostForm.Get("etag")
+	ask := removal{
+		Title: "Delete a key", Section: sectionState, Name: key, Words: "delete", Verb: "Delete", Back: keyLink(bucket, key),
+		Lost:   "Its value is gone for good. If somebody changes the key before, nothing is done.",
+		Fields: append(bucketFields(bucket), field{"key", key}, field{"etag", etag}),
+	}
+	if asked, ok := ask.confirmed(r); !ok {
+		return next{page: asked}, nil
+	}
+	err := c.opts.Service.DeleteValue(admin.By(r.Context(), person(r)), admin.DeleteRequest{Bucket: bucket, Key: key, ETag: etag})
 	if err != nil {
-		return next{}, conflict(err, r.PostForm.Get("etag"))
+		return next{}, conflict(err, etag)
 	}
 	return after("/state", stateQuery(bucket), "deleted"), nil
 }

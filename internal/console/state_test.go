@@ -32,6 +32,15 @@ func TestStateIsChangedByItsETag(t *testing.T) {
 	require.Contains(t, shown, "&#34;pots&#34;: 1", "laid out")
 	form := url.Values{"key": {"shop||tea"}, "etag": {etagField.FindStringSubmatch(shown)[1]}, "value": {`{"pots":3}`}}
 
+	asked := e.send(http.MethodPost, "/state/key/delete", form)
+	require.Equal(t, http.StatusOK, asked.StatusCode)
+	require.Contains(t, asked.body, "Type <code><bdi>delete</bdi></code>")
+	require.Equal(t, form.Get("etag"), etagField.FindStringSubmatch(asked.body)[1], "what is confirmed is what was shown")
+	form.Set("confirm", "shop||tea")
+	require.Contains(t, e.send(http.MethodPost, "/state/key/delete", form).body, "That was another text")
+	require.Contains(t, e.get("/state").body, "shop||tea")
+
+	form.Set("confirm", "delete")
 	put(`{"pots":2}`) // somebody else is faster
 	for _, change := range []string{"/state/key/delete", "/state/key/set"} {
 		got := e.send(http.MethodPost, change, form)
