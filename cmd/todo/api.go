@@ -4,29 +4,23 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 )
 
-const (
-	defaultLimit = 100
-	maxLimit     = 500
-)
+// pageSize is how many todos a page of the list has at most.
+const pageSize = 100
 
 // api keeps todos: the first service. Its records in the store are todo/<id>.
 type api struct {
 	dapr *sidecar
-	log  *slog.Logger
 }
 
 // register adds the api's routes and subscriptions:
 //
 //	POST   /todos                 {title, due}; header Idempotency-Key, if the request may be repeated
-//	GET    /todos                 ?limit=100&token=<next of the page before>
+//	GET    /todos                 ?token=<next of the page before>
 //	GET    /todos/{id}
 //	PUT    /todos/{id}            {title}; header If-Match
 //	POST   /todos/{id}/complete   header If-Match if wanted
@@ -57,9 +51,6 @@ func (a *api) create(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	t, _, err := a.get(r.Context(), made.ID)
-	if err == nil {
-		err = t.there()
-	}
 	if err != nil {
 		return err
 	}
@@ -75,23 +66,11 @@ func (a *api) create(w http.ResponseWriter, r *http.Request) error {
 
 // list answers a page of todos in the order of their creation, and where the next one begins.
 func (a *api) list(w http.ResponseWriter, r *http.Request) error {
-	limit := defaultLimit
-	if r.URL.Query().Has("limit") {
-		n, err := strconv.Atoi(r.URL.Query().Get("limit"))
-		if err != nil || n < 1 || n > maxLimit {
-			return invalid("limit", r.URL.Query().Get("limit"), fmt.Sprintf("1 to %d", maxLimit))
-		}
-		limit = n
-	}
-	page := map[string]any{"limit": limit}
-	if token := r.URL.Query().Get("token"); token != "" {
-		page["token"] = token
-	}
 	// A query sees every record of the store. Todos are those with such a status.
 	query, err := json.Marshal(map[string]any{
 		"filter": map[string]any{"IN": map[string]any{"status": []string{pending, scheduled, rejected, completed}}},
 		"sort":   []map[string]string{{"key": "createdAt"}, {"key": "id"}},
-		"page":   page,
+		"page":   map[string]any{"limit": pageSize, "token": r.URL.Query().Get("token")},
 	})
 	if err != nil {
 		return err
@@ -100,16 +79,11 @@ func (a *api) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := struct {
-		Todos []todo `json:"todos"`
-		Next  string `json:"next,omitempty"`
-	}{make([]todo, len(found.Results)), found.Token}
+	todos := make([]json.RawMessage, len(found.Results))
 	for i, item := range found.Results {
-		if err := json.Unmarshal(item.Value, &answer.Todos[i]); err != nil {
-			return fmt.Errorf("decode record %q: %w", item.Key, err)
-		}
+		todos[i] = item.Value
 	}
-	return writeJSON(w, http.StatusOK, answer)
+	return writeJSON(w, http.StatusOK, map[string]any{"todos": todos, "next": found.Token})
 }
 
 func (a *api) show(w http.ResponseWriter, r *http.Request) error {
@@ -146,7 +120,7 @@ func (a *api) complete(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *api) remove(w http.ResponseWriter, r *http.Request) error {
-	err := a.update(r, func(t *todo) (bool, error) { return t.remove(), nil })
+	err := a.update(r, func(t *todo) (bool, error) { return t.remove() })
 	if err != nil {
 		return err
 	}
@@ -162,27 +136,19 @@ func (a *api) remove(w http.ResponseWriter, r *http.Request) error {
 func (a *api) decided(ctx context.Context, d delivery) error {
 	return retry(ctx, func() error {
 		t, etag, err := load[todo](ctx, a.dapr, todoKey(d.Data.TodoID))
-		if err != nil {
+		if err != nil || t.Status != pending {
 			return err
-		}
-		if t.Status != pending {
-			a.log.InfoContext(ctx, "Answer changes nothing", "todo", d.Data.TodoID, "event", d.ID, "status", t.Status, "decidedBy", t.DecidedBy)
-			return nil
 		}
 		t.decide(d, time.Now())
-		if err := a.dapr.save(ctx, d.ID, write{key: todoKey(t.ID), value: t, etag: etag}); err != nil {
-			return err
-		}
-		a.log.InfoContext(ctx, "Todo "+t.Status, "todo", t.ID, "event", d.ID, "slot", t.Slot, "reason", t.Reason)
-		return nil
+		return a.dapr.save(ctx, d.ID, write{key: todoKey(t.ID), value: t, etag: etag})
 	})
 }
 
-// get returns a todo, perhaps a deleted one, with its ETag.
+// get returns a todo and its ETag.
 func (a *api) get(ctx context.Context, id string) (todo, string, error) {
 	t, etag, err := load[todo](ctx, a.dapr, todoKey(id))
-	if err == nil && etag == "" {
-		err = refuse(http.StatusNotFound, "no todo has the id %q", id)
+	if err == nil {
+		err = t.there()
 	}
 	return t, etag, err
 }
@@ -191,7 +157,7 @@ func (a *api) get(ctx context.Context, id string) (todo, string, error) {
 // begins again. A request that names a version in its If-Match header changes that version or none.
 func (a *api) update(r *http.Request, change func(*todo) (changed bool, err error)) error {
 	return retry(r.Context(), func() error {
-		t, etag, err := a.get(r.Context(), r.PathValue("id"))
+		t, etag, err := load[todo](r.Context(), a.dapr, todoKey(r.PathValue("id")))
 		if err != nil {
 			return err
 		}
@@ -209,9 +175,6 @@ func (a *api) update(r *http.Request, change func(*todo) (changed bool, err erro
 // answer answers with a todo as it is now.
 func (a *api) answer(w http.ResponseWriter, r *http.Request, status int, id string) error {
 	t, etag, err := a.get(r.Context(), id)
-	if err == nil {
-		err = t.there()
-	}
 	if err != nil {
 		return err
 	}

@@ -34,11 +34,11 @@ func TestInputIsChecked(t *testing.T) {
 		status int
 		says   []string
 	}{
-		{`{"title":" ","due":"2030-01-01"}`, 400, []string{`"field":"title"`, `"value":" "`, `"allowed":"1 to 200 characters"`}},
-		{`{"title":"` + strings.Repeat("ü", 201) + `","due":"2030-01-01"}`, 400, []string{`"field":"title"`, "ü…"}},
-		{`{"title":"a","due":"soon"}`, 400, []string{`"field":"due"`, `"value":"soon"`, `RFC 3339`}},
-		{`{"title":"a","due":"9999-12-31T23:59:59-01:00"}`, 400, []string{`"field":"due"`}},
-		{`{"title":3,"due":"2030-01-01"}`, 400, []string{`"field":"title"`, `"value":"number"`}},
+		{`{"title":" ","due":"2030-01-01"}`, 400, []string{`title is \" \", want 1 to 200 characters`}},
+		{`{"title":"` + strings.Repeat("ü", 201) + `","due":"2030-01-01"}`, 400, []string{`title is \"` + strings.Repeat("ü", 60) + `\", want`}},
+		{`{"title":"a","due":"soon"}`, 400, []string{`due is \"soon\", want`, `RFC 3339`}},
+		{`{"title":"a","due":"9999-12-31T23:59:59-01:00"}`, 400, []string{`due is`}},
+		{`{"title":3,"due":"2030-01-01"}`, 400, []string{`number`, `title`, `string`}},
 		{`{"titel":"a"}`, 400, []string{"titel"}},
 		{`{"title":"a"`, 400, []string{"JSON"}},
 		{``, 400, []string{"JSON object"}},
@@ -50,12 +50,7 @@ func TestInputIsChecked(t *testing.T) {
 			require.Contains(t, a.body, says)
 		}
 	}
-	for _, key := range []string{"two words", strings.Repeat("k", 201)} {
-		a := e.post("a", tomorrow, key)
-		require.Equal(t, http.StatusBadRequest, a.StatusCode)
-		require.Contains(t, a.body, `"field":"Idempotency-Key"`)
-	}
-	require.Empty(t, e.dapr.keys())
+	require.Empty(t, e.dapr.todos())
 	require.Empty(t, e.dapr.eventIDs())
 }
 
@@ -70,7 +65,7 @@ func TestARequestWithAKeyIsOneTodo(t *testing.T) {
 	for _, id := range ids {
 		require.Equal(t, ids[0], id)
 	}
-	require.Len(t, e.dapr.keys(), 1)
+	require.Len(t, e.dapr.todos(), 1)
 	require.Equal(t, http.StatusUnprocessableEntity, e.post("bread", tomorrow, "k").StatusCode, "another request with the key")
 
 	// Also after a change, and when the store has forgotten its idempotency key.
@@ -162,7 +157,7 @@ func TestListPages(t *testing.T) {
 	}
 	require.Equal(t, page{Todos: []todo{}}, list(""))
 	made := map[string]bool{}
-	for i := range 4 {
+	for i := range pageSize + 2 {
 		made[e.post(fmt.Sprint("todo ", i), tomorrow, "").todo(t).ID] = true
 	}
 	require.Empty(t, e.run(), "the scheduler's records are in the same store")
@@ -171,19 +166,14 @@ func TestListPages(t *testing.T) {
 		delete(made, id)
 		break
 	}
-	first := list("limit=2")
-	require.Len(t, first.Todos, 2)
-	rest := list("limit=2&token=" + first.Next)
+	first := list("")
+	require.Len(t, first.Todos, pageSize)
+	rest := list("token=" + first.Next)
 	require.Len(t, rest.Todos, 1)
 	require.Empty(t, rest.Next)
 	for _, got := range append(first.Todos, rest.Todos...) {
 		require.True(t, made[got.ID])
 		delete(made, got.ID)
-	}
-	for _, limit := range []string{"0", "501", "many", ""} {
-		a := e.call(e.api, "GET", "/todos?limit="+limit, "")
-		require.Equal(t, http.StatusBadRequest, a.StatusCode)
-		require.Contains(t, a.body, `"field":"limit"`)
 	}
 }
 
@@ -196,5 +186,4 @@ func TestTheSidecarIsAway(t *testing.T) {
 	e.dapr.fault(failing("GetState", codes.Internal), nil)
 	require.Equal(t, http.StatusInternalServerError, e.call(e.api, "GET", "/todos/x", "").StatusCode)
 	require.Equal(t, http.StatusOK, e.call(e.api, "GET", "/healthz", "").StatusCode)
-	require.Equal(t, http.StatusOK, e.call(e.api, "GET", "/readyz", "").StatusCode)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -41,10 +40,3 @@ type delivery struct {
 
 // handler does what an event asks for. After an error the event comes again.
 type handler func(context.Context, delivery) error
-
-func (d delivery) check() error {
-	if d.ID == "" || d.Data.TodoID == "" {
-		return fmt.Errorf("malformed event: id is %q and data.todoId is %q, want both", d.ID, d.Data.TodoID)
-	}
-	return nil
-}

@@ -13,30 +13,27 @@
 // A step of this saga writes state and then publishes an event. There is no outbox: a step that died between the two is
 // repeated, and two rules make a repetition harmless.
 //
-//   - What is made has an id that follows from what it is made for. A todo's id follows from the request's
-//     Idempotency-Key, and an event's id from its topic and its todo. The broker stores an id once; after its dedupWindow
-//     the event is delivered again, and finds that its work is done.
+//   - A todo's id follows from the request's Idempotency-Key, and an event's id from its topic and its todo. The broker
+//     stores an id once; after its dedupWindow the event is delivered again, and finds that its work is done.
 //   - The write that creates a todo carries an idempotencyKey, and so does a handler's: its event's id. The store makes such
 //     a write once, however often it is sent.
 //
-// An event that a handler fails for is delivered again by the broker, so the steps that events cause need nobody's help. A
-// step that a request causes is repeated by whoever sent the request, after an answer of 5xx or none: creating,
-// completing and deleting publish their event each time. That is the limit: if the api dies between write and publish, and
-// the client does not come back, or comes back without its Idempotency-Key, the todo stays pending. Where that is not
-// enough, a Dapr state store can publish on commit (outboxPublishPubsub).
+// The broker repeats a step that an event causes, until its handler succeeds. Whoever sent a request repeats it after an
+// answer of 5xx or none. That is the limit: if the api dies between write and publish, and the client does not come back
+// with its Idempotency-Key, the todo stays pending. Where that is not enough, a Dapr state store can publish on commit
+// (outboxPublishPubsub).
 //
 // Two writers never undo each other's work: every write names the version that it replaces, by its ETag. A client that
 // edits an outdated version is answered 409; a handler reads again.
 //
 // The files, from the outside in: main and server are what any app has, api and scheduler the services, todo and day
-// their rules, event what they tell each other, sidecar the calls to Dapr. demo is for watching alone.
+// their rules, event what they tell each other, sidecar the calls to Dapr. faults is for demonstrations alone.
 package main
 
 import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -45,7 +42,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 func main() {
@@ -69,97 +65,60 @@ The sidecar is looked for where DAPR_GRPC_ENDPOINT or DAPR_GRPC_PORT says.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newAPICommand(), newSchedulerCommand())
+	var allowFaults bool
+	scheduler := newServiceCommand("scheduler", "Book a slot for each new todo, or reject it", "8001", func(s *server, dapr *sidecar) {
+		(&scheduler{dapr: dapr, log: s.log}).register(s, allowFaults)
+	})
+	scheduler.Flags().BoolVar(&allowFaults, "allow-faults", false, "for demonstrations: PUT /faults makes the handler fail for some todos")
+	root.AddCommand(scheduler, newServiceCommand("api", "Keep todos and offer them over HTTP", "8000", func(s *server, dapr *sidecar) {
+		(&api{dapr}).register(s)
+	}))
 	return root
 }
 
-func newAPICommand() *cobra.Command {
-	var c config
-	cmd := &cobra.Command{
-		Use:   "api",
-		Short: "Keep todos and offer them over HTTP",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.run(cmd.Context(), cmd.ErrOrStderr(), "todo-api", func(s *server, dapr *sidecar, log *slog.Logger) {
-				(&api{dapr: dapr, log: log}).register(s)
-			})
-		},
-	}
-	c.register(cmd.Flags(), "8000")
-	return cmd
-}
-
-func newSchedulerCommand() *cobra.Command {
-	var c config
-	var slotsPerDay int
-	var allowFaults bool
-	cmd := &cobra.Command{
-		Use:   "scheduler",
-		Short: "Book a slot for each new todo, or reject it",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if slotsPerDay < 1 || slotsPerDay > maxSlotsPerDay {
-				return fmt.Errorf("slots-per-day is %d, want 1 to %d", slotsPerDay, maxSlotsPerDay)
-			}
-			return c.run(cmd.Context(), cmd.ErrOrStderr(), "todo-scheduler", func(s *server, dapr *sidecar, log *slog.Logger) {
-				(&scheduler{dapr: dapr, log: log, slotsPerDay: slotsPerDay}).register(s, allowFaults)
-			})
-		},
-	}
+// newServiceCommand returns the command that waits for the sidecar and serves what register registers, until it is
+// interrupted.
+func newServiceCommand(name, short, defaultPort string, register func(*server, *sidecar)) *cobra.Command {
+	var host, port string
+	var logJSON bool
+	var sidecarTimeout, grace time.Duration
+	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
 	flags := cmd.Flags()
-	c.register(flags, "8001")
-	flags.IntVar(&slotsPerDay, "slots-per-day", 8, fmt.Sprintf("todos that fit into a day, 1 to %d", maxSlotsPerDay))
-	flags.BoolVar(&allowFaults, "allow-faults", false, "for demonstrations: PUT /faults makes the handler fail for some todos")
-	return cmd
-}
+	flags.StringVar(&host, "host", "127.0.0.1", "address to listen on")
+	flags.StringVar(&port, "port", cmp.Or(os.Getenv("APP_PORT"), defaultPort), "port to listen on, for callers and for the sidecar; dapr run sets APP_PORT")
+	flags.BoolVar(&logJSON, "log-json", false, "log JSON lines")
+	flags.DurationVar(&sidecarTimeout, "sidecar-timeout", time.Minute, "how long to wait for the sidecar at start")
+	flags.DurationVar(&grace, "shutdown-timeout", 10*time.Second, "how long requests in flight may take when the service stops")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		var handler slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), nil)
+		if logJSON {
+			handler = slog.NewJSONHandler(cmd.ErrOrStderr(), nil)
+		}
+		log := slog.New(handler).With("app_id", "todo-"+name)
 
-// config is what both services can be told.
-type config struct {
-	host, port     string
-	logJSON        bool
-	logLevel       slog.Level
-	sidecarTimeout time.Duration
-	grace          time.Duration
-}
-
-func (c *config) register(flags *pflag.FlagSet, port string) {
-	flags.StringVar(&c.host, "host", "127.0.0.1", "address to listen on")
-	flags.StringVar(&c.port, "port", cmp.Or(os.Getenv("APP_PORT"), port), "port to listen on, for callers and for the sidecar; dapr run sets APP_PORT")
-	flags.BoolVar(&c.logJSON, "log-json", false, "log JSON lines")
-	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	flags.DurationVar(&c.sidecarTimeout, "sidecar-timeout", time.Minute, "how long to wait for the sidecar at start")
-	flags.DurationVar(&c.grace, "shutdown-timeout", 10*time.Second, "how long requests in flight may take when the service stops")
-}
-
-// run waits for the sidecar and serves until ctx ends.
-func (c *config) run(ctx context.Context, logTo io.Writer, appID string, register func(*server, *sidecar, *slog.Logger)) error {
-	options := &slog.HandlerOptions{Level: c.logLevel}
-	var handler slog.Handler = slog.NewTextHandler(logTo, options)
-	if c.logJSON {
-		handler = slog.NewJSONHandler(logTo, options)
-	}
-	log := slog.New(handler).With("app_id", appID)
-
-	// Before the wait: a port that is taken is an error at once, and the sidecar sees that its app is coming.
-	address := net.JoinHostPort(c.host, c.port)
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w", address, err)
-	}
-	defer listener.Close()
-	log.Info("Waiting for the sidecar", "address", sidecarAddress(), "timeout", c.sidecarTimeout)
-	dapr, err := connect(ctx, c.sidecarTimeout)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err != nil {
+		// Before the wait: a port that is taken is an error at once, and the sidecar sees that its app is coming.
+		address := net.JoinHostPort(host, port)
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("listen on %s: %w", address, err)
+		}
+		defer listener.Close()
+		log.Info("Waiting for the sidecar", "address", sidecarAddress(), "timeout", sidecarTimeout)
+		dapr, err := connect(ctx, sidecarTimeout)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer dapr.Close()
+		s := newServer(log)
+		register(s, dapr)
+		log.Info("Ready", "address", listener.Addr().String())
+		err = s.serve(ctx, listener, grace)
+		log.Info("Stopped")
 		return err
 	}
-	defer dapr.Close()
-	s := newServer(dapr.ready, log)
-	register(s, dapr, log)
-	log.Info("Ready", "address", listener.Addr().String())
-	err = s.serve(ctx, listener, c.grace)
-	log.Info("Stopped")
-	return err
+	return cmd
 }

@@ -15,34 +15,30 @@ import (
 //
 // A day changes in one transaction with the decision that changes it.
 type scheduler struct {
-	dapr        *sidecar
-	log         *slog.Logger
-	slotsPerDay int
-	demo        demo
+	dapr   *sidecar
+	log    *slog.Logger
+	faults faults
 }
 
-// decision is what was answered for a todo, so that it is answered once and always the same.
+// decision is the answer to a todo's creation: the event to publish, stored so that it is always the same. It has no topic
+// once the todo is completed or deleted and needs no slot, also if its creation is heard of later.
 type decision struct {
-	Outcome string `json:"outcome"`
-	Slot    *slot  `json:"slot,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	// EventID is the event that led to the decision.
-	EventID string `json:"eventId"`
+	Topic   string  `json:"topic,omitempty"`
+	Content content `json:"content"`
 }
-
-// released is the outcome for a todo that is completed or deleted and needs no slot, also if its creation is heard of
-// later. The others are scheduled and rejected.
-const released = "released"
 
 // register adds the scheduler's routes and subscriptions:
 //
-//	GET /days/{date}         what is booked on a date
+//	GET /days/{date}         who holds the slots of a date
+//	PUT /faults              if that is allowed
 func (s *scheduler) register(to *server, allowFaults bool) {
-	to.subscribe(taskCreated, s.demo.before(s.created))
-	to.subscribe(taskCompleted, s.demo.before(s.release))
-	to.subscribe(taskDeleted, s.demo.before(s.release))
+	to.subscribe(taskCreated, s.faults.before(s.created))
+	to.subscribe(taskCompleted, s.release)
+	to.subscribe(taskDeleted, s.release)
 	to.handle("GET /days/{date}", s.showDay)
-	s.demo.register(to, allowFaults)
+	if allowFaults {
+		to.handle("PUT /faults", s.faults.inject)
+	}
 }
 
 // created books a slot and publishes task-scheduled, or publishes task-rejected. The decision is stored first: after a
@@ -53,13 +49,10 @@ func (s *scheduler) created(ctx context.Context, d delivery) error {
 	}
 	// As it is stored: of two deliveries at once, one made it.
 	made, _, err := load[decision](ctx, s.dapr, decisionKey(d.Data.TodoID))
-	switch {
-	case err != nil || made.Outcome == released:
+	if err != nil || made.Topic == "" {
 		return err
-	case made.Outcome == scheduled:
-		return s.dapr.publish(ctx, taskScheduled, content{TodoID: d.Data.TodoID, Slot: made.Slot})
 	}
-	return s.dapr.publish(ctx, taskRejected, content{TodoID: d.Data.TodoID, Reason: made.Reason})
+	return s.dapr.publish(ctx, made.Topic, made.Content)
 }
 
 // decide stores a decision about a todo unless there is one.
@@ -73,18 +66,16 @@ func (s *scheduler) decide(ctx context.Context, d delivery) error {
 	if err != nil {
 		return err
 	}
-	made = decision{Outcome: rejected, EventID: d.ID}
-	var writes []write
+	made = decision{Topic: taskRejected, Content: content{TodoID: id}}
 	if due.Before(now) {
-		made.Reason = "due date in the past: " + due.Format(time.RFC3339)
-	} else if at, ok := booked.book(id, due, now, s.slotsPerDay); ok {
-		made.Outcome, made.Slot = scheduled, at
-		writes = append(writes, write{key: dayKey(due), value: booked, etag: etag})
+		made.Content.Reason = "due date in the past: " + due.Format(time.RFC3339)
+	} else if at := booked.book(id, due, now); at != nil {
+		made.Topic, made.Content.Slot = taskScheduled, at
 	} else {
-		made.Reason = fmt.Sprintf("no slot left on %s: %d of %d booked", dateOf(due), len(booked.Bookings), s.slotsPerDay)
+		made.Content.Reason = "no slot left on " + dateOf(due)
 	}
-	s.log.InfoContext(ctx, "Decided", "todo", id, "event", d.ID, "outcome", made.Outcome, "slot", made.Slot, "reason", made.Reason)
-	return s.dapr.saveAll(ctx, d.ID, append(writes, write{key: decisionKey(id), value: made})...)
+	s.log.InfoContext(ctx, "Decided", "todo", id, "event", d.ID, "topic", made.Topic, "slot", made.Content.Slot, "reason", made.Content.Reason)
+	return s.dapr.saveAll(ctx, d.ID, write{dayKey(due), booked, etag}, write{key: decisionKey(id), value: made})
 }
 
 // release frees the slot of a todo that is completed or deleted.
@@ -92,25 +83,23 @@ func (s *scheduler) release(ctx context.Context, d delivery) error {
 	id := d.Data.TodoID
 	err := retry(ctx, func() error {
 		made, etag, err := load[decision](ctx, s.dapr, decisionKey(id))
-		if err != nil || made.Outcome == released {
+		if err != nil || etag != "" && made.Topic == "" {
 			return err
 		}
-		writes := []write{{key: decisionKey(id), value: decision{Outcome: released, Slot: made.Slot, EventID: d.ID}, etag: etag}}
-		if made.Outcome == scheduled {
-			key := dayKey(made.Slot.Start)
-			booked, etag, err := load[day](ctx, s.dapr, key)
+		writes := []write{{decisionKey(id), decision{Content: content{TodoID: id}}, etag}}
+		if at := made.Content.Slot; at != nil {
+			booked, etag, err := load[day](ctx, s.dapr, dayKey(at.Start))
 			if err != nil {
 				return err
 			}
 			booked.release(id)
-			writes = append(writes, write{key: key, value: booked, etag: etag})
+			writes = append(writes, write{dayKey(at.Start), booked, etag})
 		}
 		return s.dapr.saveAll(ctx, d.ID, writes...)
 	})
 	if err != nil {
 		return fmt.Errorf("release the slot of todo %s: %w", id, err)
 	}
-	s.log.InfoContext(ctx, "Released", "todo", id, "event", d.ID)
 	return nil
 }
 
@@ -123,9 +112,7 @@ func (s *scheduler) showDay(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, map[string]any{
-		"date": dateOf(date), "slotsPerDay": s.slotsPerDay, "bookings": append([]booking{}, booked.Bookings...),
-	})
+	return writeJSON(w, http.StatusOK, map[string]any{"date": dateOf(date), "slots": booked})
 }
 
 func dayKey(t time.Time) string { return "day/" + dateOf(t) }

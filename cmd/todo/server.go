@@ -31,18 +31,11 @@ type server struct {
 	log           *slog.Logger
 }
 
-// newServer makes a server with the routes that each service has: /healthz (the process is up), /readyz (its sidecar is
-// reached, too) and /dapr/subscribe.
-func newServer(ready func() error, log *slog.Logger) *server {
+// newServer makes a server with the routes that each service has: /healthz and /dapr/subscribe.
+func newServer(log *slog.Logger) *server {
 	s := &server{mux: http.NewServeMux(), log: log}
 	s.handle("GET /healthz", func(w http.ResponseWriter, _ *http.Request) error {
 		return writeJSON(w, http.StatusOK, map[string]string{"status": "up"})
-	})
-	s.handle("GET /readyz", func(w http.ResponseWriter, _ *http.Request) error {
-		if err := ready(); err != nil {
-			return refuse(http.StatusServiceUnavailable, "%v", err)
-		}
-		return writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
 	})
 	s.handle("GET /dapr/subscribe", func(w http.ResponseWriter, _ *http.Request) error {
 		return writeJSON(w, http.StatusOK, s.subscriptions)
@@ -57,7 +50,6 @@ func (s *server) serve(ctx context.Context, listener net.Listener, grace time.Du
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      2 * requestTimeout,
-		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan error, 1)
@@ -101,13 +93,13 @@ func (s *server) subscribe(topic string, handle handler) {
 		}
 		var d delivery
 		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxEvent)).Decode(&d)
-		if err == nil {
-			err = d.check()
+		if err == nil && (d.ID == "" || d.Data.TodoID == "") {
+			err = fmt.Errorf("malformed event: id is %q and data.todoId is %q, want both", d.ID, d.Data.TodoID)
 		}
 		if err == nil {
 			err = handle(r.Context(), d)
 		}
-		log := s.log.With("event", d.ID, "topic", topic, "deliveryCount", r.Header.Get("deliveryCount"))
+		log := s.log.With("event", d.ID, "topic", topic, "todo", d.Data.TodoID, "deliveryCount", r.Header.Get("deliveryCount"))
 		if err != nil {
 			log.ErrorContext(r.Context(), "Event failed", "error", err)
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -120,13 +112,8 @@ func (s *server) subscribe(topic string, handle handler) {
 
 // refusal is an error for a caller, with its HTTP status.
 type refusal struct {
-	status int
-	// Message is the error's text.
+	status  int
 	Message string `json:"error"`
-	// Field, Value and Allowed say which input is wrong, what was given, and what would be right.
-	Field   string  `json:"field,omitempty"`
-	Value   *string `json:"value,omitempty"`
-	Allowed string  `json:"allowed,omitempty"`
 }
 
 func (r *refusal) Error() string { return r.Message }
@@ -135,14 +122,9 @@ func refuse(status int, format string, args ...any) *refusal {
 	return &refusal{status: status, Message: fmt.Sprintf(format, args...)}
 }
 
-// invalid is the refusal of an input. It cuts a long value short.
+// invalid is the refusal of an input. It shows at most 60 characters of the value.
 func invalid(field, value, allowed string) *refusal {
-	if runes := []rune(value); len(runes) > 60 {
-		value = string(runes[:60]) + "…"
-	}
-	r := refuse(http.StatusBadRequest, "%s is %q, want %s", field, value, allowed)
-	r.Field, r.Value, r.Allowed = field, &value, allowed
-	return r
+	return refuse(http.StatusBadRequest, "%s is %.60q, want %s", field, value, allowed)
 }
 
 func asRefusal(err error) *refusal {
@@ -165,26 +147,19 @@ func readJSON(w http.ResponseWriter, r *http.Request, target any) error {
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(target)
 	var tooLarge *http.MaxBytesError
-	var wrongType *json.UnmarshalTypeError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &tooLarge):
 		return refuse(http.StatusRequestEntityTooLarge, "the body is too large, want at most %d bytes", maxBody)
-	case errors.As(err, &wrongType) && wrongType.Field != "":
-		return invalid(wrongType.Field, wrongType.Value, "a JSON "+wrongType.Type.String())
 	}
 	return refuse(http.StatusBadRequest, "the body is not the JSON object that is wanted: %v", err)
 }
 
 func writeJSON(w http.ResponseWriter, status int, value any) error {
-	body, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	// A client that went away is no failure of the handler, and there is nobody left to tell.
-	_, _ = w.Write(append(body, '\n'))
+	_ = json.NewEncoder(w).Encode(value)
 	return nil
 }

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -30,7 +28,7 @@ func TestStopWaitsForTheRequestsInFlight(t *testing.T) {
 }
 
 func TestStopIsBounded(t *testing.T) {
-	s := newServer(func() error { return nil }, slog.New(slog.DiscardHandler))
+	s := newServer(slog.New(slog.DiscardHandler))
 	arrived, release := make(chan struct{}), make(chan struct{})
 	s.handle("GET /slow", func(http.ResponseWriter, *http.Request) error { close(arrived); <-release; return nil })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -50,15 +48,4 @@ func TestStopIsBounded(t *testing.T) {
 	require.ErrorContains(t, <-served, "still in flight after 1ms")
 	require.Error(t, <-cut)
 	close(release)
-}
-
-func TestReadyzSaysWhyNot(t *testing.T) {
-	s := newServer(func() error { return errors.New("no sidecar") }, slog.New(slog.DiscardHandler))
-	w := httptest.NewRecorder()
-	s.mux.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
-	require.Equal(t, http.StatusServiceUnavailable, w.Code)
-	require.JSONEq(t, `{"error":"no sidecar"}`, w.Body.String())
-	w = httptest.NewRecorder()
-	s.mux.ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
-	require.Equal(t, http.StatusOK, w.Code)
 }

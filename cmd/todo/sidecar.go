@@ -15,7 +15,6 @@ import (
 
 	"github.com/dapr/go-sdk/client"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
@@ -57,16 +56,6 @@ func connect(ctx context.Context, timeout time.Duration) (*sidecar, error) {
 	}
 }
 
-// ready returns why the sidecar cannot be used now, nil if it can.
-func (s *sidecar) ready() error {
-	switch state := s.GrpcClientConn().GetState(); state {
-	case connectivity.Ready, connectivity.Idle:
-		return nil
-	default:
-		return fmt.Errorf("the connection to the Dapr sidecar is in state %s", state)
-	}
-}
-
 // load reads a record and returns it with its ETag. A record that does not exist is the zero value with no ETag.
 func load[T any](ctx context.Context, s *sidecar, key string) (value T, etag string, err error) {
 	item, err := s.GetState(ctx, storeComponent, key, nil)
@@ -87,14 +76,14 @@ type write struct {
 	etag string
 }
 
-func (w write) item() (*client.SetStateItem, error) {
+func (w write) item(idempotencyKey string) (*client.SetStateItem, error) {
 	value, err := json.Marshal(w.value)
 	if err != nil {
 		return nil, fmt.Errorf("encode record %q: %w", w.key, err)
 	}
 	item := &client.SetStateItem{
 		Key: w.key, Value: value,
-		Metadata: map[string]string{"contentType": "application/json"},
+		Metadata: map[string]string{"contentType": "application/json", "idempotencyKey": idempotencyKey},
 		Options:  &client.StateOptions{Concurrency: client.StateConcurrencyFirstWrite, Consistency: client.StateConsistencyStrong},
 	}
 	if w.etag != "" {
@@ -103,14 +92,12 @@ func (w write) item() (*client.SetStateItem, error) {
 	return item, nil
 }
 
-// save makes a write, or returns errConflict. With the idempotencyKey of a former write it changes nothing and succeeds.
+// save makes a write, or returns errConflict. With the idempotencyKey of a former write, unless it is empty, it changes
+// nothing and succeeds.
 func (s *sidecar) save(ctx context.Context, idempotencyKey string, w write) error {
-	item, err := w.item()
+	item, err := w.item(idempotencyKey)
 	if err != nil {
 		return err
-	}
-	if idempotencyKey != "" {
-		item.Metadata["idempotencyKey"] = idempotencyKey
 	}
 	err = s.SaveBulkState(ctx, storeComponent, item)
 	if status.Code(err) == codes.Aborted {
@@ -123,7 +110,7 @@ func (s *sidecar) save(ctx context.Context, idempotencyKey string, w write) erro
 func (s *sidecar) saveAll(ctx context.Context, idempotencyKey string, writes ...write) error {
 	var operations []*client.StateOperation
 	for _, w := range writes {
-		item, err := w.item()
+		item, err := w.item("") // The key is the transaction's.
 		if err != nil {
 			return err
 		}

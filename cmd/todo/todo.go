@@ -10,10 +10,7 @@ import (
 	"github.com/google/uuid"
 )
 
-const (
-	maxTitle = 200
-	maxKey   = 200
-)
+const maxTitle = 200
 
 // A todo is pending until the scheduler answered, then scheduled or rejected. Pending and scheduled ones can be
 // completed.
@@ -59,10 +56,6 @@ func newTodo(d draft, key string, now time.Time) (todo, error) {
 	if err != nil {
 		return todo{}, err
 	}
-	unprintable := func(r rune) bool { return r < '!' || r > '~' }
-	if len(key) > maxKey || strings.ContainsFunc(key, unprintable) {
-		return todo{}, invalid("Idempotency-Key", key, fmt.Sprintf("1 to %d printable ASCII characters without spaces", maxKey))
-	}
 	t := todo{ID: uuid.NewString(), Due: due, Status: pending, CreatedAt: now.UTC().Truncate(time.Second)}
 	if key != "" {
 		t.ID = digest("todo", key)
@@ -71,9 +64,12 @@ func newTodo(d draft, key string, now time.Time) (todo, error) {
 	return t, t.rename(d.Title, now)
 }
 
-// there returns a refusal if the todo was deleted.
+// there returns a refusal if the todo was never made, or was deleted.
 func (t *todo) there() error {
-	if t.Status == deleted {
+	switch t.Status {
+	case "":
+		return refuse(http.StatusNotFound, "there is no such todo")
+	case deleted:
 		return refuse(http.StatusGone, "the todo %s was deleted", t.ID)
 	}
 	return nil
@@ -95,17 +91,20 @@ func (t *todo) complete(now time.Time) (changed bool, err error) {
 	case pending, scheduled:
 		t.Status, t.CompletedAt, t.UpdatedAt = completed, now.UTC(), now.UTC()
 		return true, nil
-	case deleted:
-		return false, t.there()
+	case rejected:
+		return false, refuse(http.StatusConflict, "status is %q, only %q and %q can be completed", t.Status, pending, scheduled)
 	}
-	return false, refuse(http.StatusConflict, "status is %q, only %q and %q can be completed", t.Status, pending, scheduled)
+	return false, t.there()
 }
 
 // remove reports whether anything changed, likewise.
-func (t *todo) remove() (changed bool) {
-	changed = t.Status != deleted
+func (t *todo) remove() (changed bool, err error) {
+	if t.Status == deleted {
+		return false, nil
+	}
+	err = t.there()
 	*t = todo{ID: t.ID, Status: deleted, Request: t.Request}
-	return changed
+	return true, err
 }
 
 // decide takes the scheduler's answer to a pending todo: a slot, or the reason why there is none.

@@ -81,13 +81,13 @@ func (s *Story) duplicates(ctx context.Context) ([]string, error) {
 	saw := []string{fmt.Sprintf("event %s: published %d times, each accepted", createdEvent(repeated), copies)}
 
 	err = see(ctx, "the event published after them to be handled", func(ctx context.Context) (string, bool, error) {
-		c, err := s.count(ctx, createdEvent(last))
+		c, err := s.count(createdEvent(last))
 		return fmt.Sprintf("%+v", c), c.Handled == 1, err
 	})
 	if err != nil {
 		return saw, err
 	}
-	c, err := s.count(ctx, createdEvent(repeated))
+	c, err := s.count(createdEvent(repeated))
 	if err != nil {
 		return saw, err
 	}
@@ -123,7 +123,11 @@ func (s *Story) dead(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return saw, err
 	}
-	c, err := s.count(ctx, event)
+	var c count
+	err = see(ctx, "the scheduler's log of each delivery", func(context.Context) (string, bool, error) {
+		c, err = s.count(event)
+		return fmt.Sprintf("%+v", c), c.Deliveries >= maxDeliver, err
+	})
 	if err != nil {
 		return saw, err
 	}
@@ -159,7 +163,7 @@ func (s *Story) redriven(ctx context.Context) ([]string, error) {
 	event := createdEvent(t.ID)
 	var c count
 	err = see(ctx, "one more delivery, which is handled", func(ctx context.Context) (string, bool, error) {
-		c, err = s.count(ctx, event)
+		c, err = s.count(event)
 		return fmt.Sprintf("%+v", c), c == count{Deliveries: maxDeliver + 1, Handled: 1}, err
 	})
 	if err != nil {

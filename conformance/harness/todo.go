@@ -172,8 +172,6 @@ func (s *todoService) startApp(ctx context.Context, h *Harness, program string) 
 		Path: program,
 		Args: append([]string{s.command, "--port", strconv.Itoa(s.port)}, s.args...),
 		Port: s.port,
-		// That is when it has reached its sidecar as well.
-		ReadyPath: "/readyz",
 		// What `dapr run` tells an app about its sidecar.
 		Env: []string{
 			"DAPR_HTTP_PORT=" + strconv.Itoa(s.sidecarHTTP),

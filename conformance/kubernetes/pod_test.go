@@ -3,8 +3,10 @@ package kubernetes_test
 import (
 	"context"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,11 +94,11 @@ func TestPodRunsTheTodoApp(t *testing.T) {
 			}
 			checkTokens(t, pod)
 			// The Subscription resources and what the app asks for are one subscription per topic.
-			var counted struct {
-				Deliveries int `json:"deliveries"`
-			}
-			require.NoError(t, pod.processes["scheduler"].Get(t.Context(), "/handled/task-created."+id, &counted))
-			require.Equal(t, 1, counted.Deliveries)
+			require.EventuallyWithT(t, func(c *assertCollect) {
+				log, err := os.ReadFile(pod.processes["scheduler"].LogPath())
+				require.NoError(c, err)
+				require.Equal(c, 1, strings.Count(string(log), `"msg":"Event handled","app_id":"todo-scheduler","event":"task-created.`+id+`"`))
+			}, seen, 50*time.Millisecond)
 
 			// The nightly backup reaches dapr-bolt through the volume, and its copy is whole.
 			backup := n.run(injected(t, m, "dapr-bolt-backup"))

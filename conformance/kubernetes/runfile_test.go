@@ -35,7 +35,7 @@ func TestDaprRun(t *testing.T) {
 		Name: "dapr-run", Path: cli, Args: []string{"run", "-f", runFile},
 		// With -f the CLI (1.16) does not look at --runtime-path, but at this variable.
 		Env:  []string{"DAPR_RUNTIME_PATH=" + home, "DAPR_COMPONENTS_SOCKETS_FOLDER=" + h.SocketDir()},
-		Port: ports[0], ReadyPath: "/readyz",
+		Port: ports[0],
 	})
 	require.NoError(t, err)
 	require.NoError(t, app.WaitReady(t.Context()))
