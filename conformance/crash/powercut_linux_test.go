@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -82,15 +83,38 @@ func TestPowerCutsOfYoungDatabases(t *testing.T) {
 				require.Equal(t, what, string(value))
 			}
 
-			require.NoError(t, m.Stop())
-			for _, name := range m.disk.List("data") {
-				if strings.HasPrefix(name, "dapr.db") {
-					require.NoError(t, os.Remove(filepath.Join(m.DataDir, name)))
+			remove := func() {
+				require.NoError(t, m.Stop())
+				for _, name := range m.disk.List("data") {
+					if strings.HasPrefix(name, "dapr.db") {
+						require.NoError(t, os.Remove(filepath.Join(m.DataDir, name)))
+					}
 				}
+				require.NoError(t, durable.SyncDir(m.DataDir))
 			}
-			require.NoError(t, durable.SyncDir(m.DataDir))
+			remove()
 			require.NoError(t, m.Bolt.Restart(t.Context()))
 			writeAndCut("in a new database")
+
+			for syncs, stored := 1, false; !stored; syncs++ {
+				remove()
+				out := m.disk.CutBeforeSync(syncs)
+				require.NoError(t, m.Bolt.Start())
+				ctx, cancel := context.WithCancel(t.Context())
+				answer := make(chan error, 1)
+				go func() { answer <- store.Set(ctx, "key", []byte("first")) }()
+				select {
+				case <-out:
+				case err := <-answer:
+					require.NoError(t, err)
+					stored = true
+				}
+				cancel()
+				m.cut()
+				require.NoError(t, m.failure())
+				require.NoError(t, m.Bolt.Restart(t.Context()), "the power went out before sync %d of a new database", syncs)
+				require.NoError(t, store.Set(t.Context(), "key", []byte("second")))
+			}
 		})
 	}
 }

@@ -50,7 +50,7 @@ func (db *DB) open(ctx context.Context) (err error) {
 		}
 		err = fmt.Errorf("open database %s: %w", db.path, err)
 	}()
-	if f, err = lockFile(ctx, db.path); err != nil {
+	if f, err = db.lockWhole(ctx); err != nil {
 		return err
 	}
 	opened, err := f.Stat()
@@ -134,6 +134,43 @@ func (db *DB) openFile(path string, flag int) (file, error) {
 		return nil, err
 	}
 	return db.opts.wrap(f), nil
+}
+
+// lockWhole opens and locks the file. A new database takes the place of an empty file in one step: bbolt makes one in several
+// writes, and what a power failure leaves of those is refused.
+func (db *DB) lockWhole(ctx context.Context) (*os.File, error) {
+	f, err := lockFile(ctx, db.path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return f, err
+	}
+	if _, err := os.Stat(db.path + logSuffix); info.Size() > 0 || err == nil {
+		return f, nil // an empty file that has a log was a database
+	}
+	// A name that points elsewhere must go on doing so.
+	path, err := filepath.EvalSymlinks(db.path)
+	if err != nil {
+		return f, err
+	}
+	err = makeNext(path, info, func(f *os.File) error {
+		bolt, err := bbolt.Open(f.Name(), 0o600, &bbolt.Options{NoSync: true, FreelistType: bbolt.FreelistMapType})
+		if err != nil {
+			return err
+		}
+		_, err = ensureFormat(bolt, false)
+		return errors.Join(err, bolt.Close())
+	})
+	if err == nil {
+		err = putInPlace(path)
+	}
+	if err != nil {
+		return f, err
+	}
+	_ = f.Close()
+	return lockFile(ctx, db.path)
 }
 
 // lockFile opens the file at path, new if there is none, once no other process has it open. A lock belongs to a file, not to
