@@ -98,6 +98,16 @@ func cloudEventID(data []byte) (id, source string, ok bool) {
 	return id, source, true
 }
 
+// ID returns what people know the message's event by: its EventID, else the id of the CloudEvent that its data is. Empty: it
+// has none.
+func (m *Message) ID() string {
+	if m.EventID != "" {
+		return m.EventID
+	}
+	id, _, _ := cloudEventID(m.Data)
+	return id
+}
+
 // key returns what identifies the message (nil: nothing does, or nothing shall) and the id that people know it by.
 func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
 	if d.mode == dedupID && m.EventID != "" {

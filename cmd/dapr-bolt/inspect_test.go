@@ -59,6 +59,34 @@ func TestPublishShowsInTheTopic(t *testing.T) {
 	require.NotContains(t, p.ok(t, "topics", "--output", "json"), "orders")
 }
 
+// What metadata says of an event holds in a publish from here, too.
+func TestPublishReadsItsMetadata(t *testing.T) {
+	p := start(t, newFolders(t))
+	require.Contains(t, p.ok(t, "publish", "orders", "1", "--metadata", "deliverAfter=1h", "--metadata", "partitionKey=k", "--metadata", "ttlInSeconds=7200"), `id "`)
+	var topic admin.TopicStats
+	require.NoError(t, json.Unmarshal([]byte(p.ok(t, "topics", "show", "orders", "--output", "json")), &topic))
+	require.EqualValues(t, 1, topic.Delayed)
+	require.Contains(t, p.ok(t, "publish", "orders", "1", "--metadata", "eventID=e-1"), `id "e-1"`)
+
+	got := shell{}.run(t, "publish", "orders", "1", "--metadata", "ttlInSeconds=soon", "--data-dir", p.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, `ttlInSeconds "soon": allowed: a whole number of seconds from 1 to `)
+	got = shell{}.run(t, "publish", "orders", "1", "--metadata", "deliverAfter=soon", "--data-dir", p.data)
+	require.Contains(t, got.stderr, `deliverAfter "soon": allowed: a duration of 0 or more, up to 2147483647 seconds, such as 30s`+"\n")
+}
+
+// What is published raw may have no id: that is said, with what follows from it.
+func TestPublishRawSaysWhetherThereIsAnID(t *testing.T) {
+	p := start(t, newFolders(t))
+	require.Equal(t, `published to "raw", without an id: published again, it is stored again; --id names it`+"\n", p.ok(t, "publish", "raw", "1", "--raw"))
+	const cloudEvent = `{"specversion":"1.0","id":"c-1","source":"shop","type":"t"}`
+	for range 2 {
+		require.Equal(t, `published to "cloud", id "c-1"`+"\n", p.ok(t, "publish", "cloud", cloudEvent, "--raw"))
+	}
+	events := p.ok(t, "topics", "events", "cloud")
+	require.Equal(t, 2, strings.Count(events, "\n"), "a line of titles, and the one event: %s", events)
+}
+
 func TestStateOnTheCommandLine(t *testing.T) {
 	p := start(t, newFolders(t))
 	var set admin.Key

@@ -42,7 +42,11 @@ topic's publisher has set.`,
 				return err
 			}
 			return ask(cmd.Context(), c, admin.CallPublish, request, func(result admin.PublishResult) error {
-				_, err := fmt.Fprintf(c.out, "published to %q, id %q\n", request.Topic, result.ID)
+				known := fmt.Sprintf("id %q", result.ID)
+				if result.ID == "" {
+					known = "without an id: published again, it is stored again; --id names it"
+				}
+				_, err := fmt.Fprintf(c.out, "published to %q, %s\n", request.Topic, known)
 				return err
 			})
 		},
@@ -56,7 +60,7 @@ topic's publisher has set.`,
 	flags.StringVar(&request.Source, "source", "", "the CloudEvent's source")
 	flags.StringVar(&request.Type, "type", "", "the CloudEvent's type")
 	flags.StringVar(&request.ContentType, "content-type", "", "the data's content type")
-	flags.StringArrayVar(&metadata, "metadata", nil, "a key=value that travels with the event; may be given again")
+	flags.StringArrayVar(&metadata, "metadata", nil, "a key=value that travels with the event, or says when, such as deliverAfter=30s; may be given again")
 	return cmd
 }
 

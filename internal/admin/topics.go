@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -235,16 +236,17 @@ type PublishRequest struct {
 	ContentType string `json:"contentType,omitempty"`
 	// Raw publishes the data as it is. Default: it becomes the data of a CloudEvent, as Dapr makes of it.
 	Raw bool `json:"raw,omitempty"`
-	// ID names the event: one that was published with it lately is not stored again. Default: a new one, or none with Raw.
+	// ID names the event: one that was published with it lately is not stored again. Default: the eventID of Metadata, else a new
+	// one, or with Raw that of the CloudEvent that the data is, if it is one.
 	ID string `json:"id,omitempty"`
 	// Source and Type are the CloudEvent's. Default: dapr-bolt, com.dapr.event.sent.
 	Source string `json:"source,omitempty"`
 	Type   string `json:"type,omitempty"`
-	// Metadata travels with the event.
+	// Metadata travels with the event, and says what it does in a publish through a sidecar: when the event is due, for example.
 	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
-// PublishResult says what the event is known by.
+// PublishResult says what the event is known by; empty: it has no id.
 type PublishResult struct {
 	ID string `json:"id"`
 }
@@ -264,7 +266,7 @@ func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishR
 	if err != nil {
 		return PublishResult{}, err
 	}
-	message, err := request.message()
+	message, err := request.message(s.opts.Clock.Now())
 	if err != nil {
 		return PublishResult{}, err
 	}
@@ -273,7 +275,8 @@ func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishR
 		return PublishResult{}, err
 	}
 	opts := pubsub.PublishOptions{DedupBy: byID}
-	if message.EventID != "" {
+	id := message.ID()
+	if id != "" {
 		opts.DedupWindow = publishWindow
 	}
 	if stats, err := broker.TopicStats(ctx, request.Topic); err == nil {
@@ -282,11 +285,11 @@ func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishR
 	if err := broker.Publish(ctx, request.Topic, []pubsub.Message{message}, opts)[0]; err != nil {
 		return PublishResult{}, err
 	}
-	s.changed(ctx, "an event was published", "database", request.Database, "bucket", request.Name, "topic", request.Topic, "id", message.EventID)
-	return PublishResult{ID: message.EventID}, nil
+	s.changed(ctx, "an event was published", "database", request.Database, "bucket", request.Name, "topic", request.Topic, "id", id)
+	return PublishResult{ID: id}, nil
 }
 
-func (r *PublishRequest) message() (pubsub.Message, error) {
+func (r *PublishRequest) message(now time.Time) (pubsub.Message, error) {
 	data, err := r.Payload()
 	if err != nil {
 		return pubsub.Message{}, err
@@ -298,11 +301,15 @@ func (r *PublishRequest) message() (pubsub.Message, error) {
 	contentType := cmp.Or(r.ContentType, map[DataEncoding]string{
 		DataJSON: "application/json", DataText: "text/plain", DataBase64: "application/octet-stream",
 	}[encoding])
-	m := pubsub.Message{Data: data, ContentType: contentType, Metadata: r.Metadata, EventID: r.ID}
-	if r.Raw {
-		return m, nil
+	m := pubsub.Message{Data: data, ContentType: contentType, Metadata: r.Metadata}
+	if err := component.ReadMetadata(&m, now); err != nil {
+		return pubsub.Message{}, err
 	}
-	m.EventID = cmp.Or(r.ID, uuid.NewString())
+	m.EventID = cmp.Or(r.ID, m.EventID)
+	if r.Raw {
+		return m, component.Deliverable(r.Topic, &m)
+	}
+	m.EventID = cmp.Or(m.EventID, uuid.NewString())
 	event := map[string]any{
 		"specversion": "1.0", "id": m.EventID, "source": cmp.Or(r.Source, "dapr-bolt"), "type": cmp.Or(r.Type, "com.dapr.event.sent"),
 		"topic": r.Topic, "datacontenttype": contentType,
@@ -319,7 +326,7 @@ func (r *PublishRequest) message() (pubsub.Message, error) {
 	if m.Data, err = json.Marshal(event); err != nil {
 		return m, fmt.Errorf("make a CloudEvent: %w", err)
 	}
-	return m, nil
+	return m, component.Deliverable(r.Topic, &m)
 }
 
 // WatchedEvent is an event that was published just now.

@@ -190,33 +190,41 @@ func entryMetadata(entry *proto.BulkMessageEntry, all map[string]string) map[str
 // message reads what a publish says about its event.
 func (p *pubSub) message(topic string, data []byte, contentType string, metadata map[string]string) (pubsub.Message, error) {
 	p.metrics.Event(len(data))
-	m := pubsub.Message{
-		Data:         data,
-		ContentType:  contentType,
-		Metadata:     metadata,
-		EventID:      property(metadata, keyEventID),
-		PartitionKey: property(metadata, keyPartitionKey),
-	}
-	var err error
-	if m.TTL, err = ttlInSeconds(metadata, 1); err != nil {
+	m := pubsub.Message{Data: data, ContentType: contentType, Metadata: metadata}
+	if err := ReadMetadata(&m, p.clock.Now()); err != nil {
 		return pubsub.Message{}, err
+	}
+	return m, Deliverable(topic, &m)
+}
+
+// ReadMetadata sets what the metadata of a publish says about its event: its id, key, time to live and when it is due.
+func ReadMetadata(m *pubsub.Message, now time.Time) (err error) {
+	metadata := m.Metadata
+	m.EventID, m.PartitionKey = property(metadata, keyEventID), property(metadata, keyPartitionKey)
+	if m.TTL, err = ttlInSeconds(metadata, 1); err != nil {
+		return err
 	}
 	after, at := property(metadata, keyDeliverAfter), property(metadata, keyDeliverAt)
 	switch {
 	case after != "" && at != "":
-		return pubsub.Message{}, invalid.New(keyDeliverAt, at, "one of "+keyDeliverAfter+" and "+keyDeliverAt)
+		return invalid.New(keyDeliverAt, at, "one of "+keyDeliverAfter+" and "+keyDeliverAt)
 	case after != "":
 		var wait time.Duration
 		if !parseWait(&wait, after) {
-			return pubsub.Message{}, invalid.New(keyDeliverAfter, after, waitAllowed+", such as 30s")
+			return invalid.New(keyDeliverAfter, after, waitAllowed)
 		}
-		m.DeliverAt = p.clock.Now().Add(wait)
+		m.DeliverAt = now.Add(wait)
 	case at != "":
 		if m.DeliverAt, err = time.Parse(time.RFC3339, at); err != nil {
-			return pubsub.Message{}, invalid.New(keyDeliverAt, at, "a time in RFC 3339, such as 2026-01-31T12:00:00Z")
+			return invalid.New(keyDeliverAt, at, "a time in RFC 3339, such as 2026-01-31T12:00:00Z")
 		}
 	}
-	return m, deliverable(&proto.PullMessagesResponse{Data: data, TopicName: topic, Metadata: metadata, ContentType: contentType}, MaxEventSize)
+	return nil
+}
+
+// Deliverable refuses a message that no stream could carry.
+func Deliverable(topic string, m *pubsub.Message) error {
+	return deliverable(&proto.PullMessagesResponse{Data: m.Data, TopicName: topic, Metadata: m.Metadata, ContentType: m.ContentType}, MaxEventSize)
 }
 
 // deliverySize is what m takes on the wire. The protobuf package finds it out by reflection, with two allocations for each
