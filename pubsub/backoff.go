@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,16 @@ func (b BackOff) after(attempts int) time.Duration {
 	}
 	return b[min(max(attempts, 1), len(b))-1]
 }
+
+// Holds reports whether an event that is due at a time is to wait for it. One that is due later than any wait could end was
+// given its time before the clock was set back, or by a process whose clock is ahead: it waits no longer.
+func (b BackOff) Holds(due, now time.Time) bool {
+	wait := due.Sub(now)
+	return wait > 0 && len(b) > 0 && wait <= longestJittered(slices.Max(b))
+}
+
+// longestJittered is what jittered returns at most.
+func longestJittered(d time.Duration) time.Duration { return d + time.Duration(jitterShare*float64(d)) }
 
 // jittered never shortens a wait.
 func jittered(d time.Duration) time.Duration {

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 )
 
 const (
@@ -423,7 +421,7 @@ func (g *group) toLoad(most int, now time.Time) source {
 	switch {
 	case !g.canDeliver():
 		return nothing
-	case len(g.retries) < most && instant.Reached(g.nextRetry, now):
+	case len(g.retries) < most && g.isDue(g.nextRetry, now):
 		return dueRetries
 	case g.ordered && g.retrying > 0:
 		return nothing
@@ -436,6 +434,11 @@ func (g *group) toLoad(most int, now time.Time) source {
 		return logEvents
 	}
 	return nothing
+}
+
+// isDue reports whether a retry goes out that is due at a time; zero: there is none.
+func (g *group) isDue(at, now time.Time) bool {
+	return !at.IsZero() && !slices.ContainsFunc(g.streams, func(s *subscription) bool { return s.opts.BackOff.Holds(at, now) })
 }
 
 // passTurn lets streams that wait for this group turn to their other ones.

@@ -87,7 +87,7 @@ func (l *loader) run() {
 		now := b.clock.Now()
 		all, one := g.toLoad(readAhead, now), g.toLoad(1, now)
 		mayExceed, next := s != nil && len(s.inFlight) == 0, g.nextRetry
-		if !next.After(now) {
+		if g.isDue(next, now) {
 			// What is due is read now, or waits for something in flight.
 			next = time.Time{}
 		}
@@ -208,6 +208,12 @@ func (l *loader) readRetries(r room) error {
 	b.mu.Unlock()
 	now := b.clock.Now()
 	retries, next, err := b.engine.ReadRetries(g.ctx, g.topic, g.group, now, l.isBusy, r.limit, r.maxBytes)
+	b.mu.Lock()
+	isDue := err == nil && len(retries) == 0 && g.isDue(next, now)
+	b.mu.Unlock()
+	if isDue { // the clock was set back
+		retries, next, err = b.engine.ReadRetries(g.ctx, g.topic, g.group, next, l.isBusy, r.limit, r.maxBytes)
+	}
 	if err != nil {
 		retries, next = nil, now
 	}

@@ -213,3 +213,42 @@ func TestARetryComesThoughItCouldNotBeReadWhenItWasDue(t *testing.T) {
 	b.advance(time.Second, 2)
 	b.expect(s, "x")
 }
+
+// A retry waits for its backOff, whatever the clock is set to meanwhile: also the first event of an ordered group, for which
+// all others would wait until the clock is again where it was.
+func TestAClockSetBackHoldsNoRetryUp(t *testing.T) {
+	for name, restart := range map[string]bool{"between two runs": true, "while it runs": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", Ordered: true, BackOff: pubsub.BackOff{time.Second, time.Minute}}
+			s := b.subscribe(opts)
+			b.publish("t", message("1"), message("2"))
+			b.next(s).Nack("no")
+			if restart {
+				b.close()
+			}
+			b.clock.Advance(-5 * time.Hour)
+			if restart {
+				b.open()
+				s = b.subscribe(opts)
+			}
+			b.publish("t", message("3"))
+			for _, want := range []string{"1", "2", "3"} {
+				d := b.next(s)
+				require.Equal(t, want, string(d.Event.Data))
+				d.Ack()
+			}
+		})
+	}
+}
+
+// A clock that was not set back by more than the longest wait is not told from one that is right: nothing comes early.
+func TestARetryWaitsUpToTheLongestBackOff(t *testing.T) {
+	waits := pubsub.BackOff{time.Second, time.Minute}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	require.True(t, waits.Holds(now.Add(time.Second), now))
+	require.True(t, waits.Holds(now.Add(66*time.Second), now), "a minute and its jitter")
+	require.False(t, waits.Holds(now.Add(67*time.Second), now))
+	require.False(t, waits.Holds(now, now))
+	require.False(t, pubsub.BackOff(nil).Holds(now.Add(time.Second), now))
+}

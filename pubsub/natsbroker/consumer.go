@@ -143,7 +143,7 @@ func (b *Broker) take(s *subscription, c consumer, m jetstream.Msg) {
 	case d.history.Ended:
 		s.undelivered(func() { b.settle(d, pubsub.Settlement{Outcome: pubsub.Acked}) })
 		return
-	case d.history.Due.After(now):
+	case s.opts.BackOff.Holds(d.history.Due, now):
 		// What it brought with it is written down now, and where the servers hear of it anew.
 		s.undelivered(func() {
 			b.settle(d, pubsub.Settlement{Outcome: pubsub.Retried, History: d.history.History, Due: d.history.Due})
