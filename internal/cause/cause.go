@@ -13,8 +13,11 @@ var (
 		`|error returned from app while processing (bulk )?pub/sub event( \S*)?: ` +
 		`|error (returned )?from app channel while sending pub/sub event to app: )`)
 	statusCode    = regexp.MustCompile(`(?s)^(.*?)\s*\. status code returned: (\d+)$`)
-	unknownStatus = regexp.MustCompile(`^unknown status returned from app while processing pub/sub event .*, status: (.*), err: .*$`)
-	retryStatus   = regexp.MustCompile(`^RETRY status returned from app while processing pub/sub event .*$`)
+	unknownStatus = regexp.MustCompile(`^unknown status returned from app while processing (?:pub/sub event .*, status: (.*), err: .*|bulk subscribe event \S*: (.*))$`)
+	retryStatus   = regexp.MustCompile(`^RETRY (status returned from app while processing pub/sub event|required while processing bulk subscribe event for entry id:) .*$`)
+	// Of a bulk subscription's answer, Dapr keeps the status code and no body.
+	bulkStatusCode = regexp.MustCompile(`^Retriable error returned from app while processing bulk pub/sub event, topic: .*\. status code returned: (\d+)$`)
+	bulkNoStatus   = regexp.MustCompile(`^response not received, RETRY required while processing bulk subscribe event for entry id: .*$`)
 )
 
 // Of returns what a failed delivery's text says beyond Dapr's own words, for lists.
@@ -27,10 +30,16 @@ func Of(text string) string {
 		text = rest
 	}
 	if m := unknownStatus.FindStringSubmatch(text); m != nil {
-		return "unknown status " + m[1] + ": Dapr knows SUCCESS, RETRY and DROP"
+		return "unknown status " + m[1] + m[2] + ": Dapr knows SUCCESS, RETRY and DROP"
 	}
 	if retryStatus.MatchString(text) {
 		return "RETRY status"
+	}
+	if bulkNoStatus.MatchString(text) {
+		return "no status for this event: a bulk handler answers with statuses, by entryId"
+	}
+	if m := bulkStatusCode.FindStringSubmatch(text); m != nil {
+		return "status " + m[1]
 	}
 	if m := statusCode.FindStringSubmatch(text); m != nil {
 		if m[1] == "" {
