@@ -197,7 +197,7 @@ func (c *cli) place(flag, path string) (kind sidecars.Kind, p servers.Place, err
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return "", p, err
+		return "", p, fmt.Errorf("component file of --%s: %w", flag, err)
 	}
 	defer file.Close()
 	var f, more componentSpec

@@ -42,3 +42,12 @@ func TestMigrateRefusesComponentFiles(t *testing.T) {
 		})
 	}
 }
+
+func TestMigrateNamesTheFlagOfAFileThatIsNotThere(t *testing.T) {
+	dir := t.TempDir()
+	from := filepath.Join(dir, "from.yaml")
+	require.NoError(t, os.WriteFile(from, []byte("apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: store}\nspec: {type: state.bolt, version: v1}\n"), 0o600))
+	got := shell{}.run(t, "migrate", "--from", from, "--to", filepath.Join(dir, "to.yaml"), "--data-dir", dir)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "component file of --to: open "+filepath.Join(dir, "to.yaml"))
+}
