@@ -59,6 +59,9 @@ func (db *DB) restore(h *header) error {
 	if crc32.Checksum(root, castagnoli) != h.rootSum {
 		return fmt.Errorf("%w: its log %s is of another file, or one of them is damaged", ErrFormat, db.path+logSuffix)
 	}
+	if err := db.verifyCheckpoint(h); err != nil {
+		return fmt.Errorf("%w: or its log %s is left over from before a clean close: then the file is whole once that is moved away", err, db.path+logSuffix)
+	}
 	for back := range uint64(2) {
 		page := make([]byte, pageSize)
 		copy(page, h.meta[:])
@@ -74,6 +77,17 @@ func (db *DB) restore(h *header) error {
 		}
 	}
 	return nil
+}
+
+// verifyCheckpoint reads every page of the checkpoint that h is of, unless the file is large: those of an older one than the
+// file's last are in use for something else, and the file must stay as it is.
+func (db *DB) verifyCheckpoint(h *header) (damage error) {
+	if size, err := db.Size(); err != nil || size > maxVerified {
+		return err
+	}
+	m, _, _ := readMeta(bytes.NewReader(h.meta[:]), 0)
+	verify(db.disk, m, func(err error) bool { damage = err; return false })
+	return damage
 }
 
 // recoverLog does what the records after the checkpoint say, and makes that a checkpoint.
