@@ -264,6 +264,7 @@ func TestStopWaitsForWhatIsInHand(t *testing.T) {
 	require.ErrorContains(t, err, ErrStopping.Error())
 	require.NoError(t, <-stopped)
 	require.NoFileExists(t, h.server.SocketPath())
+	require.NotContains(t, h.log.String(), "level=ERROR", "a stop is no failure of a stream")
 	require.NoError(t, h.server.Stop(context.Background()), "a second Stop is a wait")
 
 	h.stop()

@@ -260,7 +260,11 @@ func (s *Server) takeTurn(ctx context.Context, c *call, req any, handler grpc.Un
 func (s *Server) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx := stream.Context()
 	c, start := callOf(ctx), time.Now()
-	err := toStatus(s.workOnStream(ctx, c, srv, stream, handler))
+	err := s.workOnStream(ctx, c, srv, stream, handler)
+	if errors.Is(err, ErrStopping) { // which is logged once, for the process: no stream has failed
+		return toStatus(err)
+	}
+	err = toStatus(err)
 	logCall(ctx, s.opts.Logger, c, start, err)
 	return err
 }
