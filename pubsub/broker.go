@@ -298,17 +298,8 @@ func (b *Broker) detach(s *subscription) {
 	}
 }
 
-// DeadLetters implements Service.
-func (b *Broker) DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error) {
-	if filter.Limit <= 0 {
-		filter.Limit = DefaultPageSize
-	}
-	found, _, err := b.engine.DeadLetters(ctx, filter, 0)
-	return found, err
-}
-
-// ScanDeadLetters implements Inspector.
-func (b *Broker) ScanDeadLetters(ctx context.Context, filter DeadLetterFilter, scan int) (found []DeadLetter, next uint64, err error) {
+// DeadLetters implements Inspector.
+func (b *Broker) DeadLetters(ctx context.Context, filter DeadLetterFilter, scan int) (found []DeadLetter, next uint64, err error) {
 	if filter.Limit <= 0 {
 		filter.Limit = DefaultPageSize
 	}

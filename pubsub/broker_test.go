@@ -131,7 +131,7 @@ func (b *bench) advance(d time.Duration, waiters int) {
 
 func (b *bench) stats(topic string) pubsub.TopicStats {
 	b.t.Helper()
-	all, err := b.broker.Stats(context.Background())
+	all, err := b.broker.Stats(context.Background(), "", "", 0)
 	require.NoError(b.t, err)
 	for _, s := range all {
 		if s.Topic == topic {
@@ -143,7 +143,7 @@ func (b *bench) stats(topic string) pubsub.TopicStats {
 
 func (b *bench) deadLetters(f pubsub.DeadLetterFilter) []pubsub.DeadLetter {
 	b.t.Helper()
-	dead, err := b.broker.DeadLetters(context.Background(), f)
+	dead, _, err := b.broker.DeadLetters(context.Background(), f, 0)
 	require.NoError(b.t, err)
 	return dead
 }

@@ -182,7 +182,7 @@ func TestNamesAreLimited(t *testing.T) {
 		require.EqualError(t, subscribe("b.>", "1"), `subscribe group "1" to topic "b.>": too many consumer groups: the bucket has 2 with wildcard subscriptions; --max-groups allows no more than 2`)
 		b.reopen()
 	}
-	topics, err := b.broker.Stats(t.Context())
+	topics, err := b.broker.Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.Len(t, topics, 3, "what was refused left nothing behind")
 	require.NoError(t, b.broker.RemoveGroup(t.Context(), "c", "2"))

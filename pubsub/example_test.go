@@ -44,7 +44,7 @@ func ExampleBroker() {
 
 	var dead []pubsub.DeadLetter
 	for len(dead) == 0 { // the broker writes it down in the background
-		dead, err = broker.DeadLetters(ctx, pubsub.DeadLetterFilter{})
+		dead, _, err = broker.DeadLetters(ctx, pubsub.DeadLetterFilter{}, 0)
 		check(err)
 	}
 	fmt.Println("dead letter of", dead[0].Group+":", dead[0].LastError())

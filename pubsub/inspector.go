@@ -8,9 +8,9 @@ import (
 // Inspector is what a Service does for people who look into it. None of it reads more records than a page has, or
 // than it says.
 type Inspector interface {
-	// StatsAfter is Stats of the topics after a name, in order, at most limit of them (0: all): of those whose name holds text,
-	// as HoldsText has it.
-	StatsAfter(ctx context.Context, after, text string, limit int) ([]TopicStats, error)
+	// Stats counts what is stored and what is in flight, by topic and group: of the topics after a name, in order, at most
+	// limit of them (0: all), of those whose name holds text, as HoldsText has it.
+	Stats(ctx context.Context, after, text string, limit int) ([]TopicStats, error)
 	// TopicStats is Stats of one topic, or ErrNotFound.
 	TopicStats(ctx context.Context, topic string) (TopicStats, error)
 	// Consumers returns the streams of this process that consume a topic, by group.
@@ -32,9 +32,9 @@ type Inspector interface {
 	RetryNow(ctx context.Context, topic, group string, sequence uint64) error
 	// SkipRetry makes a dead letter of the retry of an event, with the same errors.
 	SkipRetry(ctx context.Context, topic, group string, sequence uint64) error
-	// ScanDeadLetters is DeadLetters that looks at no more than scan of them, so that it may return fewer than there are. next
-	// is what to continue after; zero: there are no more.
-	ScanDeadLetters(ctx context.Context, filter DeadLetterFilter, scan int) (found []DeadLetter, next uint64, err error)
+	// DeadLetters lists dead letters by ascending ID, one page at a time. It looks at no more than scan of them (0: all), so
+	// that it may return fewer than there are. next is what to continue after; zero: there are no more.
+	DeadLetters(ctx context.Context, filter DeadLetterFilter, scan int) (found []DeadLetter, next uint64, err error)
 	// RemoveTopic forgets a topic, its events, its groups and their dead letters. Ids stay remembered for their window. A topic
 	// that somebody consumes is refused.
 	RemoveTopic(ctx context.Context, topic string) error

@@ -205,7 +205,7 @@ func (m *machine) step() {
 func (m *machine) deadLetters() []pubsub.DeadLetter {
 	deadline := time.Now().Add(waitLong)
 	for ; ; m.pass() {
-		dead, err := m.b.broker.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: 1000})
+		dead, _, err := m.b.broker.DeadLetters(context.Background(), pubsub.DeadLetterFilter{Limit: 1000}, 0)
 		require.NoError(m.t, err)
 		want := 0
 		for _, g := range m.groups {
@@ -302,7 +302,7 @@ func (m *machine) drain() {
 	// What a group did not want when it began leaves with a sweep that comes after its last acknowledgement.
 	m.eventually(func() bool {
 		m.b.clock.Advance(modelSweepInterval)
-		all, err := m.b.broker.Stats(context.Background())
+		all, err := m.b.broker.Stats(context.Background(), "", "", 0)
 		require.NoError(m.t, err)
 		for _, t := range all {
 			for _, g := range t.Groups {

@@ -12,7 +12,7 @@ import (
 func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	name := groupName{topic, group}
 	err := b.lockUnused(ctx, name, func() error {
-		if b.hasStreams(topic, group) {
+		if b.consumer(topic, group) != nil {
 			return invalid.New("group", group, "a group that has no live stream on the topic; stop its app first")
 		}
 		return nil
@@ -53,14 +53,15 @@ func (b *Broker) lockUnused(ctx context.Context, name groupName, refuse func() e
 	}
 }
 
-// hasStreams is called with b.mu held.
-func (b *Broker) hasStreams(topic, group string) bool {
+// consumer returns a stream that consumes the topic, of that group unless it is empty; nil: there is none. It is called with
+// b.mu held.
+func (b *Broker) consumer(topic, group string) *subscription {
 	for s := range b.streams {
-		if s.opts.Group == group && s.consumes(topic) {
-			return true
+		if (group == "" || s.opts.Group == group) && s.consumes(topic) {
+			return s
 		}
 	}
-	return false
+	return nil
 }
 
 // RemoveTopic implements Inspector.
@@ -110,10 +111,8 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 
 // refuseConsumed returns an invalid.Error if a stream consumes the topic. It is called with b.mu held.
 func (b *Broker) refuseConsumed(topic string) error {
-	for s := range b.streams {
-		if s.consumes(topic) {
-			return invalid.New("topic", topic, fmt.Sprintf("a topic that nobody consumes; stop the app of group %q first", s.opts.Group))
-		}
+	if s := b.consumer(topic, ""); s != nil {
+		return invalid.New("topic", topic, fmt.Sprintf("a topic that nobody consumes; stop the app of group %q first", s.opts.Group))
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func TestARefusedPublishMakesNoTopic(t *testing.T) {
 	}
 	b.publish("u", message("x"))
 	require.NoError(t, b.broker.Close(t.Context()))
-	all, err := b.broker.Stats(t.Context())
+	all, err := b.broker.Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.Len(t, all, 1)
 }

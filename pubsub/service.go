@@ -12,8 +12,6 @@ type Service interface {
 	// must Close it.
 	Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error)
 
-	// DeadLetters lists dead letters by ascending ID, one page at a time.
-	DeadLetters(ctx context.Context, filter DeadLetterFilter) ([]DeadLetter, error)
 	// DeadLetter returns one dead letter, or ErrNotFound.
 	DeadLetter(ctx context.Context, id uint64) (DeadLetter, error)
 	// Redrive sends dead letters back to their groups, at the end of the order and with the count of deliveries reset. It
@@ -24,8 +22,6 @@ type Service interface {
 	// RemoveGroup ends a group that left for good: what it was owed and its dead letters of the topic are forgotten. A
 	// group that still has streams is refused.
 	RemoveGroup(ctx context.Context, topic, group string) error
-	// Stats counts what is stored and what is in flight, by topic and group.
-	Stats(ctx context.Context) ([]TopicStats, error)
 
 	Inspector
 

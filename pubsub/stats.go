@@ -28,13 +28,8 @@ func (b *Broker) Consumers(topic string) (all []Consumer) {
 	return all
 }
 
-// Stats implements Service.
-func (b *Broker) Stats(ctx context.Context) ([]TopicStats, error) {
-	return b.StatsAfter(ctx, "", "", 0)
-}
-
-// StatsAfter implements Inspector.
-func (b *Broker) StatsAfter(ctx context.Context, after, text string, limit int) ([]TopicStats, error) {
+// Stats implements Inspector.
+func (b *Broker) Stats(ctx context.Context, after, text string, limit int) ([]TopicStats, error) {
 	stats, err := b.engine.Stats(ctx, after, text, limit)
 	if err != nil {
 		return nil, fmt.Errorf("count topics: %w", err)

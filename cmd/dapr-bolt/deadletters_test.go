@@ -46,7 +46,7 @@ func leaveDeadLetters(t *testing.T, f folders, database, bucket, failure string,
 		delivery.Nack(strings.ReplaceAll(failure, "%d", fmt.Sprint(i+1)))
 	}
 	require.Eventually(t, func() bool {
-		letters, err := broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+		letters, _, err := broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{}, 0)
 		return err == nil && len(letters) == len(payloads)
 	}, patience, time.Millisecond)
 	sub.Close()

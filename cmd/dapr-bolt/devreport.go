@@ -74,19 +74,20 @@ func (r *failureReport) deadLetters(ctx context.Context) {
 	buckets, _ := admin.CallBuckets.Ask(ctx, r.client, admin.Empty{})
 	for _, bucket := range buckets.Buckets {
 		page, _ := admin.CallDeadLetters.Ask(ctx, r.client, admin.ListOptions{Bucket: bucket, Since: r.since, After: r.last[bucket], Limit: admin.MaxPageSize})
-		died := make(map[failure]int)
-		var first []*admin.DeadLetter
+		died := make(map[failure][]*admin.DeadLetter)
+		var order []failure
 		for i := range page.DeadLetters {
 			d := &page.DeadLetters[i]
 			r.last[bucket] = d.ID
 			f := failureOf(d)
-			if died[f]++; died[f] == 1 {
-				first = append(first, d)
+			if died[f] == nil {
+				order = append(order, f)
 			}
+			died[f] = append(died[f], d)
 		}
-		for _, d := range first {
-			f, more := failureOf(d), ""
-			if n := died[f] - 1; n > 0 {
+		for _, f := range order {
+			d, more := died[f][0], ""
+			if n := len(died[f]) - 1; n > 0 {
 				more = fmt.Sprintf(", and %d more of the same", n)
 			}
 			fmt.Fprintf(r.c.out, "dead letter %d%s: app %s did not handle event %s of topic %s in %s: %s\n",

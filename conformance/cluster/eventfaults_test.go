@@ -80,7 +80,7 @@ func testRemovedUnderneath(e *events) {
 	removeUnderneath(e)
 	require.Eventually(e.t, func() bool { // the watch is behind
 		require.ErrorIs(e.t, e.b.RemoveGroup(e.t.Context(), "t", "g"), pubsub.ErrNotFound)
-		letters, err := e.b.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{})
+		letters, _, err := e.b.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{}, 0)
 		require.NoError(e.t, err)
 		return len(letters) == 0
 	}, waitLong, waitStep)

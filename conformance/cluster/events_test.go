@@ -85,7 +85,7 @@ func (e *events) deadLetters(b *natsbroker.Broker, n int) (all []pubsub.DeadLett
 	e.t.Helper()
 	require.Eventually(e.t, func() bool {
 		var err error
-		all, err = b.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{})
+		all, _, err = b.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{}, 0)
 		return err == nil && len(all) == n
 	}, waitLong, 20*time.Millisecond, "%d dead letters, %d expected", len(all), n)
 	return all
@@ -176,7 +176,7 @@ func testDuplicates(e *events) {
 	// Once the window has ended, the id is a new one.
 	require.Eventually(e.t, func() bool {
 		e.publish(e.a, "t", short, message("short", "2"))
-		stats, err := e.a.Stats(e.t.Context())
+		stats, err := e.a.Stats(e.t.Context(), "", "", 0)
 		at := slices.IndexFunc(stats, func(s pubsub.TopicStats) bool { return s.Topic == "t" })
 		return err == nil && at >= 0 && stats[at].Groups[0].InFlight >= 3
 	}, waitLong, 200*time.Millisecond)
@@ -375,7 +375,7 @@ func testAge(e *events) {
 }
 
 func (e *events) stored(topic string) uint64 {
-	stats, err := e.a.Stats(e.t.Context())
+	stats, err := e.a.Stats(e.t.Context(), "", "", 0)
 	require.NoError(e.t, err)
 	for _, s := range stats {
 		if s.Topic == topic {

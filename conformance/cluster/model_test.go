@@ -219,7 +219,7 @@ func (m *clusterModel) deadLetters() (all []pubsub.DeadLetter) {
 	have := []string{}
 	require.Eventually(m.t, func() bool {
 		var err error
-		all, err = m.brokers[0].DeadLetters(ctx, pubsub.DeadLetterFilter{Limit: 1000})
+		all, _, err = m.brokers[0].DeadLetters(ctx, pubsub.DeadLetterFilter{Limit: 1000}, 0)
 		require.NoError(m.t, err)
 		have = have[:0]
 		for _, d := range all {

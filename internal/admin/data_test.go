@@ -81,7 +81,7 @@ func (d *data) next(sub pubsub.Subscription) *pubsub.Delivery {
 // dies publishes an event that the group "app" gives up on, and returns the id of the dead letter.
 func (d *data) dies(topic, payload string) uint64 {
 	d.t.Helper()
-	before, err := d.broker.DeadLetters(d.t.Context(), pubsub.DeadLetterFilter{Limit: MaxPageSize})
+	before, _, err := d.broker.DeadLetters(d.t.Context(), pubsub.DeadLetterFilter{Limit: MaxPageSize}, 0)
 	require.NoError(d.t, err)
 	sub := d.subscribe(pubsub.SubscribeOptions{Topic: topic, MaxDeliver: 2})
 	d.publish(topic, payload)
@@ -89,7 +89,7 @@ func (d *data) dies(topic, payload string) uint64 {
 	d.next(sub).Nack("second")
 	var after []pubsub.DeadLetter
 	require.Eventually(d.t, func() bool {
-		after, err = d.broker.DeadLetters(d.t.Context(), pubsub.DeadLetterFilter{Limit: MaxPageSize})
+		after, _, err = d.broker.DeadLetters(d.t.Context(), pubsub.DeadLetterFilter{Limit: MaxPageSize}, 0)
 		return err == nil && len(after) > len(before)
 	}, waitLong, time.Millisecond)
 	sub.Close()

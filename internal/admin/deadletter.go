@@ -160,7 +160,7 @@ func eachDeadLetter(ctx context.Context, broker pubsub.Service, opts ListOptions
 	filter := opts.filter()
 	filter.Limit = readStep
 	for left := deadLetterScan; left > 0; left -= readStep {
-		letters, next, err := broker.ScanDeadLetters(ctx, filter, left)
+		letters, next, err := broker.DeadLetters(ctx, filter, left)
 		if err != nil {
 			return 0, err
 		}

@@ -160,7 +160,7 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.NewInvalidMetric(topicEvents, err)
 	}
 	for _, b := range all {
-		topics, err := b.Broker.Stats(ctx)
+		topics, err := b.Broker.Stats(ctx, "", "", 0)
 		if err != nil {
 			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", b.Database, b.Bucket, err))
 			continue

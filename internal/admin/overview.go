@@ -105,7 +105,7 @@ func (s *Service) Overview(ctx context.Context) (o Overview, err error) {
 		return o, err
 	}
 	for _, b := range brokers {
-		topics, err := b.Broker.StatsAfter(ctx, "", "", overviewTopics+1)
+		topics, err := b.Broker.Stats(ctx, "", "", overviewTopics+1)
 		if err != nil {
 			return o, err
 		}

@@ -73,7 +73,7 @@ func (s *Service) readRates(ctx context.Context, withTopics bool) {
 	}
 	topics := topicReading{at: now.at, topics: map[topicCursor]topicCounts{}}
 	for _, b := range s.opts.Databases.BrokersInUse() {
-		stats, err := b.Broker.StatsAfter(ctx, "", "", overviewTopics)
+		stats, err := b.Broker.Stats(ctx, "", "", overviewTopics)
 		topics.partial = topics.partial || err != nil || len(stats) == overviewTopics
 		for i := range stats {
 			t := newTopicStats(Bucket{b.Database, b.Bucket}, stats[i])

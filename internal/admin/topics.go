@@ -138,7 +138,7 @@ func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, er
 		case place == 0:
 			from = after.Topic
 		}
-		stats, err := b.Broker.StatsAfter(ctx, from, request.Text, limit+1-len(answer.Topics))
+		stats, err := b.Broker.Stats(ctx, from, request.Text, limit+1-len(answer.Topics))
 		if err != nil {
 			return answer, err
 		}

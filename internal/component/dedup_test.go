@@ -12,7 +12,7 @@ import (
 
 func topicStats(t *testing.T, h *house, topic string) pubsub.TopicStats {
 	t.Helper()
-	topics, err := h.broker().Stats(t.Context())
+	topics, err := h.broker().Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	for _, s := range topics {
 		if s.Topic == topic {

@@ -42,7 +42,7 @@ func (e *effectTest) topic() (found pubsub.TopicStats) {
 	e.t.Helper()
 	broker, err := e.manager.Broker(e.t.Context(), e.database, e.bucket)
 	require.NoError(e.t, err)
-	all, err := broker.Stats(e.t.Context())
+	all, err := broker.Stats(e.t.Context(), "", "", 0)
 	require.NoError(e.t, err)
 	if len(all) > 0 {
 		found = all[0]
@@ -204,7 +204,7 @@ func TestAnEventThatBecameTooLargeIsADeadLetter(t *testing.T) {
 	require.Equal(t, "small", string(s.next().GetData()), "the stream goes on")
 	var dead []pubsub.DeadLetter
 	require.Eventually(t, func() bool {
-		dead, err = broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+		dead, _, err = broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{}, 0)
 		return err == nil && len(dead) == 1
 	}, patience, time.Millisecond)
 	require.Equal(t, pubsub.ReasonTooLarge, dead[0].Reason)

@@ -75,7 +75,7 @@ func TestTheAppsErrorTextIsKept(t *testing.T) {
 	require.NoError(t, c.publish("t", "1"))
 	s.nack(s.next().GetId(), "status code returned: 500")
 	require.Eventually(t, func() bool {
-		dead, err := h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+		dead, _, err := h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{}, 0)
 		require.NoError(t, err)
 		return len(dead) == 1 && dead[0].LastError() == "status code returned: 500"
 	}, patience, time.Millisecond)
@@ -92,7 +92,7 @@ func TestSubscriptionMetadata(t *testing.T) {
 	require.NoError(t, c.publish("t", "1"))
 	other.next()
 	require.Contains(t, h.log.String(), "key=maxDelver nearest=maxDeliver")
-	stats, err := h.broker().Stats(t.Context())
+	stats, err := h.broker().Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.Equal(t, "other", stats[0].Groups[0].Group)
 
@@ -276,7 +276,7 @@ func TestPauseAndResume(t *testing.T) {
 
 func groupStats(t *testing.T, h *house, topic, group string) pubsub.GroupStats {
 	t.Helper()
-	topics, err := h.broker().Stats(t.Context())
+	topics, err := h.broker().Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	for _, s := range topics {
 		for _, g := range s.Groups {

@@ -150,7 +150,7 @@ func TestARecordThatCannotBeReadHoldsUpNothing(t *testing.T) {
 			}
 			require.Eventually(t, func() bool {
 				clock.Advance(time.Minute)
-				stats, err := h.broker().Stats(t.Context())
+				stats, err := h.broker().Stats(t.Context(), "", "", 0)
 				require.NoError(t, err)
 				return stats[0].Stored == 0 && stats[0].Delayed == 0 && stats[0].Bytes == 0
 			}, patience, time.Millisecond)
@@ -183,7 +183,7 @@ func (h *house) dead(t *testing.T, n int) (dead []pubsub.DeadLetter) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		var err error
-		dead, err = h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+		dead, _, err = h.broker().DeadLetters(t.Context(), pubsub.DeadLetterFilter{}, 0)
 		require.NoError(t, err)
 		return len(dead) == n
 	}, patience, time.Millisecond)

@@ -132,7 +132,7 @@ func (e *env) dies(topic, payload, cause string) {
 
 func (e *env) dead() int {
 	e.t.Helper()
-	letters, err := e.broker.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{Limit: 100_000})
+	letters, _, err := e.broker.DeadLetters(e.t.Context(), pubsub.DeadLetterFilter{Limit: 100_000}, 0)
 	require.NoError(e.t, err)
 	return len(letters)
 }

@@ -97,7 +97,7 @@ func holdsEvents(t *testing.T, m *Manager) {
 	t.Helper()
 	broker, err := m.ExistingBroker(t.Context(), "dapr", DefaultPubSubBucket)
 	require.NoError(t, err)
-	dead, err := broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{})
+	dead, _, err := broker.DeadLetters(t.Context(), pubsub.DeadLetterFilter{}, 0)
 	require.NoError(t, err)
 	require.Len(t, dead, 1)
 	require.Equal(t, "dead", dead[0].Event.ID)
@@ -120,7 +120,7 @@ func holdsEvents(t *testing.T, m *Manager) {
 		require.Equal(t, want.data, string(d.Event.Data))
 		d.Ack()
 	}
-	stats, err := broker.Stats(t.Context())
+	stats, err := broker.Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, stats[0].Delayed)
 }

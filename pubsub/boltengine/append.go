@@ -108,13 +108,7 @@ func (e *Engine) checkEntries(b *buckets, p *publish, held int64) (nothing bool)
 	accepted := make(map[pubsub.DedupHash]bool, len(p.entries))
 	for i := range p.entries {
 		if p.entries[i].DedupKey != nil {
-			if found, onDisk := e.contains(b, p.hashes[i], p.now); found {
-				p.results[i].Duplicate = true
-				// The answer to the duplicate of an event that is in the running transaction waits for the sync, too.
-				nothing = nothing && onDisk
-				continue
-			}
-			if accepted[p.hashes[i]] {
+			if accepted[p.hashes[i]] || e.contains(b, p.hashes[i], p.now) {
 				p.results[i].Duplicate = true
 				continue
 			}

@@ -28,16 +28,12 @@ type addedID struct {
 	hash pubsub.DedupHash
 }
 
-// contains reports whether the window of an event's id is still open, and whether that is on disk already or rests on the
-// running transaction.
-func (e *Engine) contains(b *buckets, hash pubsub.DedupHash, now time.Time) (found, onDisk bool) {
-	if now.Before(b.dedup.until[hash]) {
-		return true, false
-	}
-	return e.dedup.find(hash, func(id dedupID) bool {
+// contains reports whether the window of an event's id is still open, on disk or in the running transaction.
+func (e *Engine) contains(b *buckets, hash pubsub.DedupHash, now time.Time) bool {
+	return now.Before(b.dedup.until[hash]) || e.dedup.find(hash, func(id dedupID) bool {
 		until, stored, ok := parseDedupValue(b.ids().Get(dedupKey(id)))
 		return ok && stored == hash && now.UnixNano() < until
-	}), true
+	})
 }
 
 // remember adds an event's id.

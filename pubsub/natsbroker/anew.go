@@ -20,43 +20,40 @@ var errAnotherStream = errors.New("the stream was deleted and made anew")
 func (b *Broker) checkStream(ctx context.Context) error {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	err := b.isSameStream(ctx)
+	info, err := b.isSameStream(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if _, err = b.ensureStream(ctx); err == nil {
-			err = errAnotherStream
+		var made jetstream.Stream
+		if made, err = b.ensureStream(ctx); err == nil {
+			info, err = made.CachedInfo(), errAnotherStream
 		}
 	}
 	if !errors.Is(err, errAnotherStream) {
 		return err
 	}
-	if err := b.beginAnew(ctx); err != nil {
+	if err := b.beginAnew(ctx, info); err != nil {
 		return fmt.Errorf("stream %s: %w, and cannot be used: %w", b.layout.stream, errAnotherStream, err)
 	}
 	b.log.Error("the stream was deleted and made anew: its events, retries, dead letters and remembered ids are gone", "stream", b.layout.stream)
 	return nil
 }
 
-// isSameStream returns errAnotherStream if the stream is another one than before.
-func (b *Broker) isSameStream(ctx context.Context) error {
+// isSameStream returns what the stream is, and errAnotherStream beside it if it is another one than before.
+func (b *Broker) isSameStream(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info, err := b.stream.Info(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !info.Created.Equal(b.created) {
-		return errAnotherStream
+		return info, errAnotherStream
 	}
-	return nil
+	return info, nil
 }
 
 // beginAnew writes down what is known, unless somebody else did.
-func (b *Broker) beginAnew(ctx context.Context) error {
-	info, err := b.stream.Info(ctx)
-	if err == nil {
-		err = checkConfig(&info.Config)
-	}
-	if err != nil {
+func (b *Broker) beginAnew(ctx context.Context, stream *jetstream.StreamInfo) error {
+	if err := checkConfig(&stream.Config); err != nil {
 		return err
 	}
 	b.mu.Lock()
@@ -83,7 +80,7 @@ func (b *Broker) beginAnew(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.setStream(info.Created)
+	b.setStream(stream.Created)
 	return nil
 }
 

@@ -70,7 +70,7 @@ func (b *Broker) open(ctx context.Context, c consumer) (jetstream.Consumer, erro
 		config.MaxAckPending = -1
 	}
 	if group.After > 0 {
-		if err := b.isSameStream(ctx); err != nil {
+		if _, err := b.isSameStream(ctx); err != nil {
 			return nil, err
 		}
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, group.After+1

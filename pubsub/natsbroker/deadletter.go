@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -33,14 +32,8 @@ func (b *Broker) deadLetter(subject string, sequence uint64, header nats.Header,
 	return pubsub.DeadLetter{ID: sequence, Group: r.Group, Event: event, History: r.History, Reason: r.Reason, Time: r.Time}, true
 }
 
-// DeadLetters implements pubsub.Service.
-func (b *Broker) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter) ([]pubsub.DeadLetter, error) {
-	found, _, err := b.ScanDeadLetters(ctx, filter, math.MaxInt)
-	return found, err
-}
-
-// ScanDeadLetters implements pubsub.Inspector.
-func (b *Broker) ScanDeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter, scan int) (letters []pubsub.DeadLetter, next uint64, err error) {
+// DeadLetters implements pubsub.Inspector.
+func (b *Broker) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter, scan int) (letters []pubsub.DeadLetter, next uint64, err error) {
 	if filter.Limit <= 0 {
 		filter.Limit = pubsub.DefaultPageSize
 	}
@@ -53,7 +46,7 @@ func (b *Broker) ScanDeadLetters(ctx context.Context, filter pubsub.DeadLetterFi
 	scanned, after := 0, filter.After
 	for read := 1; read > 0; {
 		read, err = b.readMany(ctx, subject, after+1, readDead, readDeadBytes, func(m *jetstream.RawStreamMsg) bool {
-			if len(letters) == filter.Limit || scanned == scan {
+			if len(letters) == filter.Limit || scan > 0 && scanned == scan {
 				next = after
 				return false
 			}

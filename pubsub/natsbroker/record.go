@@ -255,30 +255,29 @@ func (b *Broker) update(ctx context.Context, subject string, change func(data []
 		if err != nil {
 			return err
 		}
-		expected, data := uint64(0), []byte(nil)
+		sequence, data := uint64(0), []byte(nil)
 		if have != nil {
-			expected, data = have.Sequence, have.Data
+			sequence, data = have.Sequence, have.Data
 		}
 		record, err := change(data)
 		if err != nil {
 			return err
 		}
-		text := []byte(marshal(record))
-		if string(text) != string(data) {
-			err = b.retry(ctx, func(ctx context.Context) error {
-				return b.store(ctx, &nats.Msg{Subject: subject, Data: text, Header: nats.Header{
-					headerExpected: {sequenceText(expected)}, headerRollup: {"sub"},
+		if text := []byte(marshal(record)); string(text) != string(data) {
+			expected := sequenceText(sequence)
+			err = b.retry(ctx, func(ctx context.Context) (err error) {
+				sequence, err = b.storeOne(ctx, &nats.Msg{Subject: subject, Data: text, Header: nats.Header{
+					headerExpected: {expected}, headerRollup: {"sub"},
 				}})
+				return err
 			})
 			if errors.Is(err, errConflict) && b.pauseRetry(ctx) {
 				continue // somebody else's, our own from a try that was not confirmed, or one on its way in
 			}
-			if err == nil {
-				have, err = b.readLast(ctx, subject)
-			}
+			data = text
 		}
-		if err == nil && have != nil {
-			b.learn(subject, have.Sequence, have.Data)
+		if err == nil {
+			b.learn(subject, sequence, data)
 		}
 		return err
 	}

@@ -35,17 +35,32 @@ var errConflict = errors.New("somebody else was faster")
 
 // store stores messages in one step.
 func (b *Broker) store(ctx context.Context, messages ...*nats.Msg) error {
+	if len(messages) == 1 {
+		_, err := b.storeOne(ctx, messages[0])
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	for _, m := range messages {
 		packRecords(m)
 	}
-	var err error
-	if len(messages) == 1 {
-		_, err = b.js.PublishMsg(ctx, messages[0], jetstream.WithRetryAttempts(0))
-	} else {
-		_, err = jetstreamext.PublishMsgBatch(ctx, b.js, messages, jetstreamext.BatchFlowControl{AckTimeout: requestTimeout})
+	_, err := jetstreamext.PublishMsgBatch(ctx, b.js, messages, jetstreamext.BatchFlowControl{AckTimeout: requestTimeout})
+	return orConflict(err)
+}
+
+// storeOne stores a message and returns its sequence.
+func (b *Broker) storeOne(ctx context.Context, m *nats.Msg) (sequence uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	packRecords(m)
+	ack, err := b.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return 0, orConflict(err)
 	}
+	return ack.Sequence, nil
+}
+
+func orConflict(err error) error {
 	var refused *jetstream.APIError
 	if errors.As(err, &refused) && (refused.ErrorCode == codeWrongLastSequence || refused.ErrorCode == codeLastSequencePending) {
 		return errConflict

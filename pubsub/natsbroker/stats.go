@@ -13,14 +13,9 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// Stats implements pubsub.Service. Streams and counts are those of this process; Bytes is zero, since
-// the servers do not count them by topic; LastSequence is zero, since sequences are those of the bucket.
-func (b *Broker) Stats(ctx context.Context) ([]pubsub.TopicStats, error) {
-	return b.StatsAfter(ctx, "", "", 0)
-}
-
-// StatsAfter implements pubsub.Inspector.
-func (b *Broker) StatsAfter(ctx context.Context, after, text string, limit int) ([]pubsub.TopicStats, error) {
+// Stats implements pubsub.Inspector. Streams and counts are those of this process; Bytes is zero, since the servers do not
+// count them by topic; LastSequence is zero, since sequences are those of the bucket.
+func (b *Broker) Stats(ctx context.Context, after, text string, limit int) ([]pubsub.TopicStats, error) {
 	b.mu.Lock()
 	names := slices.Sorted(maps.Keys(b.topics))
 	b.mu.Unlock()
