@@ -175,3 +175,33 @@ func TestRefusedForSomeTime(t *testing.T) {
 	restart("other", "first")
 	require.Eventually(t, func() bool { return publish("3", waitLong) == nil }, waitLong, waitStep)
 }
+
+// aheadClock is that of a node on which it is five hours later.
+type aheadClock struct{ clockwork.Clock }
+
+func (c aheadClock) Now() time.Time { return c.Clock.Now().Add(5 * time.Hour) }
+
+func (c aheadClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
+
+// A retry of a process whose clock is ahead comes to another one after its backOff.
+func TestAClockAheadHoldsNoRetryUp(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	ahead := e.opts
+	ahead.Clock = aheadClock{clockwork.NewRealClock()}
+	e.a, e.b = openBroker(t, ahead), openBroker(t, e.opts)
+	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true, BackOff: pubsub.BackOff{time.Second}}
+	s := e.subscribe(e.a, opts)
+	e.publish(e.b, "t", byID, message("1", "x"), message("2", "x"))
+	e.next(s).Nack("not now")
+	s.Close()
+	other := e.subscribe(e.b, opts)
+	first := e.next(other)
+	require.Equal(t, "1", first.Event.ID)
+	require.Equal(t, 2, first.Count)
+	first.Ack()
+	second := e.next(other)
+	require.Equal(t, "2", second.Event.ID)
+	second.Ack()
+}
