@@ -183,7 +183,7 @@ func TestAHeaderThatIsHalfWritten(t *testing.T) {
 func TestEveryRecoveryBeginsANewEpoch(t *testing.T) {
 	path := killed(t, Options{})
 	before := headerAt(t, path)
-	for range 0 {
+	for range 3 {
 		db, err := Open(t.Context(), path, Options{})
 		require.NoError(t, err)
 		abandon(db)
