@@ -96,6 +96,8 @@ type Broker struct {
 	ctx                context.Context
 	stop               context.CancelFunc
 	working, consuming sync.WaitGroup
+	// watching is what watch leaves for Close to stop.
+	watching jetstream.ConsumeContext
 
 	mu     sync.Mutex
 	closed bool
@@ -281,6 +283,10 @@ func (b *Broker) Close(ctx context.Context) error {
 	b.working.Wait()
 	<-done
 	b.nc.Close()
+	// Before, that would have waited for servers that are away. Nor would it end with the connection if it is beginning again.
+	if b.watching != nil {
+		b.watching.Stop()
+	}
 	return err
 }
 

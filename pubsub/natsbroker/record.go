@@ -58,7 +58,8 @@ func (b *Broker) watch() {
 					b.working.Go(watching.Stop)
 					continue
 				case <-b.ctx.Done():
-					return // it ends with the connection: Stop would wait for servers that are away
+					b.watching = watching
+					return
 				}
 			}
 		}
