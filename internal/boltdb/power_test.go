@@ -412,6 +412,11 @@ func live(t *testing.T, d *disk, path string, r *rand.Rand, processes, steps int
 	for range processes {
 		db, err := Open(t.Context(), path, d.options())
 		for tries := 0; err != nil && d.failIn > 0 && tries < 20; tries++ {
+			if tries == 10 { // the dice may fail every one
+				d.mu.Lock()
+				d.calm = d.operations + 1000
+				d.mu.Unlock()
+			}
 			db, err = Open(t.Context(), path, d.options())
 		}
 		require.NoError(t, err)
