@@ -64,8 +64,9 @@ var errHalfMeta = errors.New("one of the two meta pages is damaged: what was wri
 const maxVerified = 64 << 20
 
 // inspect refuses a file that bbolt would misread, crash on, or change before it is known to be ours. It changes
-// nothing. A new, empty file passes. The warning is for a file that can be used.
-func inspect(f *os.File) (warning, err error) {
+// nothing. A new, empty file passes, and the pages of one that was just restored from its log have been read. The warning is
+// for a file that can be used.
+func inspect(f *os.File, restored bool) (warning, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Mode().IsRegular() && info.Size() == 0 {
 		return nil, err
@@ -74,9 +75,8 @@ func inspect(f *os.File) (warning, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() <= maxVerified || newest.freelist == noFreelist {
-		verify(f, newest, func(damage error) bool { err = damage; return false })
-		if err != nil {
+	if !restored {
+		if err := verifyToOpen(f, newest, info.Size()); err != nil {
 			return nil, err
 		}
 	}
@@ -84,6 +84,14 @@ func inspect(f *os.File) (warning, err error) {
 		return errHalfMeta, nil
 	}
 	return nil, nil
+}
+
+// verifyToOpen reads every page of the state that m is of, where that is done before a file of a size is opened.
+func verifyToOpen(f io.ReaderAt, m meta, size int64) (damage error) {
+	if size <= maxVerified || m.freelist == noFreelist {
+		verify(f, m, func(err error) bool { damage = err; return false })
+	}
+	return damage
 }
 
 // newestState returns what the meta page says that counts, and whether both meta pages are whole.

@@ -63,7 +63,7 @@ func (db *DB) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	warning, err := inspect(f)
+	warning, err := inspect(f, h != nil)
 	if err != nil {
 		return err
 	}

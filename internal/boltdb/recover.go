@@ -79,15 +79,15 @@ func (db *DB) restore(h *header) error {
 	return nil
 }
 
-// verifyCheckpoint reads every page of the checkpoint that h is of, unless the file is large: those of an older one than the
-// file's last are in use for something else, and the file must stay as it is.
-func (db *DB) verifyCheckpoint(h *header) (damage error) {
-	if size, err := db.Size(); err != nil || size > maxVerified {
+// verifyCheckpoint reads the pages of the checkpoint that h is of: those of an older one than the file's last are in use for
+// something else, and the file must stay as it is.
+func (db *DB) verifyCheckpoint(h *header) error {
+	size, err := db.Size()
+	if err != nil {
 		return err
 	}
 	m, _, _ := readMeta(bytes.NewReader(h.meta[:]), 0)
-	verify(db.disk, m, func(err error) bool { damage = err; return false })
-	return damage
+	return verifyToOpen(db.disk, m, size)
 }
 
 // recoverLog does what the records after the checkpoint say, and makes that a checkpoint.
