@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
@@ -80,13 +79,6 @@ func TestDamageThatIsMetLaterFailsThatCallAlone(t *testing.T) {
 		"set": {func(store *harness.Client) error {
 			return store.Set(t.Context(), smallKey(damaged), []byte("new"))
 		}, says + "panic in a write function"},
-		"commit": {func(store *harness.Client) (err error) {
-			// A page that gets nearly empty is joined with the one before it.
-			for i := damaged + 30; err == nil; i-- {
-				_, err = store.State.Delete(t.Context(), &proto.DeleteRequest{Key: smallKey(i)})
-			}
-			return err
-		}, says + "panic in a commit"},
 	} {
 		require.NoError(t, b.Restart(t.Context()), name)
 		pid := b.PID()

@@ -49,12 +49,12 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 func (db *DB) copyTo(ctx context.Context, f *os.File) error {
 	var tx *bbolt.Tx
 	err := db.do(ctx, func() (err error) {
-		if err := db.recoverUncertainCommit(); err != nil {
+		if err := db.recoverUncertain(); err != nil {
 			return err
 		}
 		if db.wal != nil {
 			if err := db.checkpointNow(); err != nil {
-				return db.failed(err, 0)
+				return err
 			}
 		}
 		db.mu.RLock()

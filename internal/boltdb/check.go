@@ -53,14 +53,24 @@ func Check(ctx context.Context, path string, problem func(error), records func(t
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return errors.Join(db.View(func(tx *bbolt.Tx) error {
-		if _, _, err := readFormat(tx, false); err != nil {
+		if _, _, err := readFormat(tx); err != nil {
+			problem(err)
+			return nil
+		}
+		state, err := readLogState(tx)
+		if state != nil {
+			err = errNoLog
+		}
+		if err != nil {
 			problem(err)
 			return nil
 		}
 		if records == nil {
 			return nil
 		}
-		return records(&Tx{tx: tx}, problem)
+		reader := &Tx{}
+		reader.start(tx, nil, nil)
+		return records(reader, problem)
 	}), db.Close())
 }
 

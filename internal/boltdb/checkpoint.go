@@ -1,13 +1,15 @@
 package boltdb
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -16,16 +18,16 @@ import (
 )
 
 const (
-	// areaSize is how long an area of the log is, and checkpointBytes after how many bytes of records the next one begins, as
-	// soon as the last checkpoint is on disk.
-	areaSize        = 40 << 20
-	checkpointBytes = 32 << 20
-	// checkpointCommits bounds the commits between checkpoints: as long as a checkpoint is pinned, bbolt walks what every
-	// commit since has freed.
-	checkpointCommits = 2000
-	// checkpointGrowth bounds how much the file grows between checkpoints, beside an eighth of its size: bbolt uses pages
-	// that came from growing only again once the checkpoint after them is pinned.
-	checkpointGrowth = 8 << 20
+	// areaSize is how long an area of the log is. A checkpoint begins after checkpointBytes of records, or when what they say
+	// takes checkpointMemory, in bytes, as soon as the last one is on disk.
+	areaSize         = 40 << 20
+	checkpointBytes  = 32 << 20
+	checkpointMemory = 16 << 20
+	// maxOverlay is how much memory what is written while a checkpoint is under way may take, in bytes: then, writes wait for it.
+	maxOverlay = 64 << 20
+	// checkpointStep is about how many bytes of changes one commit brings into the file: it bounds the memory that a checkpoint
+	// takes.
+	checkpointStep = 8 << 20
 	// checkpointEvery is how long after the last one a checkpoint is made if there is something behind that in the log, in
 	// up to twice the time while nothing is written. A page that is written again and again is written to the disk once for each.
 	checkpointEvery = 30 * time.Second
@@ -33,52 +35,38 @@ const (
 
 // checkpoint is what the writer knows of them.
 type checkpoint struct {
-	// pin is a read transaction at the last checkpoint: nothing overwrites its pages. old is the pin of the one before it.
-	pin, old *bbolt.Tx
-	// done hears of the sync of the checkpoint that is on its way to the disk, whose header comes next; nil: there is none.
-	done   chan error
-	header *header
-	began  time.Time
-
-	commits int
-	bytes   int64
-	size    int64 // of the file
-	// resting: the last one could not be begun. It is tried again when it must be, or after a while.
+	// applied is the sequence of the last record that the file holds.
+	applied uint64
+	// done hears how the checkpoint ended that is under way, which brings everything up to a record into the file; nil: none is.
+	done  chan error
+	upTo  uint64
+	began time.Time
+	// resting: the last one has failed. It is tried again when it must be, or after a while.
 	resting bool
 }
 
-// startLog begins a log beside a file that was closed cleanly. From then on the file cannot do without its log, and says
+// startLog begins a log beside a file that is whole without one. From then on the file cannot do without its log, and says
 // so.
-func (db *DB) startLog() (err error) {
+func (db *DB) startLog(areaSize int64) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("begin the log %s: %w", db.path+logSuffix, err)
-			db.uncertain = db.uncertain || db.wal != nil
 		}
 	}()
 	f, err := db.openFile(db.path+logSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
-	db.wal, db.cp = db.newLog(f), checkpoint{}
-	if err := errors.Join(db.disk.Sync(), f.Sync(), durable.SyncDir(filepath.Dir(db.path))); err != nil {
-		return err
+	l := &wal{file: f, areaSize: areaSize, stats: &db.counters}
+	_, err = rand.Read(l.id[:])
+	if err := errors.Join(err, l.writeHeader(), durable.SyncDir(filepath.Dir(db.path))); err != nil {
+		return errors.Join(err, f.Close())
 	}
-	h, err := db.pinCheckpoint(1)
-	if err != nil {
-		return err
+	db.wal, db.cp = l, checkpoint{began: time.Now()}
+	if err := db.commit(func(tx *bbolt.Tx) error { return putLogState(tx, l.id, 0) }); err != nil {
+		return errors.Join(err, db.leaveLog())
 	}
-	if err := db.wal.writeHeader(h); err != nil {
-		return err
-	}
-	if err := db.commitOwn(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Put(keyLog, db.incarnation) }); err != nil {
-		return err
-	}
-	return db.checkpointNow()
-}
-
-func (db *DB) newLog(f file) *wal {
-	return &wal{file: f, areaSize: db.opts.areaSize, slot: 1, stats: &db.counters, area: 1}
+	return db.renew(newOverlay())
 }
 
 // endLog makes the file whole without its log, and removes that.
@@ -86,20 +74,26 @@ func (db *DB) endLog() error {
 	if db.wal == nil {
 		return nil
 	}
-	if err := db.finishCheckpoint(); err != nil {
+	if err := db.checkpointNow(); err != nil {
 		return err
 	}
-	// Until the log is gone, its last checkpoint counts, whose pages the pin keeps.
-	if err := db.commitOwn(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(keyLog) }); err != nil {
-		return err
-	}
-	if err := db.disk.Sync(); err != nil {
-		db.uncertain = true // rule 7
-		return err
+	id := db.wal.id
+	if err := db.commit(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketFormat)
+		return errors.Join(b.Delete(keyLog), b.Put(keyEndedLog, id[:]))
+	}); err != nil {
+		return errors.Join(err, db.leaveLog())
 	}
 	err := errors.Join(db.wal.file.Close(), removeLog(db.path))
 	db.wal = nil
-	db.unpin()
+	return errors.Join(err, db.renew(newOverlay()))
+}
+
+// leaveLog is for when nobody knows whether the file says that it has this log: nothing may be written to that.
+func (db *DB) leaveLog() error {
+	db.uncertain = true
+	err := db.wal.file.Close()
+	db.wal = nil
 	return err
 }
 
@@ -116,74 +110,34 @@ func removeLog(path string) error {
 func (db *DB) due() bool {
 	cp := &db.cp
 	return db.wal != nil && cp.done == nil && !cp.resting &&
-		(cp.bytes >= db.opts.checkpointBytes || cp.commits >= db.opts.checkpointCommits ||
-			db.fileSize > cp.size+max(checkpointGrowth, cp.size/8) || cp.commits > 0 && time.Since(cp.began) >= db.opts.checkpointEvery)
+		(db.wal.used() >= db.opts.checkpointBytes || db.overlay.Load().bytes >= checkpointMemory ||
+			db.wal.sequence > cp.applied && time.Since(cp.began) >= db.opts.checkpointEvery)
 }
 
-// beginCheckpoint makes the present state a checkpoint, and its own epoch of the log begin. The file is synced in the
-// background: until the header is written after that, the checkpoint before counts.
+// beginCheckpoint brings what was written into the file, in the background, and lets the other area of the log take what is
+// written meanwhile.
 func (db *DB) beginCheckpoint() error {
-	if err := db.finishCheckpoint(); err != nil {
+	if err := db.recoverUncertain(); err != nil {
+		db.cp.resting = true
 		return err
 	}
-	db.cp.began, db.cp.resting = time.Now(), true
-	if err := db.commitOwn(func(*bbolt.Tx) error { return nil }); err != nil {
+	if err := db.finishCheckpoint(); err != nil { // which a recovery may have begun
 		return err
 	}
-	h, err := db.pinCheckpoint(db.wal.epoch + 1)
-	if err != nil {
-		db.uncertain = true
-		return err
+	if db.wal == nil || db.wal.sequence == db.cp.applied {
+		return nil
 	}
-	done := make(chan error, 1)
-	db.cp.done, db.cp.header, db.cp.resting = done, h, false
-	go func(f file) { done <- f.Sync() }(db.disk)
+	db.checkpointInBackground(db.overlay.Load(), db.wal.sequence)
+	db.wal.enter(1 - db.wal.area)
 	return nil
 }
 
-// pinCheckpoint pins the state that was committed last, before anything else is committed (rule 1): what is committed
-// next would overwrite pages of it. TestPowerFailure fails with a pin that is late by two commits; by one, it would do no
-// harm, since bbolt keeps for a reader also what the transaction that it sees has freed. The old pin stays (rule 2): as
-// long as the header is not on disk, the old checkpoint counts. Without it, TestPowerFailure fails. It returns the new
-// header.
-func (db *DB) pinCheckpoint(epoch uint64) (*header, error) {
-	pin, err := db.bolt.Begin(false)
-	if err != nil {
-		return nil, err
-	}
-	db.cp.old, db.cp.pin = db.cp.pin, pin
-	db.cp.commits, db.cp.bytes, db.cp.size = 0, 0, pin.Size()
-	h, err := db.headerOf(pin)
-	if err != nil {
-		return nil, err
-	}
-	db.wal.begin(epoch)
-	h.epoch, h.sequence, h.at, h.size = epoch, db.wal.sequence+1, db.wal.at, db.wal.areaSize
-	return h, nil
-}
-
-// headerOf says where in the file the state is that tx sees, which is the last one.
-func (db *DB) headerOf(tx *bbolt.Tx) (*header, error) {
-	h := &header{pageSize: uint32(db.bolt.Info().PageSize)}
-	copy(h.incarnation[:], db.incarnation)
-	pageSize := int64(h.pageSize)
-	if _, err := db.disk.ReadAt(h.meta[:], int64(tx.ID()%2)*pageSize); err != nil {
-		return nil, err
-	}
-	root := make([]byte, pageSize)
-	if _, err := db.disk.ReadAt(root, int64(binary.NativeEndian.Uint64(h.meta[pageHeader+metaRoot:]))*pageSize); err != nil {
-		return nil, err
-	}
-	h.rootSum = crc32.Checksum(root, castagnoli)
-	return h, nil
-}
-
-// dropCheckpoint waits for the sync of the checkpoint that is under way, if there is one, which then comes to nothing.
-func (db *DB) dropCheckpoint() {
-	if db.cp.done != nil {
-		<-db.cp.done
-		db.cp.done = nil
-	}
+func (db *DB) checkpointInBackground(o *overlay, upTo uint64) {
+	done := make(chan error, 1)
+	db.cp.done, db.cp.upTo, db.cp.began, db.cp.resting = done, upTo, time.Now(), true
+	fills := db.fills
+	db.fills = map[uint32]float64{}
+	go func() { done <- db.apply(o, upTo, fills) }()
 }
 
 // finishCheckpoint waits for the checkpoint that is under way, if there is one.
@@ -194,29 +148,25 @@ func (db *DB) finishCheckpoint() error {
 	return db.checkpointDone(<-db.cp.done)
 }
 
-// checkpointDone ends a checkpoint whose pages were synced: the header may only say what is on disk. The writer alone syncs
-// the log, since of two who sync it, only one may hear that something was lost (without this, TestPowerFailure fails). One
-// that failed leaves the file uncertain (rule 7, TestAFailedSyncIsNotTriedAgain): what a sync could not write may be lost,
-// although the system thinks otherwise.
+// checkpointDone ends a checkpoint. What it has brought into the file need not lie over it any more.
 func (db *DB) checkpointDone(err error) error {
 	db.cp.done = nil
 	if err == nil {
-		err = db.wal.writeHeader(db.cp.header)
+		err = db.renew(db.overlay.Load().after(db.cp.upTo))
 	}
 	if err != nil {
 		db.uncertain = true
-		return db.failed(fmt.Errorf("checkpoint: %w", err), 0)
+		err = fmt.Errorf("checkpoint: %w", err)
+		db.failure.Store(&failure{err: err, checkpoint: true})
+		return err
 	}
-	if db.cp.old != nil {
-		err = db.cp.old.Rollback()
-		db.cp.old = nil
-	}
+	db.cp.applied, db.cp.resting = db.cp.upTo, false
 	took := time.Since(db.cp.began)
 	db.counters.count(func(s *Stats) { s.Checkpoints++; s.CheckpointTime += took })
-	return err
+	return nil
 }
 
-// checkpointNow waits until the present state is a checkpoint on disk.
+// checkpointNow waits until the file holds everything.
 func (db *DB) checkpointNow() error {
 	if err := db.beginCheckpoint(); err != nil {
 		return err
@@ -224,34 +174,139 @@ func (db *DB) checkpointNow() error {
 	return db.finishCheckpoint()
 }
 
-// commitOwn commits a transaction of the database's own that needs no record: it changes nothing that users have stored.
-// The list of free pages is written with it, as checkpoints need it.
-func (db *DB) commitOwn(fn func(tx *bbolt.Tx) error) error {
-	tx, err := db.begin()
+// apply brings what lies over the file into it, in the order of its keys, in several commits. The last of them says which
+// records need not be read any more, so that a power failure in between is none; it changes nothing else, so that bbolt may use
+// again what those before it have freed, although somebody reads the file as it is now. Whoever reads meanwhile finds the
+// same, as all of it still lies over the file.
+func (db *DB) apply(o *overlay, upTo uint64, fills map[uint32]float64) error {
+	id := db.wal.id
+	changes := o.tree.Iter()
+	for more := changes.First(); more; {
+		if err := db.commit(func(tx *bbolt.Tx) error {
+			a := applier{tx: tx, names: db.names, fills: fills, buckets: map[uint32]*bbolt.Bucket{}}
+			for size := int64(0); more && size < db.opts.checkpointStep; more = changes.Next() {
+				c := changes.Item()
+				size += c.size()
+				if err := a.apply(c); err != nil {
+					return fmt.Errorf("%w: %w", ErrDamaged, err)
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return db.commit(func(tx *bbolt.Tx) error { return putLogState(tx, id, upTo) })
+}
+
+// applier brings changes into the file.
+type applier struct {
+	tx      *bbolt.Tx
+	names   *names
+	fills   map[uint32]float64
+	buckets map[uint32]*bbolt.Bucket
+}
+
+func (a *applier) apply(c *change) error {
+	if c.bucket == 0 {
+		_, err := a.tx.CreateBucketIfNotExists(c.key)
+		return err
+	}
+	b := a.bucket(c.bucket)
+	switch c.what {
+	case changeCreate:
+		_, err := b.CreateBucketIfNotExists(c.key)
+		return err
+	case changeDelete:
+		return b.Delete(c.key)
+	case changeCounter:
+		return b.SetSequence(binary.BigEndian.Uint64(c.value))
+	default:
+		return b.Put(c.key, c.value)
+	}
+}
+
+// bucket returns the bucket of that number, which is there: it comes behind that which it is in.
+func (a *applier) bucket(number uint32) *bbolt.Bucket {
+	b := a.buckets[number]
+	if b != nil {
+		return b
+	}
+	name := a.names.at(number)
+	if name.parent == 0 {
+		b = a.tx.Bucket([]byte(name.name))
+	} else {
+		b = a.bucket(name.parent).Bucket([]byte(name.name))
+	}
+	if fill, any := a.fills[number]; any {
+		b.FillPercent = fill
+	}
+	a.buckets[number] = b
+	return b
+}
+
+// commit changes the file itself. If it fails, the file is uncertain: what bbolt and the system know of it in memory may
+// differ from what is on the disk.
+func (db *DB) commit(fn func(tx *bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		// A damaged page is a panic to bbolt, or a fault.
+		if p := recover(); p != nil {
+			err = db.panicked("in a commit", p)
+		}
+		if err != nil {
+			err = fmt.Errorf("commit: %w", err)
+		}
+	}()
+	return db.bolt.Update(fn)
+}
+
+// renew lets readers, and the writer, see the file as it is now, and what lies over it.
+func (db *DB) renew(o *overlay) error {
+	if db.base != nil {
+		if err := db.base.Rollback(); err != nil {
+			return err
+		}
+		db.base = nil
+	}
+	base, err := db.bolt.Begin(false)
 	if err != nil {
 		return err
 	}
-	if err := fn(tx); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	if err := db.reserve(listBytes(tx), 0); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	return db.commit(tx, true)
-}
-
-// listBytes is at most what the list of free pages takes, with the pages that every commit writes.
-func listBytes(tx *bbolt.Tx) int64 {
-	stats := tx.DB().Stats()
-	return int64(stats.FreePageN+stats.PendingPageN)*8 + 8*int64(tx.DB().Info().PageSize)
-}
-
-// unpin lets go of the pages of checkpoints.
-func (db *DB) unpin() {
-	for _, pin := range []*bbolt.Tx{db.cp.pin, db.cp.old} {
-		if pin != nil {
-			_ = pin.Rollback()
+	db.base, db.stored, db.fileSize = base, map[uint32]*bbolt.Bucket{}, base.Size()
+	// With this, bbolt knows which pages nobody reads any more; see reserve.
+	if free, err := db.bolt.Begin(true); err == nil {
+		err = free.Rollback()
+		if err != nil {
+			return err
 		}
 	}
-	db.cp = checkpoint{}
+	db.show.Lock()
+	defer db.show.Unlock()
+	db.overlay.Store(o)
+	return nil
+}
+
+// logState says which log belongs to the file, and up to which of its records the file holds everything.
+type logState struct {
+	id      [logIDSize]byte
+	applied uint64
+}
+
+func putLogState(tx *bbolt.Tx, id [logIDSize]byte, applied uint64) error {
+	return tx.Bucket(bucketFormat).Put(keyLog, binary.BigEndian.AppendUint64(bytes.Clone(id[:]), applied))
+}
+
+// readLogState returns nil for a file that was closed cleanly.
+func readLogState(tx *bbolt.Tx) (*logState, error) {
+	raw := tx.Bucket(bucketFormat).Get(keyLog)
+	if raw == nil {
+		return nil, nil
+	}
+	if len(raw) != logIDSize+8 {
+		return nil, fmt.Errorf("%w: the name of its log takes %d bytes, want %d", ErrFormat, len(raw), logIDSize+8)
+	}
+	s := &logState{applied: binary.BigEndian.Uint64(raw[logIDSize:])}
+	copy(s.id[:], raw)
+	return s, nil
 }

@@ -1,5 +1,6 @@
-// Package boltdb keeps one bbolt file and a log beside it: it opens and locks the file, recovers it after a crash, and gathers
-// concurrent writers into shared transactions, each of which is one sync of the log.
+// Package boltdb keeps one bbolt file and a log beside it. It gathers concurrent writers into shared transactions, each of
+// which is one record of the log and one sync. What is written lies over the file, in memory, until a checkpoint brings it
+// there. After a crash, the log says what lies over the file.
 package boltdb
 
 import (
@@ -43,9 +44,8 @@ type Options struct {
 	Committed func(took time.Duration, bytes int)
 
 	// The rest is for tests.
-	areaSize, checkpointBytes int64
-	checkpointCommits         int
-	checkpointEvery           time.Duration
+	areaSize, checkpointBytes, checkpointStep int64
+	checkpointEvery                           time.Duration
 	// wrap stands between this package and a file that it has opened, and opened sees bbolt before it is used.
 	wrap   func(f *os.File) file
 	opened func(bolt *bbolt.DB)
@@ -59,7 +59,7 @@ func (o *Options) setDefaults() {
 	}
 	o.areaSize = cmp.Or(o.areaSize, areaSize)
 	o.checkpointBytes = cmp.Or(o.checkpointBytes, checkpointBytes)
-	o.checkpointCommits = cmp.Or(o.checkpointCommits, checkpointCommits)
+	o.checkpointStep = cmp.Or(o.checkpointStep, checkpointStep)
 	o.checkpointEvery = cmp.Or(o.checkpointEvery, checkpointEvery)
 	if o.wrap == nil {
 		o.wrap = func(f *os.File) file { return osFile{f} }
@@ -97,19 +97,23 @@ type DB struct {
 	// incarnation stays as it is as long as the file is open.
 	incarnation []byte
 
-	// committing is held while a transaction is being committed. visible is the last one that was: bbolt shows one to
-	// readers a moment before it says whether it could be committed.
-	committing sync.Mutex
-	visible    atomic.Uint64
-	// stuck is the commit that has failed, until the file was opened anew.
-	stuck atomic.Pointer[error]
+	// overlay lies over the file. show is held while one is put in place of another that the file has caught up with: whoever
+	// begins to read must not see one of before a checkpoint over a file of after the next one.
+	show    sync.RWMutex
+	overlay atomic.Pointer[overlay]
+	names   *names
 
 	// The rest belongs to the writer. wal is nil while the file is whole without it.
 	wal *wal
 	cp  checkpoint
 	rec recorder
-	// uncertain: what is known in memory may differ from the file.
-	uncertain bool
+	// base is a transaction that reads the file as the last checkpoint has left it, and stored are buckets of it by number.
+	base   *bbolt.Tx
+	stored map[uint32]*bbolt.Bucket
+	// fills says how full the next checkpoint makes the pages of buckets.
+	fills map[uint32]float64
+	// uncertain: what is known of the file in memory may differ from the disk. unrevoked: so may what is known of the log.
+	uncertain, unrevoked bool
 	// fileSize is how much of the file is used, and allocated how much the disk has room for, in bytes.
 	fileSize, allocated int64
 	// batchTimer ends the time that deferred writes wait for others.
@@ -149,6 +153,8 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		tasks:   make(chan func()),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
+		names:   newNames(),
+		fills:   map[uint32]float64{},
 	}
 	if err := db.open(ctx); err != nil {
 		return nil, err
@@ -170,24 +176,11 @@ func (db *DB) Incarnation() string { return hex.EncodeToString(db.incarnation) }
 // of what is deleted meanwhile from being used again. fn must not call View.
 //
 // A damaged page, of which bbolt and the system know no better than to panic, is ErrDamaged.
-func (db *DB) View(fn func(tx *Tx) error) error {
-	for {
-		if seen, err := db.view(fn); seen {
-			return err
-		}
-		// The last transaction is being committed.
-		db.committing.Lock()
-		//lint:ignore SA2001 it is waited for, not held
-		db.committing.Unlock()
-	}
-}
-
-// view reports whether it ran fn, or knows that it cannot.
-func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
+func (db *DB) View(fn func(tx *Tx) error) (err error) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.openErr != nil {
-		return true, db.openErr
+		return db.openErr
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -195,21 +188,24 @@ func (db *DB) view(fn func(tx *Tx) error) (seen bool, err error) {
 			err = db.panicked("while reading", p)
 		}
 	}()
-	tx, err := db.bolt.Begin(false)
+	base, overlay, err := db.snapshot()
 	if err != nil {
-		return true, err
+		return err
 	}
-	defer func() { err = errors.Join(err, tx.Rollback()) }()
-	if uint64(tx.ID()) > db.visible.Load() {
-		if stuck := db.stuck.Load(); stuck != nil {
-			return true, *stuck
-		}
-		return false, nil
-	}
-	seen = true
-	reader := &Tx{tx: tx}
-	defer func() { db.counters.read.Add(reader.read) }()
-	return true, fn(reader)
+	defer func() { err = errors.Join(err, base.Rollback()) }()
+	tx := &Tx{}
+	tx.start(base, db.names, overlay)
+	defer func() { db.counters.read.Add(tx.read) }()
+	return fn(tx)
+}
+
+// snapshot is what a reader sees: the file, and what lies over it.
+func (db *DB) snapshot() (*bbolt.Tx, *overlay, error) {
+	db.show.RLock()
+	defer db.show.RUnlock()
+	// In this order: what a checkpoint brings into the file from now on lies over it, too.
+	base, err := db.bolt.Begin(false)
+	return base, db.overlay.Load(), err
 }
 
 // Size returns the length of the file in bytes.
@@ -238,7 +234,7 @@ func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.stop)
 		<-db.stopped
-		err := db.recoverUncertainCommit()
+		err := db.recoverUncertain()
 		if err == nil {
 			err = db.endLog()
 		}

@@ -24,10 +24,6 @@ func TestMain(m *testing.M) {
 		hold(path)
 		return
 	}
-	if path := os.Getenv("BOLTDB_TEST_DAMAGE"); path != "" {
-		failBesideDamage(path)
-		return
-	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -128,7 +124,7 @@ func TestWaitingWritersShareOneTransaction(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			require.NoError(t, db.Update(context.Background(), func(tx *Tx) error {
-				ids.Store(tx.tx.ID(), true)
+				ids.Store(tx.sequence, true)
 				return put(strconv.Itoa(i), "v")(tx)
 			}))
 		}()

@@ -7,18 +7,19 @@ import (
 	"runtime/debug"
 )
 
-// failure is a commit that failed.
+// failure is a commit that failed, or a checkpoint.
 type failure struct {
 	err error
-	// size is what it would have written, in bytes.
-	size int64
+	// size is what the commit would have written, in bytes.
+	size       int64
+	checkpoint bool
 }
 
 // maxProbe bounds what Ready writes to find out whether there is room again, in bytes.
 const maxProbe = 4 << 20
 
-// Ready returns the error of a commit that failed, until one as large succeeds, which it tries, or the first damage that a
-// call has met since the file was opened, or that the file is not at its path any more.
+// Ready returns the error of a commit or a checkpoint that failed, until one as large succeeds, which it tries, or the first
+// damage that a call has met since the file was opened, or that the file is not at its path any more.
 func (db *DB) Ready(ctx context.Context) error {
 	if named, err := os.Stat(db.path); err != nil || !os.SameFile(*db.opened.Load(), named) {
 		return fmt.Errorf("%s was removed or replaced: what is written from now on is lost when the process ends", db.path)
@@ -29,6 +30,11 @@ func (db *DB) Ready(ctx context.Context) error {
 	last := db.failure.Load()
 	if last == nil {
 		return db.View(func(*Tx) error { return nil })
+	}
+	if last.checkpoint {
+		if err := db.do(ctx, db.checkpointNow); err != nil {
+			return err
+		}
 	}
 	probe := make([]byte, min(last.size, maxProbe))
 	if err := db.Update(ctx, func(tx *Tx) error {
@@ -44,10 +50,11 @@ func (db *DB) Ready(ctx context.Context) error {
 
 // failed lets Ready say that a commit of so many bytes has failed.
 func (db *DB) failed(err error, size int64) error {
+	failed := &failure{err: err, size: size}
 	if last := db.failure.Load(); last != nil {
-		size = max(size, last.size)
+		failed.size, failed.checkpoint = max(size, last.size), last.checkpoint
 	}
-	db.failure.Store(&failure{err, size})
+	db.failure.Store(failed)
 	return err
 }
 

@@ -27,8 +27,10 @@ var (
 	keyVersion     = []byte("version")
 	keyIncarnation = []byte("incarnation")
 	keyWriteProbe  = []byte("probe")
-	// keyLog is there as long as the file is not whole without its log.
-	keyLog = []byte("log")
+	// keyLog is there as long as the file is not whole without its log: the log's id, and the sequence of the last record that
+	// the file holds (8 bytes each). keyEndedLog is the id of the log that was removed last.
+	keyLog      = []byte("log")
+	keyEndedLog = []byte("ended")
 )
 
 // incarnationSize is in bytes.
@@ -53,14 +55,12 @@ func readIncarnation(tx *bbolt.Tx) ([]byte, error) {
 }
 
 // readFormat returns the file's version, or 0 if nothing was ever stored in it, and its incarnation, or refuses a file that
-// this build cannot use. logged says that the file has a log.
-func readFormat(tx *bbolt.Tx, logged bool) (version uint64, incarnation []byte, err error) {
+// this build cannot use.
+func readFormat(tx *bbolt.Tx) (version uint64, incarnation []byte, err error) {
 	version, err = readVersion(tx)
 	switch {
 	case err != nil || version == 0:
 		return 0, nil, err
-	case tx.Bucket(bucketFormat).Get(keyLog) != nil && !logged:
-		return 0, nil, fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there, or damaged", ErrFormat, logSuffix)
 	case version > FormatVersion:
 		return 0, nil, fmt.Errorf("%w: it was written by a newer dapr-bolt: it has format %d, this build reads up to format %d", ErrFormat, version, FormatVersion)
 	case version < oldestVersion:
@@ -71,11 +71,11 @@ func readFormat(tx *bbolt.Tx, logged bool) (version uint64, incarnation []byte, 
 }
 
 // ensureFormat writes the format into a new file, brings an older one up to date in one transaction, and returns the file's
-// incarnation. logged says that the file has a log.
-func ensureFormat(bolt *bbolt.DB, logged bool) (incarnation []byte, err error) {
+// incarnation.
+func ensureFormat(bolt *bbolt.DB) (incarnation []byte, err error) {
 	var found uint64
 	err = bolt.View(func(tx *bbolt.Tx) (err error) {
-		found, incarnation, err = readFormat(tx, logged)
+		found, incarnation, err = readFormat(tx)
 		return err
 	})
 	if err != nil || found == FormatVersion && incarnation != nil {

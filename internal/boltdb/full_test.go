@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
@@ -75,6 +76,89 @@ func deleteOnAFullDisk(t *testing.T, ofFile, ofLog int64) {
 	}
 	for i := range n {
 		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return Dirty(tx.Bucket(testBucket).Delete([]byte(fmt.Sprint(i)))) }), i)
+	}
+}
+
+// onFullDisk opens a database on a disk with no room for its file behind a length.
+func onFullDisk(t *testing.T, room int64) *DB {
+	t.Helper()
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{
+		areaSize: 4 << 20, checkpointBytes: 3 << 20, checkpointEvery: time.Hour,
+		wrap: func(f *os.File) file {
+			if strings.HasSuffix(f.Name(), logSuffix) {
+				return osFile{f}
+			}
+			return fullFile{osFile{f}, room}
+		},
+		opened: func(bolt *bbolt.DB) {
+			hookWrites(bolt, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+				if off+int64(len(b)) > room {
+					return 0, syscall.ENOSPC
+				}
+				return write(b, off)
+			})
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+// remove deletes keys in one transaction, as a sweep does.
+func remove(t *testing.T, db *DB, from, to int) error {
+	t.Helper()
+	return db.Update(t.Context(), func(tx *Tx) error {
+		for i := from; i < to; i++ {
+			if err := tx.Bucket(testBucket).Delete(fmt.Appendf(nil, "%06d", i)); err != nil {
+				return Dirty(err)
+			}
+		}
+		return nil
+	})
+}
+
+// Small writes take the last room, and still everything can be deleted, one key at a time or many.
+func TestDeletionsNeedNoRoom(t *testing.T) {
+	for _, step := range []int{1, 50, 500} {
+		db := onFullDisk(t, 8<<20)
+		n := 0
+		var err error
+		for ; err == nil; n++ {
+			err = db.Update(t.Context(), put(fmt.Sprintf("%06d", n), strings.Repeat("v", 5000)))
+		}
+		require.ErrorIs(t, err, syscall.ENOSPC)
+		err = nil
+		for i := 0; err == nil; i++ {
+			err = db.Update(t.Context(), put(fmt.Sprintf("small%06d", i), strings.Repeat("v", 100)))
+		}
+		require.ErrorIs(t, err, syscall.ENOSPC)
+		for i := 0; i < n; i += step {
+			require.NoError(t, remove(t, db, i, i+step), i)
+		}
+		require.NoError(t, db.Update(t.Context(), put("there is room again", strings.Repeat("v", 5000))))
+	}
+}
+
+// The disk was full before the log came to its second area. The first one will do, once nothing in it is needed.
+func TestADiskThatIsFullBeforeTheSecondArea(t *testing.T) {
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{
+		areaSize: 4 << 20, checkpointBytes: 3 << 20, checkpointEvery: time.Hour,
+		wrap: func(f *os.File) file {
+			if strings.HasSuffix(f.Name(), logSuffix) {
+				return fullFile{osFile{f}, areasAt + 4<<20}
+			}
+			return osFile{f}
+		},
+	})
+	require.NoError(t, err)
+	defer db.Close()
+	for i := 0; err == nil; i++ {
+		err = db.Update(t.Context(), put(fmt.Sprintf("%06d", i), strings.Repeat("v", 100<<10)))
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.NoError(t, db.do(t.Context(), db.checkpointNow))
+	for i := range 5 {
+		require.NoError(t, remove(t, db, i, i+1), i)
 	}
 }
 

@@ -59,14 +59,12 @@ func readMeta(f io.ReaderAt, offset int64) (m meta, magic, valid bool) {
 // errHalfMeta warns of a file of which one meta page is damaged.
 var errHalfMeta = errors.New("one of the two meta pages is damaged: what was written last is in the other one, if the file was closed cleanly")
 
-// maxVerified is the length, in bytes, up to which every page of a file is read when it is opened. Longer ones are where
-// the last commit of a build without a log has left the list of free pages out: bbolt would read them all, too.
+// maxVerified is the length, in bytes, up to which every page of a file is read when it is opened.
 const maxVerified = 64 << 20
 
 // inspect refuses a file that bbolt would misread, crash on, or change before it is known to be ours. It changes
-// nothing. A new, empty file passes, and the pages of one that was just restored from its log have been read. The warning is
-// for a file that can be used.
-func inspect(f *os.File, restored bool) (warning, err error) {
+// nothing. A new, empty file passes. The warning is for a file that can be used.
+func inspect(f *os.File) (warning, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Mode().IsRegular() && info.Size() == 0 {
 		return nil, err
@@ -75,8 +73,10 @@ func inspect(f *os.File, restored bool) (warning, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if !restored {
-		if err := verifyToOpen(f, newest, info.Size()); err != nil {
+	// Longer files are read where a build without a log has left the list of free pages out: bbolt would read them, too.
+	if info.Size() <= maxVerified || newest.freelist == noFreelist {
+		verify(f, newest, func(found error) bool { err = found; return false })
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -84,14 +84,6 @@ func inspect(f *os.File, restored bool) (warning, err error) {
 		return errHalfMeta, nil
 	}
 	return nil, nil
-}
-
-// verifyToOpen reads every page of the state that m is of, where that is done before a file of a size is opened.
-func verifyToOpen(f io.ReaderAt, m meta, size int64) (damage error) {
-	if size <= maxVerified || m.freelist == noFreelist {
-		verify(f, m, func(err error) bool { damage = err; return false })
-	}
-	return damage
 }
 
 // newestState returns what the meta page says that counts, and whether both meta pages are whole.

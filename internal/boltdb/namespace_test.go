@@ -16,7 +16,7 @@ func TestNamespaces(t *testing.T) {
 			require.NoError(t, err)
 			again, err := n.Create(tx)
 			require.NoError(t, err)
-			require.Equal(t, b.b.Root(), again.b.Root())
+			require.Same(t, b, again)
 			return nil
 		}))
 	}

@@ -59,27 +59,34 @@ func (db *DB) open(ctx context.Context) (err error) {
 	}
 	db.opened.Store(&opened)
 	db.disk = db.opts.wrap(f)
-	h, err := db.findLog()
+	l, err := db.findLog()
 	if err != nil {
 		return err
 	}
-	warning, err := inspect(f, h != nil)
+	warning, err := inspect(f)
+	if err == nil {
+		if warning != nil {
+			db.log.Warn(warning.Error())
+		}
+		err = db.openBolt(f)
+	}
+	var state *logState
+	if err == nil {
+		err = db.bolt.View(func(tx *bbolt.Tx) (err error) {
+			state, err = readLogState(tx)
+			return err
+		})
+	}
 	if err != nil {
+		if l != nil {
+			err = errors.Join(err, l.file.Close())
+		}
 		return err
 	}
 	if err := os.Remove(nextPath(db.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		warning = errors.Join(warning, err)
+		db.log.Warn(err.Error())
 	}
-	if warning != nil {
-		db.log.Warn(warning.Error())
-	}
-	if err := db.openBolt(f); err != nil {
-		return err
-	}
-	if h == nil {
-		return removeLog(db.path)
-	}
-	return db.recoverLog(h)
+	return db.recoverLog(l, state)
 }
 
 // openBolt opens f, which is locked, with bbolt: that then finds the lock taken by its own handle, which is as good as free.
@@ -99,22 +106,30 @@ func (db *DB) openBolt(f *os.File) (err error) {
 		return err
 	}
 	db.bolt.NoFreelistSync = false
-	if db.incarnation, err = ensureFormat(db.bolt, db.wal != nil); err != nil {
+	incarnation, err := ensureFormat(db.bolt)
+	if err != nil {
 		return err
 	}
-	db.bolt.NoSync = true
+	if db.incarnation == nil {
+		db.incarnation = incarnation
+	}
 	db.opts.opened(db.bolt)
 	return db.bolt.View(func(tx *bbolt.Tx) error {
-		db.visible.Store(uint64(tx.ID()))
-		db.fileSize, db.allocated = tx.Size(), tx.Size()
+		db.allocated = tx.Size()
 		return nil
 	})
 }
 
 // release closes what is open, as it is.
 func (db *DB) release() {
-	db.dropCheckpoint()
-	db.unpin()
+	if db.cp.done != nil {
+		<-db.cp.done
+		db.cp.done = nil
+	}
+	if db.base != nil {
+		_ = db.base.Rollback()
+		db.base = nil
+	}
 	if db.wal != nil {
 		_ = db.wal.file.Close()
 		db.wal = nil
@@ -160,7 +175,7 @@ func (db *DB) lockWhole(ctx context.Context) (*os.File, error) {
 		if err != nil {
 			return err
 		}
-		_, err = ensureFormat(bolt, false)
+		_, err = ensureFormat(bolt)
 		return errors.Join(err, bolt.Close())
 	})
 	if err == nil {

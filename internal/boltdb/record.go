@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"go.etcd.io/bbolt"
 )
 
 // The operations in a record's payload, one after the other: a byte that says which, the number of the bucket that it
@@ -24,9 +22,9 @@ const maxKeptRecord = 4 << 20
 
 // recorder keeps what a transaction changes as the payload of a record.
 type recorder struct {
-	b    []byte
-	ops  int
-	last uint64 // number of the bucket that was opened last
+	b         []byte
+	ops, puts int
+	last      uint64 // number of the bucket that was opened last
 }
 
 // reset begins a new record.
@@ -35,7 +33,7 @@ func (r *recorder) reset() {
 		r.b = nil
 	}
 	r.b = append(r.b[:0], zeros[:recordHeader]...)
-	r.ops, r.last = 0, 0
+	r.ops, r.puts, r.last = 0, 0, 0
 }
 
 // payload is the length of what was recorded.
@@ -44,6 +42,9 @@ func (r *recorder) payload() int { return len(r.b) - recordHeader }
 func (r *recorder) op(op byte, bucket uint64) {
 	r.b = binary.AppendUvarint(append(r.b, op), bucket)
 	r.ops++
+	if op == opPut {
+		r.puts++
+	}
 }
 
 func (r *recorder) bytes(b []byte) {
@@ -59,23 +60,19 @@ func (r *recorder) open(parent uint64, name []byte) uint64 {
 	return r.last
 }
 
-// number returns the number of b in the record of its transaction.
-func (b *Bucket) number() uint64 {
-	if b.id == 0 {
-		parent := uint64(0)
-		if b.parent != nil {
-			parent = b.parent.number()
-		}
-		b.id = b.tx.rec.open(parent, b.name)
+// inRecord returns the number of b in the record of its transaction.
+func (b *Bucket) inRecord() uint64 {
+	if b.id == 0 && b.parent != nil {
+		b.id = b.tx.rec.open(b.parent.inRecord(), b.name)
 	}
 	return b.id
 }
 
 var errRecord = errors.New("a record of the log makes no sense")
 
-// replay does what a record's payload says.
-func replay(tx *bbolt.Tx, payload []byte) error {
-	r := &replayer{left: payload, buckets: map[uint64]bucketChanger{0: tx}}
+// replay does in tx what a record's payload says. Part of it may be in the file already.
+func replay(tx *Tx, payload []byte) error {
+	r := &replayer{left: payload, buckets: map[uint64]*Bucket{0: &tx.top}}
 	for len(r.left) > 0 {
 		if err := r.step(); err != nil {
 			return err
@@ -84,15 +81,9 @@ func replay(tx *bbolt.Tx, payload []byte) error {
 	return nil
 }
 
-// bucketChanger is a bucket, or the transaction, which is a bucket of buckets.
-type bucketChanger interface {
-	Bucket(name []byte) *bbolt.Bucket
-	CreateBucket(name []byte) (*bbolt.Bucket, error)
-}
-
 type replayer struct {
 	left    []byte
-	buckets map[uint64]bucketChanger
+	buckets map[uint64]*Bucket
 	err     error
 }
 
@@ -134,32 +125,26 @@ func (r *replayer) step() error {
 		r.buckets[id] = b
 		return nil
 	}
-	in := r.buckets[id]
-	if in == nil {
+	b := r.buckets[id]
+	if b == nil {
 		return errRecord
 	}
-	b, _ := in.(*bbolt.Bucket)
-	switch {
-	case op == opCreate:
-		name := r.bytes()
-		if r.err == nil {
-			_, r.err = in.CreateBucket(name)
+	switch op {
+	case opCreate:
+		if name := r.bytes(); r.err == nil {
+			_, r.err = b.CreateBucketIfNotExists(name)
 		}
-	case b == nil:
-		return errRecord
-	case op == opPut:
+	case opPut:
 		k, v := r.bytes(), r.bytes()
 		if r.err == nil {
 			r.err = b.Put(k, v)
 		}
-	case op == opDelete:
-		k := r.bytes()
-		if r.err == nil {
+	case opDelete:
+		if k := r.bytes(); r.err == nil {
 			r.err = b.Delete(k)
 		}
-	case op == opSequence:
-		v := r.number()
-		if r.err == nil {
+	case opSequence:
+		if v := r.number(); r.err == nil {
 			r.err = b.SetSequence(v)
 		}
 	default:

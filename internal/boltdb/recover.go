@@ -1,140 +1,154 @@
 package boltdb
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"hash/fnv"
-	"io"
 	"io/fs"
 	"os"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
-// replayBytes bounds the records that one transaction replays, in bytes.
-const replayBytes = 8 << 20
+// errNoLog refuses a file that was not closed cleanly, alone.
+var errNoLog = fmt.Errorf("%w: it was not closed cleanly, and its log, which lay beside it with %q at the end of its name, is not there, or damaged", ErrFormat, logSuffix)
 
-// findLog opens the log of a file that was not closed cleanly, puts the file back to the checkpoint that the log belongs to,
-// and returns the log's header; nil: there is none, as where the log was only just made. The file is locked, and bbolt has
-// not seen it yet.
-func (db *DB) findLog() (*header, error) {
-	path := db.path + logSuffix
-	f, err := db.openFile(path, os.O_RDWR)
+// findLog opens the log beside the file; nil: there is none, or it has not come to a header.
+func (db *DB) findLog() (*wal, error) {
+	f, err := db.openFile(db.path+logSuffix, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open its log: %w", err)
 	}
-	db.wal = db.newLog(f)
-	h, err := db.wal.newest()
-	if h == nil || err != nil {
-		db.wal = nil
+	l := &wal{file: f, stats: &db.counters}
+	whole, err := l.readHeader()
+	if !whole || err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// Rule 7: if its sync has failed, the system shows a header that is not on disk, where the one before it still counts,
-	// whose pages and records are about to be overwritten. Without this, TestPowerFailure fails.
-	if err := db.wal.putHeader(h, db.wal.slot); err != nil {
-		return nil, fmt.Errorf("write to its log: %w", err)
-	}
-	return h, db.restore(h)
+	return l, nil
 }
 
-// restore makes the checkpoint count that h is of. Both meta pages are written (rule 3): whichever is there may be of a
-// later transaction, whose pages are not. The other one gets the same with a lower transaction number; bbolt refuses
-// zeros. Without it, TestPowerFailure fails. That need not be synced: until there is another header, every recovery begins here.
-func (db *DB) restore(h *header) error {
-	pageSize := int64(h.pageSize)
-	at := binary.NativeEndian.Uint64(h.meta[pageHeader+metaTransaction:])
-	if m, _, whole := readMeta(db.disk, int64(at%2)*pageSize); whole && m.transaction < at {
-		return fmt.Errorf("%w: its log %s is of a later state of it: was an older copy put in its place?", ErrFormat, db.path+logSuffix)
+// recoverLog puts what the log holds over the file. The file says which log that is; nil: it was closed cleanly.
+func (db *DB) recoverLog(l *wal, state *logState) error {
+	if l != nil {
+		if err := db.rewriteMeta(); err != nil {
+			return errors.Join(err, l.file.Close())
+		}
 	}
-	root := make([]byte, pageSize)
-	_, err := db.disk.ReadAt(root, int64(binary.NativeEndian.Uint64(h.meta[pageHeader+metaRoot:]))*pageSize)
-	if err != nil && err != io.EOF {
-		return err
-	}
-	if crc32.Checksum(root, castagnoli) != h.rootSum {
-		return fmt.Errorf("%w: its log %s is of another file, or one of them is damaged", ErrFormat, db.path+logSuffix)
-	}
-	if err := db.verifyCheckpoint(h); err != nil {
-		return fmt.Errorf("%w: or its log %s is left over from before a clean close: then the file is whole once that is moved away", err, db.path+logSuffix)
-	}
-	for back := range uint64(2) {
-		page := make([]byte, pageSize)
-		copy(page, h.meta[:])
-		transaction := binary.NativeEndian.Uint64(page[pageHeader+metaTransaction:]) - back
-		slot := transaction % 2
-		binary.NativeEndian.PutUint64(page, slot)
-		binary.NativeEndian.PutUint64(page[pageHeader+metaTransaction:], transaction)
-		sum := fnv.New64a()
-		_, _ = sum.Write(page[pageHeader : pageHeader+metaChecksum])
-		binary.NativeEndian.PutUint64(page[pageHeader+metaChecksum:], sum.Sum64())
-		if _, err := db.disk.WriteAt(page, int64(slot)*pageSize); err != nil {
+	if state == nil {
+		if err := db.dropLog(l); err != nil {
 			return err
 		}
+		return db.renew(newOverlay())
 	}
-	return nil
-}
-
-// verifyCheckpoint reads the pages of the checkpoint that h is of: those of an older one than the file's last are in use for
-// something else, and the file must stay as it is.
-func (db *DB) verifyCheckpoint(h *header) error {
-	size, err := db.Size()
-	if err != nil {
-		return err
+	if l == nil {
+		return errNoLog
 	}
-	m, _, _ := readMeta(bytes.NewReader(h.meta[:]), 0)
-	return verifyToOpen(db.disk, m, size)
-}
-
-// recoverLog does what the records after the checkpoint say, and makes that a checkpoint.
-func (db *DB) recoverLog(h *header) error {
-	began := time.Now()
-	if !bytes.Equal(h.incarnation[:], db.incarnation) {
+	db.wal, db.cp = l, checkpoint{applied: state.applied, began: time.Now()}
+	db.names, db.fills = newNames(), map[uint32]float64{}
+	if l.id != state.id {
 		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.path+logSuffix)
 	}
-	// Rule 4: a power failure during recovery must find the checkpoint as it is. Without this, TestPowerFailure fails.
-	pin, err := db.bolt.Begin(false)
-	if err != nil {
-		return err
-	}
-	db.cp.pin = pin
-	tx, err := db.begin()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // which is nothing after a commit
-	var size, records, total int
-	err = db.wal.read(*h, func(payload []byte) error {
-		if size >= replayBytes {
-			if err := db.commit(tx, false); err != nil {
-				return err
-			}
-			next, err := db.begin()
-			if err != nil {
-				return err
-			}
-			tx, size = next, 0
+	return db.replayLog()
+}
+
+// dropLog removes the log of a file that is whole without it, if that is what a crash has left when the log was begun, or had
+// just ended.
+func (db *DB) dropLog(l *wal) error {
+	if l != nil {
+		zero, err := l.first(0)
+		one, err1 := l.first(1)
+		if err := errors.Join(err, err1, l.file.Close()); err != nil {
+			return err
 		}
-		records++
-		size += len(payload)
-		total += len(payload)
-		return replay(tx, payload)
+		if zero+one > 0 && !db.ended(l) {
+			return fmt.Errorf("%w: its log %s is of another file, or of another state of it: was an older copy put in its place? If not, the file is whole once the log is moved away", ErrFormat, db.path+logSuffix)
+		}
+	}
+	return removeLog(db.path)
+}
+
+// ended reports whether the file says that it has done with a log.
+func (db *DB) ended(l *wal) (ended bool) {
+	_ = db.bolt.View(func(tx *bbolt.Tx) error {
+		ended = string(tx.Bucket(bucketFormat).Get(keyEndedLog)) == string(l.id[:])
+		return nil
 	})
-	if err == nil {
-		err = db.commit(tx, false)
-	}
-	if err != nil {
-		return fmt.Errorf("replay its log %s: %w", db.path+logSuffix, err)
-	}
-	// Rule 5: what was never acknowledged must not come to life behind what is written from now on. One epoch after the
-	// header's may have been begun, too. See TestEveryRecoveryBeginsANewEpoch; without any new epoch, TestPowerFailure fails.
-	db.wal.epoch = h.epoch + 1
-	if err := db.checkpointNow(); err != nil {
+	return ended
+}
+
+// rewriteMeta writes both meta pages once more: if the sync of one has failed, the system shows one that is not on disk, where
+// that before it still counts, whose pages are about to be overwritten. Its own pages were synced before it was written.
+func (db *DB) rewriteMeta() error {
+	pages := make([]byte, 2*db.bolt.Info().PageSize)
+	if _, err := db.disk.ReadAt(pages, 0); err != nil {
 		return err
+	}
+	if _, err := db.disk.WriteAt(pages, 0); err != nil {
+		return err
+	}
+	return db.disk.Sync()
+}
+
+// replayLog puts what the records say that the file does not hold over it. Those of the area that a checkpoint was bringing
+// into the file come first, and it begins anew.
+func (db *DB) replayLog() error {
+	began := time.Now()
+	l := db.wal
+	zero, err := l.first(0)
+	if err != nil {
+		return err
+	}
+	one, err := l.first(1)
+	if err != nil {
+		return err
+	}
+	areas := []int{0, 1}
+	if zero > one {
+		areas = []int{1, 0}
+	}
+	if err := db.renew(newOverlay()); err != nil {
+		return err
+	}
+	after := db.cp.applied
+	var records, total int
+	last := int64(-1)
+	overlay := newOverlay()
+	apply := func(sequence uint64, payload []byte) error {
+		if sequence != after+1 {
+			return fmt.Errorf("%w: its log %s lacks what was written after record %d: was an older copy put in its place, or is the log damaged?", ErrFormat, db.path+logSuffix, after)
+		}
+		after = sequence
+		last = l.at - padded(len(payload))
+		records++
+		total += len(payload)
+		db.rec.reset()
+		tx := db.writeTx(overlay, &db.rec)
+		tx.sequence, tx.keepDeletes = sequence, true
+		return replay(tx, payload)
+	}
+	checkpointed, frozen := after, overlay
+	for _, area := range areas {
+		checkpointed, frozen = after, overlay
+		overlay = overlay.copy()
+		if err := l.read(area, db.cp.applied, apply); err != nil {
+			return fmt.Errorf("replay its log %s: %w", db.path+logSuffix, err)
+		}
+	}
+	if after == db.cp.applied { // all of it is in the file
+		l.enter(0)
+		l.sequence = after
+	}
+	if err := l.settle(last, zero == 0, one == 0); err != nil {
+		return fmt.Errorf("write to its log: %w", err)
+	}
+	if err := db.renew(overlay); err != nil {
+		return err
+	}
+	if checkpointed > db.cp.applied {
+		db.checkpointInBackground(frozen, checkpointed)
 	}
 	took := time.Since(began)
 	db.counters.count(func(s *Stats) { s.Recoveries++; s.RecoveryBytes += uint64(total); s.RecoveryTime += took })
@@ -142,33 +156,36 @@ func (db *DB) recoverLog(h *header) error {
 	return nil
 }
 
-// recover opens the file anew, as after a crash. It is called when a commit has failed so that what bbolt or the system knows
-// in memory may differ from the file (rule 7). Readers wait meanwhile.
+// recoverUncertain opens the file anew, as after a crash, where what bbolt or the system knows of it in memory may differ from
+// what is on the disk, since a commit has failed. Readers wait meanwhile. Until that works, there are no checkpoints, and
+// writes go on as long as the log has room.
+func (db *DB) recoverUncertain() error {
+	if !db.uncertain {
+		return nil
+	}
+	if err := db.recover(); err != nil {
+		return fmt.Errorf("after a failed commit: %w", err)
+	}
+	db.uncertain = false
+	return nil
+}
+
 func (db *DB) recover() error {
-	// Nor may a checkpoint count that was under way: what its sync has lost, probe's sync of the same file may be told instead.
-	db.dropCheckpoint()
 	if db.openErr == nil {
-		if err := db.probe(); err != nil {
+		if err := errors.Join(db.revokeFailed(), db.probe()); err != nil {
 			return err
 		}
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.release()
-	if db.openErr = db.open(db.ctx); db.openErr == nil {
-		db.stuck.Store(nil)
-	}
+	db.openErr = db.open(db.ctx)
 	return db.openErr
 }
 
-// probe takes the record that was not acknowledged out of the log, and makes sure that the file can be written at all: as
-// long as it cannot, readers are better off with what there is. It writes where nothing is yet.
+// probe makes sure that the file can be written at all: as long as it cannot, readers are better off with what there is. It
+// writes where nothing is yet.
 func (db *DB) probe() error {
-	if db.wal != nil {
-		if err := db.wal.revoke(); err != nil {
-			return err
-		}
-	}
 	tx, err := db.bolt.Begin(false)
 	if err != nil {
 		return nil
@@ -177,7 +194,8 @@ func (db *DB) probe() error {
 	if err := tx.Rollback(); err != nil {
 		return err
 	}
-	if _, err := db.disk.WriteAt(zeros[:db.bolt.Info().PageSize], size); err != nil {
+	// On a full disk there may be room in the file.
+	if _, err := db.disk.WriteAt(zeros[:db.bolt.Info().PageSize], size); err != nil && !noRoom(err) {
 		return err
 	}
 	return db.disk.Sync()

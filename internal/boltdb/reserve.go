@@ -9,11 +9,17 @@ const (
 	roomForCheckpoints = 256 << 10
 )
 
-// reserve makes sure that a transaction of so many bytes of pages finds room, in free pages or on the disk, and leaves
-// some.
-func (db *DB) reserve(bytes, leaves int64) error {
-	stats := db.bolt.Stats()
-	to := db.fileSize + bytes + leaves - int64(stats.FreePageN)*int64(db.bolt.Info().PageSize)
+// reserve makes sure that a checkpoint of o finds room, in free pages or on the disk, and leaves some: the pages that it
+// changes are written to new places, and what takes more than a page needs pages that lie side by side.
+func (db *DB) reserve(o *overlay, leaves int64) error {
+	pageSize := int64(db.bolt.Info().PageSize)
+	free := int64(db.bolt.Stats().FreePageN) * pageSize
+	pages := o.bytes*9/8 + min(2*int64(o.tree.Len())*pageSize, db.fileSize) + 24*pageSize
+	to := db.fileSize + max(0, pages+leaves-free)
+	if free < db.fileSize/2 {
+		// Those that are free may be scattered. Next to a large value there may be another one.
+		to += 2 * o.large
+	}
 	if to <= db.allocated {
 		return nil
 	}

@@ -60,7 +60,8 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	if err != nil {
 		return "", err
 	}
-	if like.Size() > 0 {
+	_, noLog := os.Stat(path + logSuffix)
+	if like.Size() > 0 || noLog == nil {
 		if kept, err = keep(path); err != nil {
 			return "", errors.Join(err, os.Remove(nextPath(path)))
 		}

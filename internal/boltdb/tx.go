@@ -5,50 +5,65 @@ import (
 	"encoding/binary"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Tx is a transaction: a consistent view of the file, and in DB.Update the changes to it. It is valid until the function
 // that it was given to returns. Its methods, and those of Bucket, do what bbolt's of the same names do.
 type Tx struct {
-	tx *bbolt.Tx
+	// top is the file's own bucket, which holds nothing but buckets.
+	top Bucket
 	// first is the first bucket that is asked for, which most calls do with.
 	first Bucket
+
+	// names and overlay are what lies over the file; nil: nothing does.
+	names   *names
+	overlay *overlay
+	pivot   change // what is looked for in it
 
 	// read counts the records that were asked for or walked over.
 	read uint64
 
 	// rec keeps what a write transaction changes; nil: it only reads.
 	rec *recorder
-	// buckets are those of a write transaction, each once.
-	buckets   map[*bbolt.Bucket]*Bucket
+	// sequence is that of the record.
+	sequence uint64
+	// keepDeletes: what the file says will change without us, so that also what it does not have yet must be deleted.
+	keepDeletes bool
+	// buckets are those of a write transaction by their numbers, each once, and stored are those of the file.
+	buckets map[uint32]*Bucket
+	stored  map[uint32]*bbolt.Bucket
+	fills   map[uint32]float64
+
 	finishing []func() error
 	committed []func()
 }
 
+// start makes tx see the file as base does, and what lies over it; nil: nothing does.
+func (tx *Tx) start(base *bbolt.Tx, names *names, overlay *overlay) {
+	tx.names, tx.overlay = names, overlay
+	// A cursor is the only way to the bucket that all others are in.
+	tx.top = Bucket{tx: tx, stored: base.Cursor().Bucket(), changed: overlay != nil && overlay.tree.Len() > 0}
+}
+
 // Bucket returns the bucket of that name at the top of the file, or nil if there is none.
-func (tx *Tx) Bucket(name []byte) *Bucket { return tx.wrap(tx.tx.Bucket(name), nil, name) }
+func (tx *Tx) Bucket(name []byte) *Bucket { return tx.top.Bucket(name) }
 
 // CreateBucket makes a bucket at the top of the file. Its name must not be taken.
-func (tx *Tx) CreateBucket(name []byte) (*Bucket, error) {
-	b, err := tx.tx.CreateBucket(name)
-	return tx.created(b, err, nil, name)
-}
+func (tx *Tx) CreateBucket(name []byte) (*Bucket, error) { return tx.top.CreateBucket(name) }
 
 // CreateBucketIfNotExists returns the bucket of that name, new if need be.
 func (tx *Tx) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
-	if b := tx.Bucket(name); b != nil {
-		return b, nil
-	}
-	return tx.CreateBucket(name)
+	return tx.top.CreateBucketIfNotExists(name)
 }
 
 // ForEach calls fn for every bucket at the top of the file.
 func (tx *Tx) ForEach(fn func(name []byte, b *Bucket) error) error {
-	return tx.tx.ForEach(func(name []byte, b *bbolt.Bucket) error { return fn(name, tx.wrap(b, nil, name)) })
+	return tx.top.ForEach(func(name, _ []byte) error { return fn(name, tx.Bucket(name)) })
 }
 
 // Cursor walks the names of the buckets at the top of the file.
-func (tx *Tx) Cursor() Cursor { return Cursor{tx.tx.Cursor(), tx} }
+func (tx *Tx) Cursor() *Cursor { return tx.top.Cursor() }
 
 // BeforeCommit makes fn run once behind all functions that share the transaction. It may write what several of them have
 // changed. Its error fails them all.
@@ -58,109 +73,102 @@ func (tx *Tx) BeforeCommit(fn func() error) { tx.finishing = append(tx.finishing
 // told.
 func (tx *Tx) OnCommit(fn func()) { tx.committed = append(tx.committed, fn) }
 
-// ID returns the transaction's number, which is one more than that of the write transaction before it.
-func (tx *Tx) ID() int { return tx.tx.ID() }
-
-// wrap returns b, which has that name in parent; nil: at the top.
-func (tx *Tx) wrap(b *bbolt.Bucket, parent *Bucket, name []byte) *Bucket {
-	if b == nil {
-		return nil
-	}
-	if tx.rec != nil {
-		// bbolt opens each bucket of a write transaction once.
-		known := tx.buckets[b]
-		if known == nil {
-			known = &Bucket{b: b, tx: tx, parent: parent, name: bytes.Clone(name)}
-			tx.buckets[b] = known
-		}
-		return known
-	}
-	if tx.first.b == nil {
-		tx.first = Bucket{b: b, tx: tx}
-		return &tx.first
-	}
-	return &Bucket{b: b, tx: tx}
+// said returns the last that was said of a key since the checkpoint, or nil.
+func (tx *Tx) said(bucket uint32, key []byte) *change {
+	tx.pivot = change{bucket: bucket, key: key}
+	c, _ := tx.overlay.tree.Get(&tx.pivot)
+	return c
 }
 
-// created records that b was made in parent.
-func (tx *Tx) created(b *bbolt.Bucket, err error, parent *Bucket, name []byte) (*Bucket, error) {
-	if err != nil {
-		return nil, err
-	}
-	in := uint64(0)
-	if parent != nil {
-		in = parent.number()
-	}
-	tx.rec.op(opCreate, in)
-	tx.rec.bytes(name)
-	return tx.wrap(b, parent, name), nil
-}
-
-// Bucket is a sorted map of keys to values, and to further buckets. Bytes that it returns are valid until the
-// transaction ends, in a write transaction only until its next write. It does not embed bbolt's bucket: a change that is
-// not recorded would be lost by a crash.
+// Bucket is a sorted map of keys to values, and to further buckets; a key must not be a bucket's name. Bytes that it returns
+// are valid until the transaction ends.
 type Bucket struct {
-	b  *bbolt.Bucket
 	tx *Tx
+	// stored is what the file has of it; nil: nothing.
+	stored *bbolt.Bucket
+	// changed: the overlay may have something of it, under its number.
+	changed bool
+	number  uint32
 	// parent and name say where it is, and id is its number in the record; 0: it has none yet.
 	parent *Bucket
 	name   []byte
 	id     uint64
 }
 
-// Get returns the value of a key, or nil if there is none.
-func (b *Bucket) Get(key []byte) []byte {
-	b.tx.read++
-	return b.b.Get(key)
-}
-
-// Put sets a key's value. value must stay as it is until the transaction ends.
-func (b *Bucket) Put(key, value []byte) error {
-	if err := b.b.Put(key, value); err != nil {
-		return err
-	}
-	b.tx.rec.op(opPut, b.number())
-	b.tx.rec.bytes(key)
-	b.tx.rec.bytes(value)
-	return nil
-}
-
-// Delete removes a key, if it is there.
-func (b *Bucket) Delete(key []byte) error {
-	if err := b.b.Delete(key); err != nil {
-		return err
-	}
-	b.tx.rec.op(opDelete, b.number())
-	b.tx.rec.bytes(key)
-	return nil
-}
-
-// Sequence returns the bucket's counter.
-func (b *Bucket) Sequence() uint64 { return b.b.Sequence() }
-
-// SetSequence sets the bucket's counter.
-func (b *Bucket) SetSequence(v uint64) error {
-	if err := b.b.SetSequence(v); err != nil {
-		return err
-	}
-	b.tx.rec.op(opSequence, b.number())
-	b.tx.rec.b = binary.AppendUvarint(b.tx.rec.b, v)
-	return nil
-}
-
-// NextSequence counts one further.
-func (b *Bucket) NextSequence() (uint64, error) {
-	next := b.b.Sequence() + 1
-	return next, b.SetSequence(next)
-}
-
 // Bucket returns the bucket of that name in b, or nil if there is none.
-func (b *Bucket) Bucket(name []byte) *Bucket { return b.tx.wrap(b.b.Bucket(name), b, name) }
+func (b *Bucket) Bucket(name []byte) *Bucket {
+	tx := b.tx
+	if tx.rec != nil {
+		return b.open(name)
+	}
+	found := Bucket{tx: tx}
+	if b.stored != nil {
+		found.stored = b.stored.Bucket(name)
+	}
+	if b.changed {
+		found.number, found.changed = tx.names.find(b.number, name)
+	}
+	if found.stored == nil && (!found.changed || !b.made(name)) {
+		return nil
+	}
+	if tx.first.tx == nil {
+		tx.first = found
+		return &tx.first
+	}
+	return &found
+}
+
+// made reports whether the bucket of that name was made since the checkpoint.
+func (b *Bucket) made(name []byte) bool {
+	c := b.tx.said(b.number, name)
+	return c != nil && c.what == changeCreate
+}
+
+// open is Bucket in a write transaction.
+func (b *Bucket) open(name []byte) *Bucket {
+	tx := b.tx
+	number, known := tx.names.find(b.number, name)
+	if known {
+		if found := tx.buckets[number]; found != nil {
+			return found
+		}
+	}
+	stored := tx.stored[number]
+	if !known || stored == nil {
+		if b.stored != nil {
+			stored = b.stored.Bucket(name)
+		}
+		if stored == nil && !(known && b.made(name)) {
+			return nil
+		}
+		if !known {
+			number = tx.names.add(b.number, name)
+		}
+		if stored != nil {
+			tx.stored[number] = stored
+		}
+	}
+	found := &Bucket{tx: tx, stored: stored, changed: true, number: number, parent: b, name: bytes.Clone(name)}
+	tx.buckets[number] = found
+	return found
+}
 
 // CreateBucket makes a bucket in b. Its name must not be taken.
 func (b *Bucket) CreateBucket(name []byte) (*Bucket, error) {
-	made, err := b.b.CreateBucket(name)
-	return b.tx.created(made, err, b, name)
+	switch {
+	case b.tx.rec == nil:
+		return nil, bolterrors.ErrTxNotWritable
+	case len(name) == 0:
+		return nil, bolterrors.ErrBucketNameRequired
+	case b.open(name) != nil:
+		return nil, bolterrors.ErrBucketExists
+	}
+	name = bytes.Clone(name)
+	b.tx.rec.op(opCreate, b.inRecord())
+	b.tx.rec.bytes(name)
+	b.tx.names.add(b.number, name)
+	b.set(changeCreate, name, nil)
+	return b.open(name), nil
 }
 
 // CreateBucketIfNotExists returns the bucket of that name in b, new if need be.
@@ -171,52 +179,106 @@ func (b *Bucket) CreateBucketIfNotExists(name []byte) (*Bucket, error) {
 	return b.CreateBucket(name)
 }
 
+func (b *Bucket) set(what changeKind, key, value []byte) {
+	b.tx.overlay.set(&change{bucket: b.number, what: what, sequence: b.tx.sequence, key: key, value: value})
+}
+
+// Get returns the value of a key, or nil if there is none.
+func (b *Bucket) Get(key []byte) []byte {
+	b.tx.read++
+	if len(key) == 0 {
+		return nil
+	}
+	if b.changed {
+		if c := b.tx.said(b.number, key); c != nil {
+			return c.value
+		}
+	}
+	if b.stored == nil {
+		return nil
+	}
+	return b.stored.Get(key)
+}
+
+// Put sets a key's value.
+func (b *Bucket) Put(key, value []byte) error {
+	switch {
+	case b.tx.rec == nil:
+		return bolterrors.ErrTxNotWritable
+	case len(key) == 0:
+		return bolterrors.ErrKeyRequired
+	case len(key) > bbolt.MaxKeySize:
+		return bolterrors.ErrKeyTooLarge
+	case int64(len(value)) > bbolt.MaxValueSize:
+		return bolterrors.ErrValueTooLarge
+	}
+	b.tx.rec.op(opPut, b.inRecord())
+	b.tx.rec.bytes(key)
+	b.tx.rec.bytes(value)
+	kept := append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
+	b.set(changePut, kept[:len(key):len(key)], kept[len(key):])
+	return nil
+}
+
+// Delete removes a key, if it is there.
+func (b *Bucket) Delete(key []byte) error {
+	if b.tx.rec == nil {
+		return bolterrors.ErrTxNotWritable
+	}
+	if len(key) == 0 {
+		return nil
+	}
+	b.tx.rec.op(opDelete, b.inRecord())
+	b.tx.rec.bytes(key)
+	if !b.tx.keepDeletes && (b.stored == nil || b.stored.Get(key) == nil) {
+		b.tx.overlay.remove(&change{bucket: b.number, key: key})
+		return nil
+	}
+	b.set(changeDelete, bytes.Clone(key), nil)
+	return nil
+}
+
+// Sequence returns the bucket's counter.
+func (b *Bucket) Sequence() uint64 {
+	if b.changed {
+		if c := b.tx.said(b.number, nil); c != nil {
+			return binary.BigEndian.Uint64(c.value)
+		}
+	}
+	if b.stored == nil {
+		return 0
+	}
+	return b.stored.Sequence()
+}
+
+// SetSequence sets the bucket's counter.
+func (b *Bucket) SetSequence(v uint64) error {
+	if b.tx.rec == nil {
+		return bolterrors.ErrTxNotWritable
+	}
+	b.tx.rec.op(opSequence, b.inRecord())
+	b.tx.rec.b = binary.AppendUvarint(b.tx.rec.b, v)
+	b.set(changeCounter, nil, binary.BigEndian.AppendUint64(nil, v))
+	return nil
+}
+
+// NextSequence counts one further.
+func (b *Bucket) NextSequence() (uint64, error) {
+	next := b.Sequence() + 1
+	return next, b.SetSequence(next)
+}
+
+// SetFillPercent chooses how full pages are when the next checkpoint splits them, from 0 to 1: 1 suits keys that come in
+// order.
+func (b *Bucket) SetFillPercent(fill float64) { b.tx.fills[b.number] = fill }
+
 // ForEach calls fn for every key, in order; v is nil where the key names a bucket. fn must not change b.
-func (b *Bucket) ForEach(fn func(k, v []byte) error) error { return b.b.ForEach(fn) }
-
-// Cursor walks the keys of b in order. A write to b makes it useless.
-func (b *Bucket) Cursor() Cursor { return Cursor{b.b.Cursor(), b.tx} }
-
-// Stats reads all of b and tells how it fills its pages.
-func (b *Bucket) Stats() bbolt.BucketStats { return b.b.Stats() }
-
-// SetFillPercent chooses how full pages are when they are split, from 0 to 1, until the transaction ends: 1 suits keys
-// that come in order.
-func (b *Bucket) SetFillPercent(fill float64) { b.b.FillPercent = fill }
-
-// Cursor is a place among the keys of a bucket. Its methods return the key and the value that it has moved to; the key
-// is nil behind the last, the value is nil where the key names a bucket.
-type Cursor struct {
-	c  *bbolt.Cursor
-	tx *Tx
-}
-
-// First moves to the first key.
-func (c Cursor) First() (key, value []byte) {
-	c.tx.read++
-	return c.c.First()
-}
-
-// Next moves to the next key.
-func (c Cursor) Next() (key, value []byte) {
-	c.tx.read++
-	return c.c.Next()
-}
-
-// Last moves to the last key. It must not be called on a bucket that the transaction has emptied: it would not come back.
-func (c Cursor) Last() (key, value []byte) {
-	c.tx.read++
-	return c.c.Last()
-}
-
-// Prev moves to the key before.
-func (c Cursor) Prev() (key, value []byte) {
-	c.tx.read++
-	return c.c.Prev()
-}
-
-// Seek moves to the key, or to the next one if it is not there.
-func (c Cursor) Seek(key []byte) (k, value []byte) {
-	c.tx.read++
-	return c.c.Seek(key)
+func (b *Bucket) ForEach(fn func(k, v []byte) error) error {
+	c := b.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if err := fn(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // maxBatch bounds the functions in one transaction, and so the memory of its dirty pages.
@@ -157,11 +155,9 @@ func (db *DB) write() {
 
 // keepUp does what commits make necessary, after their callers were answered.
 func (db *DB) keepUp() {
-	err := db.recoverUncertainCommit()
-	if err == nil && db.due() {
-		err = db.beginCheckpoint()
+	if db.due() || db.uncertain && !db.cp.resting {
+		db.logError(db.beginCheckpoint())
 	}
-	db.logError(err)
 }
 
 // logError logs what nobody else hears of.
@@ -261,22 +257,17 @@ func (db *DB) decide(batch []*request) {
 // own; or the index of one that spoiled the transaction.
 //
 // Where the files cannot grow, small writes must still be possible, deletions most of all. A checkpoint or two make room in
-// what the files have: at the beginning of the log's areas, and in pages that the checkpoint before has pinned.
+// what the files have: at the beginning of the log's areas, and in pages that nobody needs after it.
 func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err error) {
-	if err := db.recoverUncertainCommit(); err != nil {
-		return len(batch), -1, err
-	}
-	if db.wal == nil {
-		if err := db.startLog(); err != nil {
-			return len(batch), -1, db.failed(err, 0)
-		}
-	}
-	bolt, err := db.begin()
-	if err != nil {
+	if err := db.prepareLog(); err != nil {
 		return len(batch), -1, db.failed(err, 0)
 	}
+	if db.cp.done != nil && db.overlay.Load().bytes >= maxOverlay {
+		db.logError(db.finishCheckpoint())
+	}
 	db.rec.reset()
-	tx := &Tx{tx: bolt, rec: &db.rec, buckets: map[*bbolt.Bucket]*Bucket{}}
+	tx := db.writeTx(db.overlay.Load().copy(), &db.rec)
+	tx.sequence, tx.keepDeletes = db.wal.sequence+1, db.cp.done != nil || db.uncertain
 	for i, r := range batch {
 		if db.rec.payload() > maxBatchBytes {
 			batch = batch[:i]
@@ -287,33 +278,42 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 		}
 		var dirty *dirtyError
 		if errors.As(r.err, &dirty) {
-			return 0, i, errors.Join(dirty.err, bolt.Rollback())
+			return 0, i, dirty.err
 		}
 	}
 	for _, fn := range tx.finishing {
 		if err := db.call(func(*Tx) error { return fn() }, tx); err != nil {
-			return len(batch), -1, errors.Join(err, bolt.Rollback())
+			return len(batch), -1, err
 		}
 	}
 	if db.rec.ops == 0 {
-		return len(batch), -1, bolt.Rollback()
+		return len(batch), -1, nil
+	}
+	if record := padded(db.rec.payload()); record > db.wal.areaSize {
+		// A log with larger areas takes the place of this one.
+		err := db.endLog()
+		if err == nil {
+			err = db.startLog(record)
+		}
+		if err != nil {
+			return len(batch), -1, db.failed(err, int64(db.rec.payload()))
+		}
+		return db.tryCommit(batch, checkpoints)
 	}
 	if !db.wal.fits(db.rec.payload()) {
-		if err := bolt.Rollback(); err != nil {
+		if err := db.beginCheckpoint(); err != nil {
 			return len(batch), -1, err
-		}
-		if record := padded(db.rec.payload()); record > db.wal.areaSize {
-			return len(batch), -1, fmt.Errorf("a transaction takes %d bytes; allowed: %d", record, db.wal.areaSize)
-		}
-		if err := db.checkpointNow(); err != nil {
-			return len(batch), -1, db.failed(err, 0)
 		}
 		return db.tryCommit(batch, checkpoints)
 	}
 	start := time.Now()
-	err = db.persist(bolt)
-	if noRoom(err) && !db.uncertain && db.rec.payload() <= smallRecord && checkpoints < 2 {
+	err = db.persist(tx.overlay)
+	if noRoom(err) && !db.unrevoked && db.rec.payload() <= smallRecord && checkpoints < 2 {
+		area := db.wal.area
 		if db.checkpointNow() == nil {
+			if db.wal.area == area { // there was nothing to bring into the file
+				db.wal.enter(1 - area)
+			}
 			return db.tryCommit(batch, checkpoints+1)
 		}
 	}
@@ -328,38 +328,59 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 	return len(batch), -1, nil
 }
 
-// persist makes a transaction last, and only then lets anybody see it: its record is synced, and then it is committed
-// without a sync.
-func (db *DB) persist(tx *bbolt.Tx) (err error) {
-	// That there is no room must turn up here: a commit that has begun cannot simply be given up.
-	leaves := int64(roomForSmall)
-	if db.rec.payload() <= smallRecord {
-		leaves = roomForCheckpoints
+// prepareLog makes sure that there is a log, and that nothing is in it whose writers were told that it failed.
+func (db *DB) prepareLog() error {
+	if db.wal == nil {
+		if err := db.recoverUncertain(); err != nil || db.wal != nil {
+			return err
+		}
+		return db.startLog(db.opts.areaSize)
 	}
-	if err := db.reserve(recordPages(&db.rec, int64(db.bolt.Info().PageSize)), leaves); err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	if db.rec.b, err = db.wal.append(db.rec.b); err != nil {
-		err = errors.Join(fmt.Errorf("write to the log: %w", err), tx.Rollback())
-	} else {
-		db.cp.commits++
-		db.cp.bytes += int64(len(db.rec.b))
-		err = db.commit(tx, false)
-	}
-	if err == nil {
-		db.wal.next(len(db.rec.b))
+	return db.revokeFailed()
+}
+
+// revokeFailed takes a record out of the log whose writers were told that it failed. Until that works, every write fails.
+func (db *DB) revokeFailed() error {
+	if !db.unrevoked {
 		return nil
 	}
-	// Rule 7: the functions are about to hear that they failed, so their record must not count, whatever happens next
-	// (without this, TestPowerFailure fails). After a failed sync, the file is opened anew as well
-	// (TestAFailedSyncIsNotTriedAgain).
-	var wrote *notSynced
-	if errors.As(err, &wrote) && db.wal.revoke() == nil {
-		return err
+	if err := db.wal.revoke(); err != nil {
+		return fmt.Errorf("after a failed write to the log: %w", err)
 	}
-	db.uncertain = true
-	if untrusted := db.recoverUncertainCommit(); untrusted != nil {
-		db.logError(untrusted)
+	db.unrevoked = false
+	return nil
+}
+
+// writeTx is a transaction that changes what lies over the file.
+func (db *DB) writeTx(o *overlay, rec *recorder) *Tx {
+	tx := &Tx{rec: rec, buckets: map[uint32]*Bucket{}, stored: db.stored, fills: db.fills}
+	tx.start(db.base, db.names, o)
+	tx.top.changed = true
+	return tx
+}
+
+// persist makes a transaction last, and only then lets anybody see it: its record is synced.
+func (db *DB) persist(o *overlay) (err error) {
+	// That the file has no room for it must turn up here, not when a checkpoint brings it there.
+	if db.rec.puts > 0 {
+		leaves := int64(roomForSmall)
+		if db.rec.payload() <= smallRecord {
+			leaves = roomForCheckpoints
+		}
+		if err := db.reserve(o, leaves); err != nil {
+			return err
+		}
+	}
+	if db.rec.b, err = db.wal.append(db.rec.b); err == nil {
+		db.overlay.Store(o)
+		return nil
+	}
+	// The functions are about to hear that they failed, so their record must not count, whatever happens next (without this,
+	// TestPowerFailure fails).
+	err = fmt.Errorf("write to the log: %w", err)
+	db.unrevoked = true
+	if unsure := db.revokeFailed(); unsure != nil {
+		db.logError(unsure)
 		return fmt.Errorf("%w: %w", ErrUnsure, err)
 	}
 	return err
@@ -368,62 +389,6 @@ func (db *DB) persist(tx *bbolt.Tx) (err error) {
 // noRoom reports whether err says that a file cannot grow.
 func noRoom(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
-}
-
-// recordPages is what a transaction may take of the file, roughly, in bytes.
-func recordPages(r *recorder, pageSize int64) int64 {
-	return int64(r.payload())*9/8 + (2*int64(r.ops)+24)*pageSize
-}
-
-// begin starts a write transaction of bbolt.
-func (db *DB) begin() (*bbolt.Tx, error) {
-	tx, err := db.bolt.Begin(true)
-	if err != nil {
-		db.uncertain = true
-		return nil, fmt.Errorf("begin transaction: %w", err)
-	}
-	db.fileSize = tx.Size()
-	return tx, nil
-}
-
-// commit commits without a sync; list reports whether the list of free pages is written. If it fails, the file is
-// uncertain: bbolt's memory is of no use any more, and the file is opened anew. Since there is room, which was made sure
-// of before, that takes a disk that fails, or a full one on which a large value finds free pages, but not side by side.
-// bbolt reads the whole file before it says so, and ends the process if a page is damaged, too; the next one recovers.
-func (db *DB) commit(tx *bbolt.Tx, list bool) (err error) {
-	id := uint64(tx.ID())
-	db.committing.Lock()
-	defer db.committing.Unlock()
-	defer func() {
-		// A damaged page is a panic to bbolt.
-		if p := recover(); p != nil {
-			err = errors.Join(db.panicked("in a commit", p), tx.Rollback())
-		}
-		if err != nil {
-			err = fmt.Errorf("commit: %w", err)
-			db.uncertain = true
-			db.stuck.Store(&err)
-		}
-	}()
-	db.bolt.NoFreelistSync = !list
-	if err := tx.Commit(); err != nil {
-		return err
-	}
-	db.visible.Store(id)
-	return nil
-}
-
-// recoverUncertainCommit makes sure, before a transaction, that what is known in memory is what the file says: where it may
-// not be, it opens the file anew. Until that works, every write fails; reads go on where nothing can be written.
-func (db *DB) recoverUncertainCommit() error {
-	if !db.uncertain {
-		return nil
-	}
-	if err := db.recover(); err != nil {
-		return db.failed(fmt.Errorf("after a failed commit: %w", err), 0)
-	}
-	db.uncertain = false
-	return nil
 }
 
 // call answers a panic as a dirty error: what fn had written by then is unknown.

@@ -283,3 +283,19 @@ func TestATraceFindsTheNewestDeadLetters(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []pubsub.EventState{pubsub.EventHandled, pubsub.EventHandled}, state(1))
 }
+
+// A dozen of the largest events that fail at once take more than an area of the log.
+func TestManyLargeEventsAreSettledAtOnce(t *testing.T) {
+	e, _ := open(t)
+	_, err := e.OpenGroup(t.Context(), "t", "g", pubsub.DeliverAll, pubsub.NameLimits{})
+	require.NoError(t, err)
+	var settlements []pubsub.Settlement
+	for i := range 12 {
+		list := entries(1)
+		list[0].Event.Data = bytes.Repeat([]byte("x"), 4<<20-100<<10)
+		appendAll(t, e, "t", list)
+		settlements = append(settlements, pubsub.Settlement{Outcome: pubsub.Dead, Sequence: uint64(i + 1), Reason: pubsub.ReasonMaxAge, At: noon})
+	}
+	_, err = e.Settle(t.Context(), "t", "g", settlements)
+	require.NoError(t, err)
+}

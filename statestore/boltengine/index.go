@@ -229,7 +229,7 @@ func (x *index) build(b bucket, limit int, to *changes) {
 }
 
 // seekAfter finds the first key after k.
-func seekAfter(c boltdb.Cursor, k []byte) ([]byte, []byte) {
+func seekAfter(c *boltdb.Cursor, k []byte) ([]byte, []byte) {
 	found, v := c.Seek(k)
 	if bytes.Equal(found, k) {
 		return c.Next()

@@ -287,9 +287,9 @@ func TestBuildingNothingSpendsNoCommit(t *testing.T) {
 	r := newRig(t)
 	enginetest.Apply(t, r.store, enginetest.Set("a", `{"n":1}`))
 	r.build(t, epoch.Add(time.Hour), "n")
-	before := r.txid(t)
+	before := r.commits()
 	r.build(t, epoch.Add(time.Hour), "n")
-	require.Equal(t, before, r.txid(t))
+	require.Equal(t, before, r.commits())
 }
 
 func TestLargestKeyFitsAnIndex(t *testing.T) {

@@ -1,0 +1,201 @@
+package boltdb
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+	"pgregory.net/rapid"
+)
+
+// txModel is a database beside a bbolt file, to which the same is done.
+type txModel struct {
+	db   *DB
+	bolt *bbolt.DB
+}
+
+// change does some writes to both.
+func (m *txModel) change(t *rapid.T) {
+	type write struct {
+		path  []string
+		what  int
+		key   []byte
+		value []byte
+	}
+	names := rapid.SampledFrom([]string{"a", "b", "c"})
+	writes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) write {
+		return write{
+			path: rapid.SliceOfN(names, 1, 2).Draw(t, "path"),
+			what: rapid.IntRange(0, 9).Draw(t, "what"),
+			key:  fmt.Appendf(nil, "key%d", rapid.IntRange(0, 30).Draw(t, "key")),
+			// Some need pages of their own.
+			value: bytes.Repeat([]byte{rapid.Byte().Draw(t, "byte")}, rapid.SampledFrom([]int{0, 10, 700, 9000}).Draw(t, "size")),
+		}
+	}), 1, 12).Draw(t, "writes")
+	refuse := rapid.IntRange(0, 9).Draw(t, "refuse") == 0
+	errRefused := errors.New("refused")
+	err := m.db.Update(context.Background(), func(tx *Tx) error {
+		for _, w := range writes {
+			b, err := tx.CreateBucketIfNotExists([]byte(w.path[0]))
+			for _, name := range w.path[1:] {
+				require.NoError(t, err)
+				b, err = b.CreateBucketIfNotExists([]byte(name))
+			}
+			require.NoError(t, err)
+			switch {
+			case w.what < 5:
+				err = b.Put(w.key, w.value)
+				require.Equal(t, w.value, b.Get(w.key))
+			case w.what < 9:
+				err = b.Delete(w.key)
+				require.Nil(t, b.Get(w.key))
+			default:
+				_, err = b.NextSequence()
+			}
+			require.NoError(t, err)
+		}
+		if refuse {
+			return Dirty(errRefused)
+		}
+		return nil
+	})
+	if refuse {
+		require.ErrorIs(t, err, errRefused)
+		return
+	}
+	require.NoError(t, err)
+	require.NoError(t, m.bolt.Update(func(tx *bbolt.Tx) error {
+		for _, w := range writes {
+			b, err := tx.CreateBucketIfNotExists([]byte(w.path[0]))
+			for _, name := range w.path[1:] {
+				require.NoError(t, err)
+				b, err = b.CreateBucketIfNotExists([]byte(name))
+			}
+			require.NoError(t, err)
+			switch {
+			case w.what < 5:
+				err = b.Put(w.key, w.value)
+			case w.what < 9:
+				err = b.Delete(w.key)
+			default:
+				_, err = b.NextSequence()
+			}
+			require.NoError(t, err)
+		}
+		return nil
+	}))
+}
+
+// same tells how two buckets differ, in every way there is to read them.
+func same(b *Bucket, want *bbolt.Bucket, seeks [][]byte) error {
+	if b == nil || want == nil {
+		if (want == nil) != (b == nil) {
+			return fmt.Errorf("there is none in one of them")
+		}
+		return nil
+	}
+	if want.Sequence() != b.Sequence() {
+		return fmt.Errorf("sequence %d, want %d", b.Sequence(), want.Sequence())
+	}
+	c, d := want.Cursor(), b.Cursor()
+	differ := func(what string, k, v, k2, v2 []byte) error {
+		if !bytes.Equal(k, k2) || !bytes.Equal(v, v2) || (k == nil) != (k2 == nil) || (v == nil) != (v2 == nil) {
+			return fmt.Errorf("%s: %s=%.3q, want %s=%.3q", what, k2, v2, k, v)
+		}
+		return nil
+	}
+	k, v := c.First()
+	k2, v2 := d.First()
+	for ; k != nil || k2 != nil; k, v = c.Next() {
+		if err := differ("forward", k, v, k2, v2); err != nil {
+			return err
+		}
+		if v == nil {
+			if err := same(b.Bucket(k), want.Bucket(k), seeks); err != nil {
+				return fmt.Errorf("in %s: %w", k, err)
+			}
+		}
+		k2, v2 = d.Next()
+	}
+	k2, v2 = d.Last()
+	for k, v := c.Last(); k != nil || k2 != nil; k, v = c.Prev() {
+		if err := differ("backward", k, v, k2, v2); err != nil {
+			return err
+		}
+		k2, v2 = d.Prev()
+	}
+	for _, at := range seeks {
+		k, v := c.Seek(at)
+		k2, v2 := d.Seek(at)
+		err := differ("seek "+string(at), k, v, k2, v2)
+		if k != nil && err == nil {
+			k, v = c.Next()
+			k2, v2 = d.Next()
+			err = differ("next of "+string(at), k, v, k2, v2)
+		}
+		if err = errors.Join(err, differ("get "+string(at), at, want.Get(at), at, b.Get(at))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *txModel) check(t *rapid.T) {
+	seeks := rapid.SliceOfN(rapid.Map(rapid.IntRange(0, 35), func(i int) []byte { return fmt.Appendf(nil, "key%d", i) }), 3, 3).Draw(t, "seeks")
+	require.NoError(t, m.bolt.View(func(want *bbolt.Tx) error {
+		return m.db.View(func(tx *Tx) error {
+			for _, name := range []string{"a", "b", "c", "missing"} {
+				if err := same(tx.Bucket([]byte(name)), want.Bucket([]byte(name)), seeks); err != nil {
+					return fmt.Errorf("in %s: %w", name, err)
+				}
+			}
+			return nil
+		})
+	}))
+}
+
+// Whatever of what was written is in the file already: it reads as bbolt's file does, while checkpoints come and go, and after
+// a kill at any moment of them.
+func TestWhatLiesOverTheFileReadsAsTheFileWould(t *testing.T) {
+	dir := t.TempDir()
+	runs := 0
+	rapid.Check(t, func(t *rapid.T) {
+		runs++
+		path := filepath.Join(dir, fmt.Sprint(runs))
+		opts := Options{Logger: slog.New(slog.DiscardHandler), areaSize: 1 << 20, checkpointStep: 20 << 10, checkpointEvery: time.Hour}
+		db, err := Open(context.Background(), path, opts)
+		require.NoError(t, err)
+		bolt, err := bbolt.Open(path+".model", 0o600, &bbolt.Options{NoSync: true})
+		require.NoError(t, err)
+		m := &txModel{db, bolt}
+		defer func() { require.NoError(t, errors.Join(m.db.Close(), m.bolt.Close())) }()
+		for range rapid.IntRange(1, 25).Draw(t, "steps") {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0:
+				if m.db.wal != nil {
+					require.NoError(t, m.db.do(context.Background(), m.db.beginCheckpoint))
+				}
+			case 1:
+				require.NoError(t, m.db.do(context.Background(), m.db.finishCheckpoint))
+			case 2:
+				abandon(m.db)
+				m.db, err = Open(context.Background(), path, opts)
+				require.NoError(t, err)
+			case 3:
+				require.NoError(t, m.db.Close())
+				m.db, err = Open(context.Background(), path, opts)
+				require.NoError(t, err)
+			default:
+				m.change(t)
+			}
+			m.check(t)
+		}
+	})
+}
