@@ -115,7 +115,7 @@ func (db *DB) due() bool {
 }
 
 // beginCheckpoint brings what was written into the file, in the background, and lets the other area of the log take what is
-// written meanwhile.
+// written meanwhile: that which the checkpoint needs again after a crash is not overwritten before its end.
 func (db *DB) beginCheckpoint() error {
 	if err := db.recoverUncertain(); err != nil {
 		db.cp.resting = true

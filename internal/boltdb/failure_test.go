@@ -134,66 +134,83 @@ func openLogOn(t *testing.T, write func(b []byte, off int64, write func([]byte, 
 	return db
 }
 
-// lossyFile is on a disk that loses what a failed sync was to make last, although the system goes on to show it.
-type lossyFile struct {
-	osFile
-	lossy *lossyDisk
-}
-
+// lossyDisk is a disk on which syncs fail: what they were to make last it may have or not, but the system shows it.
 type lossyDisk struct {
 	durable  []byte
 	unsynced []diskWrite
-	failing  bool
+	// fails are the syncs to come that fail; true: what was written is on the disk all the same.
+	fails []bool
+	// keeps: what would take a record back cannot be written.
+	keeps bool
+}
+
+type lossyFile struct {
+	osFile
+	disk *lossyDisk
 }
 
 func (f lossyFile) WriteAt(b []byte, off int64) (int, error) {
-	if f.lossy.failing && bytes.Equal(b, zeros[:sector]) {
-		return 0, syscall.EIO // what would take the record back
+	if f.disk.keeps && bytes.Equal(b, zeros[:sector]) {
+		return 0, syscall.EIO
 	}
-	f.lossy.unsynced = append(f.lossy.unsynced, diskWrite{off: off, data: bytes.Clone(b)})
+	f.disk.unsynced = append(f.disk.unsynced, diskWrite{off: off, data: bytes.Clone(b)})
 	return f.osFile.WriteAt(b, off)
 }
 
-func (f lossyFile) Sync() error {
-	writes := f.lossy.unsynced
-	f.lossy.unsynced = nil
-	if f.lossy.failing {
-		return syscall.EIO
+func (f lossyFile) Sync() (err error) {
+	reached := true
+	if len(f.disk.fails) > 0 {
+		reached, f.disk.fails, err = f.disk.fails[0], f.disk.fails[1:], syscall.EIO
 	}
-	for _, w := range writes {
-		f.lossy.durable = writeTo(f.lossy.durable, w.off, w.data)
+	for _, w := range f.disk.unsynced {
+		if reached {
+			f.disk.durable = writeTo(f.disk.durable, w.off, w.data)
+		}
 	}
-	return nil
+	f.disk.unsynced = nil
+	return err
 }
 
-// A record that the system shows, and the disk does not have, is written once more before anything goes behind it.
-func TestARecordThatIsOnlyShownIsWrittenAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "test.db")
-	disk := &lossyDisk{}
-	opts := Options{wrap: func(f *os.File) file {
-		if strings.HasSuffix(f.Name(), logSuffix) {
-			return lossyFile{osFile{f}, disk}
-		}
-		return osFile{f}
-	}}
-	db, err := Open(t.Context(), path, opts)
-	require.NoError(t, err)
-	require.NoError(t, db.Update(t.Context(), put("k", "before")))
-	disk.failing = true
-	require.ErrorIs(t, db.Update(t.Context(), put("k", "unsure")), ErrUnsure)
-	abandon(db)
-	disk.failing = false
-	db, err = Open(t.Context(), path, opts)
-	require.NoError(t, err)
-	require.Equal(t, "unsure", get(t, db, "k"), "whether it took place nobody knew until now")
-	require.NoError(t, db.Update(t.Context(), put("next", "after")))
-	abandon(db)
-	require.NoError(t, os.WriteFile(path+logSuffix, disk.durable, 0o600))
-	db, err = Open(t.Context(), path, Options{})
-	require.NoError(t, err)
-	defer db.Close()
-	require.Equal(t, "unsure", get(t, db, "k"))
-	require.Equal(t, "after", get(t, db, "next"))
+// What the system shows of a log after a failed sync, a restart makes true on the disk before anything goes on from there.
+func TestARestartSettlesWhatTheLogShows(t *testing.T) {
+	for name, c := range map[string]struct {
+		fails []bool
+		keeps bool
+		want  string
+	}{
+		"a record that is shown alone":                {[]bool{false}, true, "unsure"},
+		"a record that is on the disk, and not shown": {[]bool{true, false}, false, "before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "test.db")
+			disk := &lossyDisk{}
+			opts := Options{checkpointEvery: time.Hour, wrap: func(f *os.File) file {
+				if strings.HasSuffix(f.Name(), logSuffix) {
+					return lossyFile{osFile{f}, disk}
+				}
+				return osFile{f}
+			}}
+			db, err := Open(t.Context(), path, opts)
+			require.NoError(t, err)
+			require.NoError(t, db.Update(t.Context(), put("k", "before")))
+			require.NoError(t, db.do(t.Context(), db.checkpointNow))
+			disk.fails, disk.keeps = c.fails, c.keeps
+			require.ErrorIs(t, db.Update(t.Context(), put("k", "unsure")), ErrUnsure)
+			abandon(db)
+			disk.keeps = false
+			db, err = Open(t.Context(), path, opts)
+			require.NoError(t, err)
+			require.Equal(t, c.want, get(t, db, "k"), "whether it took place nobody knew until now")
+			require.NoError(t, db.Update(t.Context(), put("next", "after")))
+			abandon(db)
+			require.NoError(t, os.WriteFile(path+logSuffix, disk.durable, 0o600))
+			db, err = Open(t.Context(), path, Options{})
+			require.NoError(t, err)
+			defer db.Close()
+			require.Equal(t, c.want, get(t, db, "k"))
+			require.Equal(t, "after", get(t, db, "next"))
+		})
+	}
 }
 
 // Whatever step of a checkpoint fails: reads and writes go on, Ready says why, and once the disk works again so does

@@ -248,7 +248,7 @@ func (l *wal) revoke() error {
 
 // settle makes sure, after the log was read, that the disk has what the system shows of it, which a failed sync may have left
 // different: the last record, which begins at a place (-1: there is none), and that there is no record behind it, or in
-// areas that were found empty.
+// areas that were found empty. Without either, TestARestartSettlesWhatTheLogShows fails.
 func (l *wal) settle(last int64, emptyZero, emptyOne bool) error {
 	if last >= 0 {
 		b := make([]byte, l.at-last)

@@ -81,6 +81,7 @@ func (db *DB) ended(l *wal) (ended bool) {
 
 // rewriteMeta writes both meta pages once more: if the sync of one has failed, the system shows one that is not on disk, where
 // that before it still counts, whose pages are about to be overwritten. Its own pages were synced before it was written.
+// Without this, TestPowerFailure fails.
 func (db *DB) rewriteMeta() error {
 	pages := make([]byte, 2*db.bolt.Info().PageSize)
 	if _, err := db.disk.ReadAt(pages, 0); err != nil {

@@ -28,7 +28,7 @@ type Tx struct {
 	rec *recorder
 	// sequence is that of the record.
 	sequence uint64
-	// keepDeletes: what the file says will change without us, so that also what it does not have yet must be deleted.
+	// keepDeletes: the file may get what it does not have yet, which must be deleted then. Without this, TestPowerFailure fails.
 	keepDeletes bool
 	// buckets are those of a write transaction by their numbers, each once, and stored are those of the file.
 	buckets map[uint32]*Bucket
