@@ -173,8 +173,11 @@ func (d *disk) happens(what string) error {
 		d.keep(what)
 	}
 	failIn := d.failIn
-	if what == "sync db" || what == "sync header" || d.burst > 0 {
-		failIn = min(failIn, 2) // there are few
+	switch { // there are few
+	case what == "sync header" || d.burst > 0:
+		failIn = min(failIn, 2)
+	case what == "sync db":
+		failIn = min(failIn, 16)
 	}
 	if failIn == 0 || d.operations < d.calm || d.r.IntN(failIn) > 0 {
 		return nil
@@ -267,7 +270,7 @@ func hookWrites(bolt *bbolt.DB, write func(b []byte, off int64, write func([]byt
 // options makes a database run on the disk, with a small log.
 func (d *disk) options() Options {
 	return Options{
-		Logger: slog.New(slog.DiscardHandler), areaSize: 256 << 10, checkpointBytes: 200 << 10, checkpointStep: 30 << 10, checkpointEvery: time.Hour,
+		Logger: slog.New(slog.DiscardHandler), areaSize: 256 << 10, checkpointBytes: 200 << 10, checkpointStep: 60 << 10, checkpointEvery: time.Hour,
 		wrap: func(f *os.File) file {
 			name := "db"
 			if strings.HasSuffix(f.Name(), logSuffix) {
