@@ -44,8 +44,7 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
-// copyTo writes the state of a checkpoint: that has the list of free pages with it, without which opening the copy would
-// take as long as reading it.
+// copyTo writes the file as a checkpoint has left it.
 func (db *DB) copyTo(ctx context.Context, f *os.File) error {
 	var tx *bbolt.Tx
 	err := db.do(ctx, func() (err error) {

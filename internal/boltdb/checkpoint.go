@@ -37,13 +37,18 @@ const (
 type checkpoint struct {
 	// applied is the sequence of the last record that the file holds.
 	applied uint64
-	// done hears how the checkpoint ended that is under way, which brings everything up to a record into the file; nil: none is.
-	done  chan error
-	upTo  uint64
-	began time.Time
+	// done hears how the checkpoint ended that is under way; nil: none is.
+	done chan error
+	// frozen is what it, or one that has failed, brings into the file, which is everything up to a record.
+	frozen *overlay
+	upTo   uint64
+	began  time.Time
 	// resting: the last one has failed. It is tried again when it must be, or after a while.
 	resting bool
 }
+
+// tightStep is checkpointStep where the disk has no room: each commit then uses what the ones before it have freed.
+const tightStep = 8 << 10
 
 // startLog begins a log beside a file that is whole without one. From then on the file cannot do without its log, and says
 // so.
@@ -117,7 +122,11 @@ func (db *DB) due() bool {
 // beginCheckpoint brings what was written into the file, in the background, and lets the other area of the log take what is
 // written meanwhile: that which the checkpoint needs again after a crash is not overwritten before its end.
 func (db *DB) beginCheckpoint() error {
-	if err := db.recoverUncertain(); err != nil {
+	err := db.revokeFailed() // which knows this area alone
+	if err == nil {
+		err = db.recoverUncertain()
+	}
+	if err != nil {
 		db.cp.resting = true
 		return err
 	}
@@ -127,17 +136,28 @@ func (db *DB) beginCheckpoint() error {
 	if db.wal == nil || db.wal.sequence == db.cp.applied {
 		return nil
 	}
-	db.checkpointInBackground(db.overlay.Load(), db.wal.sequence)
+	db.startCheckpoint(db.overlay.Load(), db.wal.sequence)
 	db.wal.enter(1 - db.wal.area)
 	return nil
 }
 
-func (db *DB) checkpointInBackground(o *overlay, upTo uint64) {
+// startCheckpoint lets a checkpoint run in the background, but where the disk has no room for all the pages that it changes, or
+// the mapping none for a longer file: there it runs at once, and the writer does not read the file as it was.
+func (db *DB) startCheckpoint(o *overlay, upTo uint64) {
 	done := make(chan error, 1)
-	db.cp.done, db.cp.upTo, db.cp.began, db.cp.resting = done, upTo, time.Now(), true
+	db.cp.done, db.cp.frozen, db.cp.upTo, db.cp.began, db.cp.resting = done, o, upTo, time.Now(), true
 	fills := db.fills
 	db.fills = map[uint32]float64{}
-	go func() { done <- db.apply(o, upTo, fills) }()
+	if !db.tight && db.fileSize+db.checkpointPages(o) < db.mapped {
+		go func() { done <- db.apply(o, upTo, fills, db.opts.checkpointStep) }()
+		return
+	}
+	err := db.base.Rollback()
+	if err == nil {
+		err = db.apply(o, upTo, fills, min(tightStep, db.opts.checkpointStep))
+	}
+	db.base, db.stored = nil, nil
+	done <- errors.Join(err, db.readBase())
 }
 
 // finishCheckpoint waits for the checkpoint that is under way, if there is one.
@@ -154,13 +174,12 @@ func (db *DB) checkpointDone(err error) error {
 	if err == nil {
 		err = db.renew(db.overlay.Load().after(db.cp.upTo))
 	}
+	db.tight = noRoom(err)
 	if err != nil {
 		db.uncertain = true
-		err = fmt.Errorf("checkpoint: %w", err)
-		db.failure.Store(&failure{err: err, checkpoint: true})
-		return err
+		return db.failedWith(&failure{err: fmt.Errorf("checkpoint: %w", err), checkpoint: true})
 	}
-	db.cp.applied, db.cp.resting = db.cp.upTo, false
+	db.cp.applied, db.cp.frozen, db.cp.resting = db.cp.upTo, nil, false
 	took := time.Since(db.cp.began)
 	db.counters.count(func(s *Stats) { s.Checkpoints++; s.CheckpointTime += took })
 	return nil
@@ -174,17 +193,17 @@ func (db *DB) checkpointNow() error {
 	return db.finishCheckpoint()
 }
 
-// apply brings what lies over the file into it, in the order of its keys, in several commits. The last of them says which
+// apply brings what lies over the file into it, in the order of its keys, in commits of about step bytes. The last of them says which
 // records need not be read any more, so that a power failure in between is none; it changes nothing else, so that bbolt may use
 // again what those before it have freed, although somebody reads the file as it is now. Whoever reads meanwhile finds the
 // same, as all of it still lies over the file.
-func (db *DB) apply(o *overlay, upTo uint64, fills map[uint32]float64) error {
+func (db *DB) apply(o *overlay, upTo uint64, fills map[uint32]float64, step int64) error {
 	id := db.wal.id
 	changes := o.tree.Iter()
 	for more := changes.First(); more; {
 		if err := db.commit(func(tx *bbolt.Tx) error {
 			a := applier{tx: tx, names: db.names, fills: fills, buckets: map[uint32]*bbolt.Bucket{}}
-			for size := int64(0); more && size < db.opts.checkpointStep; more = changes.Next() {
+			for size := int64(0); more && size < step; more = changes.Next() {
 				c := changes.Item()
 				size += c.size()
 				if err := a.apply(c); err != nil {
@@ -269,22 +288,30 @@ func (db *DB) renew(o *overlay) error {
 		}
 		db.base = nil
 	}
-	base, err := db.bolt.Begin(false)
-	if err != nil {
+	if err := db.readBase(); err != nil {
 		return err
 	}
-	db.base, db.stored, db.fileSize = base, map[uint32]*bbolt.Bucket{}, base.Size()
 	// With this, bbolt knows which pages nobody reads any more; see reserve.
-	if free, err := db.bolt.Begin(true); err == nil {
+	free, err := db.bolt.Begin(true)
+	if err == nil {
 		err = free.Rollback()
-		if err != nil {
-			return err
-		}
+	}
+	if err != nil {
+		return err
 	}
 	db.show.Lock()
 	defer db.show.Unlock()
 	db.overlay.Store(o)
 	return nil
+}
+
+// readBase lets the writer see the file as it is now.
+func (db *DB) readBase() error {
+	base, err := db.bolt.Begin(false)
+	if err == nil {
+		db.base, db.stored, db.fileSize = base, map[uint32]*bbolt.Bucket{}, base.Size()
+	}
+	return err
 }
 
 // logState says which log belongs to the file, and up to which of its records the file holds everything.

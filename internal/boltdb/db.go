@@ -114,6 +114,10 @@ type DB struct {
 	fills map[uint32]float64
 	// uncertain: what is known of the file in memory may differ from the disk. unrevoked: so may what is known of the log.
 	uncertain, unrevoked bool
+	// tight: the last checkpoint found no room.
+	tight bool
+	// mapped is how much of the file has room in its mapping, in bytes.
+	mapped int64
 	// fileSize is how much of the file is used, and allocated how much the disk has room for, in bytes.
 	fileSize, allocated int64
 	// batchTimer ends the time that deferred writes wait for others.

@@ -50,12 +50,15 @@ func (db *DB) Ready(ctx context.Context) error {
 
 // failed lets Ready say that a commit of so many bytes has failed.
 func (db *DB) failed(err error, size int64) error {
-	failed := &failure{err: err, size: size}
+	return db.failedWith(&failure{err: err, size: size})
+}
+
+func (db *DB) failedWith(f *failure) error {
 	if last := db.failure.Load(); last != nil {
-		failed.size, failed.checkpoint = max(size, last.size), last.checkpoint
+		f.size, f.checkpoint = max(f.size, last.size), f.checkpoint || last.checkpoint
 	}
-	db.failure.Store(failed)
-	return err
+	db.failure.Store(f)
+	return f.err
 }
 
 // panicked returns a panic, which a damaged page is to bbolt, as an error, and lets Ready say so if it is the first. Where it

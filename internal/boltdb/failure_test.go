@@ -213,6 +213,50 @@ func TestARestartSettlesWhatTheLogShows(t *testing.T) {
 	}
 }
 
+// A record that could be neither synced nor taken back is the last in its area until it can: no checkpoint moves on.
+func TestNoCheckpointLeavesARecordBehindThatMayCount(t *testing.T) {
+	disk := &lossyDisk{}
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{checkpointEvery: time.Hour, wrap: func(f *os.File) file {
+		if strings.HasSuffix(f.Name(), logSuffix) {
+			return lossyFile{osFile{f}, disk}
+		}
+		return osFile{f}
+	}})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), put("k", "before")))
+	require.NoError(t, db.do(t.Context(), func() error { disk.fails, disk.keeps = []bool{true}, true; return nil }))
+	require.ErrorIs(t, db.Update(t.Context(), put("k", "failed")), ErrUnsure)
+	require.ErrorIs(t, db.Backup(t.Context(), filepath.Join(t.TempDir(), "copy.db")), syscall.EIO)
+	require.NoError(t, db.do(t.Context(), func() error { disk.keeps = false; return nil }))
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	abandon(db)
+	db, err = Open(t.Context(), db.Path(), Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	require.Equal(t, "before", get(t, db, "k"))
+	require.Equal(t, "after", get(t, db, "next"))
+}
+
+// A record that was written whole, although the system says otherwise, and cannot be taken back for want of room, may count.
+func TestARecordThatWasWrittenWholeMayCount(t *testing.T) {
+	var writes atomic.Int32
+	db := openLogOn(t, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+		switch writes.Add(-1) {
+		case 1:
+			n, _ := write(b, off)
+			return n, syscall.EIO
+		case 0:
+			return 0, syscall.ENOSPC
+		}
+		return write(b, off)
+	})
+	writes.Store(2)
+	require.ErrorIs(t, db.Update(t.Context(), put("k", "failed")), ErrUnsure)
+	require.Equal(t, "before", get(t, db, "k"))
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	require.Equal(t, "before", get(t, db, "k"))
+}
+
 // Whatever step of a checkpoint fails: reads and writes go on, Ready says why, and once the disk works again so does
 // everything, without a restart.
 func TestACheckpointThatFails(t *testing.T) {
@@ -380,6 +424,7 @@ func TestASlowDisk(t *testing.T) {
 func TestASlowCheckpoint(t *testing.T) {
 	db := open(t)
 	require.NoError(t, db.Update(t.Context(), put("k", "before")))
+	require.NoError(t, db.Update(t.Context(), put("gone", "v")))
 	writing, goOn := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
@@ -392,7 +437,6 @@ func TestASlowCheckpoint(t *testing.T) {
 	require.NoError(t, db.do(t.Context(), db.beginCheckpoint))
 	<-writing
 	require.NoError(t, db.Update(t.Context(), put("k", "meanwhile")))
-	require.NoError(t, db.Update(t.Context(), put("gone", "v")))
 	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return tx.Bucket(testBucket).Delete([]byte("gone")) }))
 	require.Equal(t, "meanwhile", get(t, db, "k"))
 	close(goOn)

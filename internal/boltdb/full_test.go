@@ -139,6 +139,60 @@ func TestDeletionsNeedNoRoom(t *testing.T) {
 	}
 }
 
+// fillInOrder puts small values in their order, in batches, until there is no room, and returns how many batches it put.
+func fillInOrder(t *testing.T, db *DB, checkpointed int) (batches int) {
+	t.Helper()
+	for ; ; batches++ {
+		err := db.Update(t.Context(), func(tx *Tx) error {
+			b, err := tx.CreateBucketIfNotExists(testBucket)
+			for i := 0; err == nil && i < 20; i++ {
+				err = b.Put(fmt.Appendf(nil, "%06d", 20*batches+i), []byte(strings.Repeat("v", 300)))
+			}
+			return Dirty(err)
+		})
+		if err != nil {
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			return batches
+		}
+		if batches%checkpointed == checkpointed-1 {
+			require.NoError(t, db.do(t.Context(), db.checkpointNow))
+		}
+	}
+}
+
+// What was acknowledged finds room in the file, although the pages of a new file are half full.
+func TestWhatWasAcknowledgedFindsRoom(t *testing.T) {
+	db := onFullDisk(t, 8<<20)
+	require.Greater(t, fillInOrder(t, db, 1<<30), 200)
+	require.NoError(t, db.do(t.Context(), db.checkpointNow))
+}
+
+// Each deletion changes a page of its own: a checkpoint would need as much room as the file has.
+func TestScatteredDeletionsNeedNoRoom(t *testing.T) {
+	for _, step := range []int{1, 100} {
+		db := onFullDisk(t, 8<<20)
+		n := fillInOrder(t, db, 20)
+		require.NoError(t, db.do(t.Context(), db.checkpointNow))
+		for i := 0; i < n; i += step {
+			require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+				for j := i; j < min(i+step, n); j++ {
+					if err := tx.Bucket(testBucket).Delete(fmt.Appendf(nil, "%06d", 20*j+10)); err != nil {
+						return Dirty(err)
+					}
+				}
+				return nil
+			}))
+		}
+		err := db.do(t.Context(), db.checkpointNow)
+		if err != nil { // the next one takes small steps
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			require.NoError(t, db.do(t.Context(), db.checkpointNow))
+		}
+		require.NoError(t, remove(t, db, 0, 20*n))
+		require.NoError(t, db.Close())
+	}
+}
+
 // The disk was full before the log came to its second area. The first one will do, once nothing in it is needed.
 func TestADiskThatIsFullBeforeTheSecondArea(t *testing.T) {
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{

@@ -211,10 +211,11 @@ func (l *wal) append(b []byte) ([]byte, error) {
 	if short := padded(payload) - int64(len(b)); short > 0 {
 		b = append(b, zeros[:short]...)
 	}
-	if _, err := l.file.WriteAt(b, l.at); err != nil {
+	n, err := l.file.WriteAt(b, l.at)
+	l.written = l.written || n == len(b)
+	if err != nil {
 		return b, err
 	}
-	l.written = true
 	l.fill(l.at + int64(len(b)))
 	began := time.Now()
 	if err := l.file.Sync(); err != nil {

@@ -3,7 +3,9 @@ package boltdb
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +21,37 @@ import (
 func TestNoReadAndNoWriteWaitsForAFileToBeMappedAnew(t *testing.T) {
 	db := open(t)
 	require.GreaterOrEqual(t, mappedBytes(t, db.Path()), uint64(256<<30), "how large a file may get before it is mapped anew")
+}
+
+// Nor does the writer, which has the file open to read all the time, wait for itself.
+func TestAFileThatOutgrowsItsMapping(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	require.NoError(t, db.Close())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	size, pageSize := int64(mappingSize()), int64(os.Getpagesize())
+	require.NoError(t, f.Truncate(size))
+	for page := range int64(2) { // all but two of its pages count as used
+		raw := make([]byte, metaLength)
+		_, err := f.ReadAt(raw, page*pageSize+pageHeader)
+		require.NoError(t, err)
+		binary.NativeEndian.PutUint64(raw[metaHighWater:], uint64(size/pageSize-2))
+		sum := fnv.New64a()
+		_, _ = sum.Write(raw[:metaChecksum])
+		binary.NativeEndian.PutUint64(raw[metaChecksum:], sum.Sum64())
+		_, err = f.WriteAt(raw, page*pageSize+pageHeader)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Close())
+	db, err = Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), put("large", strings.Repeat("v", 100<<10))))
+	require.NoError(t, db.do(t.Context(), db.checkpointNow))
+	require.Len(t, get(t, db, "large"), 100<<10)
+	require.NoError(t, db.Close())
 }
 
 // limitedEnv makes the test binary open the file it names with as much address space as "ulimit -v" leaves some.

@@ -24,7 +24,7 @@ const (
 	lockPoll = 10 * time.Millisecond
 )
 
-// open locks the file, puts it back to the last checkpoint if it was not closed cleanly, opens it, and replays its log. A
+// open locks the file, opens it, and puts over it what its log holds if it was not closed cleanly. A
 // file that is refused stays as it was.
 func (db *DB) open(ctx context.Context) (err error) {
 	var f *os.File
@@ -91,9 +91,11 @@ func (db *DB) open(ctx context.Context) (err error) {
 
 // openBolt opens f, which is locked, with bbolt: that then finds the lock taken by its own handle, which is as good as free.
 func (db *DB) openBolt(f *os.File) (err error) {
+	mapped := mappingSize()
+	db.mapped = int64(mapped)
 	db.bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
 		FreelistType:    bbolt.FreelistMapType,
-		InitialMmapSize: mappingSize(),
+		InitialMmapSize: mapped,
 		NoGrowSync:      true,
 		// Not yet known to be ours, the file must stay as it is; with this, bbolt does not write a list that it lacks.
 		NoFreelistSync: true,

@@ -63,6 +63,12 @@ func (o *overlay) set(c *change) {
 	o.count(c, 1)
 }
 
+// has reports whether anything is said of the key of c.
+func (o *overlay) has(c *change) bool {
+	_, any := o.tree.Get(c)
+	return any
+}
+
 func (o *overlay) remove(c *change) {
 	if old, removed := o.tree.Delete(c); removed {
 		o.count(old, -1)

@@ -532,7 +532,6 @@ func recoverImage(t *testing.T, d *disk, path string) (found uint64, err error) 
 
 // Whatever a power failure leaves of what was not synced: after it, everything is there that was answered, nothing is there
 // that was refused, and no page is damaged. The power also fails while the database recovers, and writes and syncs fail.
-// Each of the seven rules makes it fail when it is taken out, or the test that is named beside the rule; the syncs do, too.
 func TestPowerFailure(t *testing.T) {
 	for name, failIn := range map[string]int{"a sound disk": 0, "a disk that fails now and then": 150} {
 		t.Run(name, func(t *testing.T) {

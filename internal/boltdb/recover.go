@@ -116,7 +116,7 @@ func (db *DB) replayLog() error {
 	after := db.cp.applied
 	var records, total int
 	last := int64(-1)
-	overlay := newOverlay()
+	overlay, frozen := newOverlay(), newOverlay()
 	apply := func(sequence uint64, payload []byte) error {
 		if sequence != after+1 {
 			return fmt.Errorf("%w: its log %s lacks what was written after record %d: was an older copy put in its place, or is the log damaged?", ErrFormat, db.path+logSuffix, after)
@@ -127,10 +127,10 @@ func (db *DB) replayLog() error {
 		total += len(payload)
 		db.rec.reset()
 		tx := db.writeTx(overlay, &db.rec)
-		tx.sequence, tx.keepDeletes = sequence, true
+		tx.sequence, tx.frozen = sequence, frozen
 		return replay(tx, payload)
 	}
-	checkpointed, frozen := after, overlay
+	checkpointed := after
 	for _, area := range areas {
 		checkpointed, frozen = after, overlay
 		overlay = overlay.copy()
@@ -149,7 +149,7 @@ func (db *DB) replayLog() error {
 		return err
 	}
 	if checkpointed > db.cp.applied {
-		db.checkpointInBackground(frozen, checkpointed)
+		db.startCheckpoint(frozen, checkpointed)
 	}
 	took := time.Since(began)
 	db.counters.count(func(s *Stats) { s.Recoveries++; s.RecoveryBytes += uint64(total); s.RecoveryTime += took })

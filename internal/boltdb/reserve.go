@@ -9,15 +9,13 @@ const (
 	roomForCheckpoints = 256 << 10
 )
 
-// reserve makes sure that a checkpoint of o finds room, in free pages or on the disk, and leaves some: the pages that it
-// changes are written to new places, and what takes more than a page needs pages that lie side by side.
+// reserve makes sure that a checkpoint of o finds room, in free pages or on the disk, and leaves some.
 func (db *DB) reserve(o *overlay, leaves int64) error {
-	pageSize := int64(db.bolt.Info().PageSize)
-	free := int64(db.bolt.Stats().FreePageN) * pageSize
-	pages := o.bytes*9/8 + min(2*int64(o.tree.Len())*pageSize, db.fileSize) + 24*pageSize
-	to := db.fileSize + max(0, pages+leaves-free)
+	free := int64(db.bolt.Stats().FreePageN) * int64(db.bolt.Info().PageSize)
+	to := db.fileSize + max(0, db.checkpointPages(o)+leaves-free)
 	if free < db.fileSize/2 {
-		// Those that are free may be scattered. Next to a large value there may be another one.
+		// What takes more than a page needs pages that lie side by side, and those that are free may be scattered. Next to a
+		// large value there may be another one.
 		to += 2 * o.large
 	}
 	if to <= db.allocated {
@@ -34,4 +32,11 @@ func (db *DB) reserve(o *overlay, leaves int64) error {
 	}
 	db.allocated = to + ahead
 	return nil
+}
+
+// checkpointPages is about what a checkpoint takes of the file at most, in bytes: pages that it changes are written to new
+// places, and new ones are half full.
+func (db *DB) checkpointPages(o *overlay) int64 {
+	pageSize := int64(db.bolt.Info().PageSize)
+	return o.bytes*9/4 + min(int64(o.tree.Len())*pageSize, db.fileSize) + 24*pageSize
 }

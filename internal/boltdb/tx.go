@@ -28,8 +28,9 @@ type Tx struct {
 	rec *recorder
 	// sequence is that of the record.
 	sequence uint64
-	// keepDeletes: the file may get what it does not have yet, which must be deleted then. Without this, TestPowerFailure fails.
-	keepDeletes bool
+	// frozen is what a checkpoint brings into the file; nil: nothing. What is deleted of it must be deleted from the file
+	// afterwards. Without this, TestPowerFailure fails.
+	frozen *overlay
 	// buckets are those of a write transaction by their numbers, each once, and stored are those of the file.
 	buckets map[uint32]*Bucket
 	stored  map[uint32]*bbolt.Bucket
@@ -230,11 +231,12 @@ func (b *Bucket) Delete(key []byte) error {
 	}
 	b.tx.rec.op(opDelete, b.inRecord())
 	b.tx.rec.bytes(key)
-	if !b.tx.keepDeletes && (b.stored == nil || b.stored.Get(key) == nil) {
-		b.tx.overlay.remove(&change{bucket: b.number, key: key})
-		return nil
+	gone := &change{bucket: b.number, what: changeDelete, sequence: b.tx.sequence, key: bytes.Clone(key)}
+	if (b.stored == nil || b.stored.Get(key) == nil) && (b.tx.frozen == nil || !b.tx.frozen.has(gone)) {
+		b.tx.overlay.remove(gone)
+	} else {
+		b.tx.overlay.set(gone)
 	}
-	b.set(changeDelete, bytes.Clone(key), nil)
 	return nil
 }
 

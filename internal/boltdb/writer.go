@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// maxBatch bounds the functions in one transaction, and so the memory of its dirty pages.
+// maxBatch bounds the functions in one transaction.
 const maxBatch = 1024
 
 // maxBatchBytes bounds what they write, but for the last of them, in bytes.
@@ -267,7 +267,7 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 	}
 	db.rec.reset()
 	tx := db.writeTx(db.overlay.Load().copy(), &db.rec)
-	tx.sequence, tx.keepDeletes = db.wal.sequence+1, db.cp.done != nil || db.uncertain
+	tx.sequence, tx.frozen = db.wal.sequence+1, db.cp.frozen
 	for i, r := range batch {
 		if db.rec.payload() > maxBatchBytes {
 			batch = batch[:i]
