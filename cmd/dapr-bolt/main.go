@@ -30,7 +30,7 @@ const (
 // nobody writes to, and behind which there is no memory, counts as in use.
 const (
 	gcPercent = 50
-	gcBallast = 64 << 20
+	gcBallast = 48 << 20
 )
 
 // terminationSignals ask for a clean stop; a second one asks for an end at once.

@@ -22,12 +22,12 @@ const (
 	// takes checkpointMemory, in bytes, as soon as the last one is on disk.
 	areaSize         = 40 << 20
 	checkpointBytes  = 32 << 20
-	checkpointMemory = 16 << 20
+	checkpointMemory = 8 << 20
 	// maxOverlay is how much memory what is written while a checkpoint is under way may take, in bytes: then, writes wait for it.
-	maxOverlay = 64 << 20
+	maxOverlay = 24 << 20
 	// checkpointStep is about how many bytes of changes one commit brings into the file: it bounds the memory that a checkpoint
 	// takes.
-	checkpointStep = 8 << 20
+	checkpointStep = 4 << 20
 	// checkpointEvery is how long after the last one a checkpoint is made if there is something behind that in the log, in
 	// up to twice the time while nothing is written. A page that is written again and again is written to the disk once for each.
 	checkpointEvery = 30 * time.Second
