@@ -22,7 +22,7 @@ const (
 	// takes checkpointMemory, in bytes, as soon as the last one is on disk.
 	areaSize         = 40 << 20
 	checkpointBytes  = 32 << 20
-	checkpointMemory = 8 << 20
+	checkpointMemory = 16 << 20
 	// maxOverlay is how much memory what is written while a checkpoint is under way may take, in bytes: then, writes wait for it.
 	maxOverlay = 24 << 20
 	// checkpointStep is about how many bytes of changes one commit brings into the file: it bounds the memory that a checkpoint
