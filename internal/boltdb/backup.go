@@ -48,13 +48,8 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 func (db *DB) copyTo(ctx context.Context, f *os.File) error {
 	var tx *bbolt.Tx
 	err := db.do(ctx, func() (err error) {
-		if err := db.recoverUncertain(); err != nil {
+		if err := db.checkpointNow(); err != nil {
 			return err
-		}
-		if db.wal != nil {
-			if err := db.checkpointNow(); err != nil {
-				return err
-			}
 		}
 		db.mu.RLock()
 		if tx, err = db.bolt.Begin(false); err != nil {

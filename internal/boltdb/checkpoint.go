@@ -28,6 +28,8 @@ const (
 	// checkpointStep is about how many bytes of changes one commit brings into the file: it bounds the memory that a checkpoint
 	// takes.
 	checkpointStep = 4 << 20
+	// tightStep is checkpointStep where the disk has no room: each commit then uses what the ones before it have freed.
+	tightStep = 8 << 10
 	// checkpointEvery is how long after the last one a checkpoint is made if there is something behind that in the log, in
 	// up to twice the time while nothing is written. A page that is written again and again is written to the disk once for each.
 	checkpointEvery = 30 * time.Second
@@ -46,9 +48,6 @@ type checkpoint struct {
 	// resting: the last one has failed. It is tried again when it must be, or after a while.
 	resting bool
 }
-
-// tightStep is checkpointStep where the disk has no room: each commit then uses what the ones before it have freed.
-const tightStep = 8 << 10
 
 // startLog begins a log beside a file that is whole without one. From then on the file cannot do without its log, and says
 // so.
@@ -76,10 +75,7 @@ func (db *DB) startLog(areaSize int64) (err error) {
 
 // endLog makes the file whole without its log, and removes that.
 func (db *DB) endLog() error {
-	if db.wal == nil {
-		return nil
-	}
-	if err := db.checkpointNow(); err != nil {
+	if err := db.checkpointNow(); err != nil || db.wal == nil {
 		return err
 	}
 	id := db.wal.id
@@ -185,7 +181,7 @@ func (db *DB) checkpointDone(err error) error {
 	return nil
 }
 
-// checkpointNow waits until the file holds everything.
+// checkpointNow waits until the file holds everything. It opens one that is uncertain anew.
 func (db *DB) checkpointNow() error {
 	if err := db.beginCheckpoint(); err != nil {
 		return err
@@ -193,10 +189,10 @@ func (db *DB) checkpointNow() error {
 	return db.finishCheckpoint()
 }
 
-// apply brings what lies over the file into it, in the order of its keys, in commits of about step bytes. The last of them says which
-// records need not be read any more, so that a power failure in between is none; it changes nothing else, so that bbolt may use
-// again what those before it have freed, although somebody reads the file as it is now. Whoever reads meanwhile finds the
-// same, as all of it still lies over the file.
+// apply brings what lies over the file into it, in the order of its keys, in commits of about step bytes. The last of them
+// says which records need not be read any more, so that a power failure in between is none; it changes nothing else, so that
+// bbolt may use again what those before it have freed, although somebody reads the file as it is now. Whoever reads meanwhile
+// finds the same, as all of it still lies over the file.
 func (db *DB) apply(o *overlay, upTo uint64, fills map[uint32]float64, step int64) error {
 	id := db.wal.id
 	changes := o.tree.Iter()

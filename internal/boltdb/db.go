@@ -157,8 +157,6 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		tasks:   make(chan func()),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
-		names:   newNames(),
-		fills:   map[uint32]float64{},
 	}
 	if err := db.open(ctx); err != nil {
 		return nil, err
@@ -238,11 +236,7 @@ func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.stop)
 		<-db.stopped
-		err := db.recoverUncertain()
-		if err == nil {
-			err = db.endLog()
-		}
-		if err != nil {
+		if err := db.endLog(); err != nil {
 			db.closeErr = fmt.Errorf("close database %s: %w", db.path, err)
 		}
 		db.cancel()

@@ -57,23 +57,19 @@ func soundPages(db *DB) error {
 	})
 }
 
-// hookedSync is a file of which a test hears before it is synced, and whose sync fails if the test says so.
-type hookedSync struct {
-	osFile
-	hook func(log bool) error
-}
-
-func (f hookedSync) Sync() error {
-	if err := f.hook(strings.HasSuffix(f.Name(), logSuffix)); err != nil {
-		return err
+// onLog puts a file of a test's in the place of the log.
+func onLog(wrap func(f osFile) file) func(f *os.File) file {
+	return func(f *os.File) file {
+		if strings.HasSuffix(f.Name(), logSuffix) {
+			return wrap(osFile{f})
+		}
+		return osFile{f}
 	}
-	return f.osFile.Sync()
 }
 
-// openHooked opens a database of one key.
-func openHooked(t *testing.T, opts Options, hook func(log bool) error) *DB {
+// openBefore opens a database of one key.
+func openBefore(t *testing.T, opts Options) *DB {
 	t.Helper()
-	opts.wrap = func(f *os.File) file { return hookedSync{osFile{f}, hook} }
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), opts)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
@@ -81,32 +77,15 @@ func openHooked(t *testing.T, opts Options, hook func(log bool) error) *DB {
 	return db
 }
 
-// After a failed sync, the system shows bytes that are not on the disk, and calls the next sync a success. A record that it
-// happened to is taken out of the log; nothing else that was written there is at stake.
-func TestARecordThatCannotBeSyncedIsTakenBack(t *testing.T) {
-	var failures atomic.Int32
-	db := openHooked(t, Options{}, func(log bool) error {
-		if log && failures.Add(-1) >= 0 {
-			return syscall.EIO
-		}
-		return nil
-	})
-	failures.Store(1)
-	require.ErrorIs(t, db.Update(t.Context(), put("k", "failed")), syscall.EIO)
-	require.Equal(t, "before", get(t, db, "k"))
-	// The second is that of taking it back.
-	failures.Store(2)
-	err := db.Update(t.Context(), put("k", "failed"))
-	require.ErrorIs(t, err, syscall.EIO)
-	require.ErrorIs(t, err, ErrUnsure)
-	require.Equal(t, "before", get(t, db, "k"))
-	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+// requireAfterAKill opens a database again as a kill leaves it, and looks at two of its keys.
+func requireAfterAKill(t *testing.T, db *DB, k, next string) {
+	t.Helper()
 	abandon(db)
-	db, err = Open(t.Context(), db.Path(), Options{})
+	db, err := Open(t.Context(), db.Path(), Options{})
 	require.NoError(t, err)
-	defer db.Close()
-	require.Equal(t, "before", get(t, db, "k"))
-	require.Equal(t, "after", get(t, db, "next"))
+	require.Equal(t, k, get(t, db, "k"))
+	require.Equal(t, next, get(t, db, "next"))
+	require.NoError(t, db.Close())
 }
 
 // failingFile fails as a test says.
@@ -122,16 +101,7 @@ func (f failingFile) WriteAt(b []byte, off int64) (int, error) {
 // openLogOn opens a database of one key, whose log is written through a function.
 func openLogOn(t *testing.T, write func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error)) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
-		if strings.HasSuffix(f.Name(), logSuffix) {
-			return failingFile{osFile{f}, write}
-		}
-		return osFile{f}
-	}})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, db.Update(t.Context(), put("k", "before")))
-	return db
+	return openBefore(t, Options{wrap: onLog(func(f osFile) file { return failingFile{f, write} })})
 }
 
 // lossyDisk is a disk on which syncs fail: what they were to make last it may have or not, but the system shows it.
@@ -171,6 +141,29 @@ func (f lossyFile) Sync() (err error) {
 	return err
 }
 
+// options makes a database keep its log on the disk.
+func (d *lossyDisk) options() Options {
+	return Options{checkpointEvery: time.Hour, wrap: onLog(func(f osFile) file { return lossyFile{f, d} })}
+}
+
+// After a failed sync, the system shows bytes that are not on the disk, and calls the next sync a success. A record that it
+// happened to is taken out of the log; nothing else that was written there is at stake.
+func TestARecordThatCannotBeSyncedIsTakenBack(t *testing.T) {
+	disk := &lossyDisk{}
+	db := openBefore(t, disk.options())
+	disk.fails = []bool{false}
+	require.ErrorIs(t, db.Update(t.Context(), put("k", "failed")), syscall.EIO)
+	require.Equal(t, "before", get(t, db, "k"))
+	// The second is that of taking it back.
+	disk.fails = []bool{false, false}
+	err := db.Update(t.Context(), put("k", "failed"))
+	require.ErrorIs(t, err, syscall.EIO)
+	require.ErrorIs(t, err, ErrUnsure)
+	require.Equal(t, "before", get(t, db, "k"))
+	require.NoError(t, db.Update(t.Context(), put("next", "after")))
+	requireAfterAKill(t, db, "before", "after")
+}
+
 // What the system shows of a log after a failed sync, a restart makes true on the disk before anything goes on from there.
 func TestARestartSettlesWhatTheLogShows(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -184,13 +177,7 @@ func TestARestartSettlesWhatTheLogShows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "test.db")
 			disk := &lossyDisk{}
-			opts := Options{checkpointEvery: time.Hour, wrap: func(f *os.File) file {
-				if strings.HasSuffix(f.Name(), logSuffix) {
-					return lossyFile{osFile{f}, disk}
-				}
-				return osFile{f}
-			}}
-			db, err := Open(t.Context(), path, opts)
+			db, err := Open(t.Context(), path, disk.options())
 			require.NoError(t, err)
 			require.NoError(t, db.Update(t.Context(), put("k", "before")))
 			require.NoError(t, db.do(t.Context(), db.checkpointNow))
@@ -198,17 +185,13 @@ func TestARestartSettlesWhatTheLogShows(t *testing.T) {
 			require.ErrorIs(t, db.Update(t.Context(), put("k", "unsure")), ErrUnsure)
 			abandon(db)
 			disk.keeps = false
-			db, err = Open(t.Context(), path, opts)
+			db, err = Open(t.Context(), path, disk.options())
 			require.NoError(t, err)
 			require.Equal(t, c.want, get(t, db, "k"), "whether it took place nobody knew until now")
 			require.NoError(t, db.Update(t.Context(), put("next", "after")))
 			abandon(db)
 			require.NoError(t, os.WriteFile(path+logSuffix, disk.durable, 0o600))
-			db, err = Open(t.Context(), path, Options{})
-			require.NoError(t, err)
-			defer db.Close()
-			require.Equal(t, c.want, get(t, db, "k"))
-			require.Equal(t, "after", get(t, db, "next"))
+			requireAfterAKill(t, db, c.want, "after")
 		})
 	}
 }
@@ -216,25 +199,13 @@ func TestARestartSettlesWhatTheLogShows(t *testing.T) {
 // A record that could be neither synced nor taken back is the last in its area until it can: no checkpoint moves on.
 func TestNoCheckpointLeavesARecordBehindThatMayCount(t *testing.T) {
 	disk := &lossyDisk{}
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{checkpointEvery: time.Hour, wrap: func(f *os.File) file {
-		if strings.HasSuffix(f.Name(), logSuffix) {
-			return lossyFile{osFile{f}, disk}
-		}
-		return osFile{f}
-	}})
-	require.NoError(t, err)
-	require.NoError(t, db.Update(t.Context(), put("k", "before")))
+	db := openBefore(t, disk.options())
 	require.NoError(t, db.do(t.Context(), func() error { disk.fails, disk.keeps = []bool{true}, true; return nil }))
 	require.ErrorIs(t, db.Update(t.Context(), put("k", "failed")), ErrUnsure)
 	require.ErrorIs(t, db.Backup(t.Context(), filepath.Join(t.TempDir(), "copy.db")), syscall.EIO)
 	require.NoError(t, db.do(t.Context(), func() error { disk.keeps = false; return nil }))
 	require.NoError(t, db.Update(t.Context(), put("next", "after")))
-	abandon(db)
-	db, err = Open(t.Context(), db.Path(), Options{})
-	require.NoError(t, err)
-	defer db.Close()
-	require.Equal(t, "before", get(t, db, "k"))
-	require.Equal(t, "after", get(t, db, "next"))
+	requireAfterAKill(t, db, "before", "after")
 }
 
 // A record that was written whole, although the system says otherwise, and cannot be taken back for want of room, may count.
@@ -272,7 +243,7 @@ func TestACheckpointThatFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var broken atomic.Bool
-			db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
+			db := openBefore(t, Options{wrap: func(f *os.File) file {
 				return failingFile{osFile{f}, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
 					if broken.Load() && !strings.HasSuffix(f.Name(), logSuffix) {
 						return 0, syscall.EIO
@@ -280,9 +251,6 @@ func TestACheckpointThatFails(t *testing.T) {
 					return write(b, off)
 				}}
 			}})
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, db.Close()) })
-			require.NoError(t, db.Update(t.Context(), put("k", "before")))
 			onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
 				if !broken.Load() || !fails.when(off) {
 					return write(b, off)
@@ -295,7 +263,7 @@ func TestACheckpointThatFails(t *testing.T) {
 				return 0, syscall.EIO
 			})
 			broken.Store(true)
-			err = db.do(t.Context(), db.checkpointNow)
+			err := db.do(t.Context(), db.checkpointNow)
 			require.ErrorIs(t, err, syscall.EIO)
 			require.ErrorContains(t, err, "commit: ")
 			for range 2 {

@@ -37,8 +37,8 @@ func (f fullFile) WriteAt(b []byte, off int64) (int, error) {
 // On a full disk, what makes room must be possible: to delete is to write. Whichever of the two files cannot grow.
 func TestAFullDiskTakesDeletions(t *testing.T) {
 	for name, room := range map[string]struct{ file, log int64 }{
-		"the file":         {6 << 20, 1 << 40},
-		"its log":          {1 << 40, 5 << 20},
+		"the file":         {6 << 20, plenty},
+		"its log":          {plenty, 5 << 20},
 		"the file and log": {6 << 20, 5 << 20},
 	} {
 		t.Run(name, func(t *testing.T) { deleteOnAFullDisk(t, room.file, room.log) })
@@ -46,25 +46,8 @@ func TestAFullDiskTakesDeletions(t *testing.T) {
 }
 
 func deleteOnAFullDisk(t *testing.T, ofFile, ofLog int64) {
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{
-		areaSize: 4 << 20, checkpointBytes: 3 << 20,
-		wrap: func(f *os.File) file {
-			if strings.HasSuffix(f.Name(), logSuffix) {
-				return fullFile{osFile{f}, ofLog}
-			}
-			return fullFile{osFile{f}, ofFile}
-		},
-		opened: func(bolt *bbolt.DB) {
-			hookWrites(bolt, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
-				if off+int64(len(b)) > ofFile {
-					return 0, syscall.ENOSPC
-				}
-				return write(b, off)
-			})
-		},
-	})
-	require.NoError(t, err)
-	defer db.Close()
+	db := onFullDisk(t, ofFile, ofLog)
+	var err error
 	large := strings.Repeat("v", 100<<10)
 	n := 0
 	for ; err == nil; n++ {
@@ -79,20 +62,23 @@ func deleteOnAFullDisk(t *testing.T, ofFile, ofLog int64) {
 	}
 }
 
-// onFullDisk opens a database on a disk with no room for its file behind a length.
-func onFullDisk(t *testing.T, room int64) *DB {
+// plenty is room that nothing fills.
+const plenty = 1 << 40
+
+// onFullDisk opens a database on a disk with no room for its file, and for its log, behind a length.
+func onFullDisk(t *testing.T, ofFile, ofLog int64) *DB {
 	t.Helper()
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{
 		areaSize: 4 << 20, checkpointBytes: 3 << 20, checkpointEvery: time.Hour,
 		wrap: func(f *os.File) file {
 			if strings.HasSuffix(f.Name(), logSuffix) {
-				return osFile{f}
+				return fullFile{osFile{f}, ofLog}
 			}
-			return fullFile{osFile{f}, room}
+			return fullFile{osFile{f}, ofFile}
 		},
 		opened: func(bolt *bbolt.DB) {
 			hookWrites(bolt, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
-				if off+int64(len(b)) > room {
+				if off+int64(len(b)) > ofFile {
 					return 0, syscall.ENOSPC
 				}
 				return write(b, off)
@@ -120,7 +106,7 @@ func remove(t *testing.T, db *DB, from, to int) error {
 // Small writes take the last room, and still everything can be deleted, one key at a time or many.
 func TestDeletionsNeedNoRoom(t *testing.T) {
 	for _, step := range []int{1, 50, 500} {
-		db := onFullDisk(t, 8<<20)
+		db := onFullDisk(t, 8<<20, plenty)
 		n := 0
 		var err error
 		for ; err == nil; n++ {
@@ -162,7 +148,7 @@ func fillInOrder(t *testing.T, db *DB, checkpointed int) (batches int) {
 
 // What was acknowledged finds room in the file, although the pages of a new file are half full.
 func TestWhatWasAcknowledgedFindsRoom(t *testing.T) {
-	db := onFullDisk(t, 8<<20)
+	db := onFullDisk(t, 8<<20, plenty)
 	require.Greater(t, fillInOrder(t, db, 1<<30), 200)
 	require.NoError(t, db.do(t.Context(), db.checkpointNow))
 }
@@ -170,7 +156,7 @@ func TestWhatWasAcknowledgedFindsRoom(t *testing.T) {
 // Each deletion changes a page of its own: a checkpoint would need as much room as the file has.
 func TestScatteredDeletionsNeedNoRoom(t *testing.T) {
 	for _, step := range []int{1, 100} {
-		db := onFullDisk(t, 8<<20)
+		db := onFullDisk(t, 8<<20, plenty)
 		n := fillInOrder(t, db, 20)
 		require.NoError(t, db.do(t.Context(), db.checkpointNow))
 		for i := 0; i < n; i += step {
@@ -195,17 +181,8 @@ func TestScatteredDeletionsNeedNoRoom(t *testing.T) {
 
 // The disk was full before the log came to its second area. The first one will do, once nothing in it is needed.
 func TestADiskThatIsFullBeforeTheSecondArea(t *testing.T) {
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{
-		areaSize: 4 << 20, checkpointBytes: 3 << 20, checkpointEvery: time.Hour,
-		wrap: func(f *os.File) file {
-			if strings.HasSuffix(f.Name(), logSuffix) {
-				return fullFile{osFile{f}, areasAt + 4<<20}
-			}
-			return osFile{f}
-		},
-	})
-	require.NoError(t, err)
-	defer db.Close()
+	db := onFullDisk(t, plenty, areasAt+4<<20)
+	var err error
 	for i := 0; err == nil; i++ {
 		err = db.Update(t.Context(), put(fmt.Sprintf("%06d", i), strings.Repeat("v", 100<<10)))
 	}
@@ -219,19 +196,16 @@ func TestADiskThatIsFullBeforeTheSecondArea(t *testing.T) {
 // Where there is no room for a log, writes fail, reads go on, and the next write tries again.
 func TestALogThatCannotBegin(t *testing.T) {
 	var room atomic.Int64
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: func(f *os.File) file {
-		if strings.HasSuffix(f.Name(), logSuffix) {
-			return fullFile{osFile{f}, room.Load()}
-		}
-		return osFile{f}
-	}})
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{wrap: onLog(func(f osFile) file {
+		return fullFile{f, room.Load()}
+	})})
 	require.NoError(t, err)
 	defer db.Close()
 	for range 3 {
 		require.ErrorIs(t, db.Update(t.Context(), put("k", "v")), syscall.ENOSPC)
 		require.Empty(t, get(t, db, "k"))
 	}
-	room.Store(1 << 40)
+	room.Store(plenty)
 	require.NoError(t, db.Update(t.Context(), put("k", "v")))
 	require.Equal(t, "v", get(t, db, "k"))
 }

@@ -130,7 +130,7 @@ func (l *wal) first(area int) (sequence uint64, err error) {
 	}
 	l.enter(area)
 	l.sequence = binary.LittleEndian.Uint64(head[8:]) - 1
-	if payload, err := l.record(); payload == nil {
+	if record, err := l.record(); record == nil {
 		return 0, err
 	}
 	return l.sequence + 1, nil
@@ -143,13 +143,13 @@ func (l *wal) read(area int, after uint64, apply func(sequence uint64, payload [
 		return err
 	}
 	for {
-		payload, err := l.record()
-		if payload == nil {
+		record, err := l.record()
+		if record == nil {
 			return err
 		}
-		l.next(payload)
+		l.next(record)
 		if l.sequence > after {
-			if err := apply(l.sequence, payload[recordHeader:]); err != nil {
+			if err := apply(l.sequence, record[recordHeader:]); err != nil {
 				return err
 			}
 		}

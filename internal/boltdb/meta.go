@@ -75,7 +75,7 @@ func inspect(f *os.File) (warning, err error) {
 	}
 	// Longer files are read where a build without a log has left the list of free pages out: bbolt would read them, too.
 	if info.Size() <= maxVerified || newest.freelist == noFreelist {
-		verify(f, newest, func(found error) bool { err = found; return false })
+		verify(f, newest, func(damage error) bool { err = damage; return false })
 		if err != nil {
 			return nil, err
 		}

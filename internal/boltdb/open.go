@@ -24,8 +24,8 @@ const (
 	lockPoll = 10 * time.Millisecond
 )
 
-// open locks the file, opens it, and puts over it what its log holds if it was not closed cleanly. A
-// file that is refused stays as it was.
+// open locks the file, opens it, and puts over it what its log holds if it was not closed cleanly. A file that is refused
+// stays as it was.
 func (db *DB) open(ctx context.Context) (err error) {
 	var f *os.File
 	// What bbolt and the system know to say of damaged pages is a panic, or a fault.

@@ -37,6 +37,7 @@ func (db *DB) recoverLog(l *wal, state *logState) error {
 			return errors.Join(err, l.file.Close())
 		}
 	}
+	db.names, db.fills = newNames(), map[uint32]float64{}
 	if state == nil {
 		if err := db.dropLog(l); err != nil {
 			return err
@@ -47,7 +48,6 @@ func (db *DB) recoverLog(l *wal, state *logState) error {
 		return errNoLog
 	}
 	db.wal, db.cp = l, checkpoint{applied: state.applied, began: time.Now()}
-	db.names, db.fills = newNames(), map[uint32]float64{}
 	if l.id != state.id {
 		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.path+logSuffix)
 	}
@@ -125,10 +125,7 @@ func (db *DB) replayLog() error {
 		last = l.at - padded(len(payload))
 		records++
 		total += len(payload)
-		db.rec.reset()
-		tx := db.writeTx(overlay, &db.rec)
-		tx.sequence, tx.frozen = sequence, frozen
-		return replay(tx, payload)
+		return replay(db.writeTx(overlay, sequence, frozen), payload)
 	}
 	checkpointed := after
 	for _, area := range areas {

@@ -60,8 +60,7 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 	if err != nil {
 		return "", err
 	}
-	_, noLog := os.Stat(path + logSuffix)
-	if like.Size() > 0 || noLog == nil {
+	if _, err := os.Stat(path + logSuffix); like.Size() > 0 || err == nil {
 		if kept, err = keep(path); err != nil {
 			return "", errors.Join(err, os.Remove(nextPath(path)))
 		}

@@ -21,14 +21,51 @@ type txModel struct {
 	bolt *bbolt.DB
 }
 
+// write is one thing that a transaction does.
+type write struct {
+	path  []string
+	what  int
+	key   []byte
+	value []byte
+}
+
+// within is what this package's transactions and buckets, and bbolt's, have in common.
+type within[B any] interface {
+	CreateBucketIfNotExists(name []byte) (B, error)
+}
+
+type bucketOf[B any] interface {
+	within[B]
+	Get(key []byte) []byte
+	Put(key, value []byte) error
+	Delete(key []byte) error
+	NextSequence() (uint64, error)
+}
+
+func doAll[B bucketOf[B]](t *rapid.T, tx within[B], writes []write) {
+	for _, w := range writes {
+		b, err := tx.CreateBucketIfNotExists([]byte(w.path[0]))
+		for _, name := range w.path[1:] {
+			require.NoError(t, err)
+			b, err = b.CreateBucketIfNotExists([]byte(name))
+		}
+		require.NoError(t, err)
+		switch {
+		case w.what < 5:
+			err = b.Put(w.key, w.value)
+			require.Equal(t, w.value, b.Get(w.key))
+		case w.what < 9:
+			err = b.Delete(w.key)
+			require.Nil(t, b.Get(w.key))
+		default:
+			_, err = b.NextSequence()
+		}
+		require.NoError(t, err)
+	}
+}
+
 // change does some writes to both.
 func (m *txModel) change(t *rapid.T) {
-	type write struct {
-		path  []string
-		what  int
-		key   []byte
-		value []byte
-	}
 	names := rapid.SampledFrom([]string{"a", "b", "c"})
 	writes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) write {
 		return write{
@@ -42,25 +79,7 @@ func (m *txModel) change(t *rapid.T) {
 	refuse := rapid.IntRange(0, 9).Draw(t, "refuse") == 0
 	errRefused := errors.New("refused")
 	err := m.db.Update(context.Background(), func(tx *Tx) error {
-		for _, w := range writes {
-			b, err := tx.CreateBucketIfNotExists([]byte(w.path[0]))
-			for _, name := range w.path[1:] {
-				require.NoError(t, err)
-				b, err = b.CreateBucketIfNotExists([]byte(name))
-			}
-			require.NoError(t, err)
-			switch {
-			case w.what < 5:
-				err = b.Put(w.key, w.value)
-				require.Equal(t, w.value, b.Get(w.key))
-			case w.what < 9:
-				err = b.Delete(w.key)
-				require.Nil(t, b.Get(w.key))
-			default:
-				_, err = b.NextSequence()
-			}
-			require.NoError(t, err)
-		}
+		doAll[*Bucket](t, tx, writes)
 		if refuse {
 			return Dirty(errRefused)
 		}
@@ -72,23 +91,7 @@ func (m *txModel) change(t *rapid.T) {
 	}
 	require.NoError(t, err)
 	require.NoError(t, m.bolt.Update(func(tx *bbolt.Tx) error {
-		for _, w := range writes {
-			b, err := tx.CreateBucketIfNotExists([]byte(w.path[0]))
-			for _, name := range w.path[1:] {
-				require.NoError(t, err)
-				b, err = b.CreateBucketIfNotExists([]byte(name))
-			}
-			require.NoError(t, err)
-			switch {
-			case w.what < 5:
-				err = b.Put(w.key, w.value)
-			case w.what < 9:
-				err = b.Delete(w.key)
-			default:
-				_, err = b.NextSequence()
-			}
-			require.NoError(t, err)
-		}
+		doAll[*bbolt.Bucket](t, tx, writes)
 		return nil
 	}))
 }

@@ -265,9 +265,7 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 	if db.cp.done != nil && db.overlay.Load().bytes >= maxOverlay {
 		db.logError(db.finishCheckpoint())
 	}
-	db.rec.reset()
-	tx := db.writeTx(db.overlay.Load().copy(), &db.rec)
-	tx.sequence, tx.frozen = db.wal.sequence+1, db.cp.frozen
+	tx := db.writeTx(db.overlay.Load().copy(), db.wal.sequence+1, db.cp.frozen)
 	for i, r := range batch {
 		if db.rec.payload() > maxBatchBytes {
 			batch = batch[:i]
@@ -351,9 +349,11 @@ func (db *DB) revokeFailed() error {
 	return nil
 }
 
-// writeTx is a transaction that changes what lies over the file.
-func (db *DB) writeTx(o *overlay, rec *recorder) *Tx {
-	tx := &Tx{rec: rec, buckets: map[uint32]*Bucket{}, stored: db.stored, fills: db.fills}
+// writeTx is a transaction that changes what lies over the file, and begins its record. frozen is what a checkpoint brings
+// into the file; nil: nothing.
+func (db *DB) writeTx(o *overlay, sequence uint64, frozen *overlay) *Tx {
+	db.rec.reset()
+	tx := &Tx{rec: &db.rec, sequence: sequence, frozen: frozen, buckets: map[uint32]*Bucket{}, stored: db.stored, fills: db.fills}
 	tx.start(db.base, db.names, o)
 	tx.top.changed = true
 	return tx

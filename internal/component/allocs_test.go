@@ -13,8 +13,7 @@ import (
 )
 
 // TestAllocs keeps the allocations of a call in check: those beyond what a bare gRPC server takes for the same messages.
-// Each write is alone in its commit, whose own allocations are in the number. The race detector
-// allocates too.
+// Each write is alone in its commit, whose own allocations are in the number. The race detector allocates too.
 func TestAllocs(t *testing.T) {
 	const runs, rounds, deliveries = 50, 3, 500
 	ours, bare := connectOurs(t), connectBare(t)
