@@ -27,10 +27,11 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 		return err
 	}
 	err = fillCopy(f, func(f *os.File) error {
-		if err := db.copyTo(ctx, f); err != nil {
+		names, over, err := db.copyTo(ctx, f)
+		if err != nil {
 			return err
 		}
-		return makeOwn(f.Name())
+		return makeOwn(f.Name(), names, over)
 	})
 	if err != nil {
 		return err
@@ -44,28 +45,17 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
-// copyTo writes the file as a checkpoint has left it.
-func (db *DB) copyTo(ctx context.Context, f *os.File) error {
-	var tx *bbolt.Tx
-	err := db.do(ctx, func() (err error) {
-		if err := db.checkpointNow(); err != nil {
-			return err
-		}
-		db.mu.RLock()
-		if tx, err = db.bolt.Begin(false); err != nil {
-			db.mu.RUnlock()
+// copyTo writes the file as it is, and returns what lies over it.
+func (db *DB) copyTo(ctx context.Context, f *os.File) (names *names, over *overlay, err error) {
+	err = db.viewFile(func(base *bbolt.Tx, o *overlay) error {
+		names, over = db.names, o
+		_, err := base.WriteTo(&backupWriter{ctx: ctx, file: f})
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx) // bbolt returns its text alone
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	defer db.mu.RUnlock()
-	_, err = tx.WriteTo(&backupWriter{ctx: ctx, file: f})
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // bbolt returns its text alone
-	}
-	return errors.Join(err, tx.Rollback())
+	return names, over, err
 }
 
 // backupStep is how much of a backup is written between syncs, in bytes: the syncs of the log wait for what else the disk has
@@ -91,9 +81,9 @@ func (w *backupWriter) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// makeOwn makes a copy a database of its own: without a log, and with an incarnation that nobody else has, since whoever
-// goes on with it may count what the original counts otherwise.
-func makeOwn(path string) (err error) {
+// makeOwn makes a copy a database of its own: without a log, but with what lay over the original, and with an incarnation that
+// nobody else has, since whoever goes on with it may count what the original counts otherwise.
+func makeOwn(path string, names *names, over *overlay) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: %v", ErrDamaged, p)
@@ -103,8 +93,11 @@ func makeOwn(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	err = bolt.Update(func(tx *bbolt.Tx) error {
-		return errors.Join(tx.Bucket(bucketFormat).Delete(keyLog), newIncarnation(tx))
-	})
+	err = over.apply(names, nil, checkpointStep, bolt.Update)
+	if err == nil {
+		err = bolt.Update(func(tx *bbolt.Tx) error {
+			return errors.Join(tx.Bucket(bucketFormat).Delete(keyLog), newIncarnation(tx))
+		})
+	}
 	return errors.Join(err, bolt.Close())
 }

@@ -189,16 +189,23 @@ func (db *DB) checkpointNow() error {
 	return db.finishCheckpoint()
 }
 
-// apply brings what lies over the file into it, in the order of its keys, in commits of about step bytes. The last of them
-// says which records need not be read any more, so that a power failure in between is none; it changes nothing else, so that
-// bbolt may use again what those before it have freed, although somebody reads the file as it is now. Whoever reads meanwhile
-// finds the same, as all of it still lies over the file.
+// apply brings what lies over the file into it. The last commit says which records need not be read any more, so that a power
+// failure before it is none; it changes nothing else, so that bbolt may use again what those before it have freed, although
+// somebody reads the file as it is now. Whoever reads meanwhile finds the same, as all of it still lies over the file.
 func (db *DB) apply(o *overlay, upTo uint64, fills map[uint32]float64, step int64) error {
 	id := db.wal.id
+	if err := o.apply(db.names, fills, step, db.commit); err != nil {
+		return err
+	}
+	return db.commit(func(tx *bbolt.Tx) error { return putLogState(tx, id, upTo) })
+}
+
+// apply brings o into a file, in the order of its keys, in commits of about step bytes.
+func (o *overlay) apply(names *names, fills map[uint32]float64, step int64, commit func(func(tx *bbolt.Tx) error) error) error {
 	changes := o.tree.Iter()
 	for more := changes.First(); more; {
-		if err := db.commit(func(tx *bbolt.Tx) error {
-			a := applier{tx: tx, names: db.names, fills: fills, buckets: map[uint32]*bbolt.Bucket{}}
+		if err := commit(func(tx *bbolt.Tx) error {
+			a := applier{tx: tx, names: names, fills: fills, buckets: map[uint32]*bbolt.Bucket{}}
 			for size := int64(0); more && size < step; more = changes.Next() {
 				c := changes.Item()
 				size += c.size()
@@ -211,7 +218,7 @@ func (db *DB) apply(o *overlay, upTo uint64, fills map[uint32]float64, step int6
 			return err
 		}
 	}
-	return db.commit(func(tx *bbolt.Tx) error { return putLogState(tx, id, upTo) })
+	return nil
 }
 
 // applier brings changes into the file.

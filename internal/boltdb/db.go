@@ -178,7 +178,17 @@ func (db *DB) Incarnation() string { return hex.EncodeToString(db.incarnation) }
 // of what is deleted meanwhile from being used again. fn must not call View.
 //
 // A damaged page, of which bbolt and the system know no better than to panic, is ErrDamaged.
-func (db *DB) View(fn func(tx *Tx) error) (err error) {
+func (db *DB) View(fn func(tx *Tx) error) error {
+	return db.viewFile(func(base *bbolt.Tx, over *overlay) error {
+		tx := &Tx{}
+		tx.start(base, db.names, over)
+		defer func() { db.counters.read.Add(tx.read) }()
+		return fn(tx)
+	})
+}
+
+// viewFile is View of the file and of what lies over it.
+func (db *DB) viewFile(fn func(base *bbolt.Tx, over *overlay) error) (err error) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.openErr != nil {
@@ -190,15 +200,12 @@ func (db *DB) View(fn func(tx *Tx) error) (err error) {
 			err = db.panicked("while reading", p)
 		}
 	}()
-	base, overlay, err := db.snapshot()
+	base, over, err := db.snapshot()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, base.Rollback()) }()
-	tx := &Tx{}
-	tx.start(base, db.names, overlay)
-	defer func() { db.counters.read.Add(tx.read) }()
-	return fn(tx)
+	return fn(base, over)
 }
 
 // snapshot is what a reader sees: the file, and what lies over it.

@@ -293,6 +293,39 @@ func TestBackupIsAConsistentFile(t *testing.T) {
 	require.NoError(t, copied.Close())
 }
 
+// What a checkpoint has brought into the file only in part, and what was written since, is in the copy.
+func TestABackupBesideACheckpoint(t *testing.T) {
+	db := openBefore(t, Options{checkpointStep: 1})
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var commits int
+	onWrite(t, db, func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+		if isMeta(off) {
+			commits++
+		} else if commits == 1 {
+			commits++
+			close(begun)
+			<-goOn
+		}
+		return write(b, off)
+	})
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return errors.Join(put("a", "in the file")(tx), put("b", "in no file")(tx)) }))
+	require.NoError(t, db.do(t.Context(), db.beginCheckpoint))
+	<-begun
+	require.NoError(t, db.Update(t.Context(), put("k", "since")))
+	path := filepath.Join(t.TempDir(), "copy.db")
+	require.NoError(t, db.Backup(t.Context(), path))
+	require.NoError(t, db.Update(t.Context(), put("k", "later")))
+	close(goOn)
+
+	copied, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	for key, want := range map[string]string{"a": "in the file", "b": "in no file", "k": "since"} {
+		require.Equal(t, want, get(t, copied, key))
+	}
+	checkReachable(t, copied)
+	require.NoError(t, copied.Close())
+}
+
 // ended is a context that has ended by the time that somebody looks.
 type ended struct{ context.Context }
 

@@ -55,7 +55,7 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 		if err = errors.Join(err, src.Close()); err != nil {
 			return err
 		}
-		return makeOwn(f.Name())
+		return makeOwn(f.Name(), newNames(), newOverlay())
 	})
 	if err != nil {
 		return "", err
