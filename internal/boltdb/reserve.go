@@ -35,8 +35,8 @@ func (db *DB) reserve(o *overlay, leaves int64) error {
 }
 
 // checkpointPages is about what a checkpoint takes of the file at most, in bytes: pages that it changes are written to new
-// places, and new ones are half full.
+// places, and new ones are half full, but for those of what takes more than a page.
 func (db *DB) checkpointPages(o *overlay) int64 {
 	pageSize := int64(db.bolt.Info().PageSize)
-	return o.bytes*9/4 + min(int64(o.tree.Len())*pageSize, db.fileSize) + 24*pageSize
+	return (o.bytes-o.large)*9/4 + o.large*9/8 + min(int64(o.tree.Len())*pageSize, db.fileSize) + 24*pageSize
 }
