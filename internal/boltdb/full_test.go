@@ -153,6 +153,24 @@ func TestWhatWasAcknowledgedFindsRoom(t *testing.T) {
 	require.NoError(t, db.do(t.Context(), db.checkpointNow))
 }
 
+// So does what takes more than a page, although the pages that are free do not lie side by side.
+func TestLargeValuesFindRoom(t *testing.T) {
+	for _, size := range []int{30_000, 50_000, 60_000} {
+		for _, checkpointed := range []int{10, 100, 1000} {
+			db := onFullDisk(t, 12<<20, plenty)
+			var err error
+			for n := 0; err == nil; n++ {
+				if n%checkpointed == checkpointed-1 {
+					require.NoError(t, db.do(t.Context(), db.checkpointNow))
+				}
+				err = db.Update(t.Context(), put(fmt.Sprintf("%06d", n), strings.Repeat("v", size)))
+			}
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			require.NoError(t, db.do(t.Context(), db.checkpointNow))
+		}
+	}
+}
+
 // Each deletion changes a page of its own: a checkpoint would need as much room as the file has.
 func TestScatteredDeletionsNeedNoRoom(t *testing.T) {
 	for _, step := range []int{1, 100} {

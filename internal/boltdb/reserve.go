@@ -14,9 +14,10 @@ func (db *DB) reserve(o *overlay, leaves int64) error {
 	free := int64(db.bolt.Stats().FreePageN) * int64(db.bolt.Info().PageSize)
 	to := db.fileSize + max(0, db.checkpointPages(o)+leaves-free)
 	if free < db.fileSize/2 {
-		// What takes more than a page needs pages that lie side by side, and those that are free may be scattered. Next to a
-		// large value there may be another one.
-		to += 2 * o.large
+		// What takes more than a page needs pages that lie side by side, and those that are free may be scattered. bbolt splits
+		// no leaf of less than five keys, so next to a large value there may be four others, which are written with it; that there
+		// are, and that all are as large, is seldom so for the largest.
+		to += 2*o.large + min(2*o.large, 4*smallRecord)
 	}
 	if to <= db.allocated {
 		return nil
