@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -289,14 +290,16 @@ func TestMigrateOutlivesKills(t *testing.T) {
 		for range 2 {
 			before, _ := count()
 			cmd := exec.CommandContext(t.Context(), path, append(args, "--data-dir", bolt.DataDir)...)
+			var said bytes.Buffer
+			cmd.Stderr = &said
 			require.NoError(t, cmd.Start())
-			for {
-				if records, _ := count(); records != before && records > 0 {
-					break
-				}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			for records := before; records == before || records == 0; records, _ = count() {
+				require.Empty(t, ended, "%s: it ended by itself: %s", kind, &said)
 			}
 			require.NoError(t, cmd.Process.Kill())
-			require.Error(t, cmd.Wait(), "it had not ended")
+			require.Error(t, <-ended, "it had not ended")
 			_, whole := count()
 			require.False(t, whole, "%s: it was killed in the middle", kind)
 		}

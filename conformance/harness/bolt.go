@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // BoltOptions describe a dapr-bolt process.
@@ -107,10 +108,15 @@ func (b *Bolt) Restart(ctx context.Context) error {
 	return b.WaitReady(ctx)
 }
 
+// commandTimeout is far more than a subcommand takes on any data of a test.
+const commandTimeout = 20 * time.Minute
+
 // Command runs a subcommand of dapr-bolt against this process's data folder, with
 // --output json, and decodes what it prints into result (nil: not looked at).
 func (b *Bolt) Command(ctx context.Context, result any, args ...string) error {
 	args = append(args, "--data-dir", b.DataDir, "--output", "json")
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, b.spec.Path, args...)
 	cmd.Env = inheritedEnvironment()
 	var stdout, stderr bytes.Buffer

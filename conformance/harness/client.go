@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -20,6 +21,8 @@ const (
 	Redial = 10 * time.Millisecond
 	// callTimeout is far more than a call takes, and means that the process hangs.
 	callTimeout = 5 * time.Minute
+	// eventTimeout is how long Recv waits for an event. One that never comes is to fail the test, and not to hang it.
+	eventTimeout = 10 * time.Minute
 )
 
 // Client speaks the protocol of pluggable components with dapr-bolt, as a sidecar does, over one connection for one
@@ -95,17 +98,38 @@ func (c *Client) Publish(ctx context.Context, topic, id string, data []byte) err
 	return err
 }
 
+// pulled is a subscription whose Recv does not wait for ever.
+type pulled struct {
+	proto.PubSub_PullMessagesClient
+	cancel context.CancelFunc
+}
+
+func (p pulled) Recv() (*proto.PullMessagesResponse, error) {
+	late := time.AfterFunc(eventTimeout, p.cancel)
+	m, err := p.PubSub_PullMessagesClient.Recv()
+	if !late.Stop() {
+		err = fmt.Errorf("no event came within %s: %w", eventTimeout, err)
+	}
+	if err != nil {
+		p.cancel()
+	}
+	return m, err
+}
+
 // Pull opens a subscription, which lasts until ctx ends.
 func (c *Client) Pull(ctx context.Context, topic string) (proto.PubSub_PullMessagesClient, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	stream, err := c.PubSub.PullMessages(ctx)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	// What is wrong with the stream, Recv says.
 	if err := stream.Send(&proto.PullMessagesRequest{Topic: &proto.Topic{Name: topic}}); err != nil && !errors.Is(err, io.EOF) {
+		cancel()
 		return nil, err
 	}
-	return stream, nil
+	return pulled{stream, cancel}, nil
 }
 
 // Unanswered reports whether err is what a client sees of a process that dies, or that is not there.

@@ -91,11 +91,11 @@ func (b *Broker) settle(d *delivery, s pubsub.Settlement) {
 		}
 		switch s.Outcome {
 		case pubsub.Retried:
-			stored, err := b.storeHistory(ctx, d, historyRecord{History: s.History, Due: s.Due, Reply: d.reply})
-			if err != nil || !stored {
+			h := historyRecord{History: s.History, Due: s.Due, Reply: d.reply}
+			if stored, err := b.storeHistory(ctx, d, h); err != nil || !stored {
 				return err
 			}
-			return b.confirm(ctx, d, nak(s.Due.Sub(b.clock.Now())))
+			return b.putOff(ctx, d, h)
 		case pubsub.Dead:
 			if stored, err := b.bury(ctx, d, s); err != nil || !stored {
 				return err
@@ -163,12 +163,29 @@ func nak(wait time.Duration) string {
 
 // confirm answers the server, and waits until it has taken note.
 func (b *Broker) confirm(ctx context.Context, d *delivery, answer string) error {
+	return b.retry(ctx, func(ctx context.Context) error { return b.answer(ctx, d, answer) })
+}
+
+// putOff is confirm for an event that waits until it is due. While no word comes from the server, the history is looked at before
+// each further try: somebody may want the event now, since they saw it there; see RetryNow.
+func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error {
+	text, tried := marshal(h), false
 	return b.retry(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		_, err := b.nc.RequestWithContext(ctx, d.reply, []byte(answer))
-		return err
+		if tried {
+			if found, err := b.readLast(ctx, d.historySubject()); err != nil || found == nil || string(found.Data) != text {
+				return err
+			}
+		}
+		tried = true
+		return b.answer(ctx, d, nak(h.Due.Sub(b.clock.Now())))
 	})
+}
+
+func (b *Broker) answer(ctx context.Context, d *delivery, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := b.nc.RequestWithContext(ctx, d.reply, []byte(text))
+	return err
 }
 
 // storeHistory writes the history of a delivery down; false: another process has delivered the event meanwhile, since this

@@ -179,17 +179,22 @@ func (b *Broker) floor(ctx context.Context, c consumer) (uint64, error) {
 }
 
 // info returns nil if there is no such consumer.
-func (b *Broker) info(ctx context.Context, c consumer) (*jetstream.ConsumerInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+func (b *Broker) info(ctx context.Context, c consumer) (info *jetstream.ConsumerInfo, err error) {
+	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	found, err := b.stream.Consumer(ctx, c.name())
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return found.CachedInfo(), nil
+	err = b.retry(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		found, err := b.stream.Consumer(ctx, c.name())
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return nil
+		}
+		if err == nil {
+			info = found.CachedInfo()
+		}
+		return err
+	})
+	return info, err
 }
 
 // buryAged makes dead letters of the events that are too old and that groups still owe, as a consumer of each group: what an

@@ -1,0 +1,129 @@
+package cluster_test
+
+import (
+	"bytes"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+)
+
+// slowWire stands between a client and a server. Once the client has said something with a text in it, which the server hears,
+// nothing more goes either way until the wire is mended.
+type slowWire struct {
+	listener net.Listener
+	text     string
+	wires    sync.WaitGroup
+	// slow is closed when the text has passed, stuck when the client has asked what became of it, or said it again.
+	slow, stuck, mended chan struct{}
+}
+
+// startSlowWire returns one to an address for one client, which is closed with the test.
+func startSlowWire(t *testing.T, address, text string) *slowWire {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &slowWire{listener: listener, text: text, slow: make(chan struct{}), stuck: make(chan struct{}), mended: make(chan struct{})}
+	w.wires.Go(func() {
+		client, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", address)
+		if err != nil {
+			_ = client.Close()
+			return
+		}
+		w.wires.Go(func() { w.hear(client, server) })
+		w.say(server, client)
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		w.wires.Wait()
+	})
+	return w
+}
+
+func (w *slowWire) say(server, client net.Conn) {
+	defer server.Close()
+	var held []byte
+	for buffer := make([]byte, 64<<10); ; {
+		n, err := client.Read(buffer)
+		if err != nil {
+			return
+		}
+		held = append(held, buffer[:n]...)
+		again := bytes.Contains(buffer[:n], []byte(w.text)) || bytes.Contains(buffer[:n], []byte("STREAM.MSG.GET"))
+		if isClosed(w.slow) && !isClosed(w.stuck) {
+			if !again {
+				continue
+			}
+			close(w.stuck)
+			<-w.mended
+		} else if bytes.Contains(held, []byte(w.text)) && !isClosed(w.slow) {
+			close(w.slow)
+		}
+		if _, err := server.Write(held); err != nil {
+			return
+		}
+		held = nil
+	}
+}
+
+func (w *slowWire) hear(client, server net.Conn) {
+	defer client.Close()
+	for buffer := make([]byte, 64<<10); ; {
+		n, err := server.Read(buffer)
+		if err != nil {
+			return
+		}
+		if isClosed(w.slow) {
+			<-w.mended
+		}
+		if _, err := client.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// A process that hears nothing from the server when it puts a retry off asks again, and does not put off what somebody wants now
+// meanwhile.
+func TestARetryNowOutlivesALateAnswer(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	address, err := url.Parse(servers.URL())
+	require.NoError(t, err)
+	wire := startSlowWire(t, address.Host, "-NAK {")
+	slow := e.opts
+	slow.URL = "nats://" + wire.listener.Addr().String()
+	mend := sync.OnceFunc(func() { close(wire.mended) })
+	e.b = openBroker(t, e.opts)
+	e.a = openBroker(t, slow)
+	t.Cleanup(mend)
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 1, BackOff: pubsub.BackOff{time.Hour}})
+	e.publish(e.b, "t", byID, message("1", "x"))
+	first := e.next(s)
+	first.Nack("not now")
+	<-wire.stuck // after the time that a request may take
+	require.NoError(t, e.b.RetryNow(t.Context(), "t", "g", first.Event.Sequence))
+	mend()
+	again := e.next(s)
+	require.Equal(t, "1", again.Event.ID)
+	require.Equal(t, 2, again.Count)
+	again.Ack()
+}
