@@ -47,7 +47,7 @@ func (e *Engine) upgrade(ctx context.Context) error {
 				err = b.top.Put(keyLayout, layout)
 			}
 			if err == nil {
-				err = b.writeTopics()
+				err = b.finish()
 			}
 			return boltdb.Dirty(err)
 		})
