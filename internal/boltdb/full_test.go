@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -59,6 +60,32 @@ func deleteOnAFullDisk(t *testing.T, ofFile, ofLog int64) {
 	}
 	for i := range n {
 		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error { return Dirty(tx.Bucket(testBucket).Delete([]byte(fmt.Sprint(i)))) }), i)
+	}
+}
+
+// On a full disk, a small write is not refused with a large one that shares its transaction.
+func TestAFullDiskRefusesWhatIsTooLarge(t *testing.T) {
+	db := onFullDisk(t, 6<<20, plenty)
+	large := put("large", strings.Repeat("v", 5<<20))
+	require.ErrorIs(t, db.Update(t.Context(), large), syscall.ENOSPC)
+	writes := []func(*Tx) error{large, put("small", "v"), large, put("another", "v"), large}
+	held, together := make(chan struct{}), make(chan struct{})
+	go func() { _ = db.do(t.Context(), func() error { close(held); <-together; return nil }) }()
+	<-held
+	outcomes := make([]error, len(writes))
+	var writing sync.WaitGroup
+	for i, fn := range writes {
+		writing.Go(func() { outcomes[i] = db.Update(t.Context(), fn) })
+	}
+	require.Eventually(t, func() bool { return len(db.queue) == len(writes) }, time.Minute, time.Millisecond)
+	close(together)
+	writing.Wait()
+	for i, err := range outcomes {
+		if i%2 == 0 {
+			require.ErrorIs(t, err, syscall.ENOSPC)
+		} else {
+			require.NoError(t, err)
+		}
 	}
 }
 

@@ -315,6 +315,10 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 			return db.tryCommit(batch, checkpoints+1)
 		}
 	}
+	if noRoom(err) && !db.unrevoked && len(batch) > 1 {
+		// Nobody is refused for what another one writes.
+		return db.tryCommit(batch[:len(batch)/2], checkpoints)
+	}
 	if err != nil {
 		return len(batch), -1, db.failed(err, int64(db.rec.payload()))
 	}
