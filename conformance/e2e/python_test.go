@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,12 +81,24 @@ func TestAPythonHandlerThatRaisesDoesNotBlockItsGroup(t *testing.T) {
 	}()
 
 	letter := e.dead(1)[0]
-	require.Equal(t, pubsub.ReasonInterrupted, letter.Reason)
 	require.Equal(t, "poison", letter.Event.ID)
-	require.Zero(t, letter.Deliveries)
-	require.Len(t, letter.Attempts, 3)
+	// Where the sidecar hears of the stream's end before it ends its own, it fails the event itself, which is a delivery.
+	deliveries, inARow := 0, 0
+	for _, a := range letter.Attempts {
+		if inARow++; a.Error == "stream closed" {
+			deliveries, inARow = deliveries+1, 0
+		}
+	}
+	require.Equal(t, deliveries, letter.Deliveries)
+	if deliveries < 3 {
+		require.Equal(t, pubsub.ReasonInterrupted, letter.Reason)
+		require.Equal(t, 3, inARow)
+	}
 	e.settled()
 	e.eventually(func(c *assert.CollectT) {
-		require.ElementsMatch(c, []string{"poison", "poison", "poison", "2", "3"}, handled.words(), "%v", stderr.words())
+		handled := handled.words()
+		others := slices.DeleteFunc(slices.Clone(handled), func(id string) bool { return id == "poison" })
+		require.ElementsMatch(c, []string{"2", "3"}, others, "%v", stderr.words())
+		require.Len(c, handled, len(letter.Attempts)+len(others), "%v", stderr.words())
 	})
 }
