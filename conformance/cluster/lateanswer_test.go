@@ -24,23 +24,25 @@ type slowWire struct {
 	slow, stuck, mended chan struct{}
 }
 
-// startSlowWire returns one to an address for one client, which is closed with the test.
+// startSlowWire returns one to an address, which is closed with the test.
 func startSlowWire(t *testing.T, address, text string) *slowWire {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	w := &slowWire{listener: listener, text: text, slow: make(chan struct{}), stuck: make(chan struct{}), mended: make(chan struct{})}
 	w.wires.Go(func() {
-		client, err := listener.Accept()
-		if err != nil {
-			return
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", address)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			w.wires.Go(func() { w.say(server, client) })
+			w.wires.Go(func() { w.hear(client, server) })
 		}
-		server, err := net.Dial("tcp", address)
-		if err != nil {
-			_ = client.Close()
-			return
-		}
-		w.wires.Go(func() { w.hear(client, server) })
-		w.say(server, client)
 	})
 	t.Cleanup(func() {
 		_ = listener.Close()
