@@ -162,7 +162,10 @@ func testDuplicates(e *events) {
 			e.publish(b, way.by, pubsub.PublishOptions{DedupBy: by, DedupWindow: time.Minute},
 				pubsub.Message{Data: fmt.Appendf(nil, `{"id":"%d","type":"t","data":{"id":7,"by":%d}}`, i, i)})
 		}
-		require.Eventually(e.t, func() bool { return e.stored(way.by) == way.times }, waitLong, waitStep, "%s: %d stored", way.by, way.times)
+		second, err := e.b.TopicStats(e.t.Context(), way.by)
+		require.NoError(e.t, err)
+		require.Equal(e.t, 2-way.times, second.Duplicates)
+		require.Eventually(e.t, func() bool { return e.stored(way.by) == way.times }, waitLong, waitStep, "%s: %d are stored", way.by, way.times)
 	}
 	short := pubsub.PublishOptions{DedupWindow: time.Second}
 	data, err := pubsub.ParseDedupBy("data")

@@ -1,7 +1,9 @@
 package cluster_test
 
 import (
+	"bufio"
 	"bytes"
+	"io"
 	"net"
 	"net/url"
 	"sync"
@@ -53,28 +55,30 @@ func startSlowWire(t *testing.T, address, text string) *slowWire {
 
 func (w *slowWire) say(server, client net.Conn) {
 	defer server.Close()
-	var held []byte
-	for buffer := make([]byte, 64<<10); ; {
-		n, err := client.Read(buffer)
+	lines := bufio.NewReader(client)
+	for slow := false; !slow; {
+		line, err := lines.ReadBytes('\n')
 		if err != nil {
 			return
 		}
-		held = append(held, buffer[:n]...)
-		again := bytes.Contains(buffer[:n], []byte(w.text)) || bytes.Contains(buffer[:n], []byte("STREAM.MSG.GET"))
-		if isClosed(w.slow) && !isClosed(w.stuck) {
-			if !again {
-				continue
-			}
-			close(w.stuck)
-			<-w.mended
-		} else if bytes.Contains(held, []byte(w.text)) && !isClosed(w.slow) {
+		if slow = bytes.Contains(line, []byte(w.text)); slow {
 			close(w.slow)
 		}
-		if _, err := server.Write(held); err != nil {
+		if _, err := server.Write(line); err != nil {
 			return
 		}
-		held = nil
 	}
+	var held []byte
+	for !bytes.Contains(held, []byte(w.text)) && !bytes.Contains(held, []byte("STREAM.MSG.GET")) {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		held = append(held, line...)
+	}
+	close(w.stuck)
+	<-w.mended
+	_, _ = io.Copy(server, io.MultiReader(bytes.NewReader(held), lines))
 }
 
 func (w *slowWire) hear(client, server net.Conn) {
@@ -84,21 +88,14 @@ func (w *slowWire) hear(client, server net.Conn) {
 		if err != nil {
 			return
 		}
-		if isClosed(w.slow) {
+		select {
+		case <-w.slow:
 			<-w.mended
+		default:
 		}
 		if _, err := client.Write(buffer[:n]); err != nil {
 			return
 		}
-	}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
 	}
 }
 

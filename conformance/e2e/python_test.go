@@ -93,6 +93,8 @@ func TestAPythonHandlerThatRaisesDoesNotBlockItsGroup(t *testing.T) {
 	if deliveries < 3 {
 		require.Equal(t, pubsub.ReasonInterrupted, letter.Reason)
 		require.Equal(t, 3, inARow)
+	} else {
+		require.Equal(t, pubsub.ReasonMaxDeliver, letter.Reason)
 	}
 	e.settled()
 	e.eventually(func(c *assert.CollectT) {
