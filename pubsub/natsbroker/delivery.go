@@ -163,14 +163,14 @@ func nak(wait time.Duration) string {
 
 // confirm answers the server, and waits until it has taken note.
 func (b *Broker) confirm(ctx context.Context, d *delivery, answer string) error {
-	return b.retry(ctx, func(ctx context.Context) error { return b.answer(ctx, d, answer) })
+	return b.ask(ctx, func(ctx context.Context) error { return b.answer(ctx, d, answer) })
 }
 
 // putOff is confirm for an event that waits until it is due. While no word comes from the server, the history is looked at before
 // each further try: somebody may want the event now, since they saw it there; see RetryNow.
 func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error {
 	text, tried := marshal(h), false
-	return b.retry(ctx, func(ctx context.Context) error {
+	return b.ask(ctx, func(ctx context.Context) error {
 		if tried {
 			if found, err := b.readLast(ctx, d.historySubject()); err != nil || found == nil || string(found.Data) != text {
 				return err
@@ -182,8 +182,6 @@ func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error
 }
 
 func (b *Broker) answer(ctx context.Context, d *delivery, text string) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	_, err := b.nc.RequestWithContext(ctx, d.reply, []byte(text))
 	return err
 }

@@ -22,9 +22,7 @@ const pageBytes = 4 << 20
 
 // count counts the messages of a subject from a sequence on, and says what the first is; a replica may lag behind in it.
 func (b *Broker) count(ctx context.Context, subject string, from uint64) (n uint64, first *jetstream.RawStreamMsg, err error) {
-	err = b.retry(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
+	err = b.ask(ctx, func(ctx context.Context) error {
 		found, err := jetstreamext.GetBatch(ctx, b.js, b.layout.stream, 1, jetstreamext.GetBatchSubject(subject), jetstreamext.GetBatchSeq(max(from, 1)))
 		if err != nil {
 			return err

@@ -87,6 +87,15 @@ func (b *Broker) retry(ctx context.Context, f func(ctx context.Context) error) e
 	}
 }
 
+// ask is retry for a request that gets requestTimeout for each try.
+func (b *Broker) ask(ctx context.Context, request func(ctx context.Context) error) error {
+	return b.retry(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		return request(ctx)
+	})
+}
+
 // pauseRetry waits before another try, and reports whether there is to be one.
 func (b *Broker) pauseRetry(ctx context.Context) bool {
 	select {
@@ -123,9 +132,7 @@ type stored struct {
 // is no such message.
 func (b *Broker) read(ctx context.Context, request any) (*stored, error) {
 	var found *stored
-	err := b.retry(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
+	err := b.ask(ctx, func(ctx context.Context) error {
 		answer, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+b.layout.stream, []byte(marshal(request)))
 		if err != nil {
 			return err
@@ -170,11 +177,7 @@ func (b *Broker) purge(ctx context.Context, subject string, before uint64) error
 	if before > 0 {
 		opts = append(opts, jetstream.WithPurgeSequence(before))
 	}
-	return b.retry(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		return b.stream.Purge(ctx, opts...)
-	})
+	return b.ask(ctx, func(ctx context.Context) error { return b.stream.Purge(ctx, opts...) })
 }
 
 // ensureStream makes the stream, or takes the one that is there.

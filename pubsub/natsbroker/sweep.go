@@ -182,9 +182,7 @@ func (b *Broker) floor(ctx context.Context, c consumer) (uint64, error) {
 func (b *Broker) info(ctx context.Context, c consumer) (info *jetstream.ConsumerInfo, err error) {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	err = b.retry(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
+	err = b.ask(ctx, func(ctx context.Context) error {
 		found, err := b.stream.Consumer(ctx, c.name())
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return nil
