@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -109,6 +110,81 @@ func removeUnderneath(e *events) {
 			require.NoError(e.t, stream.DeleteConsumer(e.t.Context(), name))
 		}
 	}
+}
+
+// What becomes of an event concerns no server once its consumer was removed: a stream that has room for one event goes on at
+// once, and one that is closed has ended.
+func TestARemovedConsumerHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	e.opts.Timeout = time.Hour // for which nobody is to wait
+	e.a, e.b = openBroker(t, e.opts), openBroker(t, e.opts)
+	for topic, end := range map[string]func(*pubsub.Delivery){
+		"acknowledged": func(d *pubsub.Delivery) { d.Ack() },
+		"failed":       func(d *pubsub.Delivery) { d.Nack("no") },
+	} {
+		s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: topic, Group: "g", MaxAckPending: 1})
+		e.publish(e.b, topic, byID, message("1", "x"), message("2", "x"))
+		held := e.next(s)
+		removeUnderneath(e)
+		end(held)
+		for _, want := range []string{"1", "2"} { // the group begins anew
+			d := e.next(s)
+			require.Equal(t, want, d.Event.ID)
+			if want == "1" {
+				d.Ack()
+			}
+		}
+		removeUnderneath(e)
+		s.Close()
+	}
+}
+
+// Servers that have no leader just now do not hear of an acknowledgement either. They are told until they do: an event that was
+// acknowledged does not come again.
+func TestAnAckOutlivesLostLeaders(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	e.b = openBroker(t, e.opts)
+	s := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
+	e.publish(e.b, "t", byID, message("1", "x"))
+	e.next(s).Ack() // so the consumer is there
+	s.Close()
+	stream, _ := e.stream()
+	var consumer jetstream.Consumer
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		if strings.HasSuffix(name, "_none") {
+			var err error
+			consumer, err = stream.Consumer(t.Context(), name)
+			require.NoError(t, err)
+		}
+	}
+	// The process talks to the server that leads nothing, which stays.
+	leaders := []string{stream.CachedInfo().Cluster.Leader, consumer.CachedInfo().Cluster.Leader}
+	stays := slices.IndexFunc(servers.Servers, func(m *harness.NATSMember) bool { return !slices.Contains(leaders, m.Name()) })
+	e.opts.URL = servers.Servers[stays].URL
+	away := slices.Delete(slices.Clone(servers.Servers), stays, stays+1)
+	e.a = openBroker(t, e.opts)
+	s = e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
+	e.publish(e.a, "t", byID, message("2", "x"))
+	d := e.next(s)
+	require.Equal(t, "2", d.Event.ID)
+	for _, m := range away {
+		m.Kill()
+	}
+	d.Ack()
+	_, err := e.a.Servers(t.Context())
+	require.Error(t, err)
+	for _, m := range away {
+		require.NoError(t, m.Start())
+	}
+	require.NoError(t, servers.WaitReady(t.Context()))
+	require.Eventually(t, func() bool {
+		stats, err := e.a.TopicStats(t.Context(), "t")
+		return err == nil && stats.Groups[0].InFlight == 0
+	}, waitLong, waitStep)
 }
 
 // stoppedClock is that of a process that is stopped for a minute: nothing ticks, and it finds afterwards that time has passed.

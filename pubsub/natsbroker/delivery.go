@@ -183,6 +183,12 @@ func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error
 
 func (b *Broker) answer(ctx context.Context, d *delivery, text string) error {
 	_, err := b.nc.RequestWithContext(ctx, d.reply, []byte(text))
+	if errors.Is(err, nats.ErrNoResponders) {
+		// The consumer has no leader just now, or was removed, and what it had in flight with it.
+		if info, infoErr := b.info(ctx, d.consumer); info == nil && infoErr == nil {
+			return nil
+		}
+	}
 	return err
 }
 
