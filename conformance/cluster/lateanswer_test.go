@@ -99,21 +99,27 @@ func (w *slowWire) hear(client, server net.Conn) {
 	}
 }
 
+// onSlowWire opens two brokers on a server, of which the first one reaches it over a wire that is slow once it has said text.
+func onSlowWire(t *testing.T, text string) (e *events, wire *slowWire, mend func()) {
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e = &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	address, err := url.Parse(servers.URL())
+	require.NoError(t, err)
+	wire = startSlowWire(t, address.Host, text)
+	slow := e.opts
+	slow.URL = "nats://" + wire.listener.Addr().String()
+	mend = sync.OnceFunc(func() { close(wire.mended) })
+	e.b = openBroker(t, e.opts)
+	e.a = openBroker(t, slow)
+	t.Cleanup(mend)
+	return e, wire, mend
+}
+
 // A process that hears nothing from the server when it puts a retry off asks again, and does not put off what somebody wants now
 // meanwhile.
 func TestARetryNowOutlivesALateAnswer(t *testing.T) {
 	t.Parallel()
-	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
-	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
-	address, err := url.Parse(servers.URL())
-	require.NoError(t, err)
-	wire := startSlowWire(t, address.Host, "-NAK {")
-	slow := e.opts
-	slow.URL = "nats://" + wire.listener.Addr().String()
-	mend := sync.OnceFunc(func() { close(wire.mended) })
-	e.b = openBroker(t, e.opts)
-	e.a = openBroker(t, slow)
-	t.Cleanup(mend)
+	e, wire, mend := onSlowWire(t, "-NAK {")
 	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 1, BackOff: pubsub.BackOff{time.Hour}})
 	e.publish(e.b, "t", byID, message("1", "x"))
 	first := e.next(s)
@@ -125,4 +131,44 @@ func TestARetryNowOutlivesALateAnswer(t *testing.T) {
 	require.Equal(t, "1", again.Event.ID)
 	require.Equal(t, 2, again.Count)
 	again.Ack()
+}
+
+// A process that hears nothing from the server when it gives back what a stream had in flight asks again, and takes the event from
+// nobody who got it meanwhile.
+func TestALateAnswerTakesAnEventFromNobody(t *testing.T) {
+	t.Parallel()
+	e, wire, mend := onSlowWire(t, "-NAK")
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 1})
+	e.publish(e.b, "t", byID, message("1", "x"))
+	e.next(s)
+	other := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 2})
+	s.Close()
+	require.Equal(t, "1", e.next(other).Event.ID)
+	<-wire.stuck
+	mend()
+	require.NoError(t, e.a.Close(t.Context()))
+	e.publish(e.b, "t", byID, message("2", "y"))
+	require.Equal(t, "2", e.next(other).Event.ID)
+}
+
+// It is the same for what somebody wants now.
+func TestALateRetryNowTakesAnEventFromNobody(t *testing.T) {
+	t.Parallel()
+	e, wire, mend := onSlowWire(t, "-NAK")
+	s := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 2, BackOff: pubsub.BackOff{time.Hour}})
+	e.publish(e.b, "t", byID, message("1", "x"))
+	first := e.next(s)
+	first.Nack("not now")
+	require.Eventually(t, func() bool {
+		retries, _, err := e.b.Retries(t.Context(), "t", pubsub.RetryPlace{}, 1)
+		return err == nil && len(retries) == 1 && !retries[0].InFlight
+	}, waitLong, waitStep)
+	retried := make(chan error, 1)
+	go func() { retried <- e.a.RetryNow(t.Context(), "t", "g", first.Event.Sequence) }()
+	require.Equal(t, "1", e.next(s).Event.ID)
+	<-wire.stuck
+	mend()
+	require.NoError(t, <-retried)
+	e.publish(e.b, "t", byID, message("2", "y"))
+	require.Equal(t, "2", e.next(s).Event.ID)
 }

@@ -115,11 +115,6 @@ func (b *Broker) settle(d *delivery, s pubsub.Settlement) {
 	})
 }
 
-// putBack returns an event at once, uncounted.
-func (b *Broker) putBack(d *delivery) {
-	b.settling(d, func(ctx context.Context) error { return b.confirm(ctx, d, nak(0)) })
-}
-
 // isLost reports whether the server has given the event to somebody else, whose word counts: this process was stopped, or cut
 // off, for too long.
 func (b *Broker) isLost(d *delivery) bool {
@@ -166,10 +161,27 @@ func (b *Broker) confirm(ctx context.Context, d *delivery, answer string) error 
 	return b.ask(ctx, func(ctx context.Context) error { return b.answer(ctx, d, answer) })
 }
 
-// putOff is confirm for an event that waits until it is due. While no word comes from the server, the history is looked at before
-// each further try: somebody may want the event now, since they saw it there; see RetryNow.
+// Where no word comes from the server, it may have heard, and somebody else may have the event by now. A further try of putBack and
+// putOff asks for the event in serverAckWait at the earliest: until then the server hears from whoever has it, and forgets the try.
+
+// putBack returns an event at once, uncounted.
+func (b *Broker) putBack(d *delivery) {
+	b.settling(d, func(ctx context.Context) error {
+		wait := time.Duration(0)
+		return b.ask(ctx, func(ctx context.Context) error {
+			err := b.answer(ctx, d, nak(wait))
+			if errors.Is(err, context.DeadlineExceeded) {
+				wait = serverAckWait
+			}
+			return err
+		})
+	})
+}
+
+// putOff lets an event wait until it is due, as its history says. Before each further try, that is looked at: somebody may want
+// the event now, since they saw it there; see RetryNow.
 func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error {
-	text, tried := marshal(h), false
+	text, tried, atLeast := marshal(h), false, time.Duration(0)
 	return b.ask(ctx, func(ctx context.Context) error {
 		if tried {
 			if found, err := b.readLast(ctx, d.historySubject()); err != nil || found == nil || string(found.Data) != text {
@@ -177,7 +189,11 @@ func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error
 			}
 		}
 		tried = true
-		return b.answer(ctx, d, nak(h.Due.Sub(b.clock.Now())))
+		err := b.answer(ctx, d, nak(max(h.Due.Sub(b.clock.Now()), atLeast)))
+		if errors.Is(err, context.DeadlineExceeded) {
+			atLeast = serverAckWait
+		}
+		return err
 	})
 }
 

@@ -167,7 +167,7 @@ func (b *Broker) RetryNow(ctx context.Context, topic, group string, sequence uin
 		if stored, err := b.storeHistory(ctx, d, h); err != nil || !stored {
 			return stored, err
 		}
-		return true, b.confirm(ctx, d, nak(0))
+		return true, b.putOff(ctx, d, h)
 	})
 }
 
