@@ -8,7 +8,8 @@ import (
 )
 
 // Cursor is a place among the keys of a bucket. Its methods return the key and the value that it has moved to; the key
-// is nil behind the last, the value is nil where the key names a bucket. It does not see what is written after it was made.
+// is nil behind the last, the value is nil where the key names a bucket. Its bucket must not be changed while it is used; others
+// may be.
 type Cursor struct {
 	b *Bucket
 	// stored walks what the file has, and stands at key.
@@ -17,6 +18,8 @@ type Cursor struct {
 	// changes walks what lies over it, and stands at change; nil: behind the last.
 	changes btree.IterG[*change]
 	change  *change
+	// ops is how much the transaction had written when changes was placed.
+	ops int
 }
 
 // Cursor walks the keys of b in order.
@@ -26,11 +29,7 @@ func (b *Bucket) Cursor() *Cursor {
 		c.stored = b.stored.Cursor()
 	}
 	if b.changed {
-		tree := b.tx.overlay.tree
-		if b.tx.rec != nil {
-			tree = tree.Copy() // a write to any bucket would spoil the iterator
-		}
-		c.changes = tree.Iter()
+		c.changes.Init(b.tx.overlay.tree, false)
 	}
 	return c
 }
@@ -54,19 +53,19 @@ func (c *Cursor) Seek(key []byte) (k, value []byte) {
 func (c *Cursor) from(key []byte) (k, value []byte) {
 	if c.b.changed {
 		c.b.tx.pivot = change{bucket: c.b.number, key: key}
-		any := c.changes.Seek(&c.b.tx.pivot)
+		any := c.place(&c.b.tx.pivot)
 		if any && len(c.changes.Item().key) == 0 && len(key) == 0 {
 			any = c.changes.Next() // past the bucket's counter
 		}
 		c.found(any)
 	}
-	return c.settle(1, c.nextStored, c.changes.Next)
+	return c.settle(1)
 }
 
 // Next moves to the next key, from where First, Seek or Next has moved to.
 func (c *Cursor) Next() (key, value []byte) {
-	c.leave(1, c.nextStored, c.changes.Next)
-	return c.settle(1, c.nextStored, c.changes.Next)
+	c.leave(1)
+	return c.settle(1)
 }
 
 // Last moves to the last key.
@@ -77,23 +76,28 @@ func (c *Cursor) Last() (key, value []byte) {
 	if c.b.changed {
 		// The first of the next bucket lies behind it.
 		c.b.tx.pivot = change{bucket: c.b.number + 1}
-		if c.changes.Seek(&c.b.tx.pivot) {
+		if c.place(&c.b.tx.pivot) {
 			c.found(c.changes.Prev())
 		} else {
 			c.found(c.changes.Last())
 		}
 	}
-	return c.settle(-1, c.prevStored, c.changes.Prev)
+	return c.settle(-1)
 }
 
 // Prev moves to the key before, from where Last or Prev has moved to.
 func (c *Cursor) Prev() (key, value []byte) {
-	c.leave(-1, c.prevStored, c.changes.Prev)
-	return c.settle(-1, c.prevStored, c.changes.Prev)
+	c.leave(-1)
+	return c.settle(-1)
 }
 
-func (c *Cursor) nextStored() ([]byte, []byte) { return c.stored.Next() }
-func (c *Cursor) prevStored() ([]byte, []byte) { return c.stored.Prev() }
+// place moves changes to a key, or to the next one if it is not there.
+func (c *Cursor) place(at *change) bool {
+	if rec := c.b.tx.rec; rec != nil {
+		c.ops = rec.ops
+	}
+	return c.changes.Seek(at)
+}
 
 // found takes over where changes stands, if that is a key of the bucket.
 func (c *Cursor) found(any bool) {
@@ -117,18 +121,30 @@ func (c *Cursor) turn(direction int) int {
 }
 
 // leave moves on from the key that was returned last.
-func (c *Cursor) leave(direction int, stored func() ([]byte, []byte), changes func() bool) {
+func (c *Cursor) leave(direction int) {
 	turn := c.turn(direction)
 	if turn <= 0 && c.key != nil {
-		c.key, c.value = stored()
+		if direction > 0 {
+			c.key, c.value = c.stored.Next()
+		} else {
+			c.key, c.value = c.stored.Prev()
+		}
 	}
-	if turn >= 0 && c.change != nil {
-		c.found(changes())
+	if turn < 0 || c.change == nil {
+		return
+	}
+	if rec := c.b.tx.rec; rec != nil && rec.ops != c.ops {
+		c.place(c.change) // a write to another bucket has spoilt the iterator
+	}
+	if direction > 0 {
+		c.found(c.changes.Next())
+	} else {
+		c.found(c.changes.Prev())
 	}
 }
 
 // settle moves past keys that were deleted, and returns the one that comes first.
-func (c *Cursor) settle(direction int, stored func() ([]byte, []byte), changes func() bool) (key, value []byte) {
+func (c *Cursor) settle(direction int) (key, value []byte) {
 	c.b.tx.read++
 	for {
 		turn := c.turn(direction)
@@ -138,6 +154,6 @@ func (c *Cursor) settle(direction int, stored func() ([]byte, []byte), changes f
 		if c.change.what != changeDelete {
 			return c.change.key, c.change.value
 		}
-		c.leave(direction, stored, changes)
+		c.leave(direction)
 	}
 }

@@ -78,6 +78,7 @@ func replay(tx *Tx, payload []byte) error {
 			return err
 		}
 	}
+	tx.writeCounters()
 	return nil
 }
 

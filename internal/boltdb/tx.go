@@ -36,6 +36,8 @@ type Tx struct {
 	stored  map[uint32]*bbolt.Bucket
 	fills   map[uint32]float64
 
+	// counted are buckets whose counter was changed.
+	counted   []*Bucket
 	finishing []func() error
 	committed []func()
 }
@@ -94,6 +96,8 @@ type Bucket struct {
 	parent *Bucket
 	name   []byte
 	id     uint64
+	// counter is what a write transaction has set the bucket's counter to; nil: nothing.
+	counter *uint64
 }
 
 // Bucket returns the bucket of that name in b, or nil if there is none.
@@ -242,6 +246,9 @@ func (b *Bucket) Delete(key []byte) error {
 
 // Sequence returns the bucket's counter.
 func (b *Bucket) Sequence() uint64 {
+	if b.counter != nil {
+		return *b.counter
+	}
 	if b.changed {
 		if c := b.tx.said(b.number, nil); c != nil {
 			return binary.BigEndian.Uint64(c.value)
@@ -253,15 +260,26 @@ func (b *Bucket) Sequence() uint64 {
 	return b.stored.Sequence()
 }
 
-// SetSequence sets the bucket's counter.
+// SetSequence sets the bucket's counter, which is written once for a transaction.
 func (b *Bucket) SetSequence(v uint64) error {
 	if b.tx.rec == nil {
 		return bolterrors.ErrTxNotWritable
 	}
-	b.tx.rec.op(opSequence, b.inRecord())
-	b.tx.rec.b = binary.AppendUvarint(b.tx.rec.b, v)
-	b.set(changeCounter, nil, binary.BigEndian.AppendUint64(nil, v))
+	if b.counter == nil {
+		b.counter = new(uint64)
+		b.tx.counted = append(b.tx.counted, b)
+	}
+	*b.counter = v
 	return nil
+}
+
+// writeCounters writes the counters that were changed.
+func (tx *Tx) writeCounters() {
+	for _, b := range tx.counted {
+		tx.rec.op(opSequence, b.inRecord())
+		tx.rec.b = binary.AppendUvarint(tx.rec.b, *b.counter)
+		b.set(changeCounter, nil, binary.BigEndian.AppendUint64(nil, *b.counter))
+	}
 }
 
 // NextSequence counts one further.

@@ -202,3 +202,55 @@ func TestWhatLiesOverTheFileReadsAsTheFileWould(t *testing.T) {
 		}
 	})
 }
+
+// A cursor stays where it is while other buckets are written to, which changes the tree that it walks.
+func TestACursorWalksOnBesideWritesToOtherBuckets(t *testing.T) {
+	db := open(t)
+	key := func(i int) []byte { return fmt.Appendf(nil, "key%04d", i) }
+	const keys = 500
+	fill := func(from int) {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte("b"))
+			for i := from; i < keys; i += 3 {
+				err = errors.Join(err, b.Put(key(i), []byte{1}))
+			}
+			return Dirty(err)
+		}))
+	}
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+		_, err := tx.CreateBucket([]byte("a"))
+		return Dirty(err)
+	}))
+	fill(0)
+	require.NoError(t, db.do(t.Context(), db.checkpointNow))
+	fill(1)
+	require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+		b := tx.Bucket([]byte("b"))
+		for i := 2; i < keys; i += 3 {
+			require.NoError(t, b.Put(key(i), []byte{1}))
+		}
+		before := tx.Bucket([]byte("a"))
+		after, err := tx.CreateBucket([]byte("c"))
+		require.NoError(t, err)
+		write := func(i int) {
+			require.NoError(t, before.Put(key(i), []byte{1}))
+			require.NoError(t, after.Put(key(i), []byte{1}))
+			require.NoError(t, before.Delete(key(i-7)))
+		}
+		c := b.Cursor()
+		i := 0
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			require.Equal(t, string(key(i)), string(k))
+			write(i)
+			i++
+		}
+		require.Equal(t, keys, i)
+		for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
+			i--
+			require.Equal(t, string(key(i)), string(k))
+			write(keys + i)
+		}
+		require.Zero(t, i)
+		return nil
+	}))
+}

@@ -284,6 +284,7 @@ func (db *DB) tryCommit(batch []*request, checkpoints int) (n, spoiler int, err 
 			return len(batch), -1, err
 		}
 	}
+	tx.writeCounters()
 	if db.rec.ops == 0 {
 		return len(batch), -1, nil
 	}

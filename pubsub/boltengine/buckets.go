@@ -23,7 +23,7 @@ type buckets struct {
 
 func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }
 
-// writable returns the buckets of a write transaction, which must end with finish.
+// writable returns the buckets of a write transaction, which must end with writeTopics.
 func (e *Engine) writable(tx *boltdb.Tx) *buckets {
 	b := e.in(tx)
 	b.known = map[string]topicRecord{}
@@ -64,16 +64,6 @@ func (b *buckets) topic(name string) (t topicRecord, ok bool, err error) {
 
 // putTopic changes a topic: in a write transaction once, at its end, however many functions do.
 func (b *buckets) putTopic(name string, t topicRecord) { b.known[name] = t }
-
-// finish writes what is written once for all functions of a write transaction.
-func (b *buckets) finish() error {
-	if b.dedup.last > 0 {
-		if err := b.ids().SetSequence(b.dedup.last); err != nil {
-			return err
-		}
-	}
-	return b.writeTopics()
-}
 
 // writeTopics writes the topics that were changed.
 func (b *buckets) writeTopics() error {

@@ -19,7 +19,6 @@ type dedupID struct {
 // the same transaction; the index hears of it when that commits.
 type dedupChanges struct {
 	added   []addedID
-	last    uint64 // number of the last one that was added; zero: none was
 	until   map[pubsub.DedupHash]time.Time
 	removed []dedupID
 }
@@ -43,11 +42,11 @@ func (b *buckets) remember(hash pubsub.DedupHash, window time.Duration, now time
 }
 
 func (b *buckets) rememberUntil(hash pubsub.DedupHash, window time.Duration, until time.Time) error {
-	if b.dedup.last == 0 {
-		b.dedup.last = b.ids().Sequence()
+	number, err := b.ids().NextSequence()
+	if err != nil {
+		return err
 	}
-	b.dedup.last++
-	id := dedupID{window, b.dedup.last}
+	id := dedupID{window, number}
 	b.dedup.added = append(b.dedup.added, addedID{id, hash})
 	if b.dedup.until == nil {
 		b.dedup.until = map[pubsub.DedupHash]time.Time{}

@@ -47,7 +47,7 @@ func (e *Engine) upgrade(ctx context.Context) error {
 				err = b.top.Put(keyLayout, layout)
 			}
 			if err == nil {
-				err = b.finish()
+				err = b.writeTopics()
 			}
 			return boltdb.Dirty(err)
 		})
