@@ -40,9 +40,9 @@ func TestAllocs(t *testing.T) {
 		most float64
 		run  func() error
 	}{
-		{"set", 84, func() error { return r.store.Apply(ctx, next(1)) }},
-		{"transaction of 10", 300, func() error { return r.store.Apply(ctx, next(10)) }},
-		{"bulk set of 10", 312, func() error { return errors.Join(r.store.ApplyEach(ctx, each(next(10)))...) }},
+		{"set", 64, func() error { return r.store.Apply(ctx, next(1)) }},
+		{"transaction of 10", 180, func() error { return r.store.Apply(ctx, next(10)) }},
+		{"bulk set of 10", 186, func() error { return errors.Join(r.store.ApplyEach(ctx, each(next(10)))...) }},
 		{"get", 16, func() error { _, err := r.store.Get(ctx, next(1).Writes[0].Key); return err }},
 	} {
 		got := testing.AllocsPerRun(200, func() { require.NoError(t, c.run()) })

@@ -20,6 +20,7 @@ type plan struct {
 // plannedKey is a key: how it is on disk, and how it is after the transactions so far.
 type plannedKey struct {
 	k      []byte // on disk
+	looked bool   // what follows is known, which who sets a key whatever it is need not
 	onDisk bool   // there is a record
 	disk   record // zero if it is damaged
 	damage error
@@ -55,6 +56,7 @@ func (p *plan) take(t *statestore.Transaction) error {
 			continue
 		}
 		k := p.key(w.Key)
+		p.look(k)
 		if k.damage != nil {
 			return k.damage
 		}
@@ -96,13 +98,26 @@ func (p *plan) key(key string) *plannedKey {
 		return k
 	}
 	k := &plannedKey{k: valueKey(key)}
-	if raw := p.b.Get(k.k); raw != nil {
-		k.onDisk = true
-		k.disk, k.damage = decodeRecord(k.k, raw)
-		k.version, k.expires = k.disk.version, k.disk.expires
-	}
 	p.keys[key] = k
 	return k
+}
+
+// look finds out how a key is on disk, and that it is still so if nothing has changed it.
+func (p *plan) look(k *plannedKey) {
+	if k.looked {
+		return
+	}
+	k.looked = true
+	raw := p.b.Get(k.k)
+	if raw == nil {
+		return
+	}
+	var damage error
+	k.onDisk = true
+	k.disk, damage = decodeRecord(k.k, raw)
+	if !k.changed {
+		k.version, k.expires, k.damage = k.disk.version, k.disk.expires, damage
+	}
 }
 
 func (p *plan) id(digest [sha256.Size]byte) (*plannedID, error) {
@@ -129,9 +144,13 @@ func (p *plan) id(digest [sha256.Size]byte) (*plannedID, error) {
 func (p *plan) changes() (changes, error) {
 	c := make(changes, 0, len(p.keys))
 	indexes := p.b.indexes((*index).kept)
+	mayExpire := p.b.mayExpire()
 	for key, k := range p.keys {
 		if !k.changed {
 			continue
+		}
+		if k.set == nil || mayExpire || len(indexes) > 0 {
+			p.look(k)
 		}
 		if k.disk.expires != 0 && k.disk.expires != k.expires {
 			c.delete(timeKey(prefixExpiry, k.disk.expires, key))
@@ -189,7 +208,7 @@ func (p *plan) dense() bool {
 	}
 	var first, last string
 	for key, k := range p.keys {
-		if k.onDisk || k.set == nil {
+		if k.set == nil {
 			return false
 		}
 		if first == "" || key < first {
