@@ -14,7 +14,7 @@ const (
 // recentEvents are the newest events of all topics, for groups that keep up with their topic, which need not read them from
 // the engine, and for people to look at. The broker's lock guards them.
 type recentEvents struct {
-	events  []*Event // the oldest first
+	events  []recentEvent // the oldest first
 	byPlace map[eventPlace]*Event
 	bytes   int
 	// watches are who wants to see each new event.
@@ -26,7 +26,12 @@ type eventPlace struct {
 	sequence uint64
 }
 
-func (e *Event) place() eventPlace { return eventPlace{e.Topic, e.Sequence} }
+// recentEvent has what it takes to drop the event, which by then is no longer in the processor's cache.
+type recentEvent struct {
+	eventPlace
+	size  int
+	event *Event
+}
 
 // watch is a Watch of a Broker.
 type watch struct {
@@ -83,21 +88,22 @@ func (r *recentEvents) add(e Event) {
 		return
 	}
 	for len(r.events) == maxRecent || len(r.events) > 0 && r.bytes+size > maxRecentBytes {
-		r.drop(r.events[0])
-		r.events[0] = nil
+		r.drop(&r.events[0])
+		r.events[0].event = nil
 		r.events = r.events[1:]
 	}
 	if r.byPlace == nil {
 		r.byPlace = map[eventPlace]*Event{}
 	}
-	r.events = append(r.events, &e)
-	r.byPlace[e.place()] = &e
+	place := eventPlace{e.Topic, e.Sequence}
+	r.events = append(r.events, recentEvent{place, size, &e})
+	r.byPlace[place] = &e
 	r.bytes += size
 }
 
-func (r *recentEvents) drop(e *Event) {
-	delete(r.byPlace, e.place())
-	r.bytes -= e.size()
+func (r *recentEvents) drop(e *recentEvent) {
+	delete(r.byPlace, e.eventPlace)
+	r.bytes -= e.size
 }
 
 // following returns the events of a topic right after a sequence, without a gap, as far as they are known: at most limit of
@@ -119,8 +125,8 @@ func (r *recentEvents) following(topic string, after uint64, limit, maxBytes int
 // of returns those of a topic before a sequence, the newest first.
 func (r *recentEvents) of(topic string, before uint64) (found []Event) {
 	for _, e := range slices.Backward(r.events) {
-		if e.Topic == topic && e.Sequence < before {
-			found = append(found, *e)
+		if e.topic == topic && e.sequence < before {
+			found = append(found, *e.event)
 		}
 	}
 	return found
@@ -128,10 +134,10 @@ func (r *recentEvents) of(topic string, before uint64) (found []Event) {
 
 // forget drops those of a topic that was removed, whose sequences begin anew.
 func (r *recentEvents) forget(topic string) {
-	r.events = slices.DeleteFunc(r.events, func(e *Event) bool {
-		if e.Topic == topic {
-			r.drop(e)
+	r.events = slices.DeleteFunc(r.events, func(e recentEvent) bool {
+		if e.topic == topic {
+			r.drop(&e)
 		}
-		return e.Topic == topic
+		return e.topic == topic
 	})
 }
