@@ -237,7 +237,7 @@ func TestOpenRefuses(t *testing.T) {
 		want string
 	}{
 		"another program's file": {foreign, `bbolt file of another program (bucket "test")`},
-		"a newer format":         {newer, "it has format 99, this build reads up to format 3"},
+		"a newer format":         {newer, "it has format 99, this build reads up to format 4"},
 		"not a bbolt file":       {text, "it is no bbolt file"},
 	} {
 		t.Run(name, func(t *testing.T) {

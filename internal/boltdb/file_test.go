@@ -92,7 +92,7 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 		raw  []byte
 		want string
 	}{
-		"a newer version":           {version(binary.BigEndian.AppendUint64(nil, 7)), "it was written by a newer dapr-bolt: it has format 7, this build reads up to format 3"},
+		"a newer version":           {version(binary.BigEndian.AppendUint64(nil, 7)), "it was written by a newer dapr-bolt: it has format 7, this build reads up to format 4"},
 		"an older version":          {version(binary.BigEndian.AppendUint64(nil, 1)), "it has format 1, this build reads from format 2 on"},
 		"a version that never was":  {version(make([]byte, 8)), "it has format 0, which never was"},
 		"a version of 3 bytes":      {version([]byte("abc")), "its version takes 3 bytes, want 8"},

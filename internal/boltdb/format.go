@@ -18,7 +18,7 @@ import (
 // it in internal/databases/testdata, which a test opens. A change that every build can read, such as a new field of
 // a record, needs none of these.
 const (
-	FormatVersion = 3
+	FormatVersion = 4
 	oldestVersion = 2
 )
 

@@ -68,7 +68,7 @@ func (db *DB) open(ctx context.Context) (err error) {
 		if warning != nil {
 			db.log.Warn(warning.Error())
 		}
-		err = db.openBolt(f)
+		err = db.openBolt(f, l != nil)
 	}
 	var state *logState
 	if err == nil {
@@ -90,7 +90,8 @@ func (db *DB) open(ctx context.Context) (err error) {
 }
 
 // openBolt opens f, which is locked, with bbolt: that then finds the lock taken by its own handle, which is as good as free.
-func (db *DB) openBolt(f *os.File) (err error) {
+// unclean: there is a log beside it.
+func (db *DB) openBolt(f *os.File, unclean bool) (err error) {
 	mapped := mappingSize()
 	db.mapped = int64(mapped)
 	db.bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
@@ -108,6 +109,11 @@ func (db *DB) openBolt(f *os.File) (err error) {
 		return err
 	}
 	db.bolt.NoFreelistSync = false
+	if unclean {
+		if err := db.rewriteMeta(); err != nil {
+			return err
+		}
+	}
 	incarnation, err := ensureFormat(db.bolt)
 	if err != nil {
 		return err

@@ -32,11 +32,6 @@ func (db *DB) findLog() (*wal, error) {
 
 // recoverLog puts what the log holds over the file. The file says which log that is; nil: it was closed cleanly.
 func (db *DB) recoverLog(l *wal, state *logState) error {
-	if l != nil {
-		if err := db.rewriteMeta(); err != nil {
-			return errors.Join(err, l.file.Close())
-		}
-	}
 	db.names, db.fills = newNames(), map[uint32]float64{}
 	if state == nil {
 		if err := db.dropLog(l); err != nil {

@@ -81,7 +81,7 @@ func (e *Engine) append(b *buckets, p *publish) error {
 		}
 		entry := &p.entries[i]
 		if entry.DedupKey != nil {
-			if err := b.remember(p.hashes[i], entry.DedupWindow, p.now); err != nil {
+			if err := b.remember(p.hashes[i], entry.DedupWindow, p.now.Add(entry.DedupWindow)); err != nil {
 				return err
 			}
 		}

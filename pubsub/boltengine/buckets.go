@@ -2,6 +2,7 @@ package boltengine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 
@@ -23,7 +24,7 @@ type buckets struct {
 
 func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }
 
-// writable returns the buckets of a write transaction, which must end with writeTopics.
+// writable returns the buckets of a write transaction, which must end with finish.
 func (e *Engine) writable(tx *boltdb.Tx) *buckets {
 	b := e.in(tx)
 	b.known = map[string]topicRecord{}
@@ -64,6 +65,9 @@ func (b *buckets) topic(name string) (t topicRecord, ok bool, err error) {
 
 // putTopic changes a topic: in a write transaction once, at its end, however many functions do.
 func (b *buckets) putTopic(name string, t topicRecord) { b.known[name] = t }
+
+// finish writes what is written once for all functions of a write transaction.
+func (b *buckets) finish() error { return errors.Join(b.writeIDs(), b.writeTopics()) }
 
 // writeTopics writes the topics that were changed.
 func (b *buckets) writeTopics() error {

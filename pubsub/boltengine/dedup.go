@@ -9,51 +9,84 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// dedupID is where in the ids bucket an event's id stands.
-type dedupID struct {
+// dedupPlace is where in the ids bucket an event's id stands, with those that were remembered together with it.
+type dedupPlace struct {
 	window time.Duration
 	number uint64
+}
+
+// dedupGroup are ids that stand together, as they are on disk.
+type dedupGroup struct {
+	dedupPlace
+	ids []byte
 }
 
 // dedupChanges are what a write transaction does to the ids. What it adds counts at once for the functions behind it in
 // the same transaction; the index hears of it when that commits.
 type dedupChanges struct {
-	added   []addedID
+	added   []*dedupGroup
 	until   map[pubsub.DedupHash]time.Time
-	removed []dedupID
+	removed []dedupRemoved
 }
 
-type addedID struct {
-	dedupID
-	hash pubsub.DedupHash
+type dedupRemoved struct {
+	dedupPlace
+	ids int
 }
 
 // contains reports whether the window of an event's id is still open, on disk or in the running transaction.
 func (e *Engine) contains(b *buckets, hash pubsub.DedupHash, now time.Time) bool {
-	return now.Before(b.dedup.until[hash]) || e.dedup.find(hash, func(id dedupID) bool {
-		until, stored, ok := parseDedupValue(b.ids().Get(dedupKey(id)))
-		return ok && stored == hash && now.UnixNano() < until
+	return now.Before(b.dedup.until[hash]) || e.dedup.find(hash, func(at dedupPlace) bool {
+		for until, stored := range eachDedupID(b.ids().Get(dedupKey(at))) {
+			if stored == hash && now.UnixNano() < until {
+				return true
+			}
+		}
+		return false
 	})
 }
 
 // remember adds an event's id.
-func (b *buckets) remember(hash pubsub.DedupHash, window time.Duration, now time.Time) error {
-	return b.rememberUntil(hash, window, now.Add(window))
-}
-
-func (b *buckets) rememberUntil(hash pubsub.DedupHash, window time.Duration, until time.Time) error {
-	number, err := b.ids().NextSequence()
-	if err != nil {
-		return err
+func (b *buckets) remember(hash pubsub.DedupHash, window time.Duration, until time.Time) error {
+	group := b.dedup.open(window)
+	if group == nil {
+		number, err := b.ids().NextSequence()
+		if err != nil {
+			return err
+		}
+		group = &dedupGroup{dedupPlace: dedupPlace{window, number}}
+		b.dedup.added = append(b.dedup.added, group)
 	}
-	id := dedupID{window, number}
-	b.dedup.added = append(b.dedup.added, addedID{id, hash})
+	group.ids = appendDedupID(group.ids, until, hash)
 	if b.dedup.until == nil {
 		b.dedup.until = map[pubsub.DedupHash]time.Time{}
 	}
 	b.dedup.until[hash] = until
-	b.ids().SetFillPercent(sequentialFill)
-	return b.ids().Put(dedupKey(id), dedupValue(until, hash))
+	return nil
+}
+
+// open returns the group of a window that has room for another id, or nil.
+func (c *dedupChanges) open(window time.Duration) *dedupGroup {
+	for _, group := range slices.Backward(c.added) {
+		if group.window == window {
+			if len(group.ids) < dedupGroupIDs*dedupIDLen {
+				return group
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// writeIDs writes the ids that were added.
+func (b *buckets) writeIDs() error {
+	for _, group := range b.dedup.added {
+		b.ids().SetFillPercent(sequentialFill)
+		if err := b.ids().Put(dedupKey(group.dedupPlace), group.ids); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweepIDs forgets ids whose window has ended: of each length of window, from the oldest on.
@@ -61,26 +94,37 @@ func (b *buckets) sweepIDs(now time.Time, step *budget) error {
 	var ended [][]byte
 	c := b.ids().Cursor()
 	for k, v := c.First(); k != nil; {
-		id, err := parseDedupKey(k)
+		at, err := parseDedupKey(k)
 		if err != nil {
 			return err
 		}
-		until, _, ok := parseDedupValue(v)
-		if ok && until > now.UnixNano() {
+		if anyOpen(v, now) {
 			// Those behind it with the same window end later.
-			k, v = c.Seek(dedupKey(dedupID{id.window + 1, 0}))
+			k, v = c.Seek(dedupKey(dedupPlace{at.window + 1, 0}))
 			continue
 		}
 		if !step.take(0) {
 			break
 		}
-		ended = append(ended, dedupKey(id))
-		if ok {
-			b.dedup.removed = append(b.dedup.removed, id)
-		}
+		ended = append(ended, dedupKey(at))
+		b.dedup.remove(at, v)
 		k, v = c.Next()
 	}
 	return deleteAll(b.ids(), ended)
+}
+
+func anyOpen(ids []byte, now time.Time) bool {
+	for until := range eachDedupID(ids) {
+		if until > now.UnixNano() {
+			return true
+		}
+	}
+	return false
+}
+
+// remove notes that ids that stand together are deleted.
+func (c *dedupChanges) remove(at dedupPlace, ids []byte) {
+	c.removed = append(c.removed, dedupRemoved{at, len(ids) / dedupIDLen})
 }
 
 // loadDedup builds the index of all ids, some million in a second.
@@ -88,13 +132,11 @@ func (e *Engine) loadDedup(ctx context.Context) error {
 	return e.read(func(b *buckets) error {
 		c := b.ids().Cursor()
 		for k, v := c.First(); k != nil && ctx.Err() == nil; k, v = c.Next() {
-			id, err := parseDedupKey(k)
+			at, err := parseDedupKey(k)
 			if err != nil {
 				return err
 			}
-			if _, hash, ok := parseDedupValue(v); ok {
-				e.dedup.add(id, hash)
-			}
+			e.dedup.add(&dedupGroup{at, v})
 		}
 		return ctx.Err()
 	})
@@ -107,8 +149,8 @@ func (e *Engine) loadDedup(ctx context.Context) error {
 // Only the file's writer touches it.
 type dedupIndex struct{ segments []*segment } // oldest first
 
-// segment is a hash table with open addressing of the ids of one window that are numbered from base on. It goes when the
-// last of them does.
+// segment is a hash table with open addressing of ids of one window, in groups that are numbered from base on. It goes when
+// the last of them does.
 type segment struct {
 	window     time.Duration
 	base       uint64
@@ -121,40 +163,49 @@ const (
 	segmentSlots = 1 << 20
 	segmentIDs   = segmentSlots / 8 * 7
 	firstSlots   = 1 << 10
-	// offsetBits of a slot hold the place within the segment, plus one; the other bits are the hash's.
+	// offsetBits of a slot hold the group's place within the segment, plus one; the other bits are the hash's.
 	offsetBits = 20
 	offsetMask = 1<<offsetBits - 1
 )
 
 // commit takes in what a transaction has changed.
 func (x *dedupIndex) commit(changes *dedupChanges) {
-	for _, a := range changes.added {
-		x.add(a.dedupID, a.hash)
+	for _, group := range changes.added {
+		x.add(group)
 	}
-	for _, id := range changes.removed {
-		x.remove(id)
+	for _, r := range changes.removed {
+		x.remove(r)
 	}
 }
 
-// add takes the ids of one window in the order of their numbers.
-func (x *dedupIndex) add(id dedupID, hash pubsub.DedupHash) {
-	for _, s := range slices.Backward(x.segments) {
-		if s.holds(id) {
-			s.add(hash, id.number)
-			return
+// add takes the groups of one window in the order of their numbers.
+func (x *dedupIndex) add(group *dedupGroup) {
+	i, found := x.segmentOf(group.dedupPlace)
+	if !found || x.segments[i].full(group) {
+		x.segments = append(x.segments, &segment{window: group.window, base: group.number, slots: make([]uint64, firstSlots)})
+		i = len(x.segments) - 1
+	}
+	for _, hash := range eachDedupID(group.ids) {
+		x.segments[i].add(hash, group.number)
+	}
+}
+
+// segmentOf returns the index of the segment that a group is in, or would be.
+func (x *dedupIndex) segmentOf(at dedupPlace) (i int, found bool) {
+	for i, s := range slices.Backward(x.segments) {
+		if s.window == at.window && s.base <= at.number {
+			return i, true
 		}
 	}
-	s := &segment{window: id.window, base: id.number, slots: make([]uint64, firstSlots)}
-	s.add(hash, id.number)
-	x.segments = append(x.segments, s)
+	return 0, false
 }
 
 // find calls right with each place where the id may stand, until it returns true.
-func (x *dedupIndex) find(hash pubsub.DedupHash, right func(id dedupID) bool) bool {
+func (x *dedupIndex) find(hash pubsub.DedupHash, right func(at dedupPlace) bool) bool {
 	tag := tagOf(hash)
 	for _, s := range slices.Backward(x.segments) {
 		for at := s.home(tag); s.slots[at] != 0; at = (at + 1) % len(s.slots) {
-			if s.slots[at]&^offsetMask == tag && right(dedupID{s.window, s.base + s.slots[at]&offsetMask - 1}) {
+			if s.slots[at]&^offsetMask == tag && right(dedupPlace{s.window, s.base + s.slots[at]&offsetMask - 1}) {
 				return true
 			}
 		}
@@ -162,22 +213,22 @@ func (x *dedupIndex) find(hash pubsub.DedupHash, right func(id dedupID) bool) bo
 	return false
 }
 
-func (x *dedupIndex) remove(id dedupID) {
-	for i, s := range x.segments {
-		if !s.holds(id) {
-			continue
-		}
-		if s.live--; s.live == 0 {
-			x.segments = slices.Delete(x.segments, i, i+1)
-		}
+func (x *dedupIndex) remove(r dedupRemoved) {
+	i, found := x.segmentOf(r.dedupPlace)
+	if !found {
 		return
+	}
+	s := x.segments[i]
+	if s.live -= r.ids; s.live <= 0 {
+		x.segments = slices.Delete(x.segments, i, i+1)
 	}
 }
 
 func tagOf(hash pubsub.DedupHash) uint64 { return binary.BigEndian.Uint64(hash[:8]) &^ offsetMask }
 
-func (s *segment) holds(id dedupID) bool {
-	return s.window == id.window && id.number >= s.base && id.number-s.base < segmentIDs
+// full reports whether the segment has no place for a group that comes behind all of its own.
+func (s *segment) full(group *dedupGroup) bool {
+	return s.used+len(group.ids)/dedupIDLen > segmentIDs || group.number-s.base >= offsetMask
 }
 
 func (s *segment) add(hash pubsub.DedupHash, number uint64) {

@@ -17,27 +17,40 @@ func testHash(n uint64) pubsub.DedupHash {
 
 func TestTheDedupIndexNeverMissesAnID(t *testing.T) {
 	var x dedupIndex
-	const n = segmentIDs + 5000
-	id := func(i uint64) dedupID { return dedupID{time.Duration(1 + i%2), i} }
-	for i := uint64(1); i <= n; i++ {
-		x.add(id(i), testHash(i))
+	const n, together = segmentIDs + 5000, 3
+	at := func(i uint64) dedupPlace { return dedupPlace{time.Duration(1 + i/together%2), i / together} }
+	found := func(i uint64) bool {
+		return x.find(testHash(i), func(got dedupPlace) bool { return got == at(i) })
 	}
-	require.Len(t, x.segments, 4, "two for each window")
-	for _, i := range []uint64{1, 2, segmentIDs, segmentIDs + 1, n} {
-		require.True(t, x.find(testHash(i), func(got dedupID) bool { return got == id(i) }), "id %d", i)
+	for i := uint64(0); i < n; i += together {
+		group := &dedupGroup{dedupPlace: at(i)}
+		for j := range uint64(together) {
+			group.ids = appendDedupID(group.ids, noon, testHash(i+j))
+		}
+		x.add(group)
+	}
+	require.Len(t, x.segments, 2, "one for each window")
+	for i := uint64(0); i < segmentIDs; i++ { // of the second window, one at a time
+		number := n/together + 1 + i
+		x.add(&dedupGroup{dedupPlace{2, number}, appendDedupID(nil, noon, testHash(n+together+i))})
+	}
+	require.Len(t, x.segments, 3, "the second window has another one")
+	for _, i := range []uint64{0, 1, 2, 3, segmentIDs, segmentIDs + 1, n - 1} {
+		require.True(t, found(i), "id %d", i)
 	}
 	guesses := 0
-	for i := uint64(n + 1); i <= n+1000; i++ {
-		require.False(t, x.find(testHash(i), func(dedupID) bool { guesses++; return false }))
+	for i := uint64(10 * n); i < 10*n+1000; i++ {
+		require.False(t, x.find(testHash(i), func(dedupPlace) bool { guesses++; return false }))
 	}
 	require.Less(t, guesses, 5, "wrong places among 1000 unknown ids")
 
-	for i := uint64(1); i <= segmentIDs; i += 2 {
-		x.remove(id(i))
+	for i := uint64(0); i < n; i += together {
+		if at(i).window == 1 {
+			x.remove(dedupRemoved{at(i), together})
+		}
 	}
-	require.Len(t, x.segments, 3, "the first of one window is empty")
-	require.True(t, x.find(testHash(2), func(got dedupID) bool { return got == id(2) }), "those of the other window are there")
-	require.True(t, x.find(testHash(n), func(got dedupID) bool { return got == id(n) }))
+	require.Len(t, x.segments, 2, "the first window's is empty")
+	require.True(t, found(together), "those of the other window are there")
 }
 
 // Ids of several windows, swept in steps and loaded anew, are duplicates exactly as long as their window says, and leave
@@ -50,15 +63,22 @@ func TestDedupMatchesAMapOfWindows(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			switch rapid.SampledFrom([]string{"append", "append", "append", "step", "sweep", "reopen"}).Draw(rt, "action") {
 			case "append":
-				id := rapid.Byte().Draw(rt, "id") % 8
-				window := time.Duration(rapid.SampledFrom([]int{1, 3}).Draw(rt, "minutes")) * time.Minute
-				entry := pubsub.Entry{Event: pubsub.Event{PublishTime: now}, DedupKey: []byte{id}, DedupWindow: window}
-				results, err := e.Append(rt.Context(), "t", []pubsub.Entry{entry}, pubsub.AppendOptions{}, now)
+				var entries []pubsub.Entry
+				for range rapid.SampledFrom([]int{1, 3, 3 * dedupGroupIDs}).Draw(rt, "entries") {
+					entries = append(entries, pubsub.Entry{
+						Event:       pubsub.Event{PublishTime: now},
+						DedupKey:    []byte{rapid.Byte().Draw(rt, "id")},
+						DedupWindow: time.Duration(rapid.SampledFrom([]int{1, 3}).Draw(rt, "minutes")) * time.Minute,
+					})
+				}
+				results, err := e.Append(rt.Context(), "t", entries, pubsub.AppendOptions{}, now)
 				require.NoError(rt, err)
-				end, seen := until[id]
-				require.Equal(rt, seen && now.Before(end), results[0].Duplicate)
-				if !results[0].Duplicate {
-					until[id] = now.Add(window)
+				for i := range entries {
+					id := entries[i].DedupKey[0]
+					require.Equal(rt, now.Before(until[id]), results[i].Duplicate)
+					if !results[i].Duplicate {
+						until[id] = now.Add(entries[i].DedupWindow)
+					}
 				}
 			case "step":
 				now = now.Add(time.Duration(rapid.IntRange(1, 120).Draw(rt, "seconds")) * time.Second)
@@ -76,12 +96,20 @@ func TestDedupMatchesAMapOfWindows(t *testing.T) {
 			more, err = e.Sweep(rt.Context(), now, 4)
 			require.NoError(rt, err)
 		}
-		open := 0
+		open, stored := 0, 0
 		for _, end := range until {
 			if now.Before(end) {
 				open++
 			}
 		}
-		require.Equal(rt, open, counts(t, e, db)["ids"])
+		require.NoError(rt, e.read(func(b *buckets) error {
+			return b.ids().ForEach(func(_, ids []byte) error {
+				for range eachDedupID(ids) {
+					stored++
+				}
+				return nil
+			})
+		}))
+		require.Equal(rt, open, stored)
 	})
 }

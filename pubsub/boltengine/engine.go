@@ -125,7 +125,7 @@ func (e *Engine) join(tx *boltdb.Tx) *buckets {
 	if e.tx != tx {
 		b := e.writable(tx)
 		e.tx, e.writing = tx, b
-		tx.BeforeCommit(b.writeTopics)
+		tx.BeforeCommit(b.finish)
 		tx.OnCommit(func() {
 			e.dedup.commit(&b.dedup)
 			e.counts.commit(b.counted)

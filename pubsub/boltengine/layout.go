@@ -3,6 +3,7 @@ package boltengine
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
@@ -20,7 +21,8 @@ import (
 //	retry     group(4) 0 due(8) sequence(8)   → retryRecord: failed, waits for its time
 //	retry     group(4) 1 order(8) sequence(8) → retryRecord: redriven, waits for its turn
 //	dead      id(8)                           → deadRecord
-//	ids       window(8) number(8)             → until(8) dedupKey(16): an event was seen, and is remembered until then
+//	ids       window(8) number(8)             → until(8) dedupKey(16), for each of up to 32 events that were seen together, and
+//	                                            are remembered until then
 //	removed   number(8)                       → removedRecord: what a removed topic or group has left behind
 //	copyOf                                    → text: what the bucket is an unfinished copy of; see migrate.go
 //	layout                                    → 2: what is drawn here; see upgrade.go
@@ -111,33 +113,37 @@ func parseRetryKey(key []byte) (group uint32, k pubsub.RetryKey, err error) {
 func deadKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 const (
-	dedupKeyLen   = 8 + 8
-	dedupValueLen = 8 + len(pubsub.DedupHash{})
+	dedupKeyLen = 8 + 8
+	dedupIDLen  = 8 + len(pubsub.DedupHash{})
+	// dedupGroupIDs is how many ids stand together: five such groups fill a page.
+	dedupGroupIDs = 32
 )
 
-func dedupKey(id dedupID) []byte {
-	key := binary.BigEndian.AppendUint64(make([]byte, 0, dedupKeyLen), uint64(id.window))
-	return binary.BigEndian.AppendUint64(key, id.number)
+func dedupKey(at dedupPlace) []byte {
+	key := binary.BigEndian.AppendUint64(make([]byte, 0, dedupKeyLen), uint64(at.window))
+	return binary.BigEndian.AppendUint64(key, at.number)
 }
 
-func parseDedupKey(key []byte) (dedupID, error) {
+func parseDedupKey(key []byte) (dedupPlace, error) {
 	if len(key) != dedupKeyLen {
-		return dedupID{}, badKey(bucketIDs, key, dedupKeyLen)
+		return dedupPlace{}, badKey(bucketIDs, key, dedupKeyLen)
 	}
-	return dedupID{time.Duration(binary.BigEndian.Uint64(key)), binary.BigEndian.Uint64(key[8:])}, nil
+	return dedupPlace{time.Duration(binary.BigEndian.Uint64(key)), binary.BigEndian.Uint64(key[8:])}, nil
 }
 
-func dedupValue(until time.Time, hash pubsub.DedupHash) []byte {
-	value := binary.BigEndian.AppendUint64(make([]byte, 0, dedupValueLen), uint64(until.UnixNano()))
-	return append(value, hash[:]...)
+func appendDedupID(ids []byte, until time.Time, hash pubsub.DedupHash) []byte {
+	return append(binary.BigEndian.AppendUint64(ids, uint64(until.UnixNano())), hash[:]...)
 }
 
-// parseDedupValue returns ok false for what is none: such an id has ended.
-func parseDedupValue(value []byte) (until int64, hash pubsub.DedupHash, ok bool) {
-	if len(value) != dedupValueLen {
-		return 0, hash, false
+// eachDedupID walks the ids that stand together. What is too short for one is none.
+func eachDedupID(ids []byte) iter.Seq2[int64, pubsub.DedupHash] {
+	return func(yield func(until int64, hash pubsub.DedupHash) bool) {
+		for ; len(ids) >= dedupIDLen; ids = ids[dedupIDLen:] {
+			if !yield(int64(binary.BigEndian.Uint64(ids)), pubsub.DedupHash(ids[8:dedupIDLen])) {
+				return
+			}
+		}
 	}
-	return int64(binary.BigEndian.Uint64(value)), pubsub.DedupHash(value[8:]), true
 }
 
 func badKey(bucket, key []byte, want int) error {

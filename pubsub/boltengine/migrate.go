@@ -96,12 +96,12 @@ func (x *export) eachGroup(fn func(t namedTopic, g namedGroup) error) error {
 func (x *export) ids() error {
 	c := x.b.ids().Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		id, err := parseDedupKey(k)
+		at, err := parseDedupKey(k)
 		if err != nil {
 			return err
 		}
-		if until, hash, ok := parseDedupValue(v); ok {
-			if err := x.show(pubsub.Record{Kind: pubsub.RecordID, ID: hash, Window: id.window, Until: time.Unix(0, until)}); err != nil {
+		for until, hash := range eachDedupID(v) {
+			if err := x.show(pubsub.Record{Kind: pubsub.RecordID, ID: hash, Window: at.window, Until: time.Unix(0, until)}); err != nil {
 				return err
 			}
 		}
@@ -274,7 +274,7 @@ func (e *Engine) Import(ctx context.Context, records []pubsub.Record) error {
 func (b *buckets) add(r *pubsub.Record) error {
 	switch r.Kind {
 	case pubsub.RecordID:
-		return b.rememberUntil(r.ID, r.Window, r.Until)
+		return b.remember(r.ID, r.Window, r.Until)
 	case pubsub.RecordGroup:
 		if pubsub.IsPattern(r.Topic) {
 			return b.patterns().Put(patternKey(r.Group, r.Topic), []byte{})

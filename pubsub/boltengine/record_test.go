@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"encoding/binary"
 	"strconv"
 	"testing"
 	"time"
@@ -137,14 +136,16 @@ func FuzzParseRetryKey(f *testing.F) {
 	})
 }
 
-func FuzzParseDedupID(f *testing.F) {
-	f.Add(dedupKey(dedupID{time.Hour, 7}), dedupValue(noon, testHash(1)))
-	f.Fuzz(func(t *testing.T, key, value []byte) {
-		if id, err := parseDedupKey(key); err == nil {
-			require.Equal(t, key, dedupKey(id))
+func FuzzDedupIDs(f *testing.F) {
+	f.Add(dedupKey(dedupPlace{time.Hour, 7}), appendDedupID(appendDedupID(nil, noon, testHash(1)), noon, testHash(2)))
+	f.Fuzz(func(t *testing.T, key, ids []byte) {
+		if at, err := parseDedupKey(key); err == nil {
+			require.Equal(t, key, dedupKey(at))
 		}
-		if until, hash, ok := parseDedupValue(value); ok {
-			require.Equal(t, value, append(binary.BigEndian.AppendUint64(nil, uint64(until)), hash[:]...))
+		again := []byte{}
+		for until, hash := range eachDedupID(ids) {
+			again = appendDedupID(again, time.Unix(0, until), hash)
 		}
+		require.Equal(t, ids[:len(ids)/dedupIDLen*dedupIDLen], again)
 	})
 }

@@ -126,8 +126,8 @@ func (b *buckets) clear(from *boltdb.Bucket, step *budget) error {
 			r := decodeDeadHead(v)
 			b.count(deadOf(r.Topic, r.Group), -1)
 		case b.ids():
-			if id, err := parseDedupKey(k); err == nil {
-				b.dedup.removed = append(b.dedup.removed, id)
+			if at, err := parseDedupKey(k); err == nil {
+				b.dedup.remove(at, v)
 			}
 		}
 	}

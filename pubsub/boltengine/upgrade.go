@@ -47,7 +47,7 @@ func (e *Engine) upgrade(ctx context.Context) error {
 				err = b.top.Put(keyLayout, layout)
 			}
 			if err == nil {
-				err = b.writeTopics()
+				err = b.finish()
 			}
 			return boltdb.Dirty(err)
 		})
@@ -102,7 +102,7 @@ func (b *buckets) upgradeIDs() (more bool, err error) {
 	keys, more := old(b.ids(), oldDedupKeyLen)
 	for _, k := range keys {
 		value := bytes.Clone(b.ids().Get(k))
-		if err := b.ids().Put(dedupKey(dedupID{number: binary.BigEndian.Uint64(k)}), value); err != nil {
+		if err := b.ids().Put(dedupKey(dedupPlace{number: binary.BigEndian.Uint64(k)}), value); err != nil {
 			return more, err
 		}
 	}
