@@ -61,7 +61,7 @@ func (c *cli) compactCommand() *cobra.Command {
 		Short: "Give the unused space of a database file at rest back",
 		Long: `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which
 needs that much free space, and puts it in the file's place in one step. The copy has the file's owner, group and mode. One
-that would not be smaller is dropped.`,
+that would not be smaller is dropped. Every page is read first: a damaged file is refused, and stays as it is.`,
 		Args: atMostOneArg("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := c.file(args)

@@ -166,6 +166,33 @@ func TestCompact(t *testing.T) {
 	}))
 }
 
+// A branch that leads to one leaf twice hides another one: a copy would be sound, and would lack what that holds.
+func TestCompactRefusesADamagedFile(t *testing.T) {
+	path := fill(t, 4000, 3600)
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	m, _, whole := readMeta(bytes.NewReader(raw), int64(newestMeta(t, raw)))
+	require.True(t, whole)
+	branch := -1
+	for at := int(2 * m.pageSize); at < int(m.highWater*m.pageSize); at += int(m.pageSize) {
+		if binary.NativeEndian.Uint16(raw[at+pageKind:]) == kindBranch {
+			branch = at
+		}
+	}
+	require.Positive(t, branch)
+	child := branch + pageHeader + 8
+	copy(raw[child+elementSize:], raw[child:child+8])
+	// Of a file of this length, not every page is read when it is opened.
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
+	require.NoError(t, os.Truncate(path, maxVerified+1))
+
+	_, _, err = Compact(t.Context(), path)
+	require.ErrorIs(t, err, ErrFormat)
+	require.ErrorContains(t, err, "damaged: page ")
+	require.NotEmpty(t, check(t, path), "the file is as it was")
+	require.NoFileExists(t, nextPath(path))
+}
+
 func keysIn(b *Bucket) (n int) {
 	_ = b.ForEach(func(_, _ []byte) error { n++; return nil })
 	return n

@@ -21,8 +21,8 @@ const copyStep = 16 << 20
 // puts that in its place in one step, with the same owner, group and permissions. An interrupted Compact leaves the file
 // as it was. It returns the sizes in bytes. A copy that is not smaller is dropped: then they are the same.
 //
-// Errors: fs.ErrNotExist, ErrLocked (which names the process that has the file open), ErrFormat, ctx's if it ends before
-// the copy takes the file's place, and the system's.
+// Errors: fs.ErrNotExist, ErrLocked (which names the process that has the file open), ErrFormat, also where Check would find
+// a damaged page, ctx's if it ends before the copy takes the file's place, and the system's.
 func Compact(ctx context.Context, path string) (before, after int64, err error) {
 	defer func() {
 		if err != nil {
@@ -51,6 +51,9 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 	if err := db.do(ctx, db.endLog); err != nil {
 		return 0, 0, err
 	}
+	if err := pagesSound(ctx, path); err != nil {
+		return 0, 0, err
+	}
 	if before, err = db.Size(); err != nil {
 		return 0, 0, err
 	}
@@ -63,6 +66,22 @@ func Compact(ctx context.Context, path string) (before, after int64, err error) 
 		return before, before, errors.Join(err, os.Remove(nextPath(path)))
 	}
 	return before, info.Size(), putInPlace(path)
+}
+
+// pagesSound returns the first damage in the pages of the file at path. A copy of such a file would be sound, and nobody would
+// learn what it lacks.
+func pagesSound(ctx context.Context, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	var damage error
+	_, err = checkPages(ctx, f, func(found error) {
+		if damage == nil {
+			damage = found
+		}
+	})
+	return errors.Join(err, damage, f.Close())
 }
 
 // nextPath is where the file lies that is to take the place of the one at path, which is locked meanwhile. What a process
