@@ -67,6 +67,9 @@ func (db *DB) startLog(areaSize int64) (err error) {
 		return errors.Join(err, f.Close())
 	}
 	db.wal, db.cp = l, checkpoint{began: time.Now()}
+	if err := db.noteLog(); err != nil {
+		return errors.Join(err, db.leaveLog())
+	}
 	if err := db.commit(func(tx *bbolt.Tx) error { return putLogState(tx, l.id, 0) }); err != nil {
 		return errors.Join(err, db.leaveLog())
 	}
@@ -85,6 +88,7 @@ func (db *DB) endLog() error {
 	}); err != nil {
 		return errors.Join(err, db.leaveLog())
 	}
+	db.openedLog.Store(nil)
 	err := errors.Join(db.wal.file.Close(), removeLog(db.path))
 	db.wal = nil
 	return errors.Join(err, db.renew(newOverlay()))
@@ -93,8 +97,18 @@ func (db *DB) endLog() error {
 // leaveLog is for when nobody knows whether the file says that it has this log: nothing may be written to that.
 func (db *DB) leaveLog() error {
 	db.uncertain = true
+	db.openedLog.Store(nil)
 	err := db.wal.file.Close()
 	db.wal = nil
+	return err
+}
+
+// noteLog lets Ready see whether the log stays where it is.
+func (db *DB) noteLog() error {
+	info, err := os.Stat(db.path + logSuffix)
+	if err == nil {
+		db.openedLog.Store(&info)
+	}
 	return err
 }
 

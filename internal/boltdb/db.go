@@ -133,8 +133,8 @@ type DB struct {
 	counters counters
 	// failure is the last commit that failed, if none of its size has succeeded since; see Ready.
 	failure atomic.Pointer[failure]
-	// opened is the file that is open; see Ready.
-	opened atomic.Pointer[os.FileInfo]
+	// opened is the file that is open, and openedLog its log, nil while there is none; see Ready.
+	opened, openedLog atomic.Pointer[os.FileInfo]
 	// damage is the first that was met since the file was opened.
 	damage atomic.Pointer[error]
 }

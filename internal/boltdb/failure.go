@@ -19,10 +19,15 @@ type failure struct {
 const maxProbe = 4 << 20
 
 // Ready returns the error of a commit or a checkpoint that failed, until one as large succeeds, which it tries, or the first
-// damage that a call has met since the file was opened, or that the file is not at its path any more.
+// damage that a call has met since the file was opened, or that the file or its log is not at its path any more.
 func (db *DB) Ready(ctx context.Context) error {
 	if named, err := os.Stat(db.path); err != nil || !os.SameFile(*db.opened.Load(), named) {
 		return fmt.Errorf("%s was removed or replaced: what is written from now on is lost when the process ends", db.path)
+	}
+	if l := db.openedLog.Load(); l != nil {
+		if named, err := os.Stat(db.path + logSuffix); err != nil || !os.SameFile(*l, named) {
+			return fmt.Errorf("%s was removed or replaced: stop the process, which brings everything into the database file; after a kill, that is refused", db.path+logSuffix)
+		}
 	}
 	if damage := db.damage.Load(); damage != nil {
 		return *damage

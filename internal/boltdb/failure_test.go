@@ -428,3 +428,28 @@ func TestAPanicWhileReadingIsAnError(t *testing.T) {
 	require.Equal(t, "v", get(t, db, "k"))
 	require.NoError(t, db.Update(t.Context(), put("k", "w")))
 }
+
+func TestReadySaysThatTheLogWasRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	require.NoError(t, db.Ready(t.Context()))
+	elsewhere := filepath.Join(t.TempDir(), "log")
+	require.NoError(t, os.Rename(path+logSuffix, elsewhere))
+	require.ErrorContains(t, db.Ready(t.Context()), path+logSuffix+" was removed or replaced")
+	require.NoError(t, os.WriteFile(path+logSuffix, nil, 0o600))
+	require.ErrorContains(t, db.Ready(t.Context()), path+logSuffix+" was removed or replaced")
+	require.NoError(t, os.Rename(elsewhere, path+logSuffix))
+	require.NoError(t, db.Ready(t.Context()))
+
+	require.NoError(t, os.Remove(path+logSuffix))
+	require.NoError(t, db.Update(t.Context(), put("k", "w")))
+	require.NoError(t, db.Close())
+	db, err = Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	require.Equal(t, "w", get(t, db, "k"), "what the stop was said to do")
+	require.NoError(t, db.Update(t.Context(), put("k", "x")))
+	require.NoError(t, db.Ready(t.Context()))
+}

@@ -139,6 +139,7 @@ func (db *DB) release() {
 		db.base = nil
 	}
 	if db.wal != nil {
+		db.openedLog.Store(nil)
 		_ = db.wal.file.Close()
 		db.wal = nil
 	}

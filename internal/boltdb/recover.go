@@ -46,7 +46,7 @@ func (db *DB) recoverLog(l *wal, state *logState) error {
 	if l.id != state.id {
 		return fmt.Errorf("%w: its log %s is of another file", ErrFormat, db.path+logSuffix)
 	}
-	return db.replayLog()
+	return errors.Join(db.noteLog(), db.replayLog())
 }
 
 // dropLog removes the log of a file that is whole without it, if that is what a crash has left when the log was begun, or had
