@@ -23,7 +23,7 @@ func (c *cli) backupCommand() *cobra.Command {
 		Short: "Copy a database to a new file while the process runs",
 		Long: `Copy a database to a new file while the process runs. The copy is consistent and synced; go back to it
 with restore.`,
-		Args: exactArgs("FILE"),
+		Args: exactArgs(fileArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			// The process has a working directory of its own.
 			path, err := filepath.Abs(args[0])
@@ -62,7 +62,7 @@ func (c *cli) compactCommand() *cobra.Command {
 		Long: `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which
 needs that much free space, and puts it in the file's place in one step. The copy has the file's owner, group and mode. One
 that would not be smaller is dropped. Every page is read first: a damaged file is refused, and stays as it is.`,
-		Args: atMostOneArg("FILE"),
+		Args: atMostOneArg(fileArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := c.file(args)
 			before, after, err := boltdb.Compact(cmd.Context(), path)
@@ -101,7 +101,7 @@ func (c *cli) restoreCommand() *cobra.Command {
 		Long: `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode. The backup is
 checked first. What was there is kept under another name, which is printed. All ETags that were given out so far are invalid from
 then on.`,
-		Args: exactArgs("FILE"),
+		Args: exactArgs(fileArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			result := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}
 			var err error
@@ -155,7 +155,7 @@ func (c *cli) checkCommand() *cobra.Command {
 		Short: "Read every page of a database file at rest and say what is damaged",
 		Long: `Read every page of a database file at rest, or of a backup, and say what is damaged. It changes nothing. The exit
 code is 1 if anything is damaged.`,
-		Args: atMostOneArg("FILE"),
+		Args: atMostOneArg(fileArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report, err := checkFile(cmd.Context(), c.file(args))
 			if err != nil {

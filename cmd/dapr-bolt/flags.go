@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jonboulle/clockwork"
 	"github.com/spf13/cobra"
@@ -262,8 +263,26 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		if len(args) != len(names) {
 			return usagef("%s behind %s: allowed: %s %s", given(args), cmd.CommandPath(), cmd.CommandPath(), strings.Join(names, " "))
 		}
+		for i, name := range names {
+			if name != fileArg {
+				if err := checkText(name, args[i]); err != nil {
+					return err
+				}
+			}
+		}
 		return nil
 	}
+}
+
+// fileArg is the one argument whose name need not be text.
+const fileArg = "FILE"
+
+// checkText refuses an argument that would arrive as another one: JSON, in which the process is asked, has text alone.
+func checkText(name, arg string) error {
+	if !utf8.ValidString(arg) {
+		return usagef("invalid %s %q: allowed: UTF-8", name, arg)
+	}
+	return nil
 }
 
 func atMostOneArg(name string) cobra.PositionalArgs {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -106,6 +107,34 @@ func TestStateOnTheCommandLine(t *testing.T) {
 	require.Contains(t, got.stderr, "no keys")
 	require.Contains(t, p.ok(t, "buckets"), "state")
 	require.Contains(t, p.ok(t, "buckets", "remove", "state", "state", "--yes"), "state bucket state removed")
+}
+
+// A name that is no text would arrive as another one; what is published or set may be any bytes.
+func TestArgumentsThatAreNoTextAreRefused(t *testing.T) {
+	p := start(t, newFolders(t))
+	for _, args := range [][]string{
+		{"publish", "orders\xff", "1"}, {"topics", "show", "orders\xff"}, {"topics", "remove-group", "orders", "app\xff"},
+		{"state", "set", "k\xff", "1"}, {"state", "delete", "k\xff", "--force"},
+	} {
+		got := shell{}.run(t, append(args, "--data-dir", p.data)...)
+		require.Equal(t, exitUsage, got.code, args)
+		require.Contains(t, got.stderr, `\xff": allowed: UTF-8`, args)
+	}
+	p.ok(t, "state", "set", "k", "\xff")
+	got := shell{}.run(t, "state", "get", "k", "--data-dir", p.data)
+	require.Equal(t, "/w==\n", got.stdout)
+	require.Contains(t, got.stderr, "base64")
+}
+
+func TestDataOfAFileIsReadUpToWhatIsAllowed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "endless")
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, os.Truncate(path, 1<<40))
+	for _, command := range []string{"state set k --force", "publish orders", "state query"} {
+		got := shell{}.run(t, append(strings.Fields(command), "--file", path, "--data-dir", t.TempDir())...)
+		require.Equal(t, exitUsage, got.code, command)
+		require.Contains(t, got.stderr, "too much data in --file "+path+": allowed: at most 4128768 bytes", command)
+	}
 }
 
 func TestDeadLettersAreGroupedByCause(t *testing.T) {

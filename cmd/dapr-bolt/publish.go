@@ -11,6 +11,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 func (c *cli) publishCommand() *cobra.Command {
@@ -29,7 +30,7 @@ topic's publisher has set.`,
 			if len(args) < 1 || len(args) > 2 {
 				return usagef("there are %d arguments: allowed: TOPIC, and DATA or --file", len(args))
 			}
-			return nil
+			return checkText("TOPIC", args[0])
 		},
 		ValidArgsFunction: c.eachTopic(firstTopic),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -72,11 +73,26 @@ func (c *cli) content(args []string, file string) ([]byte, error) {
 	case len(args) > 0:
 		return []byte(args[0]), nil
 	case file == "-":
-		return io.ReadAll(c.in)
+		return readContent(c.in, file)
 	case file != "":
-		return os.ReadFile(file)
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return readContent(f, file)
 	}
 	return nil, usagef("there is no data: allowed: an argument, or --file (-: the standard input)")
+}
+
+// readContent reads no more than a value or an event may have: a file of many gigabytes, or one that does not end, would take
+// all memory.
+func readContent(r io.Reader, file string) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, statestore.MaxValueSize+1))
+	if err == nil && len(data) > statestore.MaxValueSize {
+		err = usagef("too much data in --file %s: allowed: at most %d bytes", file, statestore.MaxValueSize)
+	}
+	return data, err
 }
 
 func parseMetadata(pairs []string) (map[string]string, error) {

@@ -100,6 +100,9 @@ func (c *cli) stateGetCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if value.DataEncoding == admin.DataBase64 {
+					fmt.Fprintln(c.errOut, "the value is no text: this is its base64")
+				}
 				_, err = fmt.Fprintln(c.out, text)
 				return err
 			})
@@ -119,7 +122,7 @@ func (c *cli) stateSetCommand() *cobra.Command {
 			if len(args) < 1 || len(args) > 2 {
 				return usagef("there are %d arguments: allowed: KEY, and VALUE or --file", len(args))
 			}
-			return nil
+			return checkText("KEY", args[0])
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			value, err := c.content(args[1:], file)
