@@ -206,3 +206,18 @@ func TestEveryCallHasACommand(t *testing.T) {
 		require.True(t, asked[path], "no command asks for %s", path)
 	}
 }
+
+func TestHealthIsNotAskedForForEver(t *testing.T) {
+	f := newFolders(t)
+	require.NoError(t, os.MkdirAll(f.data, 0o700))
+	l, err := net.Listen("unix", f.adminSocket()) // which nobody accepts from
+	require.NoError(t, err)
+	defer l.Close()
+	got := shell{}.run(t, "health", "--timeout", "100ms", "--data-dir", f.data)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, f.adminSocket())
+	require.Contains(t, got.stderr, "no answer within 100ms")
+	got = shell{}.run(t, "health", "--timeout", "soon", "--data-dir", f.data)
+	require.Equal(t, exitUsage, got.code)
+	require.Contains(t, got.stderr, `invalid argument "soon" for "--timeout" flag: allowed: `)
+}
