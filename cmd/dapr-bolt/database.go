@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -30,7 +31,14 @@ with restore.`,
 			if err != nil {
 				return err
 			}
-			return ask(cmd.Context(), c, admin.CallBackup, admin.BackupRequest{Database: c.database, Path: path}, func(result admin.BackupResult) error {
+			take := func(client *admin.Client) (admin.BackupResult, error) {
+				result, err := admin.CallBackup.Ask(cmd.Context(), client, admin.BackupRequest{Database: c.database, Path: path})
+				if err == nil {
+					err = c.checkSeen(result)
+				}
+				return result, err
+			}
+			return learn(c, take, func(result admin.BackupResult) error {
 				_, err := fmt.Fprintf(c.out, "%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
 				return err
 			})
@@ -39,6 +47,17 @@ with restore.`,
 	c.outputFlag(cmd, cmd.Flags())
 	c.databaseFlag(cmd.Flags())
 	return cmd
+}
+
+// checkSeen refuses a backup that is not where the command was told to put it: the process may have a folder of that name of its
+// own, which goes with it.
+func (c *cli) checkSeen(result admin.BackupResult) error {
+	info, err := os.Stat(result.Path)
+	if err == nil && info.Size() == result.Size || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%s: the process has written it to a folder of its own, as systemd's PrivateTmp and containers have them, where it may be lost: allowed: a path that is the same one here and there, such as %s",
+		result.Path, filepath.Join(c.dataDir, "backup"))
 }
 
 // file is the one that a command names, else the database's.

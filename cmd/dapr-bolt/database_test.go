@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	stateengine "github.com/dapr-bolt/dapr-bolt/statestore/boltengine"
@@ -223,4 +226,33 @@ func TestVersion(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(env.run(t, "version", "--output", "json").stdout), &v))
 	require.NotEmpty(t, v.Version)
 	require.NotEmpty(t, v.Go)
+}
+
+// The process of a service may have a /tmp of its own: what it has written there is not where the command was told to put it.
+func TestABackupThatIsNotThereIsNone(t *testing.T) {
+	f := newFolders(t)
+	require.NoError(t, os.MkdirAll(f.data, 0o700))
+	path := filepath.Join(t.TempDir(), "copy.db")
+	l, err := net.Listen("unix", f.adminSocket())
+	require.NoError(t, err)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(admin.BackupResult{Database: "dapr", Path: path, Size: 5})
+	})}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	defer func() {
+		require.NoError(t, server.Close())
+		<-ended
+	}()
+	for _, output := range []string{"text", "json"} {
+		got := shell{}.run(t, "backup", path, "--output", output, "--data-dir", f.data)
+		require.Equal(t, exitFailure, got.code)
+		require.Empty(t, got.stdout)
+		require.Contains(t, got.stderr, path+": the process has written it to a folder of its own")
+	}
+	require.NoError(t, os.WriteFile(path, []byte("older, and another"), 0o600))
+	require.Equal(t, exitFailure, shell{}.run(t, "backup", path, "--data-dir", f.data).code)
+	require.NoError(t, os.WriteFile(path, []byte("whole"), 0o600))
+	got := shell{}.run(t, "backup", path, "--data-dir", f.data)
+	require.Equal(t, exitOK, got.code, got.stderr)
 }
