@@ -440,3 +440,26 @@ func openFileCount(path string) int {
 	}
 	return n
 }
+
+// So on FAT and exFAT, and some network shares.
+func TestBackupWhereThereAreNoLinks(t *testing.T) {
+	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "test.db"), Options{link: func(string, string) error { return syscall.EPERM }})
+	require.NoError(t, err)
+	defer db.Close()
+	require.NoError(t, db.Update(t.Context(), put("k", "v")))
+	copied := filepath.Join(t.TempDir(), "copy.db")
+	require.NoError(t, db.Backup(t.Context(), copied))
+	require.Empty(t, check(t, copied))
+	entries, err := os.ReadDir(filepath.Dir(copied))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "nothing is left beside the copy")
+
+	require.NoError(t, os.WriteFile(copied, []byte("another"), 0o600))
+	require.Error(t, db.Backup(t.Context(), copied))
+	raw, err := os.ReadFile(copied)
+	require.NoError(t, err)
+	require.Equal(t, "another", string(raw))
+	entries, err = os.ReadDir(filepath.Dir(copied))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+}

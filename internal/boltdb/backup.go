@@ -36,13 +36,19 @@ func (db *DB) Backup(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	// Unlike a rename, a link never replaces what is there.
-	err = os.Link(f.Name(), path)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
+	// Unlike a rename, a link never replaces what is there. FAT, exFAT and network shares may have none.
+	if err = db.opts.link(f.Name(), path); err == nil {
+		err = os.Remove(f.Name())
+	} else if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {
+		err = os.Rename(f.Name(), path)
 	}
-	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
+	if errors.Is(err, fs.ErrExist) {
+		err = fmt.Errorf("%s exists; name a new file: %w", path, fs.ErrExist)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // copyTo writes the file as it is, and returns what lies over it.

@@ -49,6 +49,8 @@ type Options struct {
 	// wrap stands between this package and a file that it has opened, and opened sees bbolt before it is used.
 	wrap   func(f *os.File) file
 	opened func(bolt *bbolt.DB)
+	// link is os.Link.
+	link func(from, to string) error
 }
 
 func (o *Options) setDefaults() {
@@ -66,6 +68,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.opened == nil {
 		o.opened = func(*bbolt.DB) {}
+	}
+	if o.link == nil {
+		o.link = os.Link
 	}
 }
 
