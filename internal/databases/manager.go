@@ -224,8 +224,8 @@ func (m *Manager) exists(ctx context.Context, ns namespace, kind, what string) e
 }
 
 // Backup writes a consistent copy of the database to path while work on it goes on. path must be absolute, and nothing
-// may be there. A database that does not exist is an error that matches fs.ErrNotExist, a taken path one that
-// matches fs.ErrExist.
+// may be there, nor may it be the path of a database of the directory: whoever looks would open that. A database that does not
+// exist is an error that matches fs.ErrNotExist, a taken path one that matches fs.ErrExist.
 func (m *Manager) Backup(ctx context.Context, database, path string) error {
 	if err := CheckName("database", database); err != nil {
 		return err
@@ -236,11 +236,25 @@ func (m *Manager) Backup(ctx context.Context, database, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("back up database %s: %s: %w; name a new file", database, path, fs.ErrExist)
 	}
+	if m.isDatabase(path) {
+		return fmt.Errorf("back up database %s: %w: path %q: it would be a database of the data directory, to be opened and written to: allowed: another folder, or a name without %s at its end",
+			database, fs.ErrInvalid, path, fileSuffix)
+	}
 	db, err := m.existingFile(ctx, database)
 	if err != nil {
 		return err
 	}
 	return db.Backup(ctx, path)
+}
+
+// isDatabase reports whether a file at path would be a database of the directory.
+func (m *Manager) isDatabase(path string) bool {
+	dir, err := os.Stat(m.opts.Dir)
+	if err != nil {
+		return false
+	}
+	of, err := os.Stat(filepath.Dir(path))
+	return err == nil && os.SameFile(of, dir) && strings.HasSuffix(path, fileSuffix)
 }
 
 // Limits says what is used of --max-databases and --max-pending-bytes.
@@ -345,7 +359,7 @@ func (m *Manager) eachBucket(ctx context.Context, kind string, fn func(ns namesp
 	names, err := m.names()
 	for _, database := range names {
 		if open := m.files.made(); open[database] == nil && len(open) >= m.opts.MaxDatabases/2 {
-			err = errors.Join(err, fmt.Errorf("database %s: %w: %d are open, which leaves none for looking", database, ErrTooMany, len(open)))
+			err = errors.Join(err, fmt.Errorf("database %s: %w: %d are open, and looking opens half of --max-databases, %d, at most", database, ErrTooMany, len(open), m.opts.MaxDatabases))
 			continue
 		}
 		buckets, bucketsErr := m.bucketsOf(ctx, database, kind)

@@ -278,6 +278,16 @@ func TestBackup(t *testing.T) {
 
 	require.ErrorIs(t, m.Backup(t.Context(), "dapr", FilePath(dir, "restored")), fs.ErrExist)
 	require.ErrorIs(t, m.Backup(t.Context(), "dapr", "relative.db"), fs.ErrInvalid)
+	// It would be opened by whoever looks, and lack its log when it is moved away.
+	beside := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, beside))
+	for _, path := range []string{FilePath(dir, "copy"), FilePath(beside, "copy")} {
+		err := m.Backup(t.Context(), "dapr", path)
+		require.ErrorIs(t, err, fs.ErrInvalid)
+		require.ErrorContains(t, err, "allowed: another folder, or a name without .db at its end")
+		require.NoFileExists(t, path)
+	}
+	require.NoError(t, m.Backup(t.Context(), "dapr", filepath.Join(dir, "backup")))
 	require.ErrorIs(t, m.Backup(t.Context(), "none", copied), fs.ErrNotExist)
 	require.NoFileExists(t, copied)
 }
