@@ -117,9 +117,9 @@ func (c *cli) restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Put a backup in the place of a database file at rest",
-		Long: `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode. The backup is
-checked first. What was there is kept under another name, which is printed. All ETags that were given out so far are invalid from
-then on.`,
+		Long: `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode; where there is none, it
+belongs to whom the data directory does. The backup is checked first. What was there is kept under another name, which is
+printed. All ETags that were given out so far are invalid from then on.`,
 		Args: exactArgs(fileArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			result := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}

@@ -358,6 +358,23 @@ func TestRestore(t *testing.T) {
 	require.Equal(t, "then", was)
 }
 
+// With the disk, the file is gone: root restores it for the service whose folder it is.
+func TestRestoreAsRootIsForTheOwnerOfTheFolder(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	backup := fill(t, 10, 0)
+	dir := t.TempDir()
+	require.NoError(t, os.Chown(dir, 12345, 23456))
+	path := filepath.Join(dir, "dapr.db")
+	_, err := Restore(t.Context(), backup, path, nil)
+	require.NoError(t, err)
+	stat := info(t, path).Sys().(*syscall.Stat_t)
+	require.EqualValues(t, 12345, stat.Uid)
+	require.EqualValues(t, 23456, stat.Gid)
+	require.Equal(t, os.FileMode(0o600), info(t, path).Mode().Perm())
+}
+
 // Somebody removed a database, and forgot its log.
 func TestRestoreBesideALogAlone(t *testing.T) {
 	path := killed(t, Options{})

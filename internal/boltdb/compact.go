@@ -134,6 +134,18 @@ func takeAfter(f *os.File, info os.FileInfo) error {
 	return f.Chmod(info.Mode().Perm())
 }
 
+// belongLike gives a file that root has made to whom its folder belongs, who is to open it.
+func belongLike(f *os.File, folder string) error {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return err
+	}
+	if like, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		return f.Chown(int(like.Uid), int(like.Gid))
+	}
+	return nil
+}
+
 // copyInto fills the empty file at path with what db holds. bbolt's copy cannot be broken off: ctx is heard before and after.
 func copyInto(ctx context.Context, path string, db *DB) error {
 	return db.View(func(*Tx) (err error) {

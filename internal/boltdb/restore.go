@@ -17,7 +17,7 @@ import (
 var ErrUnsound = errors.New("the copy is damaged")
 
 // Restore puts the copy of a database at backup in the place of the database file at path, which no process may have open
-// and which may be missing. The copy is checked first, with records as in Check, and stays. What was at path is kept, with
+// and which may be missing: then the new one belongs to whom the folder does. The copy is checked first, with records as in Check, and stays. What was at path is kept, with
 // its log if it has one, at the path that is returned; "": there was nothing. The restored file has an incarnation of its
 // own.
 func Restore(ctx context.Context, backup, path string, records func(tx *Tx, problem func(error)) error) (kept string, err error) {
@@ -37,11 +37,17 @@ func Restore(ctx context.Context, backup, path string, records func(tx *Tx, prob
 		path = real
 	}
 	// Whatever state it is in, nobody may use it now. One that is missing is made, so that there is one to lock.
+	_, missing := os.Stat(path)
 	old, err := lockFile(ctx, path)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
+	if errors.Is(missing, fs.ErrNotExist) {
+		if err := belongLike(old, filepath.Dir(path)); err != nil {
+			return "", err
+		}
+	}
 	like, err := old.Stat()
 	if err != nil {
 		return "", err
