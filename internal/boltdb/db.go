@@ -222,20 +222,19 @@ func (db *DB) snapshot() (*bbolt.Tx, *overlay, error) {
 	return base, db.overlay.Load(), err
 }
 
-// Size returns the length of the file in bytes.
+// Size returns the length of the file in bytes; 0: it was removed, as Ready says.
 func (db *DB) Size() (int64, error) { return length(db.path) }
 
 // LogSize returns the length of the log beside the file in bytes; 0: there is none.
 func (db *DB) LogSize() (int64, error) {
-	size, err := length(db.path + logSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	return size, err
+	return length(db.path + logSuffix)
 }
 
 func length(path string) (int64, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}

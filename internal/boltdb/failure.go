@@ -22,7 +22,7 @@ const maxProbe = 4 << 20
 // damage that a call has met since the file was opened, or that the file or its log is not at its path any more.
 func (db *DB) Ready(ctx context.Context) error {
 	if named, err := os.Stat(db.path); err != nil || !os.SameFile(*db.opened.Load(), named) {
-		return fmt.Errorf("%s was removed or replaced: what is written from now on is lost when the process ends", db.path)
+		return fmt.Errorf("%s was removed or replaced: what is written from now on is lost when the process ends, unless dapr-bolt backup saves it", db.path)
 	}
 	if l := db.openedLog.Load(); l != nil {
 		if named, err := os.Stat(db.path + logSuffix); err != nil || !os.SameFile(*l, named) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -487,7 +488,7 @@ func (m *Manager) existingFile(ctx context.Context, database string) (*boltdb.DB
 	return m.files.get(ctx, database)
 }
 
-// names lists the databases that the directory holds.
+// names lists the databases that the directory holds, or that are open although they were removed from it.
 func (m *Manager) names() ([]string, error) {
 	entries, err := os.ReadDir(m.opts.Dir)
 	if err != nil {
@@ -499,7 +500,9 @@ func (m *Manager) names() ([]string, error) {
 			names = append(names, name)
 		}
 	}
-	return names, nil
+	names = slices.AppendSeq(names, maps.Keys(m.files.made()))
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // missingError says what is not there, and what is. It is an fs.ErrNotExist.

@@ -259,6 +259,23 @@ func TestDatabases(t *testing.T) {
 	require.Positive(t, list[1].Size)
 }
 
+// The process works on with it, and that can be seen.
+func TestADatabaseThatWasRemovedIsListed(t *testing.T) {
+	dir := t.TempDir()
+	m := open(t, dir)
+	_, err := m.Broker(t.Context(), "dapr", "pubsub")
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(FilePath(dir, "dapr")))
+	require.ErrorContains(t, m.Health(t.Context()).Err, "was removed or replaced")
+	list, err := m.Databases()
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Zero(t, list[0].Size)
+	brokers, err := m.Brokers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, brokers, 1)
+}
+
 func TestBackup(t *testing.T) {
 	dir := t.TempDir()
 	m := open(t, dir)
