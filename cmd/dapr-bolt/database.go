@@ -54,7 +54,7 @@ with restore.`,
 func (c *cli) checkSeen(result admin.BackupResult) error {
 	info, err := os.Stat(result.Path)
 	if err == nil && info.Size() == result.Size || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil // or this user may not look
 	}
 	return fmt.Errorf("%s: the process has written it to a folder of its own, as systemd's PrivateTmp and containers have them, where it may be lost: allowed: a path that is the same one here and there, such as %s",
 		result.Path, filepath.Join(c.dataDir, "backup"))

@@ -25,7 +25,8 @@ func (db *DB) Ready(ctx context.Context) error {
 		return fmt.Errorf("%s was removed or replaced: what is written from now on is lost when the process ends, unless dapr-bolt backup saves it", db.path)
 	}
 	if l := db.openedLog.Load(); l != nil {
-		if named, err := os.Stat(db.path + logSuffix); err != nil || !os.SameFile(*l, named) {
+		// Another log may have taken its place meanwhile.
+		if named, err := os.Stat(db.path + logSuffix); (err != nil || !os.SameFile(*l, named)) && l == db.openedLog.Load() {
 			return fmt.Errorf("%s was removed or replaced: stop the process, which brings everything into the database file; after a kill, that is refused", db.path+logSuffix)
 		}
 	}

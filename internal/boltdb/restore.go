@@ -17,9 +17,9 @@ import (
 var ErrUnsound = errors.New("the copy is damaged")
 
 // Restore puts the copy of a database at backup in the place of the database file at path, which no process may have open
-// and which may be missing: then the new one belongs to whom the folder does. The copy is checked first, with records as in Check, and stays. What was at path is kept, with
-// its log if it has one, at the path that is returned; "": there was nothing. The restored file has an incarnation of its
-// own.
+// and which may be missing: then the new one belongs to whom the folder does. The copy is checked first, with records as in
+// Check, and stays. What was at path is kept, with its log if it has one, at the path that is returned; "": there was nothing.
+// The restored file has an incarnation of its own.
 func Restore(ctx context.Context, backup, path string, records func(tx *Tx, problem func(error)) error) (kept string, err error) {
 	defer func() {
 		if err != nil {
