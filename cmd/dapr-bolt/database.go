@@ -172,8 +172,8 @@ func (c *cli) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Read every page of a database file at rest and say what is damaged",
-		Long: `Read every page of a database file at rest, or of a backup, and say what is damaged. It changes nothing. The exit
-code is 1 if anything is damaged.`,
+		Long: `Read every page of a database file at rest, or of a backup, and say what is damaged. It changes nothing, but that
+it brings a log that a crash has left beside the file into it. The exit code is 1 if anything is damaged.`,
 		Args: atMostOneArg(fileArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report, err := checkFile(cmd.Context(), c.file(args))

@@ -47,6 +47,7 @@ func TestPublishShowsInTheTopic(t *testing.T) {
 		"state list --limit 0":                 "allowed: 1 to 1000",
 		"dead-letters redrive --cause x":       "go with --all",
 		"state set k v --etag none --data-x y": "unknown flag",
+		"state set k v --ttl soon":             `invalid argument "soon" for "--ttl" flag: allowed: seconds, 0 or more`,
 	} {
 		got := shell{}.run(t, append(strings.Fields(args), "--data-dir", p.data)...)
 		if want != "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -144,8 +145,16 @@ func (c *cli) stateSetCommand() *cobra.Command {
 	flags.StringVar(&request.ETag, "etag", "", "the version that the key must be in")
 	flags.BoolVar(&request.Force, "force", false, "set it whatever is there")
 	flags.StringVar(&request.ContentType, "content-type", "", "the value's content type")
-	flags.IntVar(&request.TTLInSeconds, "ttl", 0, "seconds after which the key is gone; 0: it stays")
+	addFlag(flags, &request.TTLInSeconds, "ttl", "0", "int", "seconds after which the key is gone; 0: it stays", parseSeconds)
 	return cmd
+}
+
+func parseSeconds(text string) (int, error) {
+	seconds, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		return 0, errors.New("allowed: seconds, 0 or more")
+	}
+	return int(seconds), nil
 }
 
 func (c *cli) stateDeleteCommand() *cobra.Command {
