@@ -37,8 +37,9 @@ const (
 	MaxContentTypeSize = 1 << 10
 	// MaxIdempotencyKeySize bounds an idempotency key, in bytes.
 	MaxIdempotencyKeySize = 1 << 10
-	// MaxTransactionSize bounds the writes in one transaction.
-	MaxTransactionSize = 10_000
+	// MaxTransactionSize bounds the writes in one transaction. Dapr purges or restarts a workflow in one, and ends a turn
+	// in one, with a write for each event. It reads all of them back in one answer of 4 MiB, which holds fewer.
+	MaxTransactionSize = 50_000
 	// MaxTTL bounds the time to live of a key and the window of an idempotency key; it is what Dapr can express.
 	MaxTTL = (1<<31 - 1) * time.Second
 

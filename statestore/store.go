@@ -157,7 +157,7 @@ func (s *Store) Apply(ctx context.Context, t Transaction) error {
 }
 
 // ApplyEach takes each transaction on its own, in order, and returns their outcomes, one each: nil or an error as of
-// Apply. It shares commits between them, each of which has at most Limits.MaxTransactionSize writes.
+// Apply. It shares commits between them, each of which has at most maxShared writes, or those of one transaction.
 func (s *Store) ApplyEach(ctx context.Context, transactions []Transaction) []error {
 	errs := make([]error, len(transactions))
 	batch := make([]Transaction, 0, len(transactions))
@@ -180,7 +180,7 @@ func (s *Store) ApplyEach(ctx context.Context, transactions []Transaction) []err
 		if len(t.Writes) == 0 {
 			continue
 		}
-		if writes+len(t.Writes) > s.limits.MaxTransactionSize {
+		if writes+len(t.Writes) > min(maxShared, s.limits.MaxTransactionSize) {
 			commit()
 		}
 		batch, places, writes = append(batch, *t), append(places, i), writes+len(t.Writes)
@@ -194,6 +194,10 @@ func (s *Store) ApplyEach(ctx context.Context, transactions []Transaction) []err
 // largeCommit is how many writes make a commit large. Large ones take turns, so that whoever comes with a small one waits
 // for the one that is under way and not for all that others have yet to write.
 const largeCommit = 100
+
+// maxShared bounds the writes of a commit that transactions share: what needs no more to be written at once holds others
+// up for no longer.
+const maxShared = 10_000
 
 func (s *Store) commit(ctx context.Context, batch []Transaction, writes int) []error {
 	err := ctx.Err()

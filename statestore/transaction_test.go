@@ -72,7 +72,7 @@ func TestTransactionAtFullSize(t *testing.T) {
 
 	err := s.Apply(ctx, statestore.Transaction{Writes: append(writes, enginetest.Set("one", "too many"))})
 	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
-	require.ErrorContains(t, err, "at most 10000 in one transaction")
+	require.ErrorContains(t, err, "at most 50000 in one transaction")
 }
 
 func TestETagsAreNeverGivenOutTwice(t *testing.T) {

@@ -124,9 +124,9 @@ var refusals = []refusal{
 		},
 	},
 	{
-		"a transaction of more than 10000 operations; as many items of a bulk call under one `idempotencyKey`", 400, codes.InvalidArgument, "", []try{
-			transact(nil, manyOperations(10_001)...).saying("10001 operations", "10000"),
-			save(slices.Repeat([]*common.StateItem{item("new", with("idempotencyKey", "id"))}, 10_001)...).saying("10001 of them", "at most 10000 in one transaction"),
+		"a transaction of more than 50000 operations; as many items of a bulk call under one `idempotencyKey`", 400, codes.InvalidArgument, "", []try{
+			transact(nil, manyOperations(50_001)...).saying("50001 operations", "50000"),
+			save(slices.Repeat([]*common.StateItem{item("new", with("idempotencyKey", "id"))}, 50_001)...).saying("50001 of them", "at most 50000 in one transaction"),
 		},
 	},
 	{

@@ -102,14 +102,14 @@ func TestABulkCallUnderAKeyHasAsManyItemsAsATransaction(t *testing.T) {
 		deletes[i] = &proto.DeleteRequest{Key: sets[i].Key, Metadata: sets[i].Metadata}
 	}
 	for _, err := range []error{c.bulkSet(sets...), c.bulkDelete(deletes...)} {
-		requireInvalid(t, err, "at most 10000")
+		requireInvalid(t, err, "at most 50000")
 		require.Equal(t, http.StatusBadRequest, kitHTTPCode(t, err))
-		require.Equal(t, 1, strings.Count(err.Error(), "at most 10000"))
+		require.Equal(t, 1, strings.Count(err.Error(), "at most 50000"))
 	}
 	require.Empty(t, c.get(t, "k0"))
 	require.NoError(t, c.bulkSet(sets[1:]...), "the key is not used up")
 	require.Empty(t, c.get(t, "k0"))
-	require.Equal(t, "v", c.get(t, "k10000"))
+	require.Equal(t, "v", c.get(t, "k50000"))
 }
 
 // tappedBackend is a Backend with one state store, whose engine the test listens in on.

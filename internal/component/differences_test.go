@@ -55,7 +55,7 @@ func stateDifferences() []difference {
 		{"ETags", "name one version of one key for ever; none of another file is taken", same + "; none of another cluster, prefix or bucket is taken"},
 		{"transactions, idempotency keys, first-write", "all or nothing", same},
 		{"values come back byte for byte", "up to 4128768 bytes", "up to the servers' `--max-request-bytes` less 64 KiB, at most 4128768 bytes; larger ones are refused with 413"},
-		{"operations of one transaction", "up to 10000", "up to half of `--max-txn-ops` of the servers, less one: 2047 as shipped; Dapr is told so"},
+		{"operations of one transaction", "up to 50000", "up to half of `--max-txn-ops` of the servers, less one: 2047 as shipped; Dapr is told so"},
 		{"queries and bulk gets see one snapshot", "for as long as they take", "for as long as etcd keeps old revisions (`--auto-compaction-retention`); then they fail and say so"},
 		{"when there is no room", "the disk is full: writes fail, reads go on", "`--quota-backend-bytes` is reached: writes fail, reads go on; compact, defragment and disarm the alarm"},
 		{"when it cannot be reached", "does not arise", "calls fail after `requestTimeout`, `/readyz` names the servers that do not answer, and all resumes by itself"},

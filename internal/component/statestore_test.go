@@ -17,6 +17,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	googleproto "google.golang.org/protobuf/proto"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
@@ -88,10 +89,21 @@ func TestTransactionOfTheLargestSize(t *testing.T) {
 	}
 	_, err := c.Transact(c.ctx, req)
 	require.NoError(t, err)
-	require.Equal(t, "v", c.get(t, "k9999"))
+	require.Equal(t, "v", c.get(t, "k49999"))
 	req.Operations = append(req.Operations, setOp(&proto.SetRequest{Key: "more"}))
 	_, err = c.Transact(c.ctx, req)
 	require.Equal(t, codes.InvalidArgument, status.Code(err), err)
+}
+
+// Dapr ends a turn of a workflow, purges it and starts it afresh with one write for each of its events, in one transaction:
+// where that is refused, the workflow never goes on. It can load only as many events as fit into the answer to one bulk get.
+func TestATransactionTakesAllThatAWorkflowCanLoad(t *testing.T) {
+	c := newHouse(t).store("a")
+	sets := []*proto.SetRequest{{Key: "a||dapr.internal.default.a.workflow||1||history-000000", Value: make([]byte, 20)}}
+	require.NoError(t, c.bulkSet(sets...))
+	r, err := c.BulkGet(c.ctx, &proto.BulkGetRequest{Items: []*proto.GetRequest{{Key: sets[0].GetKey()}}})
+	require.NoError(t, err)
+	require.Greater(t, statestore.MaxTransactionSize*googleproto.Size(r), receiveLimit)
 }
 
 func setOp(r *proto.SetRequest) *proto.TransactionalStateOperation {
