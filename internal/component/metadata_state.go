@@ -85,7 +85,8 @@ var stateFields = []field[stateConfig]{
 					return false
 				}
 			}
-			return len(c.QueryIndexes) <= statestore.MaxQueryIndexes
+			// What begins with a bracket is the JSON that Dapr's state.redis has under this key.
+			return len(c.QueryIndexes) <= statestore.MaxQueryIndexes && !strings.HasPrefix(c.QueryIndexes[0], "[")
 		},
 	},
 	{

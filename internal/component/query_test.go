@@ -138,7 +138,8 @@ func TestQueryIndexesAreBuilt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"k"}, itemKeys(r))
 
-	for _, bad := range []string{"a..b", ",", "a,,b", strings.Repeat("a", 2000)} {
+	ofRedis := "[\n  {\"name\": \"orgIndx\", \"indexes\": [{\"key\": \"person.org\", \"type\": \"TEXT\"}]}\n]\n"
+	for _, bad := range []string{"a..b", ",", "a,,b", strings.Repeat("a", 2000), ofRedis} {
 		d := h.dial("bad")
 		_, err := d.Init(d.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"queryIndexes": bad}}})
 		require.Equal(t, codes.InvalidArgument, status.Code(err), bad)
