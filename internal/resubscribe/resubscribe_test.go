@@ -168,17 +168,22 @@ func TestStreamsThatComeBackAreNotAskedFor(t *testing.T) {
 	require.Empty(t, c.log.String())
 }
 
-func TestMissingStreamsAreAskedForByTheFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "bus.yaml")
-	require.NoError(t, os.WriteFile(path, []byte(plain), 0o600))
-	c := start(t, Options{Files: []string{path}})
+// Each of two apps may have a file of its own for a component of the same name.
+func TestMissingStreamsAreAskedForByEachFile(t *testing.T) {
+	paths := []string{filepath.Join(t.TempDir(), "bus.yaml"), filepath.Join(t.TempDir(), "bus.yaml")}
+	for _, path := range paths {
+		require.NoError(t, os.WriteFile(path, []byte(plain), 0o600))
+	}
+	c := start(t, Options{Files: paths})
 	c.advance(t, grace)
 	c.advance(t, 0)
 	c.comesBack()
 	<-c.done
-	got, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Contains(t, string(got), "- name: resubscribed\n      value: \""+c.clock.Now().UTC().Format(time.RFC3339Nano))
+	for _, path := range paths {
+		got, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Contains(t, string(got), "- name: resubscribed\n      value: \""+c.clock.Now().UTC().Format(time.RFC3339Nano))
+	}
 	require.Contains(t, c.log.String(), "the subscriptions are back")
 }
 

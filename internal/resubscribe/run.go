@@ -60,19 +60,21 @@ func Run(ctx context.Context, o Options) {
 		return
 	}
 	log.Info("subscriptions did not come back after the restart: asking for them")
+	// Apps with a file each may use the same name in them.
+	unnamed := slices.Clone(missing)
 	for _, file := range o.Files {
 		found, err := Touch(file, o.ComponentType, missing, o.Clock.Now().UTC().Format(time.RFC3339Nano))
 		if err != nil {
 			log.Error("a component file could not be changed", "error", err)
 		}
-		missing = slices.DeleteFunc(missing, func(name string) bool { return slices.Contains(found, name) })
+		unnamed = slices.DeleteFunc(unnamed, func(name string) bool { return slices.Contains(found, name) })
 	}
 	if o.Sidecar != "" {
 		if err := o.shutdown(ctx); err != nil {
 			log.Error("the sidecar could not be asked to restart", "error", err)
 		}
-	} else if len(missing) > 0 {
-		log.Warn("none of the component files names these components: add theirs to --resubscribe", "missing", strings.Join(missing, ", "), "files", o.Files)
+	} else if len(unnamed) > 0 {
+		log.Warn("none of the component files names these components: add theirs to --resubscribe", "missing", strings.Join(unnamed, ", "), "files", o.Files)
 	}
 	switch {
 	case o.waitFor(ctx, patience):
