@@ -29,6 +29,27 @@ func brokerOptions(t *testing.T, servers *harness.NATS) natsbroker.Options {
 	}
 }
 
+// Without a server, a call says which ones it has tried.
+func TestACallSaysThatNoServerCanBeReached(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	opts := brokerOptions(t, servers)
+	opts.Timeout = 5 * time.Second
+	b := openBroker(t, opts)
+	for _, m := range servers.Servers {
+		m.Kill()
+	}
+	const want = "none of the nats servers "
+	require.Eventually(t, func() bool {
+		err := b.Publish(t.Context(), "t", []pubsub.Message{message("1", "x")}, byID)[0]
+		return err != nil && strings.Contains(err.Error(), want+servers.URL()+" can be reached")
+	}, waitLong, waitStep)
+	_, _, err := b.DeadLetters(t.Context(), pubsub.DeadLetterFilter{}, 0)
+	require.ErrorContains(t, err, want)
+	_, err = b.Servers(t.Context())
+	require.ErrorContains(t, err, want)
+}
+
 // Of an ordered group, too, what is too old becomes dead letters, though nobody consumes.
 func testAgeInOrder(e *events) {
 	e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true}).Close()

@@ -236,7 +236,7 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 // name if there is one server in all. An error means that no leader answers: most of them are away, or cannot be reached.
 func (b *Broker) Servers(ctx context.Context) (map[string]bool, error) {
 	if !b.nc.IsConnected() {
-		return nil, fmt.Errorf("none of the nats servers %s can be reached: %w", b.opts.URL, orReconnecting(b.nc.LastError()))
+		return nil, b.orUnreachable(nats.ErrReconnectBufExceeded)
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -252,13 +252,6 @@ func (b *Broker) Servers(ctx context.Context) (map[string]bool, error) {
 		}
 	}
 	return servers, nil
-}
-
-func orReconnecting(err error) error {
-	if err == nil {
-		return nats.ErrConnectionReconnecting
-	}
-	return err
 }
 
 // Close implements pubsub.Service.

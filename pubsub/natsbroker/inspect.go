@@ -51,14 +51,14 @@ func (b *Broker) readMany(ctx context.Context, subject string, from uint64, limi
 	found, err := jetstreamext.GetBatch(ctx, b.js, b.layout.stream, limit, jetstreamext.GetBatchSubject(subject),
 		jetstreamext.GetBatchSeq(max(from, 1)), jetstreamext.GetBatchMaxBytes(maxBytes))
 	if err != nil {
-		return 0, err
+		return 0, b.orUnreachable(err)
 	}
 	for m, err := range found {
 		if errors.Is(err, jetstreamext.ErrNoMessages) {
 			break
 		}
 		if err != nil {
-			return read, err
+			return read, b.orUnreachable(err)
 		}
 		read++
 		m.Data = unpackRecords(m.Header, m.Data)

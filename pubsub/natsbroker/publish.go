@@ -218,7 +218,7 @@ func (b *Broker) commit(batch []*publish) error {
 		case !errors.Is(err, errConflict) && isRefusal(err), ctx.Err() != nil:
 			return err
 		}
-		failed := err
+		failed := b.orUnreachable(err)
 		for _, p := range batch {
 			p.failed.Store(&failed)
 		}

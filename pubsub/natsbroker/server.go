@@ -1,6 +1,7 @@
 package natsbroker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,9 +83,17 @@ func (b *Broker) retry(ctx context.Context, f func(ctx context.Context) error) e
 			return err
 		}
 		if !b.pauseRetry(ctx) {
-			return err
+			return b.orUnreachable(err)
 		}
 	}
+}
+
+// orUnreachable says what it means that a request could not be sent, of which the client knows no more than that its buffer is full.
+func (b *Broker) orUnreachable(err error) error {
+	if !errors.Is(err, nats.ErrReconnectBufExceeded) {
+		return err
+	}
+	return fmt.Errorf("none of the nats servers %s can be reached: %w", b.opts.URL, cmp.Or(b.nc.LastError(), nats.ErrConnectionReconnecting))
 }
 
 // ask is retry for a request that gets requestTimeout for each try.
