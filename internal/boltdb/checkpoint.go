@@ -343,7 +343,7 @@ func putLogState(tx *bbolt.Tx, id [logIDSize]byte, applied uint64) error {
 
 // readLogState returns nil for a file that was closed cleanly.
 func readLogState(tx *bbolt.Tx) (*logState, error) {
-	raw := tx.Bucket(bucketFormat).Get(keyLog)
+	raw := formatValue(tx, keyLog)
 	if raw == nil {
 		return nil, nil
 	}

@@ -1,6 +1,7 @@
 package boltdb
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -140,6 +141,46 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 			require.NoError(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
 		})
 	}
+}
+
+// What an older build has left without being closed goes back to it as it was if this one refuses it: only with its log is it
+// brought up to date.
+func TestARefusedFileOfAnOlderFormatStaysOne(t *testing.T) {
+	crashed, log, _ := filledTwice(t)
+	_, another, _ := filledTwice(t)
+	path := filepath.Join(t.TempDir(), "test.db")
+	require.NoError(t, os.WriteFile(path, crashed, 0o600))
+	bolt, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, bolt.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketFormat).Put(keyVersion, binary.BigEndian.AppendUint64(nil, FormatVersion-1))
+	}))
+	require.NoError(t, bolt.Close())
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, wal := range [][]byte{nil, another} {
+		if wal != nil {
+			require.NoError(t, os.WriteFile(path+logSuffix, wal, 0o600))
+		}
+		_, err = Open(t.Context(), path, Options{})
+		require.ErrorIs(t, err, ErrFormat)
+		after, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(before, after))
+	}
+	require.NoError(t, os.WriteFile(path+logSuffix, log, 0o600))
+	db, err := Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	require.NotEmpty(t, get(t, db, "299"))
+	require.NoError(t, db.View(func(*Tx) error {
+		return db.bolt.View(func(tx *bbolt.Tx) error {
+			version, _, err := readFormat(tx)
+			require.EqualValues(t, FormatVersion, version)
+			return err
+		})
+	}))
+	require.NoError(t, db.Close())
+	require.Empty(t, check(t, path))
 }
 
 func highWater(raw []byte, meta int) int {

@@ -103,6 +103,14 @@ func ensureFormat(bolt *bbolt.DB) (incarnation []byte, err error) {
 	return incarnation, err
 }
 
+// formatValue returns what a key of the format's bucket says, or nil.
+func formatValue(tx *bbolt.Tx, key []byte) []byte {
+	if b := tx.Bucket(bucketFormat); b != nil {
+		return b.Get(key)
+	}
+	return nil
+}
+
 // readVersion returns the file's version, or 0 if nothing was ever stored in it.
 func readVersion(tx *bbolt.Tx) (uint64, error) {
 	b := tx.Bucket(bucketFormat)

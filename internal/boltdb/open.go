@@ -68,7 +68,7 @@ func (db *DB) open(ctx context.Context) (err error) {
 		if warning != nil {
 			db.log.Warn(warning.Error())
 		}
-		err = db.openBolt(f, l != nil)
+		err = db.openBolt(f)
 	}
 	var state *logState
 	if err == nil {
@@ -90,8 +90,8 @@ func (db *DB) open(ctx context.Context) (err error) {
 }
 
 // openBolt opens f, which is locked, with bbolt: that then finds the lock taken by its own handle, which is as good as free.
-// unclean: there is a log beside it.
-func (db *DB) openBolt(f *os.File, unclean bool) (err error) {
+// A format that this build does not read is refused.
+func (db *DB) openBolt(f *os.File) (err error) {
 	mapped := mappingSize()
 	db.mapped = int64(mapped)
 	db.bolt, err = bbolt.Open(db.path, 0o600, &bbolt.Options{
@@ -109,23 +109,21 @@ func (db *DB) openBolt(f *os.File, unclean bool) (err error) {
 		return err
 	}
 	db.bolt.NoFreelistSync = false
-	if unclean {
-		if err := db.rewriteMeta(); err != nil {
-			return err
-		}
-	}
-	incarnation, err := ensureFormat(db.bolt)
-	if err != nil {
-		return err
-	}
-	if db.incarnation == nil {
-		db.incarnation = incarnation
-	}
 	db.opts.opened(db.bolt)
 	return db.bolt.View(func(tx *bbolt.Tx) error {
 		db.allocated = tx.Size()
-		return nil
+		_, _, err := readFormat(tx)
+		return err
 	})
+}
+
+// bringUpToDate gives the file this build's format, once nothing is left that it may be refused for.
+func (db *DB) bringUpToDate() error {
+	incarnation, err := ensureFormat(db.bolt)
+	if err == nil && db.incarnation == nil {
+		db.incarnation = incarnation
+	}
+	return err
 }
 
 // release closes what is open, as it is.

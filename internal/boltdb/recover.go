@@ -32,9 +32,17 @@ func (db *DB) findLog() (*wal, error) {
 
 // recoverLog puts what the log holds over the file. The file says which log that is; nil: it was closed cleanly.
 func (db *DB) recoverLog(l *wal, state *logState) error {
+	if l != nil {
+		if err := db.rewriteMeta(); err != nil {
+			return errors.Join(err, l.file.Close())
+		}
+	}
 	db.names, db.fills = newNames(), map[uint32]float64{}
 	if state == nil {
 		if err := db.dropLog(l); err != nil {
+			return err
+		}
+		if err := db.bringUpToDate(); err != nil {
 			return err
 		}
 		return db.renew(newOverlay())
@@ -68,7 +76,7 @@ func (db *DB) dropLog(l *wal) error {
 // ended reports whether the file says that it has done with a log.
 func (db *DB) ended(l *wal) (ended bool) {
 	_ = db.bolt.View(func(tx *bbolt.Tx) error {
-		ended = string(tx.Bucket(bucketFormat).Get(keyEndedLog)) == string(l.id[:])
+		ended = string(formatValue(tx, keyEndedLog)) == string(l.id[:])
 		return nil
 	})
 	return ended
@@ -136,6 +144,9 @@ func (db *DB) replayLog() error {
 	}
 	if err := l.settle(last, zero == 0, one == 0); err != nil {
 		return fmt.Errorf("write to its log: %w", err)
+	}
+	if err := db.bringUpToDate(); err != nil {
+		return err
 	}
 	if err := db.renew(overlay); err != nil {
 		return err
