@@ -294,8 +294,10 @@ func (a *accounts) sweep() {
 	always := func(string, string) bool { return true }
 	for before := -1; before != len(a.deadLetters()); {
 		before = len(a.deadLetters())
-		for range 10 {
-			_, _, err := a.engine.BuryAged(context.Background(), a.now, limit, always)
+		// Where nothing more is to do at once, there may still be retries that were not looked through.
+		for n, more := 0, true; more || n < 10; n++ {
+			var err error
+			_, more, err = a.engine.BuryAged(context.Background(), a.now, limit, always)
 			require.NoError(a.t, err)
 		}
 	}
