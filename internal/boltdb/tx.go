@@ -205,6 +205,25 @@ func (b *Bucket) Get(key []byte) []byte {
 	return b.stored.Get(key)
 }
 
+// MayHave reports whether b may have a key that begins with prefix: it still says so when all of them were deleted since the
+// last checkpoint, which a Cursor would have to move past one by one.
+func (b *Bucket) MayHave(prefix []byte) (may bool) {
+	b.tx.read++
+	if b.stored != nil {
+		if k, _ := b.stored.Cursor().Seek(prefix); bytes.HasPrefix(k, prefix) {
+			return true
+		}
+	}
+	if b.changed {
+		b.tx.pivot = change{bucket: b.number, key: prefix}
+		b.tx.overlay.tree.Ascend(&b.tx.pivot, func(c *change) bool {
+			may = c.bucket == b.number && bytes.HasPrefix(c.key, prefix)
+			return false
+		})
+	}
+	return may
+}
+
 // Put sets a key's value.
 func (b *Bucket) Put(key, value []byte) error {
 	switch {

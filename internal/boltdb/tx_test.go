@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -253,4 +254,56 @@ func TestACursorWalksOnBesideWritesToOtherBuckets(t *testing.T) {
 		require.Zero(t, i)
 		return nil
 	}))
+}
+
+// However many keys were deleted since the last checkpoint, it takes one step to say that there may be some.
+func TestMayHaveWalksPastNoDeletedKeys(t *testing.T) {
+	db := open(t)
+	const keys = 20000
+	update := func(fn func(b *Bucket) error) {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+			b, err := tx.CreateBucketIfNotExists(testBucket)
+			return Dirty(errors.Join(err, fn(b)))
+		}))
+	}
+	each := func(do func(b *Bucket, key []byte) error) func(b *Bucket) error {
+		return func(b *Bucket) (err error) {
+			for i := range keys {
+				err = errors.Join(err, do(b, fmt.Appendf(nil, "b%05d", i)))
+			}
+			return err
+		}
+	}
+	mayHave := func(prefix string) (may bool, took time.Duration) {
+		update(func(b *Bucket) error {
+			took = time.Hour
+			for range 20 {
+				began := time.Now()
+				may = b.MayHave([]byte(prefix))
+				took = min(took, time.Since(began))
+			}
+			return nil
+		})
+		return may, took
+	}
+	requireOnly := func(prefixes string) {
+		for _, prefix := range "abcd" {
+			may, _ := mayHave(string(prefix))
+			require.Equal(t, strings.ContainsRune(prefixes, prefix), may, "%c", prefix)
+		}
+	}
+	requireOnly("")
+	update(func(b *Bucket) error { return b.Put([]byte("c"), nil) })
+	requireOnly("c")
+	update(each(func(b *Bucket, key []byte) error { return b.Put(key, nil) }))
+	requireOnly("bc")
+	require.NoError(t, db.do(t.Context(), db.checkpointNow))
+	requireOnly("bc")
+	update(each((*Bucket).Delete))
+	requireOnly("bc")
+	_, deleted := mayHave("b")
+	_, none := mayHave("d")
+	require.Less(t, deleted, 50*none)
+	require.NoError(t, db.do(t.Context(), db.checkpointNow))
+	requireOnly("c")
 }

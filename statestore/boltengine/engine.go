@@ -78,12 +78,6 @@ func (b bucket) etag(version uint64) string {
 	return string(strconv.AppendUint(append(append(buf[:0], b.incarnation...), '-'), version, 10))
 }
 
-// mayExpire reports whether any key of the bucket may expire.
-func (b bucket) mayExpire() bool {
-	k, _ := b.Cursor().Seek([]byte{prefixExpiry})
-	return len(k) > 0 && k[0] == prefixExpiry
-}
-
 // Get implements statestore.Engine.
 func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time) ([]statestore.Item, error) {
 	if err := ctx.Err(); err != nil {

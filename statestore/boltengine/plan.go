@@ -144,7 +144,7 @@ func (p *plan) id(digest [sha256.Size]byte) (*plannedID, error) {
 func (p *plan) changes() (changes, error) {
 	c := make(changes, 0, len(p.keys))
 	indexes := p.b.indexes((*index).kept)
-	mayExpire := p.b.mayExpire()
+	mayExpire := p.b.MayHave([]byte{prefixExpiry})
 	for key, k := range p.keys {
 		if !k.changed {
 			continue
