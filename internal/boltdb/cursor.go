@@ -8,8 +8,8 @@ import (
 )
 
 // Cursor is a place among the keys of a bucket. Its methods return the key and the value that it has moved to; the key
-// is nil behind the last, the value is nil where the key names a bucket. Its bucket must not be changed while it is used; others
-// may be.
+// is nil behind the last, the value is nil where the key names a bucket. Its bucket must not be changed while it is used, which
+// goes unnoticed; others may be.
 type Cursor struct {
 	b *Bucket
 	// stored walks what the file has, and stands at key.

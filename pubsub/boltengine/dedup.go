@@ -15,8 +15,8 @@ type dedupPlace struct {
 	number uint64
 }
 
-// dedupGroup are ids that stand together, as they are on disk.
-type dedupGroup struct {
+// dedupBlock is the ids that stand together in one place, as they are on disk.
+type dedupBlock struct {
 	dedupPlace
 	ids []byte
 }
@@ -24,7 +24,7 @@ type dedupGroup struct {
 // dedupChanges are what a write transaction does to the ids. What it adds counts at once for the functions behind it in
 // the same transaction; the index hears of it when that commits.
 type dedupChanges struct {
-	added   []*dedupGroup
+	added   []*dedupBlock
 	until   map[pubsub.DedupHash]time.Time
 	removed []dedupRemoved
 }
@@ -48,16 +48,16 @@ func (e *Engine) contains(b *buckets, hash pubsub.DedupHash, now time.Time) bool
 
 // remember adds an event's id.
 func (b *buckets) remember(hash pubsub.DedupHash, window time.Duration, until time.Time) error {
-	group := b.dedup.open(window)
-	if group == nil {
+	block := b.dedup.withRoom(window)
+	if block == nil {
 		number, err := b.ids().NextSequence()
 		if err != nil {
 			return err
 		}
-		group = &dedupGroup{dedupPlace: dedupPlace{window, number}}
-		b.dedup.added = append(b.dedup.added, group)
+		block = &dedupBlock{dedupPlace: dedupPlace{window, number}}
+		b.dedup.added = append(b.dedup.added, block)
 	}
-	group.ids = appendDedupID(group.ids, until, hash)
+	block.ids = appendDedupID(block.ids, until, hash)
 	if b.dedup.until == nil {
 		b.dedup.until = map[pubsub.DedupHash]time.Time{}
 	}
@@ -65,12 +65,12 @@ func (b *buckets) remember(hash pubsub.DedupHash, window time.Duration, until ti
 	return nil
 }
 
-// open returns the group of a window that has room for another id, or nil.
-func (c *dedupChanges) open(window time.Duration) *dedupGroup {
-	for _, group := range slices.Backward(c.added) {
-		if group.window == window {
-			if len(group.ids) < dedupGroupIDs*dedupIDLen {
-				return group
+// withRoom returns the block of a window that has room for another id, or nil.
+func (c *dedupChanges) withRoom(window time.Duration) *dedupBlock {
+	for _, block := range slices.Backward(c.added) {
+		if block.window == window {
+			if len(block.ids) < dedupBlockIDs*dedupIDLen {
+				return block
 			}
 			return nil
 		}
@@ -80,9 +80,9 @@ func (c *dedupChanges) open(window time.Duration) *dedupGroup {
 
 // writeIDs writes the ids that were added.
 func (b *buckets) writeIDs() error {
-	for _, group := range b.dedup.added {
+	for _, block := range b.dedup.added {
 		b.ids().SetFillPercent(sequentialFill)
-		if err := b.ids().Put(dedupKey(group.dedupPlace), group.ids); err != nil {
+		if err := b.ids().Put(dedupKey(block.dedupPlace), block.ids); err != nil {
 			return err
 		}
 	}
@@ -99,7 +99,7 @@ func (b *buckets) sweepIDs(now time.Time, step *budget) error {
 			return err
 		}
 		if anyOpen(v, now) {
-			// Those behind it with the same window end later.
+			// Those behind it with the same window end later, or wait for this one.
 			k, v = c.Seek(dedupKey(dedupPlace{at.window + 1, 0}))
 			continue
 		}
@@ -136,7 +136,7 @@ func (e *Engine) loadDedup(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			e.dedup.add(&dedupGroup{at, v})
+			e.dedup.add(&dedupBlock{at, v})
 		}
 		return ctx.Err()
 	})
@@ -149,7 +149,7 @@ func (e *Engine) loadDedup(ctx context.Context) error {
 // Only the file's writer touches it.
 type dedupIndex struct{ segments []*segment } // oldest first
 
-// segment is a hash table with open addressing of ids of one window, in groups that are numbered from base on. It goes when
+// segment is a hash table with open addressing of ids of one window, in blocks that are numbered from base on. It goes when
 // the last of them does.
 type segment struct {
 	window     time.Duration
@@ -163,34 +163,34 @@ const (
 	segmentSlots = 1 << 20
 	segmentIDs   = segmentSlots / 8 * 7
 	firstSlots   = 1 << 10
-	// offsetBits of a slot hold the group's place within the segment, plus one; the other bits are the hash's.
+	// offsetBits of a slot hold the block's place within the segment, plus one; the other bits are the hash's.
 	offsetBits = 20
 	offsetMask = 1<<offsetBits - 1
 )
 
 // commit takes in what a transaction has changed.
 func (x *dedupIndex) commit(changes *dedupChanges) {
-	for _, group := range changes.added {
-		x.add(group)
+	for _, block := range changes.added {
+		x.add(block)
 	}
 	for _, r := range changes.removed {
 		x.remove(r)
 	}
 }
 
-// add takes the groups of one window in the order of their numbers.
-func (x *dedupIndex) add(group *dedupGroup) {
-	i, found := x.segmentOf(group.dedupPlace)
-	if !found || x.segments[i].full(group) {
-		x.segments = append(x.segments, &segment{window: group.window, base: group.number, slots: make([]uint64, firstSlots)})
+// add takes the blocks of one window in the order of their numbers.
+func (x *dedupIndex) add(block *dedupBlock) {
+	i, found := x.segmentOf(block.dedupPlace)
+	if !found || x.segments[i].full(block) {
+		x.segments = append(x.segments, &segment{window: block.window, base: block.number, slots: make([]uint64, firstSlots)})
 		i = len(x.segments) - 1
 	}
-	for _, hash := range eachDedupID(group.ids) {
-		x.segments[i].add(hash, group.number)
+	for _, hash := range eachDedupID(block.ids) {
+		x.segments[i].add(hash, block.number)
 	}
 }
 
-// segmentOf returns the index of the segment that a group is in, or would be.
+// segmentOf returns the index of the segment that a block is in, or would be.
 func (x *dedupIndex) segmentOf(at dedupPlace) (i int, found bool) {
 	for i, s := range slices.Backward(x.segments) {
 		if s.window == at.window && s.base <= at.number {
@@ -226,9 +226,9 @@ func (x *dedupIndex) remove(r dedupRemoved) {
 
 func tagOf(hash pubsub.DedupHash) uint64 { return binary.BigEndian.Uint64(hash[:8]) &^ offsetMask }
 
-// full reports whether the segment has no place for a group that comes behind all of its own.
-func (s *segment) full(group *dedupGroup) bool {
-	return s.used+len(group.ids)/dedupIDLen > segmentIDs || group.number-s.base >= offsetMask
+// full reports whether the segment has no place for a block that comes behind all of its own.
+func (s *segment) full(block *dedupBlock) bool {
+	return s.used+len(block.ids)/dedupIDLen > segmentIDs || block.number-s.base >= offsetMask
 }
 
 func (s *segment) add(hash pubsub.DedupHash, number uint64) {

@@ -23,16 +23,16 @@ func TestTheDedupIndexNeverMissesAnID(t *testing.T) {
 		return x.find(testHash(i), func(got dedupPlace) bool { return got == at(i) })
 	}
 	for i := uint64(0); i < n; i += together {
-		group := &dedupGroup{dedupPlace: at(i)}
+		block := &dedupBlock{dedupPlace: at(i)}
 		for j := range uint64(together) {
-			group.ids = appendDedupID(group.ids, noon, testHash(i+j))
+			block.ids = appendDedupID(block.ids, noon, testHash(i+j))
 		}
-		x.add(group)
+		x.add(block)
 	}
 	require.Len(t, x.segments, 2, "one for each window")
 	for i := uint64(0); i < segmentIDs; i++ { // of the second window, one at a time
 		number := n/together + 1 + i
-		x.add(&dedupGroup{dedupPlace{2, number}, appendDedupID(nil, noon, testHash(n+together+i))})
+		x.add(&dedupBlock{dedupPlace{2, number}, appendDedupID(nil, noon, testHash(n+together+i))})
 	}
 	require.Len(t, x.segments, 3, "the second window has another one")
 	for _, i := range []uint64{0, 1, 2, 3, segmentIDs, segmentIDs + 1, n - 1} {
@@ -64,7 +64,7 @@ func TestDedupMatchesAMapOfWindows(t *testing.T) {
 			switch rapid.SampledFrom([]string{"append", "append", "append", "step", "sweep", "reopen"}).Draw(rt, "action") {
 			case "append":
 				var entries []pubsub.Entry
-				for range rapid.SampledFrom([]int{1, 3, 3 * dedupGroupIDs}).Draw(rt, "entries") {
+				for range rapid.SampledFrom([]int{1, 3, 3 * dedupBlockIDs}).Draw(rt, "entries") {
 					entries = append(entries, pubsub.Entry{
 						Event:       pubsub.Event{PublishTime: now},
 						DedupKey:    []byte{rapid.Byte().Draw(rt, "id")},

@@ -115,8 +115,8 @@ func deadKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 const (
 	dedupKeyLen = 8 + 8
 	dedupIDLen  = 8 + len(pubsub.DedupHash{})
-	// dedupGroupIDs is how many ids stand together: five such groups fill a page.
-	dedupGroupIDs = 32
+	// dedupBlockIDs is how many ids stand together: five such blocks fill a page.
+	dedupBlockIDs = 32
 )
 
 func dedupKey(at dedupPlace) []byte {

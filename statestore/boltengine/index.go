@@ -74,6 +74,9 @@ type index struct {
 // indexes returns those of the bucket's indexes that are wanted, by id. One that cannot be read is no use to anyone: it is
 // there to be removed.
 func (b bucket) indexes(wanted func(*index) bool) (all []*index) {
+	if !b.MayHave([]byte{prefixIndex}) {
+		return nil
+	}
 	c := b.Cursor()
 	for k, v := c.Seek([]byte{prefixIndex}); len(k) > 0 && k[0] == prefixIndex; k, v = c.Next() {
 		if len(k) != 1+indexIDSize {

@@ -20,7 +20,7 @@ type plan struct {
 // plannedKey is a key: how it is on disk, and how it is after the transactions so far.
 type plannedKey struct {
 	k      []byte // on disk
-	looked bool   // what follows is known, which who sets a key whatever it is need not
+	looked bool   // what follows is known: an unconditional set may do without
 	onDisk bool   // there is a record
 	disk   record // zero if it is damaged
 	damage error
@@ -102,7 +102,7 @@ func (p *plan) key(key string) *plannedKey {
 	return k
 }
 
-// look finds out how a key is on disk, and that it is still so if nothing has changed it.
+// look reads how a key is on disk. It is still so unless a transaction has changed it.
 func (p *plan) look(k *plannedKey) {
 	if k.looked {
 		return
