@@ -32,10 +32,11 @@ func (db *DB) findLog() (*wal, error) {
 
 // recoverLog puts what the log holds over the file. The file says which log that is; nil: it was closed cleanly.
 func (db *DB) recoverLog(l *wal, state *logState) error {
-	if l != nil {
-		if err := db.rewriteMeta(); err != nil {
-			return errors.Join(err, l.file.Close())
+	if err := db.rewriteMeta(); err != nil {
+		if l != nil {
+			err = errors.Join(err, l.file.Close())
 		}
+		return err
 	}
 	db.names, db.fills = newNames(), map[uint32]float64{}
 	if state == nil {
@@ -82,9 +83,9 @@ func (db *DB) ended(l *wal) (ended bool) {
 	return ended
 }
 
-// rewriteMeta writes both meta pages once more: if the sync of one has failed, the system shows one that is not on disk, where
-// that before it still counts, whose pages are about to be overwritten. Its own pages were synced before it was written.
-// Without this, TestPowerFailure fails.
+// rewriteMeta writes both meta pages once more: if the sync of one has failed, also in a process before this one, the system
+// shows one that is not on disk, where that before it still counts, whose pages are about to be overwritten. Its own pages were
+// synced before it was written. Without this, TestPowerFailure fails.
 func (db *DB) rewriteMeta() error {
 	pages := make([]byte, 2*db.bolt.Info().PageSize)
 	if _, err := db.disk.ReadAt(pages, 0); err != nil {
