@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -176,11 +177,25 @@ func (c *Console) routes() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Who is not let in does not hear what is not there either.
 		if handler, pattern := mux.Handler(r); pattern == "" {
+			if r.Method == http.MethodGet {
+				handler = http.HandlerFunc(c.noPage)
+			}
 			c.guard(route{}, handler).ServeHTTP(w, r)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// noPage answers a GET that no route serves: the path of a form, which a browser asks for when a person loads its answer
+// again by the address, or none of ours.
+func (c *Console) noPage(w http.ResponseWriter, r *http.Request) {
+	status, why := http.StatusNotFound, fmt.Sprintf("there is no page %q", r.URL.Path)
+	if slices.ContainsFunc(c.table(), func(rt route) bool { return rt.change && rt.path == r.URL.Path }) {
+		w.Header().Set("Allow", http.MethodPost)
+		status, why = http.StatusMethodNotAllowed, fmt.Sprintf("%q takes a form, and is no page", r.URL.Path)
+	}
+	c.write(w, r, &page{Title: http.StatusText(status), template: "problem.html", status: status, Data: problem{Error: why}})
 }
 
 //go:embed assets

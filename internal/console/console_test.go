@@ -191,7 +191,11 @@ func TestNobodyElseGetsIn(t *testing.T) {
 	require.NotContains(t, e.log.String(), token)
 	require.NotContains(t, e.log.String(), e.cookie.Value)
 	require.Equal(t, http.StatusUnauthorized, e.send(http.MethodGet, "/not-there", nil, without).StatusCode, "nor does anybody hear what is not there")
-	require.Equal(t, http.StatusNotFound, e.get("/not-there").StatusCode)
+	for path, status := range map[string]int{"/not-there": http.StatusNotFound, "/topic/publish": http.StatusMethodNotAllowed} {
+		got := e.get(path)
+		require.Equal(t, status, got.StatusCode)
+		require.Contains(t, got.body, `<a href="/">To the overview</a>`, "it leads on")
+	}
 }
 
 // Only these show nothing of what is stored.

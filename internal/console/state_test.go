@@ -115,7 +115,10 @@ func TestANewKeyIsSetFoundAndTheBucketRemoved(t *testing.T) {
 	require.NoError(t, store.AddQueryIndexes("kind"))
 	require.Eventually(t, func() bool { return strings.Contains(e.get(query).body, "served by the index on <bdi>kind") }, longTime, time.Millisecond)
 	require.Contains(t, e.get("/state").body, "kind</bdi> (complete)")
-	require.Equal(t, http.StatusBadRequest, e.get("/state/query?query=x").StatusCode)
+	wrong := e.get("/state/query?query=" + url.QueryEscape(`{"filter":<`))
+	require.Equal(t, http.StatusBadRequest, wrong.StatusCode)
+	require.Contains(t, wrong.body, "allowed: an object with filter, sort and page")
+	require.Contains(t, wrong.body, `{&#34;filter&#34;:&lt;</textarea>`, "what was typed stays, to be put right")
 
 	require.Contains(t, e.get("/state/idempotency-keys").body, "None is remembered")
 	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "k", Value: []byte("1")}}, IdempotencyKey: "once"}))

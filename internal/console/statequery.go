@@ -16,6 +16,8 @@ const sampleQuery = `{"filter": {"EQ": {"kind": "green"}}, "page": {"limit": 20}
 type queryPage struct {
 	admin.Bucket
 	Query string
+	// Error says what is wrong with the query; empty: nothing.
+	Error string
 	// Result is nil before a query was run.
 	Result *queryResult
 }
@@ -47,6 +49,12 @@ func (c *Console) query(r *http.Request) (*page, error) {
 		return nil, &fieldError{"query", p.Query, "none while values are hidden, as it would find them out"}
 	}
 	found, err := c.opts.Service.Query(r.Context(), admin.QueryRequest{Bucket: p.Bucket, Query: json.RawMessage(p.Query)})
+	if err != nil && statusOf(err) == http.StatusBadRequest {
+		// What was typed stays, to be put right.
+		p.Error = err.Error()
+		shown.status, shown.Data = http.StatusBadRequest, p
+		return shown, nil
+	}
 	if err != nil {
 		return nil, err
 	}
