@@ -13,10 +13,11 @@ const orThrow = ({ error }) => { if (error) throw error; };
 // get of the SDK leaves out the ETag; getBulk does not.
 const get = async (key) => (await client.state.getBulk(store, [key]))[0];
 
-// However often this is tried, the event is stored once: it is known by its eventID.
+// However often this is tried, the event is stored once: it is known by its eventID. The CloudEvent has the same id, by which
+// the handler counts it once, even if it is tried again after the dedupWindow and so stored again.
 async function publish(eventID, todo) {
   for (let attempt = 1; ; attempt++) {
-    const { error } = await client.pubsub.publish(pubsub, topic, todo, { metadata: { eventID } });
+    const { error } = await client.pubsub.publish(pubsub, topic, todo, { metadata: { eventID, "cloudevent.id": eventID } });
     if (!error) return;
     if (attempt === 5) throw error;
     await sleep(100 * 2 ** attempt);

@@ -18,9 +18,10 @@ events = DaprApp(app)
 
 @retry(stop=stop_after_attempt(5), wait=wait_exponential(multiplier=0.2, max=5))
 def publish(client: DaprClient, event_id: str, todo: dict) -> None:
-    """However often this is tried, the event is stored once: it is known by its eventID."""
+    """However often this is tried, the event is stored once: it is known by its eventID. The CloudEvent has the same id, by
+    which the handler counts it once, even if it is tried again after the dedupWindow and so stored again."""
     client.publish_event(PUBSUB, TOPIC, json.dumps(todo), data_content_type="application/json",
-                         publish_metadata={"eventID": event_id})
+                         publish_metadata={"eventID": event_id, "cloudevent.id": event_id})
 
 
 @app.get("/healthz")

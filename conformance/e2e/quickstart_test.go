@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -139,6 +141,12 @@ func (e *env) playQuickstart(program string, args ...string) {
 	letter := q.dead(1)[0]
 	require.Equal(q.t, pubsub.ReasonMaxDeliver, letter.Reason)
 	require.Equal(q.t, "created-4", letter.Event.ID)
+	// The handler counts by the CloudEvent's id: it is the same if the event is published again after the dedupWindow.
+	var shown admin.DeadLetter
+	require.NoError(q.t, q.bolt.Command(ctx, &shown, "dead-letters", "show", strconv.FormatUint(letter.ID, 10)))
+	var cloudEvent struct{ ID string }
+	require.NoError(q.t, json.Unmarshal(shown.Event.Data, &cloudEvent))
+	require.Equal(q.t, "created-4", cloudEvent.ID)
 	require.Contains(q.t, cause.Of(letter.LastError), "todo 4 has no day")
 	require.NoError(q.t, q.bolt.Command(ctx, nil, "dead-letters", "redrive", strconv.FormatUint(letter.ID, 10)))
 	q.eventually(func(c *assert.CollectT) {
