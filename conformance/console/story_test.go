@@ -123,6 +123,21 @@ func TestATopicIsWatchedLive(t *testing.T) {
 	require.Eventually(t, func() bool { return a.handled.Load() == 3 }, patience, time.Millisecond)
 }
 
+// A slip in one field costs nobody what is in the others.
+func TestBackKeepsWhatWasTyped(t *testing.T) {
+	const data = `{"order": 1, "items": ["tea"]}`
+	bolt := harness.StartBolt(t, harness.ForTest(t), harness.BoltOptions{})
+	startApp(t, bolt, "scheduler", "orders").publish("orders", "order-1", event(1))
+	b := open(t, bolt)
+	b.visit("/topic?topic=orders")
+	b.fill("data", data)
+	b.fill("metadata", "no value")
+	b.click("Publish")
+	b.see("allowed: key=value on each line")
+	do(b, chromedp.Evaluate[chromedp.Void](`document.querySelector("main a").click()`))
+	b.wait(fmt.Sprintf(`document.querySelector('main [name="data"]')?.value === %q`, data))
+}
+
 func TestAPurgeIsTypedToConfirm(t *testing.T) {
 	h := harness.ForTest(t)
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})

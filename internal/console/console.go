@@ -191,11 +191,16 @@ func (c *Console) routes() http.Handler {
 // again by the address, or none of ours.
 func (c *Console) noPage(w http.ResponseWriter, r *http.Request) {
 	status, why := http.StatusNotFound, fmt.Sprintf("there is no page %q", r.URL.Path)
-	if slices.ContainsFunc(c.table(), func(rt route) bool { return rt.change && rt.path == r.URL.Path }) {
+	if c.isForm(r.URL.Path) {
 		w.Header().Set("Allow", http.MethodPost)
 		status, why = http.StatusMethodNotAllowed, fmt.Sprintf("%q takes a form, and is no page", r.URL.Path)
 	}
 	c.write(w, r, &page{Title: http.StatusText(status), template: "problem.html", status: status, Data: problem{Error: why}})
+}
+
+// isForm reports whether path takes forms, and shows no page to a GET.
+func (c *Console) isForm(path string) bool {
+	return slices.ContainsFunc(c.table(), func(rt route) bool { return rt.change && rt.path == path })
 }
 
 //go:embed assets

@@ -181,7 +181,7 @@ func (c *Console) problem(r *http.Request, err error) *page {
 	}
 	p := problem{Error: err.Error()}
 	if r.Method != http.MethodGet {
-		p.Back = backPath(r.Referer())
+		p.Back, p.Typed = c.backPath(r.Referer()), status == http.StatusBadRequest
 	}
 	return &page{Title: http.StatusText(status), template: "problem.html", status: status, Data: p}
 }
@@ -206,12 +206,16 @@ func statusOf(err error) int {
 }
 
 // problem is what the page shows of an error.
-type problem struct{ Error, Back string }
+type problem struct {
+	Error, Back string
+	// Typed says that something in the form is to be put right: Back must keep what was typed.
+	Typed bool
+}
 
-// backPath is the path of the page that a form was on; empty: it is not known.
-func backPath(referer string) string {
+// backPath is the path of the page that a form was on; empty: it is not known, or was the answer to another form.
+func (c *Console) backPath(referer string) string {
 	u, err := url.Parse(referer)
-	if err != nil || u.Path == "" {
+	if err != nil || u.Path == "" || c.isForm(u.Path) {
 		return ""
 	}
 	return u.RequestURI()

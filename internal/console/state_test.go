@@ -107,6 +107,12 @@ func TestANewKeyIsSetFoundAndTheBucketRemoved(t *testing.T) {
 	require.False(t, item.Expires.IsZero())
 	form.Set("ttl", "soon")
 	require.Equal(t, http.StatusBadRequest, e.send(http.MethodPost, "/state/key/set", form).StatusCode)
+	from := func(path string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Referer", e.server.URL+path) }
+	}
+	require.Contains(t, e.send(http.MethodPost, "/state/key/set", form, from("/state")).body, `<a href="/state" data-back>Back</a>`)
+	require.Contains(t, e.send(http.MethodPost, "/state/key/set", form, from("/state/key/delete")).body, `<a href="/">To the overview</a>`,
+		"where a form was answered there is no page to go back to")
 
 	require.Contains(t, e.get("/state").body, `href="/state?bucket=state&amp;database=dapr&amp;prefix=shop%7C%7C"`, "its app")
 	query := "/state/query?query=" + url.QueryEscape(`{"filter":{"EQ":{"kind":"green"}}}`)

@@ -1,3 +1,10 @@
+// Goes back as the browser's own button does, which keeps what was typed into the form.
+document.querySelector("a[data-back]")?.addEventListener("click", (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  history.back();
+});
+
 // Keeps the parts of a page up to date that are marked with data-part, for as long as it can be seen.
 (() => {
   const main = document.querySelector("main[data-live]");
