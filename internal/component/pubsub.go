@@ -147,28 +147,50 @@ func (s pubsubService) BulkPublish(ctx context.Context, req *proto.BulkPublishRe
 	if id := property(req.GetMetadata(), keyEventID); id != "" && len(entries) > 1 {
 		return nil, invalid.New(keyEventID, id, "in the metadata of an entry, not of a whole bulk publish")
 	}
-	var failed []error
-	fail := func(i int, err error) {
-		failed = append(failed, fmt.Errorf("entry %q: %w", entries[i].GetEntryId(), err))
-	}
+	failed := make([]error, len(entries))
 	messages := make([]pubsub.Message, len(entries))
 	for i, entry := range entries {
 		metadata := entryMetadata(entry, req.GetMetadata())
-		if messages[i], err = p.message(req.GetTopic(), entry.GetEvent(), entry.GetContentType(), metadata); err != nil {
-			fail(i, err)
-		}
+		messages[i], failed[i] = p.message(req.GetTopic(), entry.GetEvent(), entry.GetContentType(), metadata)
 	}
-	if len(messages) > 0 && len(failed) == 0 {
+	if len(messages) > 0 && errors.Join(failed...) == nil {
 		opts := p.config.Publisher.Publish
 		// Since the whole call fails, all of it is sent again: what is stored now would be stored twice.
 		opts.AllOrNothing = true
 		for i, err := range p.broker.Publish(ctx, req.GetTopic(), messages, opts) {
-			if err != nil && !errors.Is(err, pubsub.ErrOthersRefused) {
-				fail(i, err)
+			if !errors.Is(err, pubsub.ErrOthersRefused) {
+				failed[i] = err
 			}
 		}
 	}
-	return &proto.BulkPublishResponse{}, errors.Join(failed...)
+	return &proto.BulkPublishResponse{}, bulkError(entries, failed)
+}
+
+// maxEntryErrors is how many entries the error of a bulk publish tells of.
+const maxEntryErrors = 3
+
+// bulkError says what was wrong with a bulk publish. The runtime (1.18.2) repeats the text for each entry, in a header of its
+// answer as well, so it stays short: what is wrong with all entries is said once, and not every entry is told of.
+func bulkError(entries []*proto.BulkMessageEntry, failed []error) error {
+	var told []error
+	more, shared := 0, len(entries) > 1
+	for i, err := range failed {
+		shared = shared && err != nil && err.Error() == failed[0].Error()
+		switch {
+		case err == nil:
+		case len(told) < maxEntryErrors:
+			told = append(told, fmt.Errorf("entry %q: %w", entries[i].GetEntryId(), err))
+		default:
+			more++
+		}
+	}
+	switch {
+	case len(told) > 0 && shared:
+		return failed[0]
+	case more > 0:
+		told = append(told, fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(told...)
 }
 
 // entryMetadata is what an entry says, and what all say where it does not.

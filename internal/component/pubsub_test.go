@@ -212,6 +212,18 @@ func TestBulkPublish(t *testing.T) {
 	requireInvalid(t, err, `invalid ttlInSeconds "-5"`)
 	_, err = bulk("", nil, good, other)
 	requireInvalid(t, err, "topic")
+	// The runtime repeats the text for each entry: what is wrong with all is said once, and of many only the first are told of.
+	_, err = bulk("", nil, good, other)
+	require.Equal(t, 1, strings.Count(err.Error(), "invalid topic"), err)
+	require.NotContains(t, err.Error(), "entry")
+	bads := []*proto.BulkMessageEntry{good}
+	for i := range 100 {
+		bads = append(bads, &proto.BulkMessageEntry{EntryId: fmt.Sprint("bad-", i), Metadata: bad.Metadata})
+	}
+	_, err = bulk("t", nil, bads...)
+	requireInvalid(t, err, `entry "bad-2": invalid ttlInSeconds "-5"`)
+	require.ErrorContains(t, err, "and 97 more")
+	require.Less(t, len(err.Error()), 500, err)
 	// What only the broker can tell.
 	full := h.bus("full", "bucket", "small", "maxBytes", "1k", "consumerID", "app")
 	large := &proto.BulkMessageEntry{EntryId: "large", Event: make([]byte, 1000)}
