@@ -244,12 +244,28 @@ func (b *Broker) Servers(ctx context.Context) (map[string]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
 	}
+	servers, err := serversOf(info)
+	if err != nil {
+		return nil, fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
+	}
+	return servers, nil
+}
+
+// errNoLeader: servers answer, and none of them may store anything.
+var errNoLeader = errors.New("it has no leader; nats-server elects none while max_file_store is reached")
+
+// serversOf is Servers by what a server says of the stream. One that was its leader, and no other follows, still answers.
+func serversOf(info *jetstream.StreamInfo) (map[string]bool, error) {
 	servers := map[string]bool{}
-	if info.Cluster != nil {
-		servers[info.Cluster.Leader] = true
-		for _, peer := range info.Cluster.Replicas {
-			servers[peer.Name] = !peer.Offline
-		}
+	if info.Cluster == nil {
+		return servers, nil
+	}
+	if info.Cluster.Leader == "" {
+		return nil, errNoLeader
+	}
+	servers[info.Cluster.Leader] = true
+	for _, peer := range info.Cluster.Replicas {
+		servers[peer.Name] = !peer.Offline
 	}
 	return servers, nil
 }
