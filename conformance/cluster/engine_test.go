@@ -66,6 +66,34 @@ func TestServersSayWhatTheyTake(t *testing.T) {
 	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: writes, IdempotencyKey: "all"}))
 }
 
+// Servers without room still lose what has expired, though they grant no lease to whoever sweeps.
+func TestWhatHasExpiredMakesRoom(t *testing.T) {
+	t.Parallel()
+	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Args: []string{"--max-txn-ops=4096", "--quota-backend-bytes=8388608"}})
+	engine := engineOf(t, etcdengine.Config{Endpoints: []string{etcd.Endpoints()}, RequestTimeout: waitLong}, "b")
+	now, stored := time.Now(), 0
+	for {
+		outcomes, err := engine.Apply(t.Context(), []statestore.Transaction{{Writes: []statestore.Write{{
+			Op: statestore.OpSet, Key: fmt.Sprint(stored), Value: make([]byte, 256<<10), TTL: time.Second,
+		}}}}, func() time.Time { return now })
+		if err != nil {
+			require.ErrorIs(t, err, statestore.ErrFull)
+			break
+		}
+		require.NoError(t, outcomes[0])
+		stored++
+	}
+	swept := 0
+	for more := true; more; {
+		var n int
+		var err error
+		n, more, err = engine.Sweep(t.Context(), now.Add(time.Minute), 100)
+		require.NoError(t, err)
+		swept += n
+	}
+	require.Equal(t, stored, swept)
+}
+
 // place is a bucket in etcd. One process opens and closes it; another has it open all the time.
 type place struct {
 	endpoints      []string
