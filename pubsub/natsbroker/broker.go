@@ -241,10 +241,10 @@ func (b *Broker) Servers(ctx context.Context) (map[string]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	info, err := b.stream.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
+	var servers map[string]bool
+	if err == nil {
+		servers, err = serversOf(info)
 	}
-	servers, err := serversOf(info)
 	if err != nil {
 		return nil, fmt.Errorf("nats server %s: stream %s: %w", b.nc.ConnectedUrlRedacted(), b.layout.stream, err)
 	}
