@@ -20,7 +20,6 @@ type plan struct {
 // plannedKey is a key: how it is on disk, and how it is after the transactions so far.
 type plannedKey struct {
 	k      []byte // on disk
-	looked bool   // what follows is known: an unconditional set may do without
 	onDisk bool   // there is a record
 	disk   record // zero if it is damaged
 	damage error
@@ -56,7 +55,6 @@ func (p *plan) take(t *statestore.Transaction) error {
 			continue
 		}
 		k := p.key(w.Key)
-		p.look(k)
 		if k.damage != nil {
 			return k.damage
 		}
@@ -98,26 +96,14 @@ func (p *plan) key(key string) *plannedKey {
 		return k
 	}
 	k := &plannedKey{k: valueKey(key)}
+	// A set that asks nothing of its key reads it, too: a damaged page fails that call, and not each checkpoint from then on.
+	if raw := p.b.Get(k.k); raw != nil {
+		k.onDisk = true
+		k.disk, k.damage = decodeRecord(k.k, raw)
+		k.version, k.expires = k.disk.version, k.disk.expires
+	}
 	p.keys[key] = k
 	return k
-}
-
-// look reads how a key is on disk. It is still so unless a transaction has changed it.
-func (p *plan) look(k *plannedKey) {
-	if k.looked {
-		return
-	}
-	k.looked = true
-	raw := p.b.Get(k.k)
-	if raw == nil {
-		return
-	}
-	var damage error
-	k.onDisk = true
-	k.disk, damage = decodeRecord(k.k, raw)
-	if !k.changed {
-		k.version, k.expires, k.damage = k.disk.version, k.disk.expires, damage
-	}
 }
 
 func (p *plan) id(digest [sha256.Size]byte) (*plannedID, error) {
@@ -144,13 +130,9 @@ func (p *plan) id(digest [sha256.Size]byte) (*plannedID, error) {
 func (p *plan) changes() (changes, error) {
 	c := make(changes, 0, len(p.keys))
 	indexes := p.b.indexes((*index).kept)
-	mayExpire := p.b.MayHave([]byte{prefixExpiry})
 	for key, k := range p.keys {
 		if !k.changed {
 			continue
-		}
-		if k.set == nil || mayExpire || len(indexes) > 0 {
-			p.look(k)
 		}
 		if k.disk.expires != 0 && k.disk.expires != k.expires {
 			c.delete(timeKey(prefixExpiry, k.disk.expires, key))
@@ -208,7 +190,7 @@ func (p *plan) dense() bool {
 	}
 	var first, last string
 	for key, k := range p.keys {
-		if k.set == nil {
+		if k.onDisk || k.set == nil {
 			return false
 		}
 		if first == "" || key < first {
