@@ -161,35 +161,36 @@ func (b *Broker) confirm(ctx context.Context, d *delivery, answer string) error 
 	return b.ask(ctx, func(ctx context.Context) error { return b.answer(ctx, d, answer) })
 }
 
-// Where no word comes from the server, it may have heard, and somebody else may have the event by now. A further try of putBack and
-// putOff asks for the event in serverAckWait at the earliest: until then the server hears from whoever has it, and forgets the try.
-
 // putBack returns an event at once, uncounted.
 func (b *Broker) putBack(d *delivery) {
 	b.settling(d, func(ctx context.Context) error {
-		wait := time.Duration(0)
-		return b.ask(ctx, func(ctx context.Context) error {
-			err := b.answer(ctx, d, nak(wait))
-			if errors.Is(err, context.DeadlineExceeded) {
-				wait = serverAckWait
-			}
-			return err
-		})
+		return b.giveOn(ctx, d, time.Time{}, func(context.Context) (bool, error) { return true, nil })
 	})
 }
 
 // putOff lets an event wait until it is due, as its history says. Before each further try, that is looked at: somebody may want
 // the event now, since they saw it there; see RetryNow.
 func (b *Broker) putOff(ctx context.Context, d *delivery, h historyRecord) error {
-	text, tried, atLeast := marshal(h), false, time.Duration(0)
+	text := marshal(h)
+	return b.giveOn(ctx, d, h.Due, func(ctx context.Context) (bool, error) {
+		found, err := b.readLast(ctx, d.historySubject())
+		return found != nil && string(found.Data) == text, err
+	})
+}
+
+// giveOn lets the server give the event to somebody once it is due. Each further try is made only if it is still wanted. Where no
+// word comes from the server, it may have heard, and somebody else may have the event by now: then the next try asks for the event
+// in serverAckWait at the earliest. Until that has passed, the server hears from whoever has it, and forgets the try.
+func (b *Broker) giveOn(ctx context.Context, d *delivery, due time.Time, wanted func(ctx context.Context) (bool, error)) error {
+	tried, atLeast := false, time.Duration(0)
 	return b.ask(ctx, func(ctx context.Context) error {
 		if tried {
-			if found, err := b.readLast(ctx, d.historySubject()); err != nil || found == nil || string(found.Data) != text {
+			if still, err := wanted(ctx); !still || err != nil {
 				return err
 			}
 		}
 		tried = true
-		err := b.answer(ctx, d, nak(max(h.Due.Sub(b.clock.Now()), atLeast)))
+		err := b.answer(ctx, d, nak(max(due.Sub(b.clock.Now()), atLeast)))
 		if errors.Is(err, context.DeadlineExceeded) {
 			atLeast = serverAckWait
 		}
