@@ -56,6 +56,12 @@ func TestDamageThatIsMetLaterFailsThatCallAlone(t *testing.T) {
 	b := e.bolt(harness.BoltOptions{})
 	store := e.store(b)
 	setSmall(t, store)
+	events := e.pubsub(b, "shop")
+	for _, topic := range []string{"kept", "orders"} {
+		for i := range smallValues {
+			require.NoError(t, events.Publish(t.Context(), topic, smallKey(i), []byte(topic+smallValue(i))))
+		}
+	}
 	for i := range verified/value + 1 {
 		require.NoError(t, store.Set(t.Context(), fmt.Sprintf("large-%d", i), make([]byte, value)))
 	}
@@ -65,6 +71,7 @@ func TestDamageThatIsMetLaterFailsThatCallAlone(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, len(raw), verified)
 	clearPages(t, raw, smallValue(damaged))
+	clearPages(t, raw, "kept"+smallValue(smallValues-1))
 	require.NoError(t, os.WriteFile(path, raw, 0o600))
 
 	const says = "the database file is damaged (dapr-bolt check says where), or this is a bug: "
@@ -78,6 +85,9 @@ func TestDamageThatIsMetLaterFailsThatCallAlone(t *testing.T) {
 		}, says + "panic while reading"},
 		"set": {func(store *harness.Client) error {
 			return store.Set(t.Context(), smallKey(damaged), []byte("new"))
+		}, says + "panic in a write function"},
+		"publish": {func(*harness.Client) error {
+			return e.pubsub(b, "shop").Publish(t.Context(), "kept", "next", []byte("data"))
 		}, says + "panic in a write function"},
 	} {
 		require.NoError(t, b.Restart(t.Context()), name)

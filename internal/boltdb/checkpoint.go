@@ -326,7 +326,7 @@ func (db *DB) renew(o *overlay) error {
 func (db *DB) readBase() error {
 	base, err := db.bolt.Begin(false)
 	if err == nil {
-		db.base, db.stored, db.fileSize = base, map[uint32]*bbolt.Bucket{}, base.Size()
+		db.base, db.stored, db.fileSize = base, map[uint32]*bbolt.Cursor{}, base.Size()
 	}
 	return err
 }

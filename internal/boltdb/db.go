@@ -112,9 +112,10 @@ type DB struct {
 	wal *wal
 	cp  checkpoint
 	rec recorder
-	// base is a transaction that reads the file as the last checkpoint has left it, and stored are buckets of it by number.
+	// base is a transaction that reads the file as the last checkpoint has left it, and stored are cursors over buckets of it by
+	// number.
 	base   *bbolt.Tx
-	stored map[uint32]*bbolt.Bucket
+	stored map[uint32]*bbolt.Cursor
 	// fills says how full the next checkpoint makes the pages of buckets.
 	fills map[uint32]float64
 	// uncertain: what is known of the file in memory may differ from the disk. unrevoked: so may what is known of the log.

@@ -31,9 +31,10 @@ type Tx struct {
 	// frozen is what a checkpoint brings into the file; nil: nothing. What is deleted of it must be deleted from the file
 	// afterwards. Without this, TestPowerFailure fails.
 	frozen *overlay
-	// buckets are those of a write transaction by their numbers, each once, and stored are those of the file.
+	// buckets are those of a write transaction by their numbers, each once, and stored are those of the file, each with a cursor
+	// that finds its keys.
 	buckets map[uint32]*Bucket
-	stored  map[uint32]*bbolt.Bucket
+	stored  map[uint32]*bbolt.Cursor
 	fills   map[uint32]float64
 
 	// counted are buckets whose counter was changed.
@@ -89,6 +90,8 @@ type Bucket struct {
 	tx *Tx
 	// stored is what the file has of it; nil: nothing.
 	stored *bbolt.Bucket
+	// finder finds keys in stored for a write transaction, without an allocation for each.
+	finder *bbolt.Cursor
 	// changed: the overlay may have something of it, under its number.
 	changed bool
 	number  uint32
@@ -138,22 +141,26 @@ func (b *Bucket) open(name []byte) *Bucket {
 			return found
 		}
 	}
-	stored := tx.stored[number]
-	if !known || stored == nil {
-		if b.stored != nil {
-			stored = b.stored.Bucket(name)
-		}
-		if stored == nil && !(known && b.made(name)) {
-			return nil
-		}
-		if !known {
-			number = tx.names.add(b.number, name)
-		}
-		if stored != nil {
-			tx.stored[number] = stored
+	found := &Bucket{tx: tx, changed: true, parent: b, name: bytes.Clone(name)}
+	if known {
+		found.finder = tx.stored[number]
+	}
+	if found.finder == nil && b.stored != nil {
+		if stored := b.stored.Bucket(name); stored != nil {
+			found.finder = stored.Cursor()
 		}
 	}
-	found := &Bucket{tx: tx, stored: stored, changed: true, number: number, parent: b, name: bytes.Clone(name)}
+	if found.finder == nil && !(known && b.made(name)) {
+		return nil
+	}
+	if !known {
+		number = tx.names.add(b.number, name)
+	}
+	found.number = number
+	if found.finder != nil {
+		found.stored = found.finder.Bucket()
+		tx.stored[number] = found.finder
+	}
 	tx.buckets[number] = found
 	return found
 }
@@ -199,10 +206,21 @@ func (b *Bucket) Get(key []byte) []byte {
 			return c.value
 		}
 	}
+	return b.inFile(key)
+}
+
+// inFile returns what the file has of a key, or nil. A damaged page is a panic.
+func (b *Bucket) inFile(key []byte) []byte {
 	if b.stored == nil {
 		return nil
 	}
-	return b.stored.Get(key)
+	if b.finder == nil {
+		return b.stored.Get(key)
+	}
+	if k, v := b.finder.Seek(key); bytes.Equal(k, key) {
+		return v
+	}
+	return nil
 }
 
 // MayHave reports whether b may have a key that begins with prefix: it still says so when all of them were deleted since the
@@ -236,6 +254,8 @@ func (b *Bucket) Put(key, value []byte) error {
 	case int64(len(value)) > bbolt.MaxValueSize:
 		return bolterrors.ErrValueTooLarge
 	}
+	// A damaged page fails whoever writes to it, and not each checkpoint from then on.
+	b.inFile(key)
 	b.tx.rec.op(opPut, b.inRecord())
 	b.tx.rec.bytes(key)
 	b.tx.rec.bytes(value)
@@ -255,7 +275,7 @@ func (b *Bucket) Delete(key []byte) error {
 	b.tx.rec.op(opDelete, b.inRecord())
 	b.tx.rec.bytes(key)
 	gone := &change{bucket: b.number, what: changeDelete, sequence: b.tx.sequence, key: bytes.Clone(key)}
-	if (b.stored == nil || b.stored.Get(key) == nil) && (b.tx.frozen == nil || !b.tx.frozen.has(gone)) {
+	if b.inFile(key) == nil && (b.tx.frozen == nil || !b.tx.frozen.has(gone)) {
 		b.tx.overlay.remove(gone)
 	} else {
 		b.tx.overlay.set(gone)

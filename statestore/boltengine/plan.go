@@ -96,7 +96,6 @@ func (p *plan) key(key string) *plannedKey {
 		return k
 	}
 	k := &plannedKey{k: valueKey(key)}
-	// A set that asks nothing of its key reads it, too: a damaged page fails that call, and not each checkpoint from then on.
 	if raw := p.b.Get(k.k); raw != nil {
 		k.onDisk = true
 		k.disk, k.damage = decodeRecord(k.k, raw)
