@@ -26,8 +26,8 @@ type Migrator interface {
 	EndImport(ctx context.Context) error
 }
 
-// ErrForeign refuses to copy into a namespace that holds something else.
-var ErrForeign = errors.New("it holds something else")
+// ErrForeign refuses to copy into a namespace that is neither empty nor an unfinished copy of the same.
+var ErrForeign = errors.New("it holds something, and that is no unfinished copy of the source (one that is complete is not made again)")
 
 // ErrUnfinishedCopy refuses to work on a namespace whose copy has begun and not ended.
 var ErrUnfinishedCopy = errors.New("the copy that dapr-bolt migrate makes here is not complete: run it again, with the same files, to its end")

@@ -220,7 +220,7 @@ func TestMigrate(t *testing.T) {
 	again := onServers
 	again[0] = append([]string{"prefix", "other"}, again[0]...)
 	_, err = migrate(onFile, again)
-	require.ErrorContains(t, err, "holds something else", "events are not mixed")
+	require.ErrorContains(t, err, "it holds something, and that is no unfinished copy", "events are not mixed")
 
 	// And back: one event less is owed, and its id is one more.
 	counts[pubsub.RecordOwed], counts[pubsub.RecordID] = 2, 7
