@@ -17,6 +17,8 @@ type engine struct {
 	db          *boltdb.DB
 	name        boltdb.Namespace
 	incarnation string
+	// sweptTo is where the last sweep has ended, if there is more: what it has deleted need not be passed once more.
+	sweptTo []byte
 }
 
 var _ statestore.Engine = (*engine)(nil)

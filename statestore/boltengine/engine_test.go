@@ -238,6 +238,34 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 	require.Equal(t, map[byte]int{prefixValue: 5, prefixExpiry: 5}, r.count(t))
 }
 
+// A sweep of many commits goes on where the last one has ended. What comes before that, as after the clock was set back, is
+// removed by the next one.
+func TestASweepBeginsAnewOnceItIsThrough(t *testing.T) {
+	r := newRig(t)
+	set := func(key string, ttl time.Duration) {
+		w := enginetest.Set(key, "v")
+		w.TTL = ttl
+		enginetest.Apply(t, r.store, w)
+	}
+	for i := range 20 {
+		set(fmt.Sprint("key", i), time.Minute+time.Duration(i)*time.Second)
+	}
+	now := epoch.Add(time.Hour)
+	swept, more, err := r.engine.Sweep(ctx, now, 8)
+	require.NoError(t, err)
+	require.True(t, more)
+	require.Equal(t, 8, swept)
+	set("early", time.Second)
+	swept, more, err = r.engine.Sweep(ctx, now, 100)
+	require.NoError(t, err)
+	require.False(t, more)
+	require.Equal(t, 12, swept)
+	swept, _, err = r.engine.Sweep(ctx, now, 100)
+	require.NoError(t, err)
+	require.Equal(t, 1, swept)
+	require.Empty(t, r.count(t))
+}
+
 // A commit that removes large values, each of which all indexes must look at, holds up whoever comes meanwhile.
 func TestASweepIsBoundedInBytes(t *testing.T) {
 	r := newRig(t)

@@ -19,7 +19,7 @@ const sweepBytes = 4 << 20
 func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
 	var s sweep
 	err = e.update(ctx, e.db.UpdateDeferred, func(b bucket) error {
-		s = sweep{b: b, now: now, limit: limit, indexes: b.indexes((*index).kept)}
+		s = sweep{b: b, now: now, limit: limit, indexes: b.indexes((*index).kept), from: e.sweptTo}
 		s.all()
 		if len(s.toDo) == 0 {
 			return errNothing
@@ -32,6 +32,7 @@ func (e *engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 	if err != nil {
 		return 0, false, fmt.Errorf("sweep state: %w", err)
 	}
+	e.sweptTo = s.reached
 	return s.swept, s.more, s.damage
 }
 
@@ -41,11 +42,14 @@ type sweep struct {
 	now     time.Time
 	limit   int
 	indexes []*index // that are kept
+	from    []byte
 
-	toDo     changes
-	swept    int
-	bytes    int
-	more     bool
+	toDo  changes
+	swept int
+	bytes int
+	more  bool
+	// reached is where the next sweep begins, if there is more.
+	reached  []byte
 	damage   error
 	removing []*index
 }
@@ -67,13 +71,17 @@ func (s *sweep) all() {
 // expired removes the entries in time order that are over, with what remove makes of them.
 func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error) {
 	c := s.b.Cursor()
-	for k, _ := c.Seek([]byte{prefix}); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
+	first := []byte{prefix}
+	if len(s.from) > 0 && s.from[0] == prefix {
+		first = s.from
+	}
+	for k, _ := c.Seek(first); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
 		instant, of, err := parseTimeKey(k)
 		if err == nil && !statestore.ExpiredInstant(instant, s.now) {
 			return
 		}
 		if s.swept >= s.limit || s.bytes >= sweepBytes {
-			s.more = true
+			s.more, s.reached = true, bytes.Clone(k)
 			return
 		}
 		if err == nil {
