@@ -91,22 +91,27 @@ const daprOutboxPrefix = "outbox"
 
 // warnUnknown logs one warning for each key that neither we nor Dapr know. They are never refused: Dapr may learn new ones.
 func warnUnknown(log *slog.Logger, given map[string]string, known []Field) {
+	known = append(known, Field{Name: resubscribe.MetadataKey})
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		isKey := func(name string) bool { return strings.EqualFold(name, key) }
-		if slices.ContainsFunc(known, func(f Field) bool { return isKey(f.Name) }) || slices.ContainsFunc(daprKeys, isKey) || isKey(resubscribe.MetadataKey) ||
+		if slices.ContainsFunc(known, func(f Field) bool { return isKey(f.Name) }) || slices.ContainsFunc(daprKeys, isKey) ||
 			strings.HasPrefix(strings.ToLower(key), daprOutboxPrefix) {
 			continue
 		}
-		log.Warn("unknown metadata key has no effect", "key", key, "nearest", nearest(key, known))
+		what := []any{"key", key}
+		if meant := nearest(key, known); meant != "" {
+			what = append(what, "nearest", meant)
+		}
+		log.Warn("unknown metadata key has no effect", what...)
 	}
 }
 
-// nearest returns the name in fields that takes the fewest edits to get from key.
+// nearest returns the name in fields that takes the fewest edits to get from key. It is empty if those are more than a third
+// of the key: it is another component's then, not a misspelt one of ours.
 func nearest(key string, fields []Field) string {
-	best, fewest := "", 0
+	best, fewest := "", len(key)/3+1
 	for _, f := range fields {
-		d := editDistance(strings.ToLower(key), strings.ToLower(f.Name))
-		if best == "" || d < fewest {
+		if d := editDistance(strings.ToLower(key), strings.ToLower(f.Name)); d < fewest {
 			best, fewest = f.Name, d
 		}
 	}

@@ -155,11 +155,13 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 
 func TestUnknownKeysAreWarnedAbout(t *testing.T) {
 	h := newHouse(t)
-	h.bus("a", "consumerID", "app", "dedupWindw", "1m", "ttlInSeconds", "60", "scopes", "x", "publishingScopes", "x", "outboxPublishTopic", "x", "ACTORSTATESTORE", "true", "keyPrefix", "name", "resubscribed", "2026-01-02T03:04:05Z")
+	h.bus("a", "consumerID", "app", "dedupWindw", "1m", "resubscribe", "", "ttlInSeconds", "60", "redisHost", "localhost:6379", "scopes", "x", "publishingScopes", "x", "outboxPublishTopic", "x", "ACTORSTATESTORE", "true", "keyPrefix", "name", "resubscribed", "2026-01-02T03:04:05Z")
 	log := h.log.String()
-	require.Equal(t, 2, strings.Count(log, "unknown metadata key"), log)
-	require.Contains(t, log, "key=dedupWindw nearest=dedupWindow")
-	require.Contains(t, log, "key=ttlInSeconds", "other components have a default of that name")
+	require.Equal(t, 4, strings.Count(log, "unknown metadata key"), log)
+	require.Contains(t, log, "key=dedupWindw nearest=dedupWindow\n")
+	require.Contains(t, log, "key=resubscribe nearest=resubscribed\n")
+	require.Contains(t, log, "key=ttlInSeconds\n", "other components have a default of that name")
+	require.Contains(t, log, "key=redisHost\n", "what is another component's is like none of ours")
 }
 
 func TestEditDistance(t *testing.T) {

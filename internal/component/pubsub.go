@@ -293,7 +293,7 @@ func (p *pubSub) subscribe(ctx context.Context, instance, topic string, metadata
 	if err := override(&opts, consumerFields, overrides); err != nil {
 		return nil, "", fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
-	warnUnknown(p.log, metadata, SubscriptionMetadata())
+	warnUnknown(p.log.With("topic", topic), metadata, SubscriptionMetadata())
 	s, err := p.broker.Subscribe(ctx, opts)
 	if err != nil {
 		return nil, "", err

@@ -91,7 +91,7 @@ func TestSubscriptionMetadata(t *testing.T) {
 	other := c.pull(t, "t", "consumerid", "other", "maxDelver", "1")
 	require.NoError(t, c.publish("t", "1"))
 	other.next()
-	require.Contains(t, h.log.String(), "key=maxDelver nearest=maxDeliver")
+	require.Contains(t, h.log.String(), "topic=t key=maxDelver nearest=maxDeliver")
 	stats, err := h.broker().Stats(t.Context(), "", "", 0)
 	require.NoError(t, err)
 	require.Equal(t, "other", stats[0].Groups[0].Group)
