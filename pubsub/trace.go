@@ -24,6 +24,8 @@ const (
 	EventDead EventState = "dead"
 	// EventHandled: it was acknowledged, or its time to live has ended, or a person has purged it.
 	EventHandled EventState = "handled"
+	// EventNotOwed: the group began after it.
+	EventNotOwed EventState = "not-owed"
 	// EventUnknown: it is not waiting, and there are too many retries or dead letters to look for it.
 	EventUnknown EventState = "unknown"
 )

@@ -444,8 +444,16 @@ func testGroups(e *events) {
 	all := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "all"})
 	late := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "late", DeliverPolicy: pubsub.DeliverNew})
 	e.publish(e.b, "t", byID, message("after", "x"))
-	require.Equal(e.t, "before", e.next(all).Event.ID)
+	before := e.next(all)
+	require.Equal(e.t, "before", before.Event.ID)
 	require.Equal(e.t, "after", e.next(all).Event.ID)
+	trace, err := e.a.Trace(e.t.Context(), "t", before.Event.Sequence)
+	require.NoError(e.t, err)
+	states := map[string]pubsub.EventState{}
+	for _, g := range trace.Groups {
+		states[g.Group] = g.State
+	}
+	require.Equal(e.t, map[string]pubsub.EventState{"all": pubsub.EventInFlight, "late": pubsub.EventNotOwed}, states)
 	d := e.next(late)
 	require.Equal(e.t, "after", d.Event.ID)
 	d.Bury(pubsub.ReasonTooLarge, "never")

@@ -64,7 +64,9 @@ func (d *data) publish(topic, payload string, change ...func(event *pubsub.Messa
 
 func (d *data) subscribe(opts pubsub.SubscribeOptions) pubsub.Subscription {
 	d.t.Helper()
-	opts.Group = "app"
+	if opts.Group == "" {
+		opts.Group = "app"
+	}
 	sub, err := d.broker.Subscribe(d.t.Context(), opts)
 	require.NoError(d.t, err)
 	d.t.Cleanup(sub.Close)

@@ -124,8 +124,17 @@ func TestEventsAreShownAndTraced(t *testing.T) {
 		require.Equal(t, want, e.Groups[0].State, sequence)
 		require.True(t, e.Kept)
 	}
-	_, err = CallEvent.Ask(t.Context(), c, EventRequest{Topic: "orders", Sequence: 6})
-	requireStatus(t, err, http.StatusNotFound, `event 6 of topic "orders": not found`)
+	late := d.subscribe(pubsub.SubscribeOptions{Topic: "orders", Group: "late", DeliverPolicy: pubsub.DeliverNew})
+	d.publish("orders", "5")
+	d.next(late)
+	for sequence, want := range map[uint64]pubsub.EventState{1: pubsub.EventNotOwed, 5: pubsub.EventNotOwed, 6: pubsub.EventInFlight} {
+		e, err := CallEvent.Ask(t.Context(), c, EventRequest{Topic: "orders", Sequence: sequence})
+		require.NoError(t, err)
+		require.Equal(t, "late", e.Groups[1].Group)
+		require.Equal(t, want, e.Groups[1].State, "event %d for a group that began after 5", sequence)
+	}
+	_, err = CallEvent.Ask(t.Context(), c, EventRequest{Topic: "orders", Sequence: 7})
+	requireStatus(t, err, http.StatusNotFound, `event 7 of topic "orders": not found`)
 }
 
 func TestRetriesAreSentNowOrSkipped(t *testing.T) {

@@ -177,10 +177,11 @@ func (b *buckets) ensureGroup(t topicRecord, name string, policy pubsub.DeliverP
 	if err != nil {
 		return g, err
 	}
-	g = groupRecord{ID: id, Done: t.First - 1}
+	g = groupRecord{ID: id, After: t.First - 1}
 	if policy == pubsub.DeliverNew {
-		g.Done = t.Last
+		g.After = t.Last
 	}
+	g.Done = g.After
 	return g, b.putGroup(t.ID, name, g)
 }
 

@@ -36,6 +36,8 @@ type groupRecord struct {
 	ID uint32 `cbor:"1,keyasint"`
 	// Done is the sequence up to which the log is settled for the group.
 	Done uint64 `cbor:"2,keyasint"`
+	// After is the sequence behind which the group begins; earlier builds did not write it down.
+	After uint64 `cbor:"3,keyasint,omitempty"`
 }
 
 type eventRecord struct {

@@ -54,7 +54,9 @@ func (e *Engine) Trace(ctx context.Context, topic string, sequence uint64, scan 
 		dead, missing := e.findDead(b, topic, groups, sequence, scan)
 		for _, g := range groups {
 			found := pubsub.GroupTrace{Group: g.name, State: pubsub.EventWaiting}
-			if sequence <= g.Done || b.done().Get(sequenceKey(g.ID, sequence)) != nil {
+			if sequence <= g.After {
+				found.State = pubsub.EventNotOwed
+			} else if sequence <= g.Done || b.done().Get(sequenceKey(g.ID, sequence)) != nil {
 				if err := b.traceSettled(&trace, &found, topic, g, sequence, scan); err != nil {
 					return err
 				}

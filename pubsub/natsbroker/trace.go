@@ -130,8 +130,8 @@ func (b *Broker) undelivered(ctx context.Context, topic string, g groupRecord, p
 	switch {
 	case err != nil:
 		return "", err
-	case info == nil && sequence <= g.After:
-		return pubsub.EventHandled, nil
+	case sequence <= g.After:
+		return pubsub.EventNotOwed, nil
 	case info == nil || sequence > info.Delivered.Stream:
 		return waiting, nil
 	case sequence <= info.AckFloor.Stream || info.NumAckPending == 0:
