@@ -74,7 +74,7 @@ func TestPublishReadsItsMetadata(t *testing.T) {
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `ttlInSeconds "soon": allowed: a whole number of seconds from 1 to `)
 	got = shell{}.run(t, "publish", "orders", "1", "--metadata", "deliverAfter=soon", "--data-dir", p.data)
-	require.Contains(t, got.stderr, `deliverAfter "soon": allowed: a duration of 0 or more, up to 2147483647 seconds, such as 30s`+"\n")
+	require.Contains(t, got.stderr, `deliverAfter "soon": allowed: a duration of 0 or more, up to 2147483647 seconds, such as 30s or 168h`+"\n")
 }
 
 // What is published raw may have no id: that is said, with what follows from it.

@@ -182,7 +182,7 @@ func parsePubSubConfig(given map[string]string) (pubsubConfig, error) {
 }
 
 // waitAllowed says what parseWait takes.
-var waitAllowed = fmt.Sprintf("a duration of 0 or more, up to %d seconds, such as 30s", pubsub.MaxWait/time.Second)
+var waitAllowed = fmt.Sprintf("a duration of 0 or more, up to %d seconds, such as 30s or 168h", pubsub.MaxWait/time.Second)
 
 func parseWait(to *time.Duration, value string) bool {
 	d, ok := parseDuration(value)
