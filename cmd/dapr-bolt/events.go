@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -90,7 +91,7 @@ func (c *cli) topicWatchCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					_, err = fmt.Fprintf(c.out, "%s  sequence %d  id %s\n%s\n", c.when(e.PublishTime), e.Sequence, harmless(e.ID), data)
+					_, err = fmt.Fprintf(c.out, "%s  sequence %d  id %s\n%s\n", c.when(e.PublishTime), e.Sequence, cmp.Or(harmless(e.ID), "-"), data)
 					return err
 				})
 			})
@@ -153,7 +154,7 @@ func parseSequence(text string) (uint64, error) {
 func (c *cli) printEvent(e *admin.EventDetail) error {
 	var b strings.Builder
 	if e.Kept {
-		fmt.Fprintf(&b, "event %d of topic %s, id %s, %s, published %s\n", e.Sequence, harmless(e.Topic), harmless(e.ID), byteSize(int64(e.Size)), c.when(e.PublishTime))
+		fmt.Fprintf(&b, "event %d of topic %s, id %s, %s, published %s\n", e.Sequence, harmless(e.Topic), cmp.Or(harmless(e.ID), "-"), byteSize(int64(e.Size)), c.when(e.PublishTime))
 		data, err := readable(&e.Event)
 		if err != nil {
 			return err

@@ -81,6 +81,7 @@ func TestPublishReadsItsMetadata(t *testing.T) {
 func TestPublishRawSaysWhetherThereIsAnID(t *testing.T) {
 	p := start(t, newFolders(t))
 	require.Equal(t, `published to "raw", without an id: published again, it is stored again; --id names it`+"\n", p.ok(t, "publish", "raw", "1", "--raw"))
+	require.Contains(t, p.ok(t, "topics", "event", "raw", "1"), "event 1 of topic raw, id -, 1 B")
 	const cloudEvent = `{"specversion":"1.0","id":"c-1","source":"shop","type":"t"}`
 	for range 2 {
 		require.Equal(t, `published to "cloud", id "c-1"`+"\n", p.ok(t, "publish", "cloud", cloudEvent, "--raw"))
