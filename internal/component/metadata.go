@@ -4,15 +4,17 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/resubscribe"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // Field is one key of a component's metadata. Keys are case-insensitive, as everywhere in Dapr; an empty value stands
@@ -29,8 +31,25 @@ type Field struct {
 // field is a Field and how its value gets into a configuration C.
 type field[C any] struct {
 	Field
-	// parse changes c only if it returns true: the value is allowed.
-	parse func(c *C, value string) bool
+	// set changes c only if it returns true: the value is allowed.
+	set func(c *C, value string) bool
+}
+
+// kind is what the values of a key are: which are allowed, in words, and how one is read.
+type kind[V any] struct {
+	allowed string
+	parse   func(value string) (_ V, ok bool)
+}
+
+// newField returns a field of a kind, whose value goes to where of says.
+func newField[C, V any](name, preset string, k kind[V], of func(*C) *V, meaning string) field[C] {
+	return field[C]{Field{name, preset, k.allowed, meaning}, func(c *C, value string) bool {
+		v, ok := k.parse(value)
+		if ok {
+			*of(c) = v
+		}
+		return ok
+	}}
 }
 
 func fieldsOf[C any](table []field[C]) []Field {
@@ -61,7 +80,7 @@ func parseProperties(given map[string]string) (properties, error) {
 func defaults[C any](table []field[C]) C {
 	var c C
 	for _, f := range table {
-		if f.Default != "" && !f.parse(&c, f.Default) {
+		if f.Default != "" && !f.set(&c, f.Default) {
 			panic(fmt.Sprintf("the default %q of %s is not %s", f.Default, f.Name, f.Allowed))
 		}
 	}
@@ -72,7 +91,7 @@ func defaults[C any](table []field[C]) C {
 func override[C any](c *C, table []field[C], p properties) error {
 	for _, f := range table {
 		value := p[strings.ToLower(f.Name)]
-		if value != "" && !f.parse(c, value) {
+		if value != "" && !f.set(c, value) {
 			return invalid.New(f.Name, value, f.Allowed)
 		}
 	}
@@ -152,17 +171,64 @@ func property(metadata map[string]string, key string) string {
 	return ""
 }
 
-// parseDuration takes Go's notation, or a whole number of seconds as Dapr does.
-func parseDuration(value string) (time.Duration, bool) {
-	if d, err := time.ParseDuration(value); err == nil {
-		return d, true
+// Kinds of several keys.
+var (
+	kindText = kind[string]{"text", anyText}
+	kindPEM  = kind[string]{"a file's path, or the PEM itself", anyText}
+	// kindName is for the Backend to check, kindPrefix for nobody else.
+	kindName   = kind[string]{nameAllowed, anyText}
+	kindPrefix = kind[string]{nameAllowed, func(value string) (string, bool) { return value, validPrefix.MatchString(value) }}
+	kindFlag   = kind[bool]{"true or false", parseBool}
+	kindWait   = kind[time.Duration]{
+		fmt.Sprintf("a duration of 0 or more, up to %d seconds, such as 30s or 168h", pubsub.MaxWait/time.Second),
+		durations(0, pubsub.MaxWait),
 	}
-	seconds, err := strconv.ParseInt(value, 10, 64)
-	const most = int64(1<<63-1) / int64(time.Second)
-	if err != nil || seconds > most || seconds < -most {
-		return 0, false
+)
+
+// nameAllowed is what a Backend takes as a name.
+const nameAllowed = "letters, digits, - and _"
+
+var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+func anyText(value string) (string, bool) { return value, true }
+
+// oneOf takes the values as they are written.
+func oneOf[V ~string](values ...V) kind[V] {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = string(v)
 	}
-	return time.Duration(seconds) * time.Second, true
+	return kind[V]{strings.Join(words, " or "), func(value string) (V, bool) { return V(value), slices.Contains(values, V(value)) }}
+}
+
+// urls takes URLs of servers with commas between them.
+func urls(example string, schemes ...string) kind[string] {
+	return kind[string]{"URLs such as " + example + ", with commas between them", func(value string) (string, bool) {
+		list := (&servers.Access{Endpoints: value}).List()
+		return value, len(list) > 0 && !slices.ContainsFunc(list, func(one string) bool {
+			u, err := url.Parse(one)
+			return err != nil || u.Host == "" || !slices.Contains(schemes, u.Scheme)
+		})
+	}}
+}
+
+// durations takes them in Go's notation, or as a whole number of seconds as Dapr does.
+func durations(least, most time.Duration) func(string) (time.Duration, bool) {
+	return func(value string) (time.Duration, bool) {
+		d, err := time.ParseDuration(value)
+		// 32 bits are 68 years, and a time.Duration has room for them.
+		if seconds, notWhole := strconv.ParseInt(value, 10, 32); notWhole == nil {
+			d, err = time.Duration(seconds)*time.Second, nil
+		}
+		return d, err == nil && d >= least && d <= most
+	}
+}
+
+func wholeNumbers(least, most int) func(string) (int, bool) {
+	return func(value string) (int, bool) {
+		n, err := strconv.Atoi(value)
+		return n, err == nil && n >= least && n <= most
+	}
 }
 
 // parseBool takes what Dapr takes for true, and its opposites.
@@ -175,25 +241,4 @@ func parseBool(value string) (b, ok bool) {
 	default:
 		return false, false
 	}
-}
-
-// parseSize takes bytes in Kubernetes' notation, as Dapr does.
-func parseSize(value string) (int64, bool) {
-	q, err := resource.ParseQuantity(value)
-	if err != nil {
-		return 0, false
-	}
-	return q.AsInt64()
-}
-
-// shortDuration is Go's notation without the parts that are zero.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

@@ -1,11 +1,11 @@
 package component
 
 import (
-	"net/url"
-	"strings"
+	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // engineNATS keeps events on NATS JetStream.
@@ -18,66 +18,33 @@ type natsConfig struct {
 }
 
 var natsFields = []field[natsConfig]{
-	{
-		Field{"engine", "bolt", "bolt or " + engineNATS, "`bolt`: the events are in the file; `nats`: on NATS JetStream, for [many nodes](cluster.md), with keys of its own"},
-		func(c *natsConfig, v string) bool { c.Engine = v; return v == "bolt" || v == engineNATS },
-	},
-	{
-		Field{"url", "", "URLs such as nats://nats-0:4222, with commas between them", "the nats-servers"},
-		func(c *natsConfig, v string) bool {
-			c.Servers.Endpoints = v
-			for one := range strings.SplitSeq(v, ",") {
-				if u, err := url.Parse(strings.TrimSpace(one)); err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls" {
-					return false
-				}
-			}
-			return true
-		},
-	},
-	{
-		Field{"username", "", "text", "who to be for the servers"},
-		func(c *natsConfig, v string) bool { c.Servers.Username = v; return true },
-	},
-	{
-		Field{"password", "", "text", "the password of `username`"},
-		func(c *natsConfig, v string) bool { c.Servers.Password = v; return true },
-	},
-	{
-		Field{"token", "", "text", "a token in place of `username` and `password`"},
-		func(c *natsConfig, v string) bool { c.Servers.Token = v; return true },
-	},
-	{
-		Field{"credentials", "", "a .creds file's path, or its content", "an NKey and JWT in place of those"},
-		func(c *natsConfig, v string) bool { c.Servers.Credentials = v; return true },
-	},
-	{
-		Field{"caCert", "", "a file's path, or the PEM itself", "whose certificates the servers must have"},
-		func(c *natsConfig, v string) bool { c.Servers.CACert = v; return true },
-	},
-	{
-		Field{"clientCert", "", "a file's path, or the PEM itself", "the certificate to show to the servers"},
-		func(c *natsConfig, v string) bool { c.Servers.ClientCert = v; return true },
-	},
-	{
-		Field{"clientKey", "", "a file's path, or the PEM itself", "the key of `clientCert`"},
-		func(c *natsConfig, v string) bool { c.Servers.ClientKey = v; return true },
-	},
-	{
-		Field{"prefix", "dapr-bolt", nameAllowed, "begins the names of streams and subjects: installations with different ones share servers and no data"},
-		func(c *natsConfig, v string) bool { c.Servers.Prefix = v; return validPrefix.MatchString(v) },
-	},
-	{
-		Field{"replicas", "3", "1, 3 or 5", "on how many servers each event is, from when the stream is made; with `1`, a lost server loses events"},
-		func(c *natsConfig, v string) bool {
-			return parseWhole(&c.Servers.Replicas, v, 1, 5) && c.Servers.Replicas%2 == 1
-		},
-	},
-	{
-		Field{"requestTimeout", "15s", waitAllowed, "how long a call waits for the servers before it fails; a new leader may take 8 seconds"},
-		func(c *natsConfig, v string) bool {
-			return parseWait(&c.Servers.RequestTimeout, v) && c.Servers.RequestTimeout > 0
-		},
-	},
+	newField("engine", engineBolt, oneOf(engineBolt, engineNATS), func(c *natsConfig) *string { return &c.Engine },
+		"`bolt`: the events are in the file; `nats`: on NATS JetStream, for [many nodes](cluster.md), with keys of its own"),
+	newField("url", "", urls("nats://nats-0:4222", "nats", "tls"), func(c *natsConfig) *string { return &c.Servers.Endpoints },
+		"the nats-servers"),
+	newField("username", "", kindText, func(c *natsConfig) *string { return &c.Servers.Username },
+		"who to be for the servers"),
+	newField("password", "", kindText, func(c *natsConfig) *string { return &c.Servers.Password },
+		"the password of `username`"),
+	newField("token", "", kindText, func(c *natsConfig) *string { return &c.Servers.Token },
+		"a token in place of `username` and `password`"),
+	newField("credentials", "", kind[string]{"a .creds file's path, or its content", anyText}, func(c *natsConfig) *string { return &c.Servers.Credentials },
+		"an NKey and JWT in place of those"),
+	newField("caCert", "", kindPEM, func(c *natsConfig) *string { return &c.Servers.CACert },
+		"whose certificates the servers must have"),
+	newField("clientCert", "", kindPEM, func(c *natsConfig) *string { return &c.Servers.ClientCert },
+		"the certificate to show to the servers"),
+	newField("clientKey", "", kindPEM, func(c *natsConfig) *string { return &c.Servers.ClientKey },
+		"the key of `clientCert`"),
+	newField("prefix", servers.DefaultPrefix, kindPrefix, func(c *natsConfig) *string { return &c.Servers.Prefix },
+		"begins the names of streams and subjects: installations with different ones share servers and no data"),
+	newField("replicas", "3", kind[int]{"1, 3 or 5", func(value string) (int, bool) {
+		n, ok := wholeNumbers(1, 5)(value)
+		return n, ok && n%2 == 1
+	}}, func(c *natsConfig) *int { return &c.Servers.Replicas },
+		"on how many servers each event is, from when the stream is made; with `1`, a lost server loses events"),
+	newField("requestTimeout", "15s", kind[time.Duration]{kindWait.allowed, durations(1, pubsub.MaxWait)}, func(c *natsConfig) *time.Duration { return &c.Servers.RequestTimeout },
+		"how long a call waits for the servers before it fails; a new leader may take 8 seconds"),
 }
 
 // place returns where the events are. It refuses what the engine that is asked for cannot keep.

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
@@ -59,109 +60,54 @@ func PubSubMetadata() []Field {
 func SubscriptionMetadata() []Field { return fieldsOf(consumerFields) }
 
 var publisherFields = []field[publisherConfig]{
-	{
-		Field{"database", servers.DefaultDatabase, nameAllowed, "the file `<data-dir>/<database>.db`"},
-		func(c *publisherConfig, v string) bool { c.Database = v; return true },
-	},
-	{
-		Field{"bucket", servers.DefaultPubSubBucket, nameAllowed, "the bucket in that file: components with the same database and bucket share their data"},
-		func(c *publisherConfig, v string) bool { c.Bucket = v; return true },
-	},
-	{
-		Field{
-			"dedupBy", pubsub.DedupBy{}.String(), dedupByAllowed(),
-			"what makes two events the same one; [more](#what-counts-as-a-duplicate)",
-		},
-		func(c *publisherConfig, v string) bool {
-			by, err := pubsub.ParseDedupBy(v)
-			if err == nil {
-				c.Publish.DedupBy = by
-			}
-			return err == nil
-		},
-	},
-	{
-		Field{"dedupWindow", "10m", waitAllowed, "how long an event's id is remembered; `0` turns deduplication off"},
-		func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.DedupWindow, v) },
-	},
-	{
-		Field{"maxAge", "168h", waitAllowed, "how old an event may get before it leaves the topic; `0`: no limit; [more](#what-ends-an-event)"},
-		func(c *publisherConfig, v string) bool { return parseWait(&c.Publish.Limits.MaxAge, v) },
-	},
-	{
-		Field{"maxBytes", "", "a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", "a topic whose events take more than this refuses publishes; none or `0`: no limit; [more](#what-ends-an-event)"},
-		func(c *publisherConfig, v string) bool {
-			n, ok := parseSize(v)
-			if ok = ok && n >= 0; ok {
-				c.Publish.Limits.MaxBytes = n
-			}
-			return ok
-		},
-	},
+	newField("database", servers.DefaultDatabase, kindName, func(c *publisherConfig) *string { return &c.Database },
+		"the file `<data-dir>/<database>.db`"),
+	newField("bucket", servers.DefaultPubSubBucket, kindName, func(c *publisherConfig) *string { return &c.Bucket },
+		"the bucket in that file: components with the same database and bucket share their data"),
+	newField("dedupBy", pubsub.DedupBy{}.String(), kind[pubsub.DedupBy]{dedupByAllowed(), func(value string) (pubsub.DedupBy, bool) {
+		by, err := pubsub.ParseDedupBy(value)
+		return by, err == nil
+	}}, func(c *publisherConfig) *pubsub.DedupBy { return &c.Publish.DedupBy },
+		"what makes two events the same one; [more](#what-counts-as-a-duplicate)"),
+	newField("dedupWindow", "10m", kindWait, func(c *publisherConfig) *time.Duration { return &c.Publish.DedupWindow },
+		"how long an event's id is remembered; `0` turns deduplication off"),
+	newField("maxAge", "168h", kindWait, func(c *publisherConfig) *time.Duration { return &c.Publish.Limits.MaxAge },
+		"how old an event may get before it leaves the topic; `0`: no limit; [more](#what-ends-an-event)"),
+	newField("maxBytes", "", kind[int64]{"a number of bytes of 0 or more, such as 500000000, 500M or 2Gi", parseBytes},
+		func(c *publisherConfig) *int64 { return &c.Publish.Limits.MaxBytes },
+		"a topic whose events take more than this refuses publishes; none or `0`: no limit; [more](#what-ends-an-event)"),
 }
 
 var consumerFields = []field[pubsub.SubscribeOptions]{
-	{
-		Field{"consumerID", "", "text", "the consumer group; Dapr sets it to the app id where it is missing"},
-		func(o *pubsub.SubscribeOptions, v string) bool { o.Group = v; return true },
-	},
-	{
-		Field{"maxDeliver", "10", "a whole number of 0 or more", "deliveries of an event before it goes to the dead letters; `0`: no limit"},
-		func(o *pubsub.SubscribeOptions, v string) bool { return parseWhole(&o.MaxDeliver, v, 0, math.MaxInt32) },
-	},
-	{
-		Field{
-			"backOff", "1s,5s,30s,2m", fmt.Sprintf("1 to %d durations of 0 or more, up to %d seconds each, separated by commas, such as 1s,2m", maxBackOffSteps, pubsub.MaxWait/time.Second),
-			"the wait before each redelivery; the last one repeats; jittered",
-		},
-		func(o *pubsub.SubscribeOptions, v string) bool {
-			steps := strings.Split(v, ",")
-			if len(steps) > maxBackOffSteps {
-				return false
-			}
-			waits := make(pubsub.BackOff, len(steps))
-			for i, step := range steps {
-				if !parseWait(&waits[i], strings.TrimSpace(step)) {
-					return false
-				}
-			}
-			o.BackOff = waits
-			return true
-		},
-	},
-	{
-		Field{"ackWait", "1m", waitAllowed, "how long the app may take for one event, from when it is that event's turn; `0`: no limit"},
-		func(o *pubsub.SubscribeOptions, v string) bool { return parseWait(&o.AckWait, v) },
-	},
-	{
-		Field{"maxAckPending", "64", fmt.Sprintf("a whole number from 1 to %d", maxMaxAckPending), "events in flight per stream"},
-		func(o *pubsub.SubscribeOptions, v string) bool {
-			return parseWhole(&o.MaxAckPending, v, 1, maxMaxAckPending)
-		},
-	},
-	{
-		Field{"ordered", "false", "true or false", "an event is not overtaken by later ones, even while it is being retried"},
-		func(o *pubsub.SubscribeOptions, v string) bool { return parseFlag(&o.Ordered, v) },
-	},
-	{
-		Field{
-			"deliverPolicy", string(pubsub.DeliverAll), fmt.Sprintf("%s or %s", pubsub.DeliverAll, pubsub.DeliverNew),
-			"a new group starts with what is still kept (`all`) or with what comes next (`new`)",
-		},
-		func(o *pubsub.SubscribeOptions, v string) bool {
-			policy := pubsub.DeliverPolicy(strings.ToLower(v))
-			ok := policy == pubsub.DeliverAll || policy == pubsub.DeliverNew
-			if ok {
-				o.DeliverPolicy = policy
-			}
-			return ok
-		},
-	},
-	{
-		Field{"deadLetterExpired", "false", "true or false", "whether an event whose `ttlInSeconds` ended unhandled becomes a dead letter instead of being dropped"},
-		func(o *pubsub.SubscribeOptions, v string) bool { return parseFlag(&o.DeadLetterExpired, v) },
-	},
+	newField("consumerID", "", kindText, func(o *pubsub.SubscribeOptions) *string { return &o.Group },
+		"the consumer group; Dapr sets it to the app id where it is missing"),
+	newField("maxDeliver", "10", kind[int]{"a whole number of 0 or more", wholeNumbers(0, math.MaxInt32)},
+		func(o *pubsub.SubscribeOptions) *int { return &o.MaxDeliver },
+		"deliveries of an event before it goes to the dead letters; `0`: no limit"),
+	newField("backOff", "1s,5s,30s,2m", kind[pubsub.BackOff]{
+		fmt.Sprintf("1 to %d durations of 0 or more, up to %d seconds each, separated by commas, such as 1s,2m", maxBackOffSteps, pubsub.MaxWait/time.Second),
+		parseBackOff,
+	}, func(o *pubsub.SubscribeOptions) *pubsub.BackOff { return &o.BackOff },
+		"the wait before each redelivery; the last one repeats; jittered"),
+	newField("ackWait", "1m", kindWait, func(o *pubsub.SubscribeOptions) *time.Duration { return &o.AckWait },
+		"how long the app may take for one event, from when it is that event's turn; `0`: no limit"),
+	newField("maxAckPending", "64", kind[int]{fmt.Sprintf("a whole number from 1 to %d", maxMaxAckPending), wholeNumbers(1, maxMaxAckPending)},
+		func(o *pubsub.SubscribeOptions) *int { return &o.MaxAckPending },
+		"events in flight per stream"),
+	newField("ordered", "false", kindFlag, func(o *pubsub.SubscribeOptions) *bool { return &o.Ordered },
+		"an event is not overtaken by later ones, even while it is being retried"),
+	newField("deliverPolicy", string(pubsub.DeliverAll), kindPolicy, func(o *pubsub.SubscribeOptions) *pubsub.DeliverPolicy { return &o.DeliverPolicy },
+		"a new group starts with what is still kept (`all`) or with what comes next (`new`)"),
+	newField("deadLetterExpired", "false", kindFlag, func(o *pubsub.SubscribeOptions) *bool { return &o.DeadLetterExpired },
+		"whether an event whose `ttlInSeconds` ended unhandled becomes a dead letter instead of being dropped"),
 }
+
+var policies = oneOf(pubsub.DeliverAll, pubsub.DeliverNew)
+
+// kindPolicy takes policies whatever their case.
+var kindPolicy = kind[pubsub.DeliverPolicy]{policies.allowed, func(value string) (pubsub.DeliverPolicy, bool) {
+	return policies.parse(strings.ToLower(value))
+}}
 
 // dedupByAllowed asks the one who knows.
 func dedupByAllowed() string {
@@ -181,30 +127,33 @@ func parsePubSubConfig(given map[string]string) (pubsubConfig, error) {
 	return c, errors.Join(override(&c.Publisher, publisherFields, p), override(&c.Consumer, consumerFields, p), override(&c.Publisher.Events, natsFields, p))
 }
 
-// waitAllowed says what parseWait takes.
-var waitAllowed = fmt.Sprintf("a duration of 0 or more, up to %d seconds, such as 30s or 168h", pubsub.MaxWait/time.Second)
-
-func parseWait(to *time.Duration, value string) bool {
-	d, ok := parseDuration(value)
-	if ok = ok && d >= 0 && d <= pubsub.MaxWait; ok {
-		*to = d
+// parseBytes takes Kubernetes' notation, as Dapr does.
+func parseBytes(value string) (int64, bool) {
+	q, err := resource.ParseQuantity(value)
+	if err != nil {
+		return 0, false
 	}
-	return ok
+	n, ok := q.AsInt64()
+	return n, ok && n >= 0
 }
 
-func parseWhole(to *int, value string, least, most int) bool {
-	n, err := strconv.Atoi(value)
-	ok := err == nil && n >= least && n <= most
-	if ok {
-		*to = n
+func parseBackOff(value string) (pubsub.BackOff, bool) {
+	var waits pubsub.BackOff
+	for step := range strings.SplitSeq(value, ",") {
+		wait, ok := kindWait.parse(strings.TrimSpace(step))
+		if !ok || len(waits) == maxBackOffSteps {
+			return nil, false
+		}
+		waits = append(waits, wait)
 	}
-	return ok
+	return waits, true
 }
 
-func parseFlag(to *bool, value string) bool {
-	b, ok := parseBool(value)
-	if ok {
-		*to = b
+// PubSubPlace returns where a pub/sub with that metadata keeps its data.
+func PubSubPlace(properties map[string]string) (servers.Place, error) {
+	c, err := parsePubSubConfig(properties)
+	if err != nil {
+		return servers.Place{}, err
 	}
-	return ok
+	return c.Publisher.place()
 }

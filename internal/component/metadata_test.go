@@ -12,14 +12,15 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 func TestStateMetadata(t *testing.T) {
 	base, err := parseStateConfig(nil)
 	require.NoError(t, err)
 	require.Equal(t, stateConfig{
-		Database: "dapr", Bucket: "state", CleanupInterval: time.Minute, IdempotencyWindow: 24 * time.Hour,
-		Engine: "bolt", Servers: servers.Access{Prefix: "dapr-bolt", DialTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second},
+		Database: "dapr", Bucket: "state", CleanupInterval: statestore.DefaultCleanupInterval, IdempotencyWindow: statestore.DefaultIdempotencyWindow,
+		Engine: "bolt", Servers: servers.Access{Prefix: "dapr-bolt", DialTimeout: servers.DefaultDialTimeout, RequestTimeout: servers.DefaultRequestTimeout},
 	}, base)
 	requireFields(t, StateMetadata(), map[string]string{
 		"database": "other", "bucket": "b", "cleanupInterval": "5s", "idempotencyWindow": "90", "queryIndexes": "a.b, c",
@@ -170,13 +171,5 @@ func TestEditDistance(t *testing.T) {
 		want int
 	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"abc", "abc", 0}, {"ab", "ba", 2}} {
 		require.Equal(t, test.want, editDistance(test.a, test.b), test)
-	}
-}
-
-func TestShortDuration(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		time.Minute: "1m", 24 * time.Hour: "24h", 90 * time.Second: "1m30s", time.Second: "1s", 90 * time.Minute: "1h30m", 10 * time.Second: "10s",
-	} {
-		require.Equal(t, want, shortDuration(d))
 	}
 }

@@ -231,9 +231,9 @@ func ReadMetadata(m *pubsub.Message, now time.Time) (err error) {
 	case after != "" && at != "":
 		return invalid.New(keyDeliverAt, at, "one of "+keyDeliverAfter+" and "+keyDeliverAt)
 	case after != "":
-		var wait time.Duration
-		if !parseWait(&wait, after) {
-			return invalid.New(keyDeliverAfter, after, waitAllowed)
+		wait, ok := kindWait.parse(after)
+		if !ok {
+			return invalid.New(keyDeliverAfter, after, kindWait.allowed)
 		}
 		m.DeliverAt = now.Add(wait)
 	case at != "":
