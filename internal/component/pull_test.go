@@ -172,29 +172,21 @@ func TestAStopIsNoInterruption(t *testing.T) {
 
 // A client that stops sending while it does not read what is on its way must not hold anything up for ever.
 func TestAStreamEndsWhileAnEventIsStuck(t *testing.T) {
-	h := newHouse(t)
+	h := newHouse(t, func(h *house) { h.clock = clockwork.NewFakeClock() }) // or the limiter would end it
 	c := h.bus("a", "consumerID", "app")
 	s := c.pull(t, "t")
 	for i := range 4 {
 		require.NoError(t, c.publish("t", fmt.Sprint(i)+strings.Repeat("x", 1<<20)))
 	}
-	require.Eventually(t, func() bool {
-		h.server.mu.Lock()
-		defer h.server.mu.Unlock()
-		for p := range h.server.pulls {
-			p.mu.Lock()
-			sending := p.sending
-			p.mu.Unlock()
-			return sending
-		}
-		return false
-	}, patience, time.Millisecond)
+	// The first fills what lies between the two, and the second waits.
+	require.Eventually(t, func() bool { return groupStats(t, h, "t", "app").Delivered == 2 }, patience, time.Millisecond)
 	require.NoError(t, s.CloseSend())
 	require.Eventually(t, func() bool {
 		h.server.mu.Lock()
 		defer h.server.mu.Unlock()
 		return len(h.server.pulls) == 0
 	}, patience, time.Millisecond)
+	require.NoError(t, s.Context().Err(), "the client's own deadline has not ended it")
 }
 
 // The ack of an event whose ackWait ran out is too late: the event is delivered again, counted.

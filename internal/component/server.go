@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
@@ -149,7 +151,8 @@ type Server struct {
 	mu       sync.Mutex
 	serving  bool
 	stopping bool
-	pulls    map[*pull]struct{}
+	// pulls are the streams that are open, with their subscriptions; nil: the first message has not come.
+	pulls map[*pull]pubsub.Subscription
 	// goroutines counts those that may outlive the call that started them.
 	goroutines  sync.WaitGroup
 	stopLimiter context.CancelFunc
@@ -176,7 +179,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{
 		opts:    opts,
 		socket:  sock,
-		pulls:   make(map[*pull]struct{}),
+		pulls:   make(map[*pull]pubsub.Subscription),
 		stopped: make(chan struct{}),
 		limiter: newLimiter(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock),
 		turns:   newTurns(opts.MaxRequestBytes),
@@ -348,10 +351,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.stopping
 	s.stopping = true
-	pulls := make([]*pull, 0, len(s.pulls))
-	for p := range s.pulls {
-		pulls = append(pulls, p)
-	}
+	pulls := maps.Clone(s.pulls)
 	s.mu.Unlock()
 	if !first {
 		<-s.stopped
@@ -359,14 +359,18 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	defer close(s.stopped)
 
-	for _, p := range pulls {
-		p.pause()
+	for _, sub := range pulls {
+		if sub != nil {
+			sub.Pause()
+		}
 	}
 	removed := s.socket.remove()
-	for _, p := range pulls {
-		p.drain(ctx)
+	for p, sub := range pulls {
+		if sub != nil {
+			p.drain(ctx, sub)
+		}
 	}
-	for _, p := range pulls {
+	for p := range pulls {
 		p.stop()
 	}
 	graceful := make(chan struct{})
