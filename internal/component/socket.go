@@ -71,7 +71,8 @@ func listenAt(ctx context.Context, path string, allowed socketAccess) (*socket, 
 		return nil, err
 	}
 
-	config := net.ListenConfig{Control: privateFromBirth}
+	// Until its mode is set, the policy keeps out who connects.
+	var config net.ListenConfig
 	l, err := config.Listen(ctx, "unix", path)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("listen on socket %s: %w: the user who runs dapr-bolt may not write its folder; choose another socket folder", path, err)

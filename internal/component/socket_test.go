@@ -35,26 +35,6 @@ func TestSocketIsPrivateWhateverTheUmask(t *testing.T) {
 	}
 }
 
-// The mode must be right from the file's first instant, not only after the chmod that follows.
-func TestSocketIsPrivateFromBirth(t *testing.T) {
-	path := filepath.Join(shortDir(t), "x.sock")
-	defer syscall.Umask(syscall.Umask(0))
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
-	require.NoError(t, err)
-	defer syscall.Close(fd)
-	require.NoError(t, privateFromBirth("", "", rawConn(fd)))
-	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}))
-	info, err := os.Lstat(path)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(socketMode), info.Mode().Perm())
-}
-
-type rawConn int
-
-func (c rawConn) Control(f func(fd uintptr)) error { f(uintptr(c)); return nil }
-func (rawConn) Read(func(uintptr) bool) error      { return nil }
-func (rawConn) Write(func(uintptr) bool) error     { return nil }
-
 func TestListenMakesThePrivateFolder(t *testing.T) {
 	h := newHouse(t)
 	info, err := os.Stat(filepath.Dir(h.server.SocketPath()))
