@@ -26,8 +26,10 @@ import (
 	_ "github.com/dapr-bolt/dapr-bolt/internal/grpcenv" // before gRPC is initialised
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // DefaultName is the socket's name without its extension, and so the one in the component types state.bolt and
@@ -137,6 +139,13 @@ func (o *Options) setDefaults() {
 	}
 }
 
+// Backend hands out what the components work on. The same place gets the same store or broker, whoever asks; the Backend
+// owns them. An error that matches statestore.ErrInvalidArgument refuses a name for good.
+type Backend interface {
+	StateStoreAt(ctx context.Context, place servers.Place) (*statestore.Store, error)
+	BrokerAt(ctx context.Context, place servers.Place) (pubsub.Service, error)
+}
+
 // Server serves components on a socket.
 type Server struct {
 	opts    Options
@@ -156,9 +165,8 @@ type Server struct {
 	// goroutines counts those that may outlive the call that started them.
 	goroutines  sync.WaitGroup
 	stopLimiter context.CancelFunc
-	// stopped is closed when Stop is through.
-	stopped chan struct{}
-	stopErr error
+	stopOnce    sync.Once
+	stopErr     error
 }
 
 // Listen takes the socket, so that sidecars that start from now on wait for Serve. The caller must Stop the Server.
@@ -180,7 +188,6 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		opts:    opts,
 		socket:  sock,
 		pulls:   make(map[*pull]pubsub.Subscription),
-		stopped: make(chan struct{}),
 		limiter: newLimiter(opts.MaxRequestBytes, opts.MaxCalls, opts.Logger, opts.Clock),
 		turns:   newTurns(opts.MaxRequestBytes),
 		answers: newAnswers(opts.MaxRequestBytes, opts.Logger, opts.Clock),
@@ -348,16 +355,15 @@ func (s *Server) Ready() error {
 // calls have ended, or until ctx has, and then ends what is left: events that were not acknowledged are put back,
 // uncounted. Nothing of the server runs when it returns. Later calls wait likewise.
 func (s *Server) Stop(ctx context.Context) error {
+	s.stopOnce.Do(func() { s.stopErr = s.stop(ctx) })
+	return s.stopErr
+}
+
+func (s *Server) stop(ctx context.Context) error {
 	s.mu.Lock()
-	first := !s.stopping
 	s.stopping = true
 	pulls := maps.Clone(s.pulls)
 	s.mu.Unlock()
-	if !first {
-		<-s.stopped
-		return s.stopErr
-	}
-	defer close(s.stopped)
 
 	for _, sub := range pulls {
 		if sub != nil {
@@ -389,6 +395,5 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.limiter.following.Wait()
 	// gRPC closes the listener only if Serve has seen it.
 	_ = s.socket.Close()
-	s.stopErr = removed
-	return s.stopErr
+	return removed
 }
