@@ -44,9 +44,6 @@ const (
 	traceIDField     = "traceid"
 )
 
-// traceBinary is the gRPC metadata in which a span is told in OpenCensus' binary form.
-const traceBinary = "grpc-trace-bin"
-
 // maxTraced bounds a text in a span, in bytes.
 const maxTraced = 256
 
@@ -78,14 +75,13 @@ func (s *Server) traceCall(ctx context.Context, c *call, req any, start time.Tim
 			trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(start), trace.WithAttributes(attributes...))
 		endTraced(span, err)
 	case c.pubsub != nil:
-		publish := publishTrace{tracer, c.pubsub.place.Label(), c.pubsub.place.Bucket, start}
 		switch req := req.(type) {
 		case *proto.PublishRequest:
-			publish.event(ctx, req.GetTopic(), req.GetData(), req.GetMetadata(), err)
+			s.tracePublish(ctx, c.pubsub.place, start, req.GetTopic(), req.GetData(), req.GetMetadata(), err)
 		case *proto.BulkPublishRequest:
 			batch := semconv.MessagingBatchMessageCount(len(req.GetEntries()))
 			for _, entry := range req.GetEntries() {
-				publish.event(ctx, req.GetTopic(), entry.GetEvent(), entry.GetMetadata(), err, batch)
+				s.tracePublish(ctx, c.pubsub.place, start, req.GetTopic(), entry.GetEvent(), entry.GetMetadata(), err, batch)
 			}
 		}
 	}
@@ -106,33 +102,26 @@ func batchSize(req any) int {
 	return 0
 }
 
-// publishTrace makes the spans of a publish call.
-type publishTrace struct {
-	tracer           trace.Tracer
-	database, bucket string
-	start            time.Time
-}
-
-// event makes the span of one event, which is part of the trace that the event says it is part of.
-func (p *publishTrace) event(ctx context.Context, topic string, data []byte, meta map[string]string, err error, more ...attribute.KeyValue) {
-	attributes := append(eventAttributes(p.database, p.bucket, topic, data),
+// tracePublish makes the span of one event, which is part of the trace that the event says it is part of.
+func (s *Server) tracePublish(ctx context.Context, place servers.Place, start time.Time, topic string, data []byte, meta map[string]string, err error, more ...attribute.KeyValue) {
+	attributes := append(eventAttributes(place, topic, data),
 		semconv.MessagingOperationName("publish"),
 		semconv.MessagingOperationTypeSend)
 	if id := cmp.Or(property(meta, keyEventID), gjson.GetBytes(data, "id").String()); id != "" {
 		attributes = append(attributes, semconv.MessagingMessageID(traced(id)))
 	}
-	_, span := p.tracer.Start(eventsSpan(callersSpan(ctx), data, meta), "publish "+traced(topic),
-		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(p.start), trace.WithAttributes(attributes...), trace.WithAttributes(more...))
+	_, span := s.opts.Tracer.Start(eventsSpan(callersSpan(ctx), data, meta), "publish "+traced(topic),
+		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(start), trace.WithAttributes(attributes...), trace.WithAttributes(more...))
 	endTraced(span, err)
 }
 
-func eventAttributes(database, bucket, topic string, data []byte) []attribute.KeyValue {
+func eventAttributes(place servers.Place, topic string, data []byte) []attribute.KeyValue {
 	return []attribute.KeyValue{
 		semconv.MessagingSystemKey.String(tracedSystem),
 		semconv.MessagingDestinationName(traced(topic)),
 		semconv.MessagingMessageBodySize(len(data)),
-		attributeDatabase.String(database),
-		attributeBucket.String(bucket),
+		attributeDatabase.String(place.Label()),
+		attributeBucket.String(place.Bucket),
 	}
 }
 
@@ -159,39 +148,22 @@ func eventsSpan(ctx context.Context, data []byte, meta map[string]string) contex
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{traceParentField: parent, traceStateField: state})
 }
 
-// callersSpan returns ctx in the span that a call comes from, if the sidecar says so.
+// callersSpan returns ctx in the span that a call comes from, if the sidecar says so. It has a binary form for that too,
+// which never comes without this one (pkg/diagnostics/grpc_tracing.go, SpanContextToGRPCMetadata).
 func callersSpan(ctx context.Context) context.Context {
 	sent, _ := metadata.FromIncomingContext(ctx)
-	if binary := sent.Get(traceBinary); len(binary) > 0 {
-		if span, ok := spanOfBinary(binary[0]); ok {
-			ctx = trace.ContextWithRemoteSpanContext(ctx, span)
-		}
-	}
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
 		traceParentField: strings.Join(sent.Get(traceParentField), ","),
 		traceStateField:  strings.Join(sent.Get(traceStateField), ","),
 	})
 }
 
-// spanOfBinary reads OpenCensus' form: a version, and the trace, the span and the options, each after its number
-// (https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md).
-func spanOfBinary(b string) (trace.SpanContext, bool) {
-	if len(b) != 29 || b[0] != 0 || b[1] != 0 || b[18] != 1 || b[27] != 2 {
-		return trace.SpanContext{}, false
-	}
-	span := trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID:    trace.TraceID([]byte(b[2:18])),
-		SpanID:     trace.SpanID([]byte(b[19:27])),
-		TraceFlags: trace.TraceFlags(b[28]) & trace.FlagsSampled,
-	})
-	return span, span.IsValid()
-}
-
 // deliverySpans are the spans of a stream's deliveries, each from when the event is handed over to its end. A nil one makes
 // none. Its methods may be called from any goroutine.
 type deliverySpans struct {
-	tracer                  trace.Tracer
-	database, bucket, group string
+	tracer trace.Tracer
+	place  servers.Place
+	group  string
 
 	mu sync.Mutex
 	// open are those of deliveries that have not ended, by number.
@@ -203,11 +175,7 @@ func (s *Server) traceDeliveries(place servers.Place, group string) *deliverySpa
 	if s.opts.Tracer == nil {
 		return nil
 	}
-	return &deliverySpans{
-		tracer:   s.opts.Tracer,
-		database: place.Label(), bucket: place.Bucket, group: group,
-		open: make(map[uint64]trace.Span),
-	}
+	return &deliverySpans{tracer: s.opts.Tracer, place: place, group: group, open: make(map[uint64]trace.Span)}
 }
 
 // begin is called before the event goes out.
@@ -216,7 +184,7 @@ func (s *deliverySpans) begin(d *pubsub.Delivery) {
 		return
 	}
 	e := &d.Event
-	attributes := append(eventAttributes(s.database, s.bucket, e.Topic, e.Data),
+	attributes := append(eventAttributes(s.place, e.Topic, e.Data),
 		semconv.MessagingOperationName("deliver"),
 		semconv.MessagingOperationTypeProcess,
 		semconv.MessagingConsumerGroupName(s.group),
@@ -233,7 +201,7 @@ func (s *deliverySpans) begin(d *pubsub.Delivery) {
 	s.open[d.Number] = span
 	s.mu.Unlock()
 	// Nobody answers for a delivery whose ackWait runs out.
-	context.AfterFunc(d.Context(), func() { s.unanswered(d.Number) })
+	context.AfterFunc(d.Context(), func() { answered(s.take(d.Number), nil, false) })
 }
 
 // take returns the span of a delivery that is about to be answered, for answered; nil: there is none.
@@ -247,9 +215,6 @@ func (s *deliverySpans) take(number uint64) trace.Span {
 	delete(s.open, number)
 	return span
 }
-
-// unanswered ends the span of a delivery that has ended without the app.
-func (s *deliverySpans) unanswered(number uint64) { answered(s.take(number), nil, false) }
 
 // close ends the spans that are left when the stream is over.
 func (s *deliverySpans) close() {

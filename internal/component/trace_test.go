@@ -1,7 +1,6 @@
 package component
 
 import (
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"testing"
@@ -125,16 +124,12 @@ func TestSpansOfStateCalls(t *testing.T) {
 	require.Equal(t, "state", attributeOf(set, "db.collection.name"))
 	require.Positive(t, set.EndTime.Sub(set.StartTime))
 
-	binary, err := hex.DecodeString("0000" + tracedTrace + "01" + tracedSpan + "0201")
+	made.Reset()
+	_, err := c.Get(metadata.AppendToOutgoingContext(c.ctx, "traceparent", traceParent), &proto.GetRequest{Key: "secret-key"})
 	require.NoError(t, err)
-	for header, value := range map[string]string{"traceparent": traceParent, "grpc-trace-bin": string(binary)} {
-		made.Reset()
-		_, err := c.Get(metadata.AppendToOutgoingContext(c.ctx, header, value), &proto.GetRequest{Key: "secret-key"})
-		require.NoError(t, err)
-		get := spansNamed(t, made, 1, "get state")[0]
-		require.Equal(t, tracedTrace, get.SpanContext.TraceID().String(), header)
-		require.Equal(t, tracedSpan, get.Parent.SpanID().String(), header)
-	}
+	get := spansNamed(t, made, 1, "get state")[0]
+	require.Equal(t, tracedTrace, get.SpanContext.TraceID().String())
+	require.Equal(t, tracedSpan, get.Parent.SpanID().String())
 
 	_, err = c.Set(c.ctx, &proto.SetRequest{Key: "secret-key", Value: []byte("x"), Etag: &proto.Etag{Value: "99"}})
 	require.Error(t, err)
@@ -184,11 +179,4 @@ func TestSpansOfDeliveriesThatFail(t *testing.T) {
 func TestTracedText(t *testing.T) {
 	require.Equal(t, "ab", traced("a\xffb"))
 	require.Equal(t, strings.Repeat("x", maxTraced-1), traced(strings.Repeat("x", maxTraced-1)+"ü"))
-}
-
-func TestSpanOfBinary(t *testing.T) {
-	for _, wrong := range []string{"", strings.Repeat("\x00", 29), strings.Repeat("\xff", 29)} {
-		_, ok := spanOfBinary(wrong)
-		require.False(t, ok, "%x", wrong)
-	}
 }
