@@ -329,35 +329,30 @@ func (p *pubSub) unsubscribe(s pubsub.Subscription) {
 
 // Pause stops new deliveries to the connection's subscriptions, present and future; what is in flight can still be handled.
 func (s pubsubService) Pause(ctx context.Context, _ *proto.PauseRequest) (*proto.PauseResponse, error) {
-	p, err := s.boundToConsume(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p.setPaused(true)
-	return &proto.PauseResponse{}, nil
+	return &proto.PauseResponse{}, s.setPaused(ctx, true)
 }
 
 // Resume undoes Pause.
 func (s pubsubService) Resume(ctx context.Context, _ *proto.ResumeRequest) (*proto.ResumeResponse, error) {
-	p, err := s.boundToConsume(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p.setPaused(false)
-	return &proto.ResumeResponse{}, nil
+	return &proto.ResumeResponse{}, s.setPaused(ctx, false)
 }
 
-func (p *pubSub) setPaused(paused bool) {
+func (s pubsubService) setPaused(ctx context.Context, paused bool) error {
+	p, err := s.boundToConsume(ctx)
+	if err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = paused
-	for s := range p.subscriptions {
+	for sub := range p.subscriptions {
 		if paused {
-			s.Pause()
+			sub.Pause()
 		} else {
-			s.Resume()
+			sub.Resume()
 		}
 	}
+	return nil
 }
 
 // deliveryMetadata is the event's metadata, and what tells the app of the delivery.

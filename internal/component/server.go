@@ -157,8 +157,9 @@ type Server struct {
 	// connections counts those that are open.
 	connections atomic.Int64
 
+	serving atomic.Bool
+
 	mu       sync.Mutex
-	serving  bool
 	stopping bool
 	// pulls are the streams that are open, with their subscriptions; nil: the first message has not come.
 	pulls map[*pull]pubsub.Subscription
@@ -317,19 +318,10 @@ func (s *Server) SocketPath() string { return s.socket.path }
 
 // Serve answers calls until Stop, and then returns nil.
 func (s *Server) Serve() error {
-	s.mu.Lock()
-	if s.stopping {
-		s.mu.Unlock()
-		return nil
-	}
-	s.serving = true
-	s.mu.Unlock()
+	s.serving.Store(true)
 	err := s.grpc.Serve(s.socket)
-	s.mu.Lock()
-	s.serving = false
-	stopping := s.stopping
-	s.mu.Unlock()
-	if stopping || errors.Is(err, grpc.ErrServerStopped) {
+	s.serving.Store(false)
+	if s.isStopping() {
 		return nil
 	}
 	return errors.Join(fmt.Errorf("serve components: %w", err), s.socket.remove())
@@ -337,13 +329,10 @@ func (s *Server) Serve() error {
 
 // Ready returns an error unless sidecars can reach the server.
 func (s *Server) Ready() error {
-	s.mu.Lock()
-	serving, stopping := s.serving, s.stopping
-	s.mu.Unlock()
 	switch {
-	case stopping:
+	case s.isStopping():
 		return ErrStopping
-	case !serving:
+	case !s.serving.Load():
 		return errors.New("the component is not serving yet")
 	case !s.socket.ours():
 		return fmt.Errorf("socket %s is gone or belongs to another process", s.socket.path)
