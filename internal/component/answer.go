@@ -18,12 +18,12 @@ import (
 const (
 	// smallAnswer is the size of an answer, in bytes, that is not counted while it is not read.
 	smallAnswer = 4 << 10
-	// deafFor is how long a client may read nothing before its connection is closed for want of room.
-	deafFor = 10 * time.Second
+	// unreadFor is how long a client may read nothing before its connection is closed for want of room.
+	unreadFor = 10 * time.Second
 )
 
 // answers bounds the bytes of answers that are not read yet. Beyond it, connections are closed that nothing was read from
-// for deafFor, and if there are none, the call is refused.
+// for unreadFor, and if there are none, the call is refused.
 type answers struct {
 	limit int64
 	log   *slog.Logger
@@ -38,8 +38,8 @@ type answers struct {
 // unread are a connection's answers that are not read yet.
 type unread struct {
 	bytes int64
-	// heard is when an answer was written, or the first of these was there.
-	heard time.Time
+	// lastRead is when an answer was written, or the first of these was there.
+	lastRead time.Time
 }
 
 func newAnswers(limit int64, log *slog.Logger, clock clockwork.Clock) *answers {
@@ -54,13 +54,13 @@ func (a *answers) reserve(conn *connection, built any) (any, error) {
 		return built, nil
 	}
 	err := a.take(conn, size)
-	if err != nil && a.closeDeaf() {
+	if err != nil && a.closeStalled() {
 		err = a.take(conn, size)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &answer{m, sync.OnceFunc(func() { a.written(conn, size) })}, nil
+	return &answer{m, a, conn, size}, nil
 }
 
 func (a *answers) take(conn *connection, size int64) error {
@@ -72,7 +72,7 @@ func (a *answers) take(conn *connection, size int64) error {
 	}
 	u := a.unread[conn]
 	if u == nil {
-		u = &unread{heard: a.clock.Now()}
+		u = &unread{lastRead: a.clock.Now()}
 		a.unread[conn] = u
 	}
 	u.bytes += size
@@ -80,16 +80,16 @@ func (a *answers) take(conn *connection, size int64) error {
 	return nil
 }
 
-// closeDeaf closes the connections that nothing was read from for deafFor, and reports whether there were any.
-func (a *answers) closeDeaf() bool {
-	var deaf []*connection
+// closeStalled closes the connections that nothing was read from for unreadFor, and reports whether there were any.
+func (a *answers) closeStalled() bool {
+	var stalled []*connection
 	line := func() {}
 	a.mu.Lock()
 	for conn, u := range a.unread {
-		if a.clock.Since(u.heard) < deafFor {
+		if a.clock.Since(u.lastRead) < unreadFor {
 			continue
 		}
-		deaf = append(deaf, conn)
+		stalled = append(stalled, conn)
 		if before, ok := a.cut.Allow(a.clock.Now(), logEvery); ok {
 			bytes := u.bytes
 			line = func() {
@@ -98,11 +98,11 @@ func (a *answers) closeDeaf() bool {
 		}
 	}
 	a.mu.Unlock()
-	for _, conn := range deaf {
+	for _, conn := range stalled {
 		_ = conn.Close()
 	}
 	line()
-	return len(deaf) > 0
+	return len(stalled) > 0
 }
 
 func (a *answers) written(conn *connection, size int64) {
@@ -112,7 +112,7 @@ func (a *answers) written(conn *connection, size int64) {
 	if u == nil {
 		return // the connection is closed
 	}
-	u.heard = a.clock.Now()
+	u.lastRead = a.clock.Now()
 	a.inAll -= size
 	if u.bytes -= size; u.bytes == 0 {
 		delete(a.unread, conn)
@@ -139,7 +139,9 @@ func (a *answers) used() int64 {
 // client that does not read.
 type answer struct {
 	googleproto.Message
-	release func()
+	answers *answers
+	conn    *connection
+	size    int64
 }
 
 // codec is gRPC's own for protobuf, which tells an answer when it was written.
@@ -153,11 +155,10 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok {
 		return c.CodecV2.Marshal(v)
 	}
-	buffer := mem.DefaultBufferPool().Get(googleproto.Size(a.Message))
+	buffer := mem.DefaultBufferPool().Get(int(a.size))
 	encoded, err := googleproto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*buffer)[:0], a.Message)
 	if err != nil {
-		mem.DefaultBufferPool().Put(buffer)
-		a.release()
+		a.Put(buffer)
 		return nil, err
 	}
 	*buffer = encoded
@@ -169,6 +170,6 @@ func (a *answer) Get(length int) *[]byte { return mem.DefaultBufferPool().Get(le
 
 // Put implements mem.BufferPool: gRPC is through with the answer.
 func (a *answer) Put(buffer *[]byte) {
-	a.release()
+	a.answers.written(a.conn, a.size)
 	mem.DefaultBufferPool().Put(buffer)
 }

@@ -20,18 +20,15 @@ type call struct {
 	store  *stateStore
 	pubsub *pubSub
 
-	arrival
-}
+	// What follows is the limiter's.
 
-// arrival is the limiter's part of a call.
-type arrival struct {
 	// received says that the request is there, or, of a stream, that it is served; evicted why the call was ended.
 	received atomic.Bool
 	evicted  atomic.Pointer[error]
 	// ended is closed when nothing is to be read any more.
 	ended chan struct{}
 
-	// What follows is guarded by limiter.mu.
+	// And the rest is guarded by limiter.mu.
 
 	over, interrupted bool
 	// bytes have arrived that are not being worked on.
@@ -42,10 +39,10 @@ type arrival struct {
 }
 
 // interrupt ends gRPC's reads of the call.
-func (a *arrival) interrupt() {
-	if !a.interrupted {
-		a.interrupted = true
-		close(a.ended)
+func (c *call) interrupt() {
+	if !c.interrupted {
+		c.interrupted = true
+		close(c.ended)
 	}
 }
 

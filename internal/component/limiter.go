@@ -82,8 +82,7 @@ func (l *limiter) unlock() {
 // tap is gRPC's tap.ServerInHandle: it begins a call, on the goroutine that reads the connection. Where there is no room,
 // the call takes the place of the one that has been arriving longest, or is refused.
 func (l *limiter) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	c := &call{Context: ctx, conn: connectionOf(ctx), method: info.FullMethodName}
-	c.ended = make(chan struct{})
+	c := &call{Context: ctx, conn: connectionOf(ctx), method: info.FullMethodName, ended: make(chan struct{})}
 	if names := info.Header[instanceHeader]; len(names) > 0 {
 		c.component = names[0]
 	}

@@ -319,17 +319,17 @@ func TestUnreadAnswers(t *testing.T) {
 	c := h.store("a")
 	require.NoError(t, c.set("k", string(make([]byte, value))))
 	require.NoError(t, c.set("small", "v"))
-	deaf := h.rawClient(t)
-	deaf.initialize(t)
+	stalled := h.rawClient(t)
+	stalled.initialize(t)
 	for range 2 {
-		deaf.send(t, deaf.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
+		stalled.send(t, stalled.begin(t, proto.StateStore_Get_FullMethodName), true, &proto.GetRequest{Key: "k"})
 	}
 	require.Eventually(t, func() bool { return h.server.answers.used() > 2*value }, patience, time.Millisecond)
 	_, err := c.Get(c.ctx, &proto.GetRequest{Key: "k"})
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), err)
 	require.ErrorContains(t, err, "too many answers at once")
 	require.Equal(t, "v", c.get(t, "small"), "small ones are not counted")
-	clock.Advance(deafFor)
+	clock.Advance(unreadFor)
 	for range 5 {
 		require.Len(t, c.get(t, "k"), value)
 	}
