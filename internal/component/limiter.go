@@ -100,11 +100,11 @@ func (l *limiter) tap(ctx context.Context, info *tap.Info) (context.Context, err
 	return c, nil
 }
 
-// arrived counts bytes of a request.
+// arrived counts bytes of a request. None may come too: some clients say in a frame of its own that they have sent all.
 func (l *limiter) arrived(c *call, bytes int64) {
 	l.mu.Lock()
 	defer l.unlock()
-	if c.over {
+	if c.over || bytes == 0 {
 		return
 	}
 	if c.place == nil {

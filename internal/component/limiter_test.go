@@ -2,6 +2,7 @@ package component
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -361,6 +362,39 @@ func TestCallsAreReadWhileTheirAnswersAreNot(t *testing.T) {
 			ended++
 		}
 	}
+}
+
+// blockingBackend keeps whoever asks it for a store until released is closed.
+type blockingBackend struct {
+	Backend
+	asked, released chan struct{}
+}
+
+func (b blockingBackend) StateStoreAt(context.Context, servers.Place) (*statestore.Store, error) {
+	close(b.asked)
+	<-b.released
+	return nil, errors.New("released")
+}
+
+// Some clients say in a frame of its own that they have sent all, maybe while they are served.
+func TestACallThatIsServedIsNotEndedForItsRequest(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	backend := blockingBackend{asked: make(chan struct{}), released: make(chan struct{})}
+	h := newHouse(t, func(h *house) { h.backend, h.options = backend, func(o *Options) { o.Clock = clock } })
+	c := h.rawClient(t)
+	stream := c.begin(t, proto.StateStore_Init_FullMethodName)
+	c.send(t, stream, false, &proto.InitRequest{Metadata: &proto.MetadataRequest{}})
+	<-backend.asked
+	require.NoError(t, c.WriteData(stream, true, nil))
+	// What comes behind it is answered once it was read.
+	behind := c.begin(t, proto.StateStore_Features_FullMethodName)
+	c.send(t, behind, true, &proto.FeaturesRequest{})
+	require.Empty(t, c.answer(t, behind))
+	clock.Advance(arriveWithin + sweepEvery)
+	read(t, h.server.limiter)
+	close(backend.released)
+	require.Contains(t, c.answer(t, stream), "released")
+	require.NotContains(t, h.log.String(), "still arriving")
 }
 
 type panickingBackend struct{ Backend }
