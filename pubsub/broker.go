@@ -239,7 +239,7 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (Subscrip
 	}
 	if IsPattern(opts.Topic) {
 		name := groupName{opts.Topic, opts.Group}
-		if err := b.lockGroup(ctx, name); err != nil {
+		if err := b.lockGroup(ctx, name, anyway); err != nil {
 			return nil, err
 		}
 		defer b.unlockGroup(name)

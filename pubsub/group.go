@@ -95,7 +95,7 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 
 func (g *group) run() {
 	b := g.broker
-	if b.lockGroup(g.ctx, g.groupName) == nil {
+	if b.lockGroup(g.ctx, g.groupName, anyway) == nil {
 		var settling sync.WaitGroup
 		settling.Go(g.settler.run)
 		if g.open() {

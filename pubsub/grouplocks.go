@@ -21,14 +21,19 @@ func (l groupLocks) release(name groupName) {
 	delete(l, name)
 }
 
-// lockGroup waits until nobody else holds the group's lock.
-func (b *Broker) lockGroup(ctx context.Context, name groupName) error {
+// lockGroup waits until nobody else holds the group's lock: one that streams have, its last settlements being written down,
+// or one that is swept. may is asked, with b.mu held, whether it may be taken at all.
+func (b *Broker) lockGroup(ctx context.Context, name groupName, may func() error) error {
 	for {
 		b.mu.Lock()
-		held := b.locks.take(name)
+		err := may()
+		var held chan struct{}
+		if err == nil {
+			held = b.locks.take(name)
+		}
 		b.mu.Unlock()
-		if held == nil {
-			return nil
+		if err != nil || held == nil {
+			return err
 		}
 		select {
 		case <-held:
@@ -37,6 +42,8 @@ func (b *Broker) lockGroup(ctx context.Context, name groupName) error {
 		}
 	}
 }
+
+func anyway() error { return nil }
 
 // tryLockGroup takes the group's lock if nobody holds it, nor is about to.
 func (b *Broker) tryLockGroup(name groupName) bool {

@@ -11,7 +11,7 @@ import (
 // RemoveGroup implements Service.
 func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	name := groupName{topic, group}
-	err := b.lockUnused(ctx, name, func() error {
+	err := b.lockGroup(ctx, name, func() error {
 		if b.consumer(topic, group) != nil {
 			return invalid.New("group", group, "a group that has no live stream on the topic; stop its app first")
 		}
@@ -29,28 +29,6 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	delete(b.groupCounts, name)
 	b.mu.Unlock()
 	return nil
-}
-
-// lockUnused takes a group's lock, unless refuse finds, with b.mu held, that somebody consumes what is to be removed.
-func (b *Broker) lockUnused(ctx context.Context, name groupName, refuse func() error) error {
-	for {
-		b.mu.Lock()
-		err := refuse()
-		var held chan struct{}
-		if err == nil {
-			held = b.locks.take(name)
-		}
-		b.mu.Unlock()
-		if err != nil || held == nil {
-			return err
-		}
-		// Its last settlements are being written down, or it is being swept.
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // consumer returns a stream that consumes the topic, of that group unless it is empty; nil: there is none. It is called with
@@ -78,7 +56,7 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 	}()
 	for _, g := range stats.Groups {
 		name := groupName{topic, g.Group}
-		if err := b.lockUnused(ctx, name, func() error { return b.refuseConsumed(topic) }); err != nil {
+		if err := b.lockGroup(ctx, name, func() error { return b.refuseConsumed(topic) }); err != nil {
 			return err
 		}
 		locked = append(locked, name)
