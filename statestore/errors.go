@@ -31,7 +31,7 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("key %s: a value of %d bytes is too large: at most %d bytes are allowed", excerpt(e.Key), e.Size, e.Limit)
+	return fmt.Sprintf("key %s: a value of %d bytes is too large: at most %d bytes are allowed", invalid.Quote(e.Key), e.Size, e.Limit)
 }
 
 // Unwrap returns ErrTooLarge.
@@ -49,12 +49,3 @@ func (e *DamagedError) Error() string { return fmt.Sprintf("%s: %v: %v", e.Recor
 
 // Unwrap returns ErrDamaged and the cause.
 func (e *DamagedError) Unwrap() []error { return []error{ErrDamaged, e.Err} }
-
-// excerpt quotes s for an error message and cuts it where it would drown the message.
-func excerpt(s string) string {
-	const longest = 128
-	if len(s) <= longest {
-		return fmt.Sprintf("%q", s)
-	}
-	return fmt.Sprintf("%q… (%d bytes)", s[:longest], len(s))
-}

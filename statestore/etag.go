@@ -3,6 +3,8 @@ package statestore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // ErrETagMismatch means that the key is not in the version that the write asked for. See ETagMismatchError.
@@ -41,11 +43,11 @@ func (e *ETagMismatchError) Error() string {
 	switch {
 	case e.ETag == "":
 		return fmt.Sprintf("key %s: it exists with etag %q, and a first-write without an etag is allowed only on a new key",
-			excerpt(e.Key), e.Stored)
+			invalid.Quote(e.Key), e.Stored)
 	case e.Stored == "":
-		return fmt.Sprintf("key %s: etag %s does not match: the key does not exist", excerpt(e.Key), excerpt(e.ETag))
+		return fmt.Sprintf("key %s: etag %s does not match: the key does not exist", invalid.Quote(e.Key), invalid.Quote(e.ETag))
 	default:
-		return fmt.Sprintf("key %s: etag %s does not match: the key has etag %q", excerpt(e.Key), excerpt(e.ETag), e.Stored)
+		return fmt.Sprintf("key %s: etag %s does not match: the key has etag %q", invalid.Quote(e.Key), invalid.Quote(e.ETag), e.Stored)
 	}
 }
 

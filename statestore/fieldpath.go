@@ -39,8 +39,7 @@ type FieldPath struct {
 func ParseFieldPath(text string) (FieldPath, error) {
 	parts := strings.Split(text, ".")
 	if len(text) > MaxFieldPathSize || len(parts) > MaxFieldPathParts || !utf8.ValidString(text) || slices.Contains(parts, "") {
-		return FieldPath{}, &invalid.Error{Field: "field path", Value: excerpt(text),
-			Allowed: fmt.Sprintf("1 to %d field names with dots between them, at most %d bytes of UTF-8", MaxFieldPathParts, MaxFieldPathSize)}
+		return FieldPath{}, invalid.New("field path", text, fmt.Sprintf("1 to %d field names with dots between them, at most %d bytes of UTF-8", MaxFieldPathParts, MaxFieldPathSize))
 	}
 	p := FieldPath{text: text, names: make([]string, len(parts)), places: make([]int, len(parts))}
 	for i, part := range parts {

@@ -122,7 +122,7 @@ func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
 		return &field{path: path, not: f.Op == OpNotEqual, test: m}, nil
 	case OpGreater, OpGreaterOrEqual, OpLess, OpLessOrEqual:
 		if want.Type != gjson.Number && want.Type != gjson.String {
-			return nil, &invalid.Error{Field: "filter value", Value: excerpt(want.Raw) + " of " + f.Path,
+			return nil, &invalid.Error{Field: "filter value", Value: invalid.Quote(want.Raw) + " of " + f.Path,
 				Allowed: "a number or a string to be greater or less than"}
 		}
 		return &field{path: path, test: &bound{op: f.Op, want: want}}, nil
@@ -201,7 +201,7 @@ func (m *bound) holds(v gjson.Result) bool {
 
 func (f *In) compile(c *filterCompiler, _ int) (matcher, error) {
 	if len(f.Values) == 0 || len(f.Values) > MaxInValues {
-		return nil, &invalid.Error{Field: "IN", Value: fmt.Sprintf("of %s with %d values", excerpt(f.Path), len(f.Values)),
+		return nil, &invalid.Error{Field: "IN", Value: fmt.Sprintf("of %s with %d values", invalid.Quote(f.Path), len(f.Values)),
 			Allowed: fmt.Sprintf("with 1 to %d values", MaxInValues)}
 	}
 	path, err := ParseFieldPath(f.Path)

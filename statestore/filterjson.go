@@ -55,14 +55,13 @@ func parseFilter(v any, depth int) (Filter, error) {
 		}
 		list, ok := values.([]any)
 		if !ok {
-			return nil, malformed("IN of "+excerpt(path), values, "an array of values")
+			return nil, malformed("IN of "+invalid.Quote(path), values, "an array of values")
 		}
 		return &In{Path: path, Values: list}, nil
 	}
 	op, ok := compareOps[name]
 	if !ok {
-		return nil, &invalid.Error{Field: "filter", Value: excerpt(name),
-			Allowed: strings.Join(slices.Sorted(maps.Keys(compareOps)), ", ") + ", IN, AND or OR"}
+		return nil, invalid.New("filter", name, strings.Join(slices.Sorted(maps.Keys(compareOps)), ", ")+", IN, AND or OR")
 	}
 	path, value, err := singleField(name, arg)
 	if err != nil {

@@ -64,7 +64,7 @@ func encodeToken(keys []SortKey, at *position) (string, error) {
 func decodeToken(token string, keys []SortKey) (*position, error) {
 	at, err := parseToken(token, keys)
 	if err != nil {
-		return nil, &invalid.Error{Field: "token", Value: excerpt(token), Allowed: "one that the page before came with: " + err.Error()}
+		return nil, invalid.New("token", token, "one that the page before came with: "+err.Error())
 	}
 	return at, nil
 }

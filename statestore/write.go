@@ -52,8 +52,7 @@ func (t *Transaction) check(limits Limits) error {
 		return &invalid.Error{Field: "operations", Value: fmt.Sprintf("(%d of them)", len(t.Writes)),
 			Allowed: fmt.Sprintf("at most %d in one transaction", limits.MaxTransactionSize)}
 	case len(t.IdempotencyKey) > MaxIdempotencyKeySize:
-		return &invalid.Error{Field: "idempotencyKey", Value: excerpt(t.IdempotencyKey),
-			Allowed: fmt.Sprintf("at most %d bytes long", MaxIdempotencyKeySize)}
+		return invalid.New("idempotencyKey", t.IdempotencyKey, fmt.Sprintf("at most %d bytes long", MaxIdempotencyKeySize))
 	case t.IdempotencyWindow < 0 || t.IdempotencyWindow > MaxTTL:
 		return &invalid.Error{Field: "idempotencyWindow", Value: t.IdempotencyWindow.String(),
 			Allowed: fmt.Sprintf("0 (the default, %s) to %s", DefaultIdempotencyWindow, MaxTTL)}
@@ -80,8 +79,7 @@ func (w *Write) check(maxValueSize int) error {
 	case len(w.Value) > maxValueSize:
 		return &TooLargeError{Key: w.Key, Size: len(w.Value), Limit: maxValueSize}
 	case len(w.ContentType) > MaxContentTypeSize || !utf8.ValidString(w.ContentType):
-		return &invalid.Error{Field: "contentType", Value: excerpt(w.ContentType),
-			Allowed: fmt.Sprintf("at most %d bytes of UTF-8", MaxContentTypeSize)}
+		return invalid.New("contentType", w.ContentType, fmt.Sprintf("at most %d bytes of UTF-8", MaxContentTypeSize))
 	case w.TTL < 0 || w.TTL > MaxTTL:
 		return &invalid.Error{Field: "ttl", Value: w.TTL.String(), Allowed: fmt.Sprintf("0 to %s", MaxTTL)}
 	}
@@ -91,7 +89,7 @@ func (w *Write) check(maxValueSize int) error {
 // CheckKey returns an invalid.Error for a key that cannot exist. Keys are UTF-8 because no gRPC answer could carry others.
 func CheckKey(key string) error {
 	if key == "" || len(key) > MaxKeySize || !utf8.ValidString(key) {
-		return &invalid.Error{Field: "key", Value: excerpt(key), Allowed: fmt.Sprintf("1 to %d bytes of UTF-8", MaxKeySize)}
+		return invalid.New("key", key, fmt.Sprintf("1 to %d bytes of UTF-8", MaxKeySize))
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func (e *Error) Unwrap() error { return Err }
 
 // Quote returns a text in quotes, cut if it is long.
 func Quote(text string) string {
-	const longest = 64
+	const longest = 128
 	if len(text) > longest {
 		return fmt.Sprintf("%q… (%d bytes)", text[:longest], len(text))
 	}
