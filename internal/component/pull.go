@@ -104,7 +104,7 @@ func (p *pull) serve(ended chan<- error) {
 // subscribe begins the subscription that the first message asks for.
 func (p *pull) subscribe() (err error) {
 	c := callOf(p.ctx)
-	defer answerPanic(p.ctx, p.of.log, c, &err)
+	defer answerPanic(p.ctx, p.server.opts.Logger, c, &err)
 	first, _ := p.Recv()
 	topic := first.GetTopic()
 	if topic.GetName() == "" {

@@ -127,7 +127,7 @@ func eventAttributes(place servers.Place, topic string, data []byte) []attribute
 
 // endTraced ends the span of a call with its outcome, as the metrics name it.
 func endTraced(span trace.Span, err error) {
-	if outcome := outcomeOf(err); outcome != metrics.OK {
+	if outcome, _ := classify(status.Code(err)); outcome != metrics.OK {
 		span.SetAttributes(semconv.ErrorTypeKey.String(outcome.String()))
 		span.SetStatus(otelcodes.Error, traced(status.Convert(err).Message()))
 	}
