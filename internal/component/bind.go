@@ -3,6 +3,7 @@ package component
 import (
 	"context"
 	"fmt"
+	"path"
 	"reflect"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
@@ -27,12 +28,26 @@ func checkInitMetadata(properties map[string]string) error {
 	return nil
 }
 
-// bindStateStore returns the state store that a call is for: the connection's, or one made of what was said before the last
-// restart.
-func (s *Server) bindStateStore(ctx context.Context, c *call) (*stateStore, error) {
+// bind finds out which state store or pub/sub a call to a service is for: what its connection has initialized or, where that
+// was before the last restart, what is made of what was said then. Init and Features are for none.
+func (s *Server) bind(ctx context.Context, c *call, service any) (err error) {
+	_, method := path.Split(c.method)
+	if method == "Init" || method == "Features" {
+		return nil
+	}
+	switch service.(type) {
+	case stateService:
+		c.store, err = s.boundStateStore(ctx, c)
+	case pubsubService:
+		c.pubsub, err = s.boundPubSub(ctx, c, method == "PullMessages" || method == "Pause" || method == "Resume")
+	}
+	return err
+}
+
+func (s *Server) boundStateStore(ctx context.Context, c *call) (*stateStore, error) {
 	conn := c.conn
-	if c.store = conn.state.Load(); c.store != nil {
-		return c.store, nil
+	if store := conn.state.Load(); store != nil {
+		return store, nil
 	}
 	properties, err := agreed(c.component, conn.session.Find(sidecars.State, c.component), parseStateConfig)
 	if err != nil {
@@ -45,17 +60,15 @@ func (s *Server) bindStateStore(ctx context.Context, c *call) (*stateStore, erro
 	if conn.state.CompareAndSwap(nil, store) {
 		conn.session.Adopt(sidecars.State, c.component)
 	}
-	c.store = conn.state.Load()
-	return c.store, nil
+	return conn.state.Load(), nil
 }
 
-// bindPubSub returns the pub/sub that a call is for: the connection's, or one made of what was said before the last restart.
-// Where that does not tell which consumer group the connection stands for, the pub/sub will do for calls that do not
-// consume, and the connection keeps none.
-func (s *Server) bindPubSub(ctx context.Context, c *call, consumes bool) (*pubSub, error) {
+// boundPubSub returns one of which the connection keeps nothing where it is not known for which consumer group it stands:
+// that will do for a call that does not consume.
+func (s *Server) boundPubSub(ctx context.Context, c *call, consumes bool) (*pubSub, error) {
 	conn := c.conn
-	if c.pubsub = conn.pubsub.Load(); c.pubsub != nil {
-		return c.pubsub, nil
+	if p := conn.pubsub.Load(); p != nil {
+		return p, nil
 	}
 	found := conn.session.Find(sidecars.PubSub, c.component)
 	properties, err := agreed(c.component, found, parsePubSubConfig)
@@ -70,18 +83,13 @@ func (s *Server) bindPubSub(ctx context.Context, c *call, consumes bool) (*pubSu
 		return nil, err
 	}
 	p, err := s.openPubSub(ctx, c, properties)
-	if err != nil {
-		return nil, err
-	}
-	c.pubsub = p
-	if !sure {
-		return p, nil
+	if err != nil || !sure {
+		return p, err
 	}
 	if conn.pubsub.CompareAndSwap(nil, p) {
 		conn.session.Adopt(sidecars.PubSub, c.component)
 	}
-	c.pubsub = conn.pubsub.Load()
-	return c.pubsub, nil
+	return conn.pubsub.Load(), nil
 }
 
 // agreed returns the newest metadata, if all that was found means the same configuration.

@@ -16,7 +16,7 @@ type call struct {
 	// component is the name of the component that it is for.
 	component string
 
-	// store or pubsub is the one that it is for, once bound.
+	// store or pubsub is the one that it is for, from bind on.
 	store  *stateStore
 	pubsub *pubSub
 

@@ -7,7 +7,7 @@
 // of a bulk publish away, does not pass Ping on, lacks Pause, Resume and MultiMaxSize, and tells the instances of two
 // sidecars apart by the component's name alone.
 //
-// A call comes down through connection.go (its bytes), server.go (its way), limiter.go and turn.go (its turn) to
-// statestore.go, query.go, pubsub.go or pull.go, where bind.go says which store or broker it is for. errors.go makes a
-// status of its error, and answer.go counts its answer until it is read.
+// A call comes down through connection.go (its bytes), server.go (its way), limiter.go and turn.go (its turn) and bind.go
+// (which store or broker it is for) to statestore.go, query.go, pubsub.go or pull.go. errors.go makes a status of its error,
+// outcome.go counts and logs it, and answer.go counts its answer until it is read.
 package component

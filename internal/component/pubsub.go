@@ -40,8 +40,8 @@ const maxDelivery = receiveLimit - 64
 // for more can never fill up: BULK_SUBSCRIBE_IMMEDIATE tells its bulk subscriber not to wait.
 var pubsubFeatures = []string{"BULK_PUBSUB", "MESSAGE_TTL", "SUBSCRIBE_WILDCARDS", "BULK_SUBSCRIBE_IMMEDIATE"}
 
-// pubsubService serves Dapr's protocol of pub/subs. A call is for the pub/sub that its connection has initialized. Its
-// streams are in pull.go.
+// pubsubService serves Dapr's protocol of pub/subs. A call is for the pub/sub that its connection has initialized
+// (Server.bind). Its streams are in pull.go.
 type pubsubService struct{ server *Server }
 
 // pubSub is the broker that a component's metadata name, and the subscriptions of the one who initialized it.
@@ -102,31 +102,15 @@ func (pubsubService) Features(context.Context, *proto.FeaturesRequest) (*proto.F
 
 // Ping returns an error unless the broker's database can be had.
 func (s pubsubService) Ping(ctx context.Context, _ *proto.PingRequest) (*proto.PingResponse, error) {
-	p, err := s.bound(ctx)
-	if err == nil {
-		_, err = s.server.opts.Backend.BrokerAt(ctx, p.place)
-	}
-	if err != nil {
+	if _, err := s.server.opts.Backend.BrokerAt(ctx, callOf(ctx).pubsub.place); err != nil {
 		return nil, fmt.Errorf("ping: %w", err)
 	}
 	return &proto.PingResponse{}, nil
 }
 
-func (s pubsubService) bound(ctx context.Context) (*pubSub, error) {
-	return s.server.bindPubSub(ctx, callOf(ctx), false)
-}
-
-// boundToConsume is for calls for which it matters which consumer group the connection stands for.
-func (s pubsubService) boundToConsume(ctx context.Context) (*pubSub, error) {
-	return s.server.bindPubSub(ctx, callOf(ctx), true)
-}
-
 // Publish succeeds when the event is on disk, now or since it was published before.
-func (s pubsubService) Publish(ctx context.Context, req *proto.PublishRequest) (*proto.PublishResponse, error) {
-	p, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (pubsubService) Publish(ctx context.Context, req *proto.PublishRequest) (*proto.PublishResponse, error) {
+	p := callOf(ctx).pubsub
 	m, err := p.message(req.GetTopic(), req.GetData(), req.GetContentType(), req.GetMetadata())
 	if err != nil {
 		return nil, err
@@ -138,11 +122,8 @@ func (s pubsubService) Publish(ctx context.Context, req *proto.PublishRequest) (
 // runtime takes any answer for success, also one with failed entries in it, of which it does not tell the app. What the
 // request's metadata says holds for entries that do not say otherwise, except for an event id, which can be that of one
 // event only.
-func (s pubsubService) BulkPublish(ctx context.Context, req *proto.BulkPublishRequest) (*proto.BulkPublishResponse, error) {
-	p, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (pubsubService) BulkPublish(ctx context.Context, req *proto.BulkPublishRequest) (*proto.BulkPublishResponse, error) {
+	p := callOf(ctx).pubsub
 	entries := req.GetEntries()
 	if id := property(req.GetMetadata(), keyEventID); id != "" && len(entries) > 1 {
 		return nil, invalid.New(keyEventID, id, "in the metadata of an entry, not of a whole bulk publish")
@@ -328,20 +309,18 @@ func (p *pubSub) unsubscribe(s pubsub.Subscription) {
 }
 
 // Pause stops new deliveries to the connection's subscriptions, present and future; what is in flight can still be handled.
-func (s pubsubService) Pause(ctx context.Context, _ *proto.PauseRequest) (*proto.PauseResponse, error) {
-	return &proto.PauseResponse{}, s.setPaused(ctx, true)
+func (pubsubService) Pause(ctx context.Context, _ *proto.PauseRequest) (*proto.PauseResponse, error) {
+	callOf(ctx).pubsub.setPaused(true)
+	return &proto.PauseResponse{}, nil
 }
 
 // Resume undoes Pause.
-func (s pubsubService) Resume(ctx context.Context, _ *proto.ResumeRequest) (*proto.ResumeResponse, error) {
-	return &proto.ResumeResponse{}, s.setPaused(ctx, false)
+func (pubsubService) Resume(ctx context.Context, _ *proto.ResumeRequest) (*proto.ResumeResponse, error) {
+	callOf(ctx).pubsub.setPaused(false)
+	return &proto.ResumeResponse{}, nil
 }
 
-func (s pubsubService) setPaused(ctx context.Context, paused bool) error {
-	p, err := s.boundToConsume(ctx)
-	if err != nil {
-		return err
-	}
+func (p *pubSub) setPaused(paused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = paused
@@ -352,7 +331,6 @@ func (s pubsubService) setPaused(ctx context.Context, paused bool) error {
 			sub.Resume()
 		}
 	}
-	return nil
 }
 
 // deliveryMetadata is the event's metadata, and what tells the app of the delivery.

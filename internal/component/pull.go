@@ -40,11 +40,7 @@ type pull struct {
 // PullMessages brings the events of the topic that the first message names, until the stream ends.
 func (s pubsubService) PullMessages(stream proto.PubSub_PullMessagesServer) error {
 	ctx := stream.Context()
-	of, err := s.boundToConsume(ctx)
-	if err != nil {
-		return err
-	}
-	p := &pull{PubSub_PullMessagesServer: stream, server: s.server, of: of, ids: rand.Text() + "-"}
+	p := &pull{PubSub_PullMessagesServer: stream, server: s.server, of: callOf(ctx).pubsub, ids: rand.Text() + "-"}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	defer p.stop()
 	ended := make(chan error, 1)

@@ -15,11 +15,7 @@ import (
 // their keys. The page has at most the limit's items (0: as many as go on a page) and is small enough for a sidecar to
 // receive; what comes after it is for its token to get. A query that is not allowed is an invalid.Error or matches
 // statestore.ErrInvalidArgument.
-func (s stateService) Query(ctx context.Context, req *proto.QueryRequest) (*proto.QueryResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (stateService) Query(ctx context.Context, req *proto.QueryRequest) (*proto.QueryResponse, error) {
 	asked := req.GetQuery()
 	filters := make(map[string]any, len(asked.GetFilter()))
 	for name, filter := range asked.GetFilter() {
@@ -29,10 +25,11 @@ func (s stateService) Query(ctx context.Context, req *proto.QueryRequest) (*prot
 		}
 		filters[name] = v
 	}
-	q := statestore.Query{Limit: int(asked.GetPagination().GetLimit()), Token: asked.GetPagination().GetToken()}
-	if q.Filter, err = statestore.ParseFilter(filters); err != nil {
+	filter, err := statestore.ParseFilter(filters)
+	if err != nil {
 		return nil, err
 	}
+	q := statestore.Query{Filter: filter, Limit: int(asked.GetPagination().GetLimit()), Token: asked.GetPagination().GetToken()}
 	for i, by := range asked.GetSort() {
 		order := by.GetOrder()
 		if order != proto.Sorting_ASC && order != proto.Sorting_DESC {
@@ -40,7 +37,7 @@ func (s stateService) Query(ctx context.Context, req *proto.QueryRequest) (*prot
 		}
 		q.Sort = append(q.Sort, statestore.SortKey{Path: by.GetKey(), Descending: order == proto.Sorting_DESC})
 	}
-	page, err := store.Query(ctx, q)
+	page, err := callOf(ctx).store.Query(ctx, q)
 	if err != nil {
 		return nil, err
 	}

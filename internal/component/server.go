@@ -230,11 +230,11 @@ func (s *Server) newGRPC() *grpc.Server {
 	return server
 }
 
-// unary is the way of a unary call: it is logged, its panic and its error are made a status, and it waits for its turn. An
-// interceptor for each of these took an allocation each.
-func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// unary is the way of a unary call: it is logged, its panic and its error are made a status, it waits for its turn, and it is
+// found out which store or pub/sub it is for. An interceptor for each of these took an allocation each.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	c, start := callOf(ctx), time.Now()
-	answer, err := s.workOn(ctx, c, req, handler)
+	answer, err := s.workOn(ctx, c, info.Server, req, handler)
 	if err != nil {
 		answer, err = nil, toStatus(err)
 	}
@@ -244,17 +244,17 @@ func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ha
 	return answer, err
 }
 
-func (s *Server) workOn(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (answer any, err error) {
+func (s *Server) workOn(ctx context.Context, c *call, service, req any, handler grpc.UnaryHandler) (answer any, err error) {
 	defer answerPanic(ctx, s.opts.Logger, c, &err)
 	defer s.limiter.end(c)
-	answer, err = s.takeTurn(ctx, c, req, handler)
+	answer, err = s.takeTurn(ctx, c, service, req, handler)
 	if err != nil {
 		return nil, err
 	}
 	return s.answers.reserve(c.conn, answer)
 }
 
-func (s *Server) takeTurn(ctx context.Context, c *call, req any, handler grpc.UnaryHandler) (any, error) {
+func (s *Server) takeTurn(ctx context.Context, c *call, service, req any, handler grpc.UnaryHandler) (any, error) {
 	size := s.limiter.size(c)
 	turn, err := s.turns.wait(ctx, c.method, size)
 	if err != nil {
@@ -262,6 +262,9 @@ func (s *Server) takeTurn(ctx context.Context, c *call, req any, handler grpc.Un
 	}
 	defer turn.end()
 	if err := s.limiter.begin(c, size); err != nil {
+		return nil, err
+	}
+	if err := s.bind(ctx, c, service); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
@@ -285,6 +288,9 @@ func (s *Server) workOnStream(ctx context.Context, c *call, srv any, stream grpc
 	defer s.limiter.end(c)
 	metered, err := s.limiter.metered(c, stream)
 	if err != nil {
+		return err
+	}
+	if err := s.bind(ctx, c, srv); err != nil {
 		return err
 	}
 	return handler(srv, metered)

@@ -37,7 +37,8 @@ var stateFeatures = []string{"ETAG", "TRANSACTIONAL", "TTL", "QUERY_API"}
 // probeKey is what Ping reads. It need not exist.
 const probeKey = "ping"
 
-// stateService serves Dapr's protocol of state stores. A call is for the state store that its connection has initialized.
+// stateService serves Dapr's protocol of state stores. A call is for the state store that its connection has initialized
+// (Server.bind).
 // Reads are always strongly consistent, whatever a request asks for.
 type stateService struct{ server *Server }
 
@@ -100,27 +101,16 @@ func (stateService) Features(context.Context, *proto.FeaturesRequest) (*proto.Fe
 }
 
 // Ping returns an error unless the store can be read.
-func (s stateService) Ping(ctx context.Context, _ *proto.PingRequest) (*proto.PingResponse, error) {
-	store, err := s.bound(ctx)
-	if err == nil {
-		_, err = store.Get(ctx, probeKey)
-	}
-	if err != nil {
+func (stateService) Ping(ctx context.Context, _ *proto.PingRequest) (*proto.PingResponse, error) {
+	if _, err := callOf(ctx).store.Get(ctx, probeKey); err != nil {
 		return nil, fmt.Errorf("ping: %w", err)
 	}
 	return &proto.PingResponse{}, nil
 }
 
-func (s stateService) bound(ctx context.Context) (*stateStore, error) {
-	return s.server.bindStateStore(ctx, callOf(ctx))
-}
-
 // Get returns a response without an ETag if there is no such key.
-func (s stateService) Get(ctx context.Context, req *proto.GetRequest) (*proto.GetResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (stateService) Get(ctx context.Context, req *proto.GetRequest) (*proto.GetResponse, error) {
+	store := callOf(ctx).store
 	item, err := store.Get(ctx, req.GetKey())
 	if err != nil {
 		return nil, err
@@ -139,11 +129,8 @@ func (s stateService) Get(ctx context.Context, req *proto.GetRequest) (*proto.Ge
 
 // BulkGet answers each item, in order. What is wrong with one item is its Error; so is that it finds no room in an answer
 // that a sidecar can receive. Keys that alone are too much for an answer are an invalid.Error.
-func (s stateService) BulkGet(ctx context.Context, req *proto.BulkGetRequest) (*proto.BulkGetResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (stateService) BulkGet(ctx context.Context, req *proto.BulkGetRequest) (*proto.BulkGetResponse, error) {
+	store := callOf(ctx).store
 	room := receiveLimit
 	keys := make([]string, len(req.GetItems()))
 	for i, item := range req.GetItems() {
@@ -191,21 +178,13 @@ func bulkItem(item *statestore.Item, room *int) *proto.BulkStateItem {
 }
 
 // Set stores a value. An ETag that does not match is a statestore.ETagMismatchError.
-func (s stateService) Set(ctx context.Context, req *proto.SetRequest) (*proto.SetResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &proto.SetResponse{}, store.apply(ctx, setOf(req))
+func (stateService) Set(ctx context.Context, req *proto.SetRequest) (*proto.SetResponse, error) {
+	return &proto.SetResponse{}, callOf(ctx).store.apply(ctx, setOf(req))
 }
 
 // Delete removes a key. An ETag that does not match is a statestore.ETagMismatchError.
-func (s stateService) Delete(ctx context.Context, req *proto.DeleteRequest) (*proto.DeleteResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &proto.DeleteResponse{}, store.apply(ctx, deleteOf(req))
+func (stateService) Delete(ctx context.Context, req *proto.DeleteRequest) (*proto.DeleteResponse, error) {
+	return &proto.DeleteResponse{}, callOf(ctx).store.apply(ctx, deleteOf(req))
 }
 
 func (s *stateStore) apply(ctx context.Context, r request) error {
@@ -220,21 +199,13 @@ func (s *stateStore) apply(ctx context.Context, r request) error {
 
 // BulkSet takes the sets that name the same idempotency key as one transaction, at the place of the first of them, and
 // every other set on its own. The error joins what was wrong with each transaction that failed.
-func (s stateService) BulkSet(ctx context.Context, req *proto.BulkSetRequest) (*proto.BulkSetResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &proto.BulkSetResponse{}, store.applyEach(ctx, requestsOf(req.GetItems(), setOf))
+func (stateService) BulkSet(ctx context.Context, req *proto.BulkSetRequest) (*proto.BulkSetResponse, error) {
+	return &proto.BulkSetResponse{}, callOf(ctx).store.applyEach(ctx, requestsOf(req.GetItems(), setOf))
 }
 
 // BulkDelete is to Delete what BulkSet is to Set.
-func (s stateService) BulkDelete(ctx context.Context, req *proto.BulkDeleteRequest) (*proto.BulkDeleteResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &proto.BulkDeleteResponse{}, store.applyEach(ctx, requestsOf(req.GetItems(), deleteOf))
+func (stateService) BulkDelete(ctx context.Context, req *proto.BulkDeleteRequest) (*proto.BulkDeleteResponse, error) {
+	return &proto.BulkDeleteResponse{}, callOf(ctx).store.applyEach(ctx, requestsOf(req.GetItems(), deleteOf))
 }
 
 func (s *stateStore) applyEach(ctx context.Context, requests []request) error {
@@ -272,11 +243,8 @@ func (s *stateStore) applyEach(ctx context.Context, requests []request) error {
 }
 
 // Transact takes all operations as one transaction.
-func (s stateService) Transact(ctx context.Context, req *proto.TransactionalStateRequest) (*proto.TransactionalStateResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (stateService) Transact(ctx context.Context, req *proto.TransactionalStateRequest) (*proto.TransactionalStateResponse, error) {
+	store := callOf(ctx).store
 	writes := make([]statestore.Write, len(req.GetOperations()))
 	for i, op := range req.GetOperations() {
 		var r request
@@ -306,12 +274,8 @@ func (s stateService) Transact(ctx context.Context, req *proto.TransactionalStat
 }
 
 // MultiMaxSize answers the most operations that one transaction may have: how many depends on the engine.
-func (s stateService) MultiMaxSize(ctx context.Context, _ *proto.MultiMaxSizeRequest) (*proto.MultiMaxSizeResponse, error) {
-	store, err := s.bound(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &proto.MultiMaxSizeResponse{MaxSize: int64(store.Limits().MaxTransactionSize)}, nil
+func (stateService) MultiMaxSize(ctx context.Context, _ *proto.MultiMaxSizeRequest) (*proto.MultiMaxSizeResponse, error) {
+	return &proto.MultiMaxSizeResponse{MaxSize: int64(callOf(ctx).store.Limits().MaxTransactionSize)}, nil
 }
 
 // request is one set or delete, on its own or as part of a call.
