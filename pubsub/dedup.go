@@ -3,6 +3,7 @@ package pubsub
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -184,9 +185,7 @@ func hashed(mode string, parts ...[]byte) []byte {
 	h.Write([]byte(mode))
 	var length [8]byte
 	for _, p := range parts {
-		for i := range length {
-			length[i] = byte(uint64(len(p)) >> (8 * i))
-		}
+		binary.LittleEndian.PutUint64(length[:], uint64(len(p)))
 		h.Write(length[:])
 		h.Write(p)
 	}

@@ -36,12 +36,6 @@ func (w *settler) run() {
 		select {
 		case <-w.wake:
 			w.flush()
-			continue
-		default:
-		}
-		select {
-		case <-w.wake:
-			w.flush()
 		case <-w.group.ctx.Done():
 			w.flush()
 			return

@@ -122,11 +122,15 @@ func (s *subscription) Next(ctx context.Context) (*Delivery, error) {
 
 // Ack implements Subscription.
 func (s *subscription) Ack(number uint64) bool {
-	return s.finish(number, Settlement{Outcome: Acked})
+	return s.answer(number, func(*delivery) Settlement { return Settlement{Outcome: Acked} })
 }
 
 // Nack implements Subscription.
 func (s *subscription) Nack(number uint64, reason string) bool {
+	return s.answer(number, func(d *delivery) Settlement { return d.failed(reason) })
+}
+
+func (s *subscription) answer(number uint64, end func(*delivery) Settlement) bool {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
 	s.answered()
@@ -135,15 +139,7 @@ func (s *subscription) Nack(number uint64, reason string) bool {
 		return false
 	}
 	d := s.inFlight[at]
-	return d.finish(d.failed(reason))
-}
-
-func (s *subscription) finish(number uint64, end Settlement) bool {
-	s.broker.mu.Lock()
-	defer s.broker.mu.Unlock()
-	s.answered()
-	at, found := s.find(number)
-	return found && number <= s.taken && s.inFlight[at].finish(end)
+	return d.finish(end(d))
 }
 
 // Pause implements Subscription.
