@@ -28,13 +28,13 @@ type pull struct {
 	// ids begins the id of each event, so that no other stream's are taken for this one's.
 	ids string
 
-	// What follows belongs to serve.
+	// What follows belongs to serve; deliver begins once sub and spans stand.
 
 	sub   pubsub.Subscription
 	spans *deliverySpans
-	// left tells of the stream's end whoever keeps what must be known after a restart.
-	left    func()
-	ignored int
+	// unregister takes the stream out of what must be known after a restart.
+	unregister func()
+	ignored    int
 }
 
 // PullMessages brings the events of the topic that the first message names, until the stream ends.
@@ -113,7 +113,7 @@ func (p *pull) subscribe() (err error) {
 	}
 	p.sub, p.spans = sub, p.server.traceDeliveries(p.of.place, group)
 	// Before any event goes out: whoever has an event in flight comes back to it.
-	p.left = c.conn.session.StreamOpened(c.component)
+	p.unregister = c.conn.session.StreamOpened(c.component)
 	p.server.mu.Lock()
 	p.server.pulls[p] = sub
 	p.server.mu.Unlock()
@@ -126,7 +126,7 @@ func (p *pull) close() {
 	if p.server.isStopping() {
 		p.sub.Close()
 	} else {
-		p.left()
+		p.unregister()
 		p.sub.Interrupt()
 	}
 	p.spans.close()
