@@ -1,6 +1,7 @@
 package component
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -87,15 +88,16 @@ func defaults[C any](table []field[C]) C {
 	return c
 }
 
-// override changes in c what p names. The first value that is not allowed is an invalid.Error.
+// override changes in c what p names. Each value that is not allowed is an invalid.Error.
 func override[C any](c *C, table []field[C], p properties) error {
+	var refused []error
 	for _, f := range table {
 		value := p[strings.ToLower(f.Name)]
 		if value != "" && !f.set(c, value) {
-			return invalid.New(f.Name, value, f.Allowed)
+			refused = append(refused, invalid.New(f.Name, value, f.Allowed))
 		}
 	}
-	return nil
+	return errors.Join(refused...)
 }
 
 // daprKeys are those that Dapr itself takes from the metadata of a component or a subscription and passes on. Those that

@@ -41,7 +41,8 @@ const (
 type publisherConfig struct {
 	Database, Bucket string
 	Publish          pubsub.PublishOptions
-	Events           natsConfig
+	Engine           string
+	Servers          servers.NATS
 }
 
 // pubsubConfig is one component's metadata. The consumer part has no topic.
@@ -122,9 +123,9 @@ func parsePubSubConfig(given map[string]string) (pubsubConfig, error) {
 	if err != nil {
 		return pubsubConfig{}, err
 	}
-	c := pubsubConfig{Publisher: defaults(publisherFields), Consumer: defaults(consumerFields)}
-	c.Publisher.Events = defaults(natsFields)
-	return c, errors.Join(override(&c.Publisher, publisherFields, p), override(&c.Consumer, consumerFields, p), override(&c.Publisher.Events, natsFields, p))
+	publisher := slices.Concat(publisherFields, natsFields)
+	c := pubsubConfig{Publisher: defaults(publisher), Consumer: defaults(consumerFields)}
+	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p))
 }
 
 // parseBytes takes Kubernetes' notation, as Dapr does.

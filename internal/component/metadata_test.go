@@ -39,7 +39,7 @@ func TestPubSubMetadata(t *testing.T) {
 	require.Equal(t, pubsubConfig{
 		Publisher: publisherConfig{Database: "dapr", Bucket: "pubsub", Publish: pubsub.PublishOptions{
 			DedupWindow: 10 * time.Minute, Limits: pubsub.TopicLimits{MaxAge: 168 * time.Hour},
-		}, Events: defaults(natsFields)},
+		}, Engine: "bolt", Servers: defaults(natsFields).Servers},
 		Consumer: pubsub.SubscribeOptions{
 			MaxDeliver: 10, BackOff: pubsub.BackOff{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute},
 			AckWait: time.Minute, MaxAckPending: 64, DeliverPolicy: pubsub.DeliverAll,
@@ -147,7 +147,10 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 		}
 	}
 	c := h.dial("a")
-	_, err := c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"bucket": "a", "Bucket": "b"}}})
+	_, err := c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"cleanupInterval": "soon", "prefix": "a/b"}}})
+	requireInvalid(t, err, "cleanupInterval")
+	requireInvalid(t, err, "prefix")
+	_, err = c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"bucket": "a", "Bucket": "b"}}})
 	requireInvalid(t, err, "each key once")
 	_, err = c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"x": strings.Repeat("x", maxInitMetadata)}}})
 	requireInvalid(t, err, "at most 65536 bytes")
