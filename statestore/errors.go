@@ -20,7 +20,8 @@ var (
 	// ErrUnavailable means that the servers that hold the data did not answer, or not in time. What a write has done then is
 	// unknown.
 	ErrUnavailable = errors.New("the servers are not available")
-	// ErrFull means that there is no room for more data, until somebody makes it.
+	// ErrFull means that there is no room for more data, until somebody makes it. On servers, the first write that fails so may
+	// have been stored.
 	ErrFull = errors.New("no space is left")
 )
 

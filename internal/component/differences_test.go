@@ -57,7 +57,7 @@ func stateDifferences() []difference {
 		{"values come back byte for byte", "up to 4128768 bytes", "up to the servers' `--max-request-bytes` less 64 KiB, at most 4128768 bytes; larger ones are refused with 413"},
 		{"operations of one transaction", "up to 50000", "up to half of `--max-txn-ops` of the servers, less one: 2047 as shipped; Dapr is told so"},
 		{"queries and bulk gets see one snapshot", "for as long as they take", "for as long as etcd keeps old revisions (`--auto-compaction-retention`); then they fail and say so"},
-		{"when there is no room", "the disk is full: writes fail, reads go on", "`--quota-backend-bytes` is reached: writes fail, reads go on; compact, defragment and disarm the alarm"},
+		{"when there is no room", "the disk is full: writes fail, reads go on", "`--quota-backend-bytes` is reached: writes fail, reads go on; compact, defragment and disarm the alarm. The write that passes the quota fails and takes place: the error says that it may have"},
 		{"when it cannot be reached", "does not arise", "calls fail after `requestTimeout`, `/readyz` names the servers that do not answer, and all resumes by itself"},
 		{"a write that failed because of that", "does not arise", "may have taken place: an `idempotencyKey` makes it safe to repeat"},
 		{"`dapr-bolt backup`, `check`, `compact`", "work on the file", "are etcd's: `etcdctl snapshot save`, `etcdctl endpoint hashkv`, `etcdctl defrag`"},

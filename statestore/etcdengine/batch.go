@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 
@@ -222,7 +223,7 @@ func (c *Cluster) commitTxn(ctx context.Context, t clientv3.Txn) (*clientv3.TxnR
 		case err == nil:
 			return answer, nil
 		case refused(err):
-		case code(err) == codes.InvalidArgument, code(err) == codes.ResourceExhausted:
+		case isRefusal(err):
 			return nil, wrap(err)
 		default:
 			return nil, fmt.Errorf("%w; what was to be written may have been", wrap(err))
@@ -235,4 +236,11 @@ func (c *Cluster) commitTxn(ctx context.Context, t clientv3.Txn) (*clientv3.TxnR
 			return nil, wrap(errors.Join(err, ctx.Err()))
 		}
 	}
+}
+
+// isRefusal reports whether an error says that nothing was written. That there is no room does not: the server whose quota a
+// write passes takes it, and answers as those do that take none after it.
+func isRefusal(err error) bool {
+	c := code(err)
+	return (c == codes.InvalidArgument || c == codes.ResourceExhausted) && !errors.Is(err, rpctypes.ErrNoSpace)
 }
