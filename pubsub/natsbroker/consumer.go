@@ -17,6 +17,11 @@ import (
 // missing until serverAckWait has passed; so it is also how long a stream may take to end.
 const pollFor = 2 * time.Second
 
+// fetchBytes is what one request is to bring in bytes, unless one event has more: a server gives up a connection that lets
+// 64 MiB (max_pending) wait, and what was on its way comes again after serverAckWait, out of order. A request cannot say so
+// itself (max_bytes): replicated consumers answer that it has ended before they send what it was for.
+const fetchBytes = 4 << 20
+
 // consumer names a durable consumer: a group's share of one partition of a topic.
 type consumer struct{ topic, group, partition string }
 
@@ -86,6 +91,7 @@ func (b *Broker) open(ctx context.Context, c consumer) (jetstream.Consumer, erro
 func (s *subscription) feed(c consumer) {
 	b := s.broker
 	var from jetstream.Consumer
+	fit, largest := 1, 1 // how many events a request may bring, by the largest so far
 	for {
 		n, open := s.waitForRoom()
 		if !open {
@@ -107,8 +113,10 @@ func (s *subscription) feed(c consumer) {
 		}
 		if err == nil {
 			var batch jetstream.MessageBatch
-			if batch, err = from.Fetch(n, jetstream.FetchMaxWait(pollFor)); err == nil {
+			if batch, err = from.Fetch(min(n, fit), jetstream.FetchMaxWait(pollFor)); err == nil {
 				for m := range batch.Messages() {
+					largest = max(largest, len(m.Data()))
+					fit = max(1, fetchBytes/largest)
 					b.take(s, c, m)
 				}
 				err = batch.Error()
