@@ -46,15 +46,18 @@ func (b *Budget) take(n int) bool {
 	if b.used.Add(int64(n)) <= b.limit {
 		return true
 	}
-	b.free(n)
+	b.Free(n)
 	return false
 }
 
-// exceed takes n bytes whether or not there is room.
-func (b *Budget) exceed(n int) { b.used.Add(int64(n)) }
+// IsFull reports whether there is no room.
+func (b *Budget) IsFull() bool { return b.used.Load() >= b.limit }
 
-// free gives n bytes back, and lets who waits for room have them.
-func (b *Budget) free(n int) {
+// Exceed takes n bytes whether or not there is room.
+func (b *Budget) Exceed(n int) { b.used.Add(int64(n)) }
+
+// Free gives n bytes back, and lets who waits for room have them.
+func (b *Budget) Free(n int) {
 	b.used.Add(-int64(n))
 	b.passOn()
 }

@@ -28,9 +28,9 @@ func TestRoomWakesOneAtATime(t *testing.T) {
 	b.wait(second)
 	b.wait(first)
 	b.wait(third)
-	b.free(readAheadBytes / 2)
+	b.Free(readAheadBytes / 2)
 	require.False(t, woken(first))
-	b.free(readAheadBytes)
+	b.Free(readAheadBytes)
 	require.True(t, woken(first))
 	require.False(t, woken(second))
 	// The first ends, and leaves to the next what it was woken for.

@@ -106,7 +106,7 @@ func (g *group) run() {
 	}
 	b.budget.leave(g.loader.wake)
 	b.mu.Lock()
-	b.budget.free(g.held)
+	b.budget.Free(g.held)
 	delete(b.unfinished, g)
 	b.mu.Unlock()
 	close(g.done)
@@ -407,7 +407,7 @@ func (g *group) letGo(key string, first bool, redriven *RetryKey) {
 // drop gives back what an event took of the budget.
 func (g *group) drop(d *delivery) {
 	g.held -= d.bytes
-	g.broker.budget.free(d.bytes)
+	g.broker.budget.Free(d.bytes)
 }
 
 // loads reports whether the loader is about to read something.

@@ -168,9 +168,9 @@ func (g *group) hold(read []*delivery, r room) []*delivery {
 	}
 	g.held += bytes
 	if bytes > r.reserved {
-		g.broker.budget.exceed(bytes - r.reserved)
+		g.broker.budget.Exceed(bytes - r.reserved)
 	} else {
-		g.broker.budget.free(r.reserved - bytes)
+		g.broker.budget.Free(r.reserved - bytes)
 	}
 	return read
 }

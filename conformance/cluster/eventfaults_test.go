@@ -66,6 +66,29 @@ func TestALargeBacklogComesInOrder(t *testing.T) {
 	}
 }
 
+// What all streams of a process have in memory is bounded, though each of them gets one event.
+func TestStreamsShareTheBudget(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	e.opts.Budget = pubsub.NewBudget(4 << 20)
+	e.a = openBroker(t, e.opts)
+	const n, size = 24, 1000 << 10
+	for i := range n {
+		e.publish(e.a, "many", byID, message(strconv.Itoa(i), strings.Repeat("x", size)))
+	}
+	e.publish(e.a, "one", byID, message("1", strings.Repeat("x", size)))
+	many := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "many", Group: "g", MaxAckPending: n})
+	require.Eventually(t, e.opts.Budget.IsFull, waitLong, waitStep)
+	e.next(e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "one", Group: "g"}))
+	require.LessOrEqual(t, e.opts.Budget.Used(), e.opts.Budget.Limit()+4<<20+2*size, "beyond the limit, what one request brings and what was taken by then")
+	for i := range n {
+		d := e.next(many)
+		require.Equal(t, strconv.Itoa(i), d.Event.ID)
+		d.Ack()
+	}
+}
+
 // Of an ordered group, too, what is too old becomes dead letters, though nobody consumes.
 func testAgeInOrder(e *events) {
 	e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true}).Close()

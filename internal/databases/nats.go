@@ -66,6 +66,7 @@ func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err er
 		MinPayload: minPayload,
 		Clock:      m.opts.Clock,
 		Logger:     m.logger(ns.namespace),
+		Budget:     m.budget,
 		Totals:     &m.opts.Metrics.Totals,
 		Timings:    m.opts.Metrics.Timings(servers.Label("nats", ns.at.Prefix, ns.database), ns.bucket),
 		NameLimits: m.opts.Names,

@@ -48,6 +48,8 @@ type Options struct {
 	Clock clockwork.Clock
 	// Logger default: slog.Default().
 	Logger *slog.Logger
+	// Budget is shared with the other brokers of the process. Default: one of its own, of pubsub.DefaultPendingBytes.
+	Budget *pubsub.Budget
 	// Totals is shared with the other brokers of the process. Default: one of its own.
 	Totals *pubsub.Totals
 	// Timings returns where the times of a group go. Default: nowhere.
@@ -70,6 +72,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Budget == nil {
+		o.Budget = pubsub.NewBudget(0)
 	}
 	if o.Totals == nil {
 		o.Totals = &pubsub.Totals{}

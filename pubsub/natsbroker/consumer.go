@@ -186,6 +186,7 @@ func (b *Broker) received(s *subscription, c consumer, m jetstream.Msg) *deliver
 	d.history = givenHistory(header)
 	b.mu.Lock()
 	d.heard = b.clock.Now()
+	b.opts.Budget.Exceed(d.bytes())
 	b.inFlight[d] = struct{}{}
 	b.mu.Unlock()
 	if meta.NumDelivered > 1 {

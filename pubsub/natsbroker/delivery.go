@@ -72,6 +72,9 @@ func (d *delivery) finish(end pubsub.Settlement) {
 	}
 }
 
+// bytes is what the delivery takes of the budget.
+func (d *delivery) bytes() int { return len(d.header) + len(d.Event.Data) }
+
 func (d *delivery) group() string { return groupHash(d.consumer.topic, d.consumer.group) }
 
 func (d *delivery) historySubject() string {
@@ -133,6 +136,7 @@ func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
 			"topic", d.consumer.topic, "group", d.consumer.group, "sequence", d.Event.Sequence)
 		b.mu.Lock()
 		delete(b.inFlight, d)
+		b.opts.Budget.Free(d.bytes())
 		b.mu.Unlock()
 		if d.stream != nil {
 			d.stream.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
@@ -237,6 +238,10 @@ func (s *subscription) waitForRoom() (int, bool) {
 		}
 		used := len(s.inFlight) + len(s.waiting) + s.settling
 		closed, changed := s.closed, s.room
+		var budgetFreed <-chan time.Time // or not
+		if used > 0 && s.broker.opts.Budget.IsFull() {
+			most, budgetFreed = used, s.broker.clock.After(2*retryPause)
+		}
 		if !closed && !s.paused && used < most {
 			share := max(1, (most-used)/len(s.fed))
 			s.mu.Unlock()
@@ -248,6 +253,7 @@ func (s *subscription) waitForRoom() (int, bool) {
 		}
 		select {
 		case <-changed:
+		case <-budgetFreed:
 		case <-s.ctx.Done():
 			return 0, false
 		}
