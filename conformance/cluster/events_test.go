@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -121,6 +122,7 @@ func TestEventsOnNATS(t *testing.T) {
 		"groups":          testGroups,
 		"processes share": testProcessesShare,
 		"open together":   testOpenTogether,
+		"full":            testFull,
 	} {
 		t.Run(name, func(t *testing.T) {
 			bucket := fmt.Sprintf("b%d", time.Now().UnixNano())
@@ -502,4 +504,29 @@ func testOpenTogether(e *events) {
 		opening.Wait()
 		require.NoError(e.t, errors.Join(errs[:]...))
 	}
+}
+
+// A bucket that is full refuses publishes, takes duplicates of what it has, delivers, and takes publishes again once it has room.
+func testFull(e *events) {
+	limited := byID
+	limited.Limits.MaxBytes = 256 << 10
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxDeliver: 2, BackOff: pubsub.BackOff{time.Millisecond}})
+	taken := 0
+	publish := func(topic string, id int) error {
+		return e.b.Publish(e.t.Context(), topic, []pubsub.Message{message(strconv.Itoa(id), strings.Repeat("x", 32<<10))}, limited)[0]
+	}
+	for ; taken < 20 && publish("t", taken) == nil; taken++ {
+	}
+	require.Equal(e.t, 7, taken, "an eighth does not fit beside what a bucket holds for itself")
+	err := publish("t", taken)
+	require.ErrorIs(e.t, err, pubsub.ErrTopicFull)
+	require.ErrorContains(e.t, err, "maxBytes is 262144")
+	require.ErrorIs(e.t, publish("other", 0), pubsub.ErrTopicFull)
+	require.NoError(e.t, publish("t", 0), "a duplicate takes no room")
+	e.next(s).Nack("first")
+	for range taken {
+		e.next(s).Ack()
+	}
+	require.Eventually(e.t, func() bool { return publish("t", taken) == nil }, waitLong, waitStep)
+	require.Equal(e.t, strconv.Itoa(taken), e.next(s).Event.ID)
 }

@@ -73,7 +73,7 @@ func eventDifferences() []difference {
 		{"`dedupWindow`", "exact", "rounded up to whole seconds; shared by all processes"},
 		{"`maxDeliver`, `backOff`, `maxAckPending`", "as the reference says", same},
 		{"`ackWait`", "counted by the process", same + ", by the process that has the event"},
-		{"`maxBytes`", "per topic", "refused at `Init`: JetStream bounds a stream, which holds all topics"},
+		{"`maxBytes`", "per topic", "of the bucket: all its topics, their dead letters and remembered ids, as the servers count. Each process asks once a second, and what others publish in between may exceed it"},
 		{"`ordered`", "of any stream of the group", "from the group's first subscription on; another value is refused"},
 		{"`deadLetterExpired`", "of any stream of the group", "of the stream that has the event"},
 		{"`partitionKey`", "each key by itself", "keys share 8 partitions by hash: a retry holds up the keys of its partition"},

@@ -52,8 +52,6 @@ func (c *publisherConfig) place() (servers.Place, error) {
 		return p, nil
 	case c.Servers.Endpoints == "":
 		return p, invalid.New("url", "", "the servers, as engine is nats")
-	case c.Publish.Limits.MaxBytes > 0:
-		return p, &invalid.Error{Field: "maxBytes", Value: "above 0", Allowed: "none or 0 with engine nats: JetStream bounds a stream, which holds all topics, and no single one of them; limit the account's storage instead (jetstream.max_file_store)"}
 	}
 	p.NATS = &c.Servers
 	return p, nil

@@ -119,6 +119,9 @@ type Broker struct {
 	streams  map[*subscription]struct{}
 	inFlight map[*delivery]struct{}
 	warned   map[string]struct{}
+	// size is that of the stream in bytes, as of sizeAt, and what was published since.
+	size   int64
+	sizeAt time.Time
 	// copying: an Import is under way.
 	copying bool
 

@@ -88,12 +88,21 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []pubsub.Me
 	if err := b.ensureTopic(ctx, topicRecord{Topic: topic, MaxAge: opts.Limits.MaxAge, Keyed: keyed}, true); err != nil {
 		return fail(err)
 	}
+	err := b.checkRoom(ctx, p, opts.Limits.MaxBytes)
+	if errors.Is(err, pubsub.ErrTopicFull) {
+		// Duplicates take no room.
+		if left, unknownErr := b.unknown(ctx, p.events); unknownErr == nil && len(left) == 0 {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fail(err)
+	}
 	select {
 	case b.publishes <- p:
 	case <-ctx.Done():
 		return fail(ctx.Err())
 	}
-	var err error
 	select {
 	case err = <-p.done:
 	case <-ctx.Done():
