@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
@@ -149,6 +150,32 @@ func TestALateAnswerTakesAnEventFromNobody(t *testing.T) {
 	require.NoError(t, e.a.Close(t.Context()))
 	e.publish(e.b, "t", byID, message("2", "y"))
 	require.Equal(t, "2", e.next(other).Event.ID)
+}
+
+// behindClock is that of a node on which it is some seconds earlier.
+type behindClock struct{ clockwork.Clock }
+
+func (c behindClock) Now() time.Time { return c.Clock.Now().Add(-3 * time.Second) }
+
+// A retry whose time has just come, which a process does not know yet, is taken from nobody who has got it.
+func TestARetryNowInTheLastMomentTakesAnEventFromNobody(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	behind := e.opts
+	behind.Clock = behindClock{clockwork.NewRealClock()}
+	e.a, e.b = openBroker(t, behind), openBroker(t, e.opts)
+	s := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 1, BackOff: pubsub.BackOff{time.Second}})
+	e.publish(e.b, "t", byID, message("1", "x"))
+	e.next(s).Nack("not now")
+	again := e.next(s)
+	if err := e.a.RetryNow(t.Context(), "t", "g", again.Event.Sequence); err != nil {
+		require.ErrorIs(t, err, pubsub.ErrInFlight) // on a busy machine, its clock says so too by now
+	}
+	other := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
+	e.publish(e.b, "t", byID, message("2", "y"))
+	require.Equal(t, "2", e.next(other).Event.ID)
+	again.Ack()
 }
 
 // It is the same for what somebody wants now.

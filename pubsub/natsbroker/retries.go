@@ -159,10 +159,20 @@ func (b *Broker) waiting(ctx context.Context, topic, group string, sequence uint
 	return d, nil
 }
 
+// soon is when a retry comes by itself, and is asked for no more: who has got it by then would have it taken away, by a process
+// that does not know it yet.
+const soon = 2 * requestTimeout
+
 // RetryNow implements pubsub.Inspector. The servers take it for the answer of whoever had the event last.
 func (b *Broker) RetryNow(ctx context.Context, topic, group string, sequence uint64) error {
 	return b.onRetry(ctx, topic, group, sequence, func(ctx context.Context, d *delivery) (bool, error) {
 		h := d.history
+		left := h.Due.Sub(b.clock.Now())
+		if left < soon {
+			return true, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, left-soon/2)
+		defer cancel()
 		h.Due = b.clock.Now()
 		if stored, err := b.storeHistory(ctx, d, h); err != nil || !stored {
 			return stored, err
