@@ -179,6 +179,7 @@ func TestARemovedConsumerHoldsUpNobody(t *testing.T) {
 	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
 	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
 	e.opts.Timeout = time.Hour // for which nobody is to wait
+	e.opts.SweepInterval = time.Hour
 	e.a, e.b = openBroker(t, e.opts), openBroker(t, e.opts)
 	for topic, end := range map[string]func(*pubsub.Delivery){
 		"acknowledged": func(d *pubsub.Delivery) { d.Ack() },
@@ -199,6 +200,11 @@ func TestARemovedConsumerHoldsUpNobody(t *testing.T) {
 		removeUnderneath(e)
 		s.Close()
 	}
+	stream, _ := e.stream()
+	require.Eventually(t, func() bool {
+		info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(e.opts.Prefix+"."+e.opts.Bucket+".h.>"))
+		return err == nil && len(info.State.Subjects) == 0
+	}, waitLong, waitStep, "what was written down of a failed event stays behind")
 }
 
 // Servers that have no leader just now do not hear of an acknowledgement either. They are told until they do: an event that was

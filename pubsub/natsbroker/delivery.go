@@ -207,7 +207,7 @@ func (b *Broker) answer(ctx context.Context, d *delivery, text string) error {
 	if errors.Is(err, nats.ErrNoResponders) {
 		// The consumer has no leader just now, or was removed, and what it had in flight with it.
 		if info, infoErr := b.info(ctx, d.consumer); info == nil && infoErr == nil {
-			return nil
+			return b.purge(ctx, d.historySubject(), 0) // which whoever removed it may not have seen
 		}
 	}
 	return err
