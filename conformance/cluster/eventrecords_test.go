@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -161,4 +162,25 @@ func TestADeadLetterThatFailsAgain(t *testing.T) {
 	require.Equal(t, "next", d.Event.ID)
 	d.Ack()
 	require.Equal(t, first[0].ID, e.deadLetters(e.a, 1)[0].ID)
+}
+
+// A server gives 1024 records in one answer. A process that begins when a bucket has more topics knows them all.
+func TestMoreTopicsThanOneAnswerHolds(t *testing.T) {
+	t.Parallel()
+	e := oneServer(t)
+	const workers, each = 16, 65
+	var publishing sync.WaitGroup
+	for i := range workers {
+		publishing.Go(func() {
+			for j := range each {
+				if err := e.a.Publish(t.Context(), fmt.Sprintf("t%d.%d", i, j), []pubsub.Message{message("1", "x")}, byID)[0]; err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	publishing.Wait()
+	stats, err := openBroker(t, e.opts).Stats(t.Context(), "", "", 0)
+	require.NoError(t, err)
+	require.Len(t, stats, workers*each)
 }

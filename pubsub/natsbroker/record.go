@@ -8,32 +8,26 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
+// readRecords is how many topics or groups are read at a time.
+const readRecords = 256
+
 // loadRecords reads the topics and groups that are there. No replica of a stream that was just made may answer yet.
 func (b *Broker) loadRecords(ctx context.Context) error {
-	err := b.retry(ctx, func(ctx context.Context) error {
-		found, err := jetstreamext.GetLastMsgsFor(ctx, b.js, b.layout.stream, []string{b.layout.subject("t", "*"), b.layout.subject("g", "*")})
+	for _, kind := range []string{"t", "g"} {
+		err := b.retry(ctx, func(ctx context.Context) error {
+			return b.walk(ctx, b.layout.subject(kind, "*"), 1, readRecords, func(m *jetstream.RawStreamMsg) (bool, error) {
+				b.learn(m.Subject, m.Sequence, m.Data)
+				return true, nil
+			})
+		})
 		if err != nil {
-			return err
+			return fmt.Errorf("read topics and groups: %w", err)
 		}
-		for m, err := range found {
-			if errors.Is(err, jetstreamext.ErrNoMessages) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			b.learn(m.Subject, m.Sequence, m.Data)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read topics and groups: %w", err)
 	}
 	return nil
 }
