@@ -164,6 +164,39 @@ func TestADeadLetterThatFailsAgain(t *testing.T) {
 	require.Equal(t, first[0].ID, e.deadLetters(e.a, 1)[0].ID)
 }
 
+// What every group is done with is removed once: a topic at rest costs the servers no more writes, sweep after sweep.
+func TestATopicAtRestIsNotPurgedAgain(t *testing.T) {
+	t.Parallel()
+	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
+	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
+	e.a = openBroker(t, e.opts)
+	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
+	e.publish(e.a, "t", byID, message("1", "x"))
+	e.next(s).Ack()
+	require.Eventually(t, func() bool { return e.stored("t") == 0 }, waitLong, waitStep)
+	nc, err := nats.Connect(e.opts.URL)
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	purges, err := nc.SubscribeSync("$JS.API.STREAM.PURGE.>")
+	require.NoError(t, err)
+	turns, err := nc.SubscribeSync(e.opts.Prefix + "." + e.opts.Bucket + ".l")
+	require.NoError(t, err)
+	// The first sweep that is seen may be the one that has just removed the event.
+	for turn := range 4 {
+		_, err := turns.NextMsg(waitLong)
+		require.NoError(t, err)
+		if n, _, err := purges.Pending(); turn > 1 {
+			require.NoError(t, err)
+			require.Zero(t, n)
+		} else {
+			for range n {
+				_, err := purges.NextMsg(waitLong)
+				require.NoError(t, err)
+			}
+		}
+	}
+}
+
 // A server gives 1024 records in one answer. A process that begins when a bucket has more topics knows them all.
 func TestMoreTopicsThanOneAnswerHolds(t *testing.T) {
 	t.Parallel()

@@ -59,6 +59,7 @@ func (b *Broker) beginAnew(ctx context.Context, stream *jetstream.StreamInfo) er
 	b.mu.Lock()
 	b.groupsAt = 0
 	clear(b.learned)
+	clear(b.purged)
 	for name, g := range b.groups {
 		g.After = 0
 		b.groups[name] = g

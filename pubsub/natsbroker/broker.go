@@ -101,6 +101,8 @@ type Broker struct {
 	ctx                context.Context
 	stop               context.CancelFunc
 	working, consuming sync.WaitGroup
+	// purged are the sequences up to which the sweep has purged, by subject. Its goroutine alone knows them.
+	purged map[string]uint64
 	// watching is what watch leaves for Close to stop.
 	watching jetstream.ConsumeContext
 
@@ -146,6 +148,7 @@ func Open(ctx context.Context, opts Options) (*Broker, error) {
 		topics:      map[string]topicRecord{},
 		groups:      map[string]groupRecord{},
 		learned:     map[string]uint64{},
+		purged:      map[string]uint64{},
 		streams:     map[*subscription]struct{}{},
 		inFlight:    map[*delivery]struct{}{},
 		warned:      map[string]struct{}{},

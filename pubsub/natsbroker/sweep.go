@@ -122,10 +122,8 @@ func (b *Broker) trim(ctx context.Context, t topicRecord, groups map[string]grou
 			if g.Ordered {
 				redriven = "*"
 			}
-			if floor > 0 {
-				if err := b.purge(ctx, b.layout.subject("r", groupHash(t.Topic, g.Group), redriven), floor+1); err != nil {
-					return err
-				}
+			if err := b.purgeDone(ctx, b.layout.subject("r", groupHash(t.Topic, g.Group), redriven), floor); err != nil {
+				return err
 			}
 		}
 		if err := b.sweepHistories(ctx, groupHash(t.Topic, g.Group), done); err != nil {
@@ -141,12 +139,23 @@ func (b *Broker) trim(ctx context.Context, t topicRecord, groups map[string]grou
 		return err
 	}
 	for p, floor := range least {
-		if floor > 0 {
-			if err := b.purge(ctx, b.layout.subject("e", hash(t.Topic), p), floor+1); err != nil {
-				return err
-			}
+		if err := b.purgeDone(ctx, b.layout.subject("e", hash(t.Topic), p), floor); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// purgeDone removes the messages of a subject up to a sequence that consumers are done with. What was removed before is not
+// asked for again, which the servers would write down each time.
+func (b *Broker) purgeDone(ctx context.Context, subject string, floor uint64) error {
+	if floor == b.purged[subject] {
+		return nil
+	}
+	if err := b.purge(ctx, subject, floor+1); err != nil {
+		return err
+	}
+	b.purged[subject] = floor
 	return nil
 }
 
