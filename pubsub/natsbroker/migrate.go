@@ -23,9 +23,6 @@ import (
 
 var _ pubsub.Migrator = (*Broker)(nil)
 
-// exportPage is how many messages an Export reads at a time.
-const exportPage = 500
-
 // waitForRest waits until no process sweeps the bucket, as one does while any has it open, and for some time after it has
 // closed it; and refuses a bucket whose events somebody consumes.
 func (b *Broker) waitForRest(ctx context.Context) error {
@@ -45,15 +42,6 @@ func (b *Broker) waitForRest(ctx context.Context) error {
 		}
 	}
 	return b.refuseConsumed(ctx, "", "")
-}
-
-// messages are those of a subject after a sequence. It ends with an error, if any.
-func (b *Broker) messages(ctx context.Context, subject string, after uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
-	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
-		if err := b.walk(ctx, subject, after+1, exportPage, func(m *jetstream.RawStreamMsg) (bool, error) { return yield(m, nil), nil }); err != nil {
-			yield(nil, err)
-		}
-	}
 }
 
 // Export implements pubsub.Migrator.

@@ -13,21 +13,21 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
-// readRecords is how many topics or groups are read at a time.
-const readRecords = 256
-
 // loadRecords reads the topics and groups that are there. No replica of a stream that was just made may answer yet.
 func (b *Broker) loadRecords(ctx context.Context) error {
-	for _, kind := range []string{"t", "g"} {
-		err := b.retry(ctx, func(ctx context.Context) error {
-			return b.walk(ctx, b.layout.subject(kind, "*"), 1, readRecords, func(m *jetstream.RawStreamMsg) (bool, error) {
+	err := b.retry(ctx, func(ctx context.Context) error {
+		for _, kind := range []string{"t", "g"} {
+			for m, err := range b.messages(ctx, b.layout.subject(kind, "*"), 0) {
+				if err != nil {
+					return err
+				}
 				b.learn(m.Subject, m.Sequence, m.Data)
-				return true, nil
-			})
-		})
-		if err != nil {
-			return fmt.Errorf("read topics and groups: %w", err)
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read topics and groups: %w", err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 
@@ -105,6 +106,18 @@ func (b *Broker) walk(ctx context.Context, subject string, from uint64, page int
 		ended = ended || read == 0
 	}
 	return nil
+}
+
+// messagesPage is how many messages are read at a time.
+const messagesPage = 500
+
+// messages are those of a subject after a sequence. It ends with an error, if any.
+func (b *Broker) messages(ctx context.Context, subject string, after uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		if err := b.walk(ctx, subject, after+1, messagesPage, func(m *jetstream.RawStreamMsg) (bool, error) { return yield(m, nil), nil }); err != nil {
+			yield(nil, err)
+		}
+	}
 }
 
 // retryOf makes a retry of a history; nil: the event has ended.

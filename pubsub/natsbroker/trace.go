@@ -10,7 +10,6 @@ import (
 
 // standing is where an event stands for a group, as the servers know it.
 type standing struct {
-	group groupRecord
 	pubsub.GroupTrace
 	// record is the history, at the sequence at; zero: there is none.
 	record historyRecord
@@ -78,7 +77,7 @@ func (b *Broker) event(ctx context.Context, topic string, sequence uint64) (m *s
 
 // standing looks for what a group has written down of an event. The State is empty if that is nothing.
 func (b *Broker) standing(ctx context.Context, topic string, g groupRecord, sequence uint64) (s standing, letter *pubsub.DeadLetter, err error) {
-	s.group, s.Group = g, g.Group
+	s.Group = g.Group
 	name, number := groupHash(topic, g.Group), sequenceText(sequence)
 	dead, err := b.readLast(ctx, b.layout.subject("x", name, number))
 	if err != nil {
