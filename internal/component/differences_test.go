@@ -85,6 +85,7 @@ func eventDifferences() []difference {
 		{"`topics`: bytes, last sequence", "counted", "0: the servers do not count them by topic"},
 		{"`topics`: streams, counts since the start", "of the process, which is all", "of this process"},
 		{"a retry in flight", "counts as in flight", "the same in its process; to others it counts as retrying"},
+		{"what every group has handled", "leaves at once", "leaves once all before it in its partition were handled: an event that is retried for hours, or without end by `maxDeliver: 0`, keeps those behind it on the disks"},
 		{"`retries now`", "at once", "at once, or by itself if it is due within 6 s; one that is cut off, as by the loss of the servers, may leave the retry at its time"},
 		{"the command line, console and metrics", "the file's name", "database `nats-<prefix>` (`nats-<prefix>-<database>` if it is not the default), from any process whose sidecars use it"},
 		{"`topics remove`, `buckets remove`", "asks this process, which is all, who consumes", "asks the servers who waits for events: stop the apps first"},
