@@ -5,8 +5,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
 	"github.com/stretchr/testify/require"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/access"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 func (h *house) restart() {
@@ -89,6 +92,9 @@ func TestASidecarThatCannotBeToldIsServedWithWhatItSaidLast(t *testing.T) {
 		c := h.dial("store")
 		require.Equal(t, fmt.Sprint(i-1), c.get(t, "k"))
 		require.NoError(t, c.conn.Close())
+		require.Eventually(t, func() bool {
+			return !slices.ContainsFunc(h.sidecars.Sidecars(), func(s sidecars.Sidecar) bool { return s.Connected })
+		}, patience, time.Millisecond, "the server has not seen yet that it is closed")
 		require.NoError(t, h.store("store", "bucket", fmt.Sprint(i)).set("k", fmt.Sprint(i)))
 	}
 }
