@@ -78,6 +78,9 @@ func (p *pull) serve(ended chan<- error) {
 	defer p.server.removePull(p)
 	err := p.subscribe()
 	if err != nil {
+		if p.sub != nil {
+			p.close()
+		}
 		ended <- err
 		return
 	}
@@ -111,12 +114,15 @@ func (p *pull) subscribe() (err error) {
 	if err != nil {
 		return err
 	}
-	p.sub, p.spans = sub, p.server.traceDeliveries(p.of.place, group)
 	// Before any event goes out: whoever has an event in flight comes back to it.
 	p.unregister = c.conn.session.StreamOpened(c.component)
+	p.sub, p.spans = sub, p.server.traceDeliveries(p.of.place, group)
 	p.server.mu.Lock()
+	defer p.server.mu.Unlock()
+	if p.server.stopping { // which does not wait for what this stream would bring
+		return ErrStopping
+	}
 	p.server.pulls[p] = sub
-	p.server.mu.Unlock()
 	return nil
 }
 

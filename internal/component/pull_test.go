@@ -237,14 +237,20 @@ func TestStopWaitsForWhatIsInHand(t *testing.T) {
 	s := c.pull(t, "t")
 	require.NoError(t, c.publish("t", "1"))
 	m := s.next()
+	late, err := c.pubsub.PullMessages(c.ctx)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return h.server.Limits()[1].Used == 2 }, patience, time.Millisecond)
 
 	stopped := make(chan error, 1)
 	go func() { stopped <- h.server.Stop(context.Background()) }()
 	require.Eventually(t, func() bool { return !h.server.socket.ours() }, patience, time.Millisecond)
 	require.ErrorIs(t, h.server.Ready(), ErrStopping)
-	_, err := c.pull(t, "t").Recv()
+	_, err = c.pull(t, "t").Recv()
 	require.Equal(t, codes.Unavailable, status.Code(err), err)
 	require.NoError(t, c.publish("t", "2"), "calls of sidecars that are connected are answered until the end")
+	require.NoError(t, late.Send(&proto.PullMessagesRequest{Topic: &proto.Topic{Name: "t"}}))
+	_, err = late.Recv()
+	require.Equal(t, codes.Unavailable, status.Code(err), "what it brought would not be waited for")
 	select {
 	case <-stopped:
 		require.Fail(t, "an event is still in the app's hands")
