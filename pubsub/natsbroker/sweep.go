@@ -147,9 +147,10 @@ func (b *Broker) trim(ctx context.Context, t topicRecord, groups map[string]grou
 }
 
 // purgeDone removes the messages of a subject up to a sequence that consumers are done with. What was removed before is not
-// asked for again, which the servers would write down each time.
+// asked for again, which the servers would write down each time. Nor is what is before the first sequence: some servers would
+// remove all.
 func (b *Broker) purgeDone(ctx context.Context, subject string, floor uint64) error {
-	if floor == b.purged[subject] {
+	if floor == 0 || floor == b.purged[subject] {
 		return nil
 	}
 	if err := b.purge(ctx, subject, floor+1); err != nil {
