@@ -50,14 +50,16 @@ func TestACallSaysThatNoServerCanBeReached(t *testing.T) {
 	require.ErrorContains(t, err, want)
 }
 
-// A backlog of more than a server lets wait on a connection, above which it gives the connection up, comes in order.
+// A backlog of more than a server lets wait on a connection, above which it gives the connection up, comes in order, also behind a
+// small event.
 func TestALargeBacklogComesInOrder(t *testing.T) {
 	t.Parallel()
 	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Config: "max_pending: 9MB\n"})
 	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
 	e.a = openBroker(t, e.opts)
 	const n = 64
-	for i := range n {
+	e.publish(e.a, "t", byID, message("0", "x"))
+	for i := 1; i < n; i++ {
 		e.publish(e.a, "t", byID, message(strconv.Itoa(i), strings.Repeat("x", 1000<<10)))
 	}
 	s := e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: n})

@@ -91,7 +91,7 @@ func (b *Broker) open(ctx context.Context, c consumer) (jetstream.Consumer, erro
 func (s *subscription) feed(c consumer) {
 	b := s.broker
 	var from jetstream.Consumer
-	fit, largest := 1, 1 // how many events a request may bring, by the largest so far
+	fit, largest := 1, 1 // how many events a request may bring, by the largest so far; few, while few have come
 	for {
 		n, open := s.waitForRoom()
 		if !open {
@@ -116,7 +116,7 @@ func (s *subscription) feed(c consumer) {
 			if batch, err = from.Fetch(min(n, fit), jetstream.FetchMaxWait(pollFor)); err == nil {
 				for m := range batch.Messages() {
 					largest = max(largest, len(m.Data()))
-					fit = max(1, fetchBytes/largest)
+					fit = max(1, min(fit+1, fetchBytes/largest))
 					b.take(s, c, m)
 				}
 				err = batch.Error()
