@@ -267,11 +267,7 @@ func (c stoppedClock) Since(t time.Time) time.Duration { return c.Clock.Since(t)
 // A process that was stopped for so long that the server gave its event to another one has no say in what becomes of it.
 func TestAStoppedProcessHasNoSay(t *testing.T) {
 	t.Parallel()
-	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
-	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
-	stopped := e.opts
-	stopped.Clock = stoppedClock{clockwork.NewRealClock()}
-	e.a, e.b = openBroker(t, stopped), openBroker(t, e.opts)
+	e := oneServerAndClock(t, stoppedClock{clockwork.NewRealClock()})
 	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxDeliver: 1, MaxAckPending: 1}
 	slow := e.subscribe(e.a, opts)
 	e.publish(e.b, "t", byID, message("1", "x"))
@@ -330,11 +326,7 @@ func (c aheadClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
 // A retry of a process whose clock is ahead comes to another one after its backOff.
 func TestAClockAheadHoldsNoRetryUp(t *testing.T) {
 	t.Parallel()
-	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
-	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
-	ahead := e.opts
-	ahead.Clock = aheadClock{clockwork.NewRealClock()}
-	e.a, e.b = openBroker(t, ahead), openBroker(t, e.opts)
+	e := oneServerAndClock(t, aheadClock{clockwork.NewRealClock()})
 	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true, BackOff: pubsub.BackOff{time.Second}}
 	s := e.subscribe(e.a, opts)
 	e.publish(e.b, "t", byID, message("1", "x"), message("2", "x"))

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
@@ -20,10 +21,15 @@ import (
 )
 
 // oneServer is two processes' brokers on one nats-server, which is quick to start.
-func oneServer(t *testing.T) *events {
+func oneServer(t *testing.T) *events { return oneServerAndClock(t, clockwork.NewRealClock()) }
+
+// oneServerAndClock is oneServer where the first process goes by a clock of its own.
+func oneServerAndClock(t *testing.T, clock clockwork.Clock) *events {
 	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
 	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
-	e.a, e.b = openBroker(t, e.opts), openBroker(t, e.opts)
+	first := e.opts
+	first.Clock = clock
+	e.a, e.b = openBroker(t, first), openBroker(t, e.opts)
 	return e
 }
 

@@ -160,11 +160,7 @@ func (c behindClock) Now() time.Time { return c.Clock.Now().Add(-3 * time.Second
 // A retry whose time has just come, which a process does not know yet, is taken from nobody who has got it.
 func TestARetryNowInTheLastMomentTakesAnEventFromNobody(t *testing.T) {
 	t.Parallel()
-	servers := harness.StartNATS(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
-	e := &events{t: t, nats: servers, opts: brokerOptions(t, servers)}
-	behind := e.opts
-	behind.Clock = behindClock{clockwork.NewRealClock()}
-	e.a, e.b = openBroker(t, behind), openBroker(t, e.opts)
+	e := oneServerAndClock(t, behindClock{clockwork.NewRealClock()})
 	s := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g", MaxAckPending: 1, BackOff: pubsub.BackOff{time.Second}})
 	e.publish(e.b, "t", byID, message("1", "x"))
 	e.next(s).Nack("not now")
