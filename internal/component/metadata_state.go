@@ -86,7 +86,7 @@ func parseFieldPaths(value string) ([]string, bool) {
 	return paths, ok && len(paths) <= statestore.MaxQueryIndexes
 }
 
-// Engines of a state store.
+// Engines of a state store; engineBolt is a pub/sub's, too.
 const (
 	engineBolt = "bolt"
 	engineEtcd = "etcd"
