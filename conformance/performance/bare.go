@@ -31,24 +31,36 @@ func openBare(ctx context.Context, e *env, p *peer) error {
 
 // openBareAt has the place as ServeBare takes it.
 func openBareAt(ctx context.Context, e *env, p *peer, place string) error {
-	self, err := os.Executable()
+	process, err := startBare(ctx, e, place)
 	if err != nil {
 		return err
 	}
-	socket := filepath.Join(filepath.Dir(e.SocketDir()), "bare.sock")
-	process, err := e.StartServer(harness.ServerOptions{
+	p.process = process
+	err = p.useSocket(ctx, e, filepath.Join(e.SocketDir(), bareSocket), map[string]string{}, map[string]string{})
+	p.get, p.subscribe = nil, nil // its log cannot be read
+	return err
+}
+
+// bareSocket is the name of its socket, which makes it state.bare to a sidecar.
+const bareSocket = "bare.sock"
+
+// startBare starts the bare server in the folder of sockets.
+func startBare(ctx context.Context, e *env, place string) (*harness.Process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(e.SocketDir(), 0o700); err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(e.SocketDir(), bareSocket)
+	server, err := e.StartServer(harness.ServerOptions{
 		Name: BareServerCommand, Path: self, Args: []string{BareServerCommand, socket, place}, Network: "unix", Address: socket,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.process = process.Process
-	if err := process.WaitReady(ctx); err != nil {
-		return err
-	}
-	err = p.useSocket(ctx, e, socket, map[string]string{}, map[string]string{})
-	p.get, p.subscribe = nil, nil // its log cannot be read
-	return err
+	return server.Process, server.WaitReady(ctx)
 }
 
 const (

@@ -27,10 +27,27 @@ func (b *bench) sidecars(ctx context.Context) (err error) {
 	var all env
 	defer func() { err = errors.Join(err, all.Close()) }()
 	var turns []turn
-	for _, of := range []struct{ name, bolt, missing string }{
-		{peerOurs, b.bolt, ""},
-		{peerBase, b.opts.Base, b.baseMissing()},
-		{peerRedis, "", redisMissing()},
+	startBolt := func(path string) func(*env) (map[string]string, error) {
+		return func(e *env) (map[string]string, error) {
+			_, err := e.StartBolt(ctx, harness.BoltOptions{Path: path})
+			return map[string]string{}, err
+		}
+	}
+	for _, of := range []struct {
+		name, kind, missing string
+		// start starts what is behind the sidecars, and returns the component's metadata.
+		start func(e *env) (map[string]string, error)
+	}{
+		{peerOurs, "state.bolt", "", startBolt(b.bolt)},
+		{peerBase, "state.bolt", b.baseMissing(), startBolt(b.opts.Base)},
+		{peerBare, "state.bare", "", func(e *env) (map[string]string, error) {
+			_, err := startBare(ctx, e, e.Dir("bare"))
+			return map[string]string{}, err
+		}},
+		{peerRedis, "state.redis", redisMissing(), func(e *env) (map[string]string, error) {
+			_, metadata, err := startRedis(ctx, e)
+			return metadata, err
+		}},
 	} {
 		if of.missing != "" {
 			continue
@@ -40,7 +57,7 @@ func (b *bench) sidecars(ctx context.Context) (err error) {
 			return err
 		}
 		all.onClose(e.Close)
-		p, err := openSidecars(ctx, e, daprd, of.name, of.bolt)
+		p, err := openSidecars(ctx, e, daprd, of.name, of.kind, of.start)
 		if err == nil {
 			err = b.fill(ctx, p, b.fewKeys())
 		}
@@ -54,16 +71,9 @@ func (b *bench) sidecars(ctx context.Context) (err error) {
 	return b.rounds(ctx, turns, b.fewKeys())
 }
 
-// openSidecars starts two with the same store: dapr-bolt, or, if there is no binary, Redis.
-func openSidecars(ctx context.Context, e *env, daprd, name, bolt string) (*peer, error) {
-	kind, metadata := "state.bolt", map[string]string{}
-	var err error
-	if bolt == "" {
-		kind = "state.redis"
-		_, metadata, err = startRedis(ctx, e)
-	} else {
-		_, err = e.StartBolt(ctx, harness.BoltOptions{Path: bolt})
-	}
+// openSidecars starts two with the same store.
+func openSidecars(ctx context.Context, e *env, daprd, name, kind string, start func(e *env) (map[string]string, error)) (*peer, error) {
+	metadata, err := start(e)
 	if err != nil {
 		return nil, err
 	}
