@@ -20,15 +20,22 @@ import (
 var (
 	cuts = flag.Int("cuts", 30, "how often TestPowerCuts cuts the power while dapr-bolt serves")
 	bolt = flag.String("bolt", "", "the dapr-bolt to test, such as one with a sync taken out; none: that of this checkout")
-	seed = flag.Uint64("seed", rand.Uint64(), "what TestPowerCuts does follows from it, as far as processes can be told what to do")
+	seed = flag.Uint64("seed", 0, "what TestPowerCuts does follows from it, as far as processes can be told what to do; 0: another one each time")
 )
 
+func firstSeed() uint64 {
+	if *seed != 0 {
+		return *seed
+	}
+	return rand.Uint64()
+}
+
 // What was acknowledged is on disk when the power goes out, what was not does no harm, and no file is damaged.
-func TestPowerCuts(t *testing.T) { cutPower(t, startMachine(t, *seed), *cuts) }
+func TestPowerCuts(t *testing.T) { cutPower(t, startMachine(t, firstSeed()), *cuts) }
 
 // And what was answered with an error, because the disk failed, does not show up later.
 func TestPowerCutsOfAFailingDisk(t *testing.T) {
-	m := startMachine(t, *seed)
+	m := startMachine(t, firstSeed())
 	m.faults = true
 	cutPower(t, m, max(*cuts/3, 1))
 	require.Positive(t, m.failures)
@@ -49,9 +56,10 @@ func cutPower(t *testing.T, m *machine, kills int) {
 // What is written first is as safe as what comes later: to a data directory that dapr-bolt has just made, to a database
 // that was just compacted, and to one in the place of another that was removed, by sidecars that are known from before.
 func TestPowerCutsOfYoungDatabases(t *testing.T) {
+	first := firstSeed()
 	for round := range max(*cuts/6, 1) {
 		t.Run("", func(t *testing.T) {
-			m := startMachine(t, *seed+uint64(round))
+			m := startMachine(t, first+uint64(round))
 			store, err := harness.Dial(filepath.Join(m.SocketDir, "bolt.sock"), "store", grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, store.Close()) })
