@@ -49,13 +49,18 @@ func (o *SubscribeOptions) Failed(h History, reason string, now time.Time) Settl
 	return Settlement{Outcome: Retried, History: h, Due: o.BackOff.due(h, now)}
 }
 
-// Interrupted returns what becomes of an event over which its stream has ended.
+// Interrupted returns what becomes of an event over which its stream has ended. The first time, it comes again at once: most
+// streams end because a sidecar stops or reloads a component, and the app may not even have seen the event.
 func (o *SubscribeOptions) Interrupted(h History, now time.Time) Settlement {
 	h = h.interrupted(now)
 	if o.MaxDeliver > 0 && h.Interruptions >= max(o.MaxDeliver, minInterruptions) {
 		return death(h, ReasonInterrupted, now)
 	}
-	return Settlement{Outcome: Retried, History: h, Due: o.BackOff.due(h, now)}
+	due := now
+	if h.Interruptions > 1 {
+		due = o.BackOff.due(h, now)
+	}
+	return Settlement{Outcome: Retried, History: h, Due: due}
 }
 
 // Buried returns the dead letter that an event becomes after a delivery that no other would mend.

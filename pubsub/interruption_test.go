@@ -80,13 +80,14 @@ func TestAFailedDeliveryEndsARowOfInterruptions(t *testing.T) {
 
 func TestOnlyTheEventThatWasBeingHandledIsInterrupted(t *testing.T) {
 	b := newBench(t)
-	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxDeliver: 1, BackOff: pubsub.BackOff{time.Hour}}
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", MaxDeliver: 3, BackOff: pubsub.BackOff{time.Hour}}
 	b.publish("t", message("1"), message("2"), message("3"))
 	for range 5 {
 		s := b.subscribe(opts)
 		require.Eventually(t, func() bool { return s.InFlight() == 3 }, waitLong, time.Millisecond)
 		s.Interrupt() // nobody has taken an event
 	}
+	b.interrupted(opts, "1", 1)
 	s := b.subscribe(opts)
 	b.next(s)
 	b.next(s)
@@ -103,6 +104,16 @@ func TestOnlyTheEventThatWasBeingHandledIsInterrupted(t *testing.T) {
 	b.expect(s, "1")
 }
 
+// Most streams end because a sidecar stops, over an event that its app has not even seen.
+func TestTheFirstInterruptionCostsNoTimeAndNoPlace(t *testing.T) {
+	b := newBench(t)
+	opts := pubsub.SubscribeOptions{Group: "g", Topic: "t", BackOff: pubsub.BackOff{time.Hour}}
+	b.publish("t", message("1"), message("2"), message("3"))
+	b.interrupted(opts, "1", 1)
+	b.reopen()
+	b.expect(b.subscribe(opts), "1", "2", "3")
+}
+
 func TestOrderHoldsBehindAnInterruption(t *testing.T) {
 	for name, ordered := range map[string]bool{"ordered": true, "partition key": false} {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +122,7 @@ func TestOrderHoldsBehindAnInterruption(t *testing.T) {
 			for _, data := range []string{"1", "2", "3"} {
 				b.publish("t", pubsub.Message{Data: []byte(data), PartitionKey: "k"})
 			}
+			b.interrupted(opts, "1", 1)
 			b.interrupted(opts, "1", 1)
 			b.reopen()
 			s := b.subscribe(opts)

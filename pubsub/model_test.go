@@ -173,7 +173,11 @@ func (m *machine) interruptIn(g *modelGroup) {
 	s.sub.Interrupt()
 	if len(s.hand) > 0 {
 		e := g.find(s.hand[0])
-		e.fails(g, m.b.clock.Now(), &e.interruptions, pubsub.ReasonInterrupted)
+		now := m.b.clock.Now()
+		e.fails(g, now, &e.interruptions, pubsub.ReasonInterrupted)
+		if e.interruptions == 1 { // it comes again at once
+			e.notBefore, e.surely = now, now
+		}
 	}
 	s.putBack()
 }

@@ -2,6 +2,8 @@ package e2e_test
 
 import (
 	"net/http"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -36,8 +38,8 @@ func TestAStuckInstanceDoesNotHoldTheOtherBack(t *testing.T) {
 	require.Len(t, stuck.received(), pending)
 }
 
-// What an instance has in flight when its sidecar ends goes to another one at once, and was not a failed delivery: with
-// maxDeliver 1, that would be a dead letter.
+// What an instance has in flight when its sidecar ends goes to another one at once and in its order, and was not a failed
+// delivery: with maxDeliver 1, that would be a dead letter.
 func TestARolledOverInstance(t *testing.T) {
 	t.Parallel()
 	// release lets the app answer, for which a sidecar that is stopped waits.
@@ -67,7 +69,7 @@ func TestARolledOverInstance(t *testing.T) {
 				return http.StatusOK, ""
 			}, subscribe("orders"))
 			second := e.app(nil, subscribe("orders"))
-			settings := []string{"maxDeliver", "1", "ackWait", "1h"}
+			settings := []string{"maxDeliver", "1", "ackWait", "1h", "backOff", "1h"}
 			old := e.sidecar("old", "shop", first, settings...)
 			e.ready(old)
 			e.bulk(old, "orders", eventIDs(events))
@@ -82,6 +84,7 @@ func TestARolledOverInstance(t *testing.T) {
 			e.settled()
 			require.Empty(t, e.deadLetters())
 			require.NotEmpty(t, second.received())
+			require.True(t, slices.IsSortedFunc(second.received(), func(a, b delivery) int { return strings.Compare(a.ID, b.ID) }))
 			ids := make(map[string]bool)
 			for _, d := range append(first.received(), second.received()...) {
 				require.Equal(t, 1, d.count(), "deliveryCount of %s", d.ID)
