@@ -70,7 +70,11 @@ func parseProperties(given map[string]string) (properties, error) {
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		lower := strings.ToLower(key)
 		if _, twice := p[lower]; twice {
-			return nil, invalid.New("metadata", key, "each key once, whatever its case")
+			allowed := "each key once, whatever its case"
+			if lower == "consumerid" {
+				allowed += "; Dapr adds consumerID to a file that spells it in another way"
+			}
+			return nil, invalid.New("metadata", key, allowed)
 		}
 		p[lower] = strings.TrimSpace(given[key])
 	}

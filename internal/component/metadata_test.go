@@ -149,6 +149,8 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 	requireInvalid(t, err, "prefix")
 	_, err = c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"bucket": "a", "Bucket": "b"}}})
 	requireInvalid(t, err, "each key once")
+	_, err = c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerId": "a", "consumerID": "b"}}})
+	requireInvalid(t, err, "Dapr adds consumerID")
 	_, err = c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"x": strings.Repeat("x", maxInitMetadata)}}})
 	requireInvalid(t, err, "at most 65536 bytes")
 	require.Error(t, c.set("k", "v"), "none of these has initialized the component")
