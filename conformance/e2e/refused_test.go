@@ -134,6 +134,7 @@ var refusals = []refusal{
 			publish("topic", "x", "ttlInSeconds", "-5").saying(notAllowedTTL, "a whole number of seconds from 1 to"),
 			publish("topic", "x", "deliverAfter", "later").saying(`deliverAfter "later"`, "a duration of 0 or more"),
 			publish("topic", "x", "deliverAt", "later").saying(`deliverAt "later"`, "RFC 3339"),
+			publish("topic", "x", "deliverAfter", "1h", "ttlInSeconds", "60").saying(`ttlInSeconds "60"`, "longer than the event is held back"),
 			publish("a\nb", "x").saying(`topic "a`, "without control characters"),
 			publish("a.>", "x").saying("topic", "without the wildcards"),
 			publish(strings.Repeat("t", 513), "x").saying("topic", "1 to 512 bytes"),

@@ -222,6 +222,9 @@ func ReadMetadata(m *pubsub.Message, now time.Time) (err error) {
 			return invalid.New(keyDeliverAt, at, "a time in RFC 3339, such as 2026-01-31T12:00:00Z")
 		}
 	}
+	if m.TTL > 0 && m.DeliverAt.Sub(now) >= m.TTL {
+		return invalid.New(keyTTLInSeconds, property(metadata, keyTTLInSeconds), "longer than the event is held back: it counts from the publish on")
+	}
 	return nil
 }
 

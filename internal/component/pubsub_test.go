@@ -107,10 +107,10 @@ func TestPublishMetadata(t *testing.T) {
 		return p.message("t", []byte("d"), "text/plain", pairs(md))
 	}
 
-	m, err := read("EVENTID", "E", "ttlInSeconds", "60", "deliverAfter", "90", "partitionKey", "p")
+	m, err := read("EVENTID", "E", "ttlInSeconds", "91", "deliverAfter", "90", "partitionKey", "p")
 	require.NoError(t, err)
 	require.Equal(t, "E", m.EventID)
-	require.Equal(t, time.Minute, m.TTL)
+	require.Equal(t, 91*time.Second, m.TTL)
 	require.Equal(t, clock.Now().Add(90*time.Second), m.DeliverAt)
 	require.Equal(t, "p", m.PartitionKey)
 	require.Equal(t, "text/plain", m.ContentType)
@@ -123,6 +123,7 @@ func TestPublishMetadata(t *testing.T) {
 	for _, bad := range [][]string{
 		{"ttlInSeconds", "-5"}, {"ttlInSeconds", "0"}, {"ttlInSeconds", "x"}, {"ttlInSeconds", "99999999999"},
 		{"deliverAfter", "soon"}, {"deliverAfter", "-1s"}, {"deliverAt", "tomorrow"}, {"deliverAt", "2026-01-31T12:00:00Z", "deliverAfter", "1s"},
+		{"ttlInSeconds", "90", "deliverAfter", "90"}, {"ttlInSeconds", "90", "deliverAt", "2026-01-31T12:02:00Z"},
 		{"x", "\xff"}, {"\xff", "x"},
 	} {
 		_, err := read(bad...)
