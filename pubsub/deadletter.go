@@ -16,7 +16,7 @@ type Reason string
 const (
 	// ReasonMaxDeliver: it was delivered as often as maxDeliver allows.
 	ReasonMaxDeliver Reason = "max-deliver"
-	// ReasonInterrupted: streams ended while it was being handled, as often in a row as maxDeliver allows, but at least twice.
+	// ReasonInterrupted: streams ended while it was its turn, as often in a row as maxDeliver allows, but at least twice.
 	ReasonInterrupted Reason = "interrupted"
 	// ReasonExpired: its time to live ended before it was handled.
 	ReasonExpired Reason = "expired"

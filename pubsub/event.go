@@ -99,7 +99,7 @@ func (h History) failed(a Attempt) History {
 
 // interrupted returns the history after one more interruption.
 func (h History) interrupted(at time.Time) History {
-	h.Attempts = h.with(Attempt{At: at, Error: "the stream ended while the event was being handled"})
+	h.Attempts = h.with(Attempt{At: at, Error: "the stream ended while it was this event's turn"})
 	h.Interruptions++
 	return h
 }

@@ -40,7 +40,7 @@ func TestAnEventOverWhichStreamsEndBecomesADeadLetter(t *testing.T) {
 		require.Equal(t, "poison", string(dead.Event.Data))
 		require.Zero(t, dead.History.Deliveries)
 		require.Len(t, dead.History.Attempts, c.interruptions)
-		require.Equal(t, "the stream ended while the event was being handled", dead.LastError())
+		require.Equal(t, "the stream ended while it was this event's turn", dead.LastError())
 		s := b.subscribe(opts)
 		b.expect(s, "2")
 		s.Close()

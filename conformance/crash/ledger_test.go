@@ -36,7 +36,7 @@ const (
 	eventDeliveries = 3
 	eventFailure    = "it cannot be handled now"
 	// eventInterrupted is the error of a delivery whose sidecar was killed.
-	eventInterrupted = "the stream ended while the event was being handled"
+	eventInterrupted = "the stream ended while it was this event's turn"
 	// delayedEvery is which plain events are delayed.
 	delayedEvery = 11
 )
