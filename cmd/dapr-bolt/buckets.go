@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"context"
 
 	"github.com/spf13/cobra"
 
@@ -11,60 +11,38 @@ import (
 )
 
 func (c *cli) bucketsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "buckets",
-		Short: "List the buckets of all databases",
-		Args:  subcommandArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			list := func(client *admin.Client) (admin.Buckets, error) {
-				buckets, err := admin.CallBuckets.Ask(cmd.Context(), client, admin.Empty{})
-				c.sayMissing(buckets.Missing)
-				return buckets, err
+	cmd := c.command("buckets", "List the buckets of all databases", func(ctx context.Context, _ []string) error {
+		buckets, err := admin.CallBuckets.Ask(ctx, c.client, admin.Empty{})
+		c.sayMissing(buckets.Missing)
+		return show(c, buckets, err, func(buckets admin.Buckets) error {
+			var rows [][]any
+			for _, b := range buckets.State {
+				rows = append(rows, []any{sidecars.State, b.Database, b.Name})
 			}
-			return learn(c, list, func(buckets admin.Buckets) error {
-				var rows [][]cell
-				for _, b := range buckets.State {
-					rows = append(rows, []cell{{text: string(sidecars.State)}, textCell(b.Database), textCell(b.Name)})
-				}
-				for _, b := range buckets.Buckets {
-					rows = append(rows, []cell{{text: string(sidecars.PubSub)}, textCell(b.Database), textCell(b.Name)})
-				}
-				return c.printPage([]string{"KIND", "DATABASE", "BUCKET"}, rows, "no buckets", "")
-			})
-		},
-	}
+			for _, b := range buckets.Buckets {
+				rows = append(rows, []any{sidecars.PubSub, b.Database, b.Name})
+			}
+			return c.printPage("KIND  DATABASE  BUCKET", rows, "no buckets", "")
+		})
+	})
+	cmd.Args = subcommandArgs
 	c.outputFlag(cmd, cmd.PersistentFlags())
 	cmd.AddCommand(c.bucketRemoveCommand())
 	return cmd
 }
 
 func (c *cli) bucketRemoveCommand() *cobra.Command {
-	var (
-		database string
-		yes      bool
-	)
-	cmd := &cobra.Command{
-		Use:   "remove KIND BUCKET",
-		Short: "Remove all that a bucket holds; KIND is state or pubsub",
-		Long: `Remove all that a bucket holds; KIND is state or pubsub. A bucket that a connected sidecar works on is refused. Its
-name can be used again; no ETag and no dead letter's id is given out twice. It asks first.`,
-		Args: exactArgs("KIND", "BUCKET"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			request := admin.RemoveBucketRequest{Kind: args[0], Bucket: admin.Bucket{Database: database, Name: args[1]}}
-			return c.withClient(func(client *admin.Client) error {
-				if !yes {
-					if err := c.confirm(fmt.Sprintf("Remove all that %s bucket %s holds?", request.Kind, request.Bucket)); err != nil {
-						return err
-					}
-				}
-				if _, err := admin.CallRemoveBucket.Ask(cmd.Context(), client, request); err != nil {
-					return err
-				}
-				return c.say(request, "%s bucket %s removed\n", request.Kind, request.Bucket)
-			})
-		},
-	}
-	addFlag(cmd.Flags(), &database, "database", "", "name", "the database: DATABASE.db in the data directory (default: "+databases.DefaultDatabase+")", parseName)
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	var database string
+	cmd := c.command("remove KIND BUCKET", "Remove all that a bucket holds; KIND is state or pubsub", func(ctx context.Context, args []string) error {
+		request := admin.RemoveBucketRequest{Kind: args[0], Bucket: admin.Bucket{Database: database, Name: args[1]}}
+		if err := c.confirm("Remove all that %s bucket %s holds?", request.Kind, request.Bucket); err != nil {
+			return err
+		}
+		return do(ctx, c, admin.CallRemoveBucket, request, request, "%s bucket %s removed\n", request.Kind, request.Bucket)
+	})
+	cmd.Long = `Remove all that a bucket holds; KIND is state or pubsub. A bucket that a connected sidecar works on is refused. Its
+name can be used again; no ETag and no dead letter's id is given out twice. It asks first.`
+	addFlag(cmd.Flags(), &database, "database", "name", "the database: DATABASE.db in the data directory (default: "+databases.DefaultDatabase+")", parseName)
+	c.yesFlag(cmd)
 	return cmd
 }

@@ -22,19 +22,18 @@ const (
 )
 
 // completion asks the process what can stand next on a command line. Without a process nothing can.
-func (c *cli) completion(offer func(ctx context.Context, client *admin.Client, args []string) ([]string, error)) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (c *cli) completion(offer func(ctx context.Context, args []string) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) (offers []string, _ cobra.ShellCompDirective) {
 		// Cobra runs no PersistentPreRunE before a completion.
-		if err := c.prepare(cmd); err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+		err := c.prepare(cmd)
+		if err == nil {
+			ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
+			defer cancel()
+			err = c.withClient(func() (err error) {
+				offers, err = offer(ctx, args)
+				return err
+			})
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completeWithin)
-		defer cancel()
-		var offers []string
-		err := c.withClient(func(client *admin.Client) (err error) {
-			offers, err = offer(ctx, client, args)
-			return err
-		})
 		if err != nil {
 			cobra.CompDebugln(err.Error(), false)
 		}
@@ -43,10 +42,31 @@ func (c *cli) completion(offer func(ctx context.Context, client *admin.Client, a
 	}
 }
 
+// completeArgs completes arguments that begin with a TOPIC, and perhaps its GROUP, or are ids of dead letters.
+func (c *cli) completeArgs(names []string) cobra.CompletionFunc {
+	switch {
+	case slices.Contains(names, "TOPIC"):
+		return c.eachTopic(func(t *admin.TopicStats, args []string) []string {
+			switch {
+			case len(args) == 0:
+				return []string{t.Topic}
+			case len(args) == 1 && t.Topic == args[0] && slices.Contains(names, "GROUP"):
+				return groupsOf(t, nil)
+			}
+			return nil
+		})
+	case slices.Contains(names, "ID"):
+		return c.completeIDs(1)
+	case slices.Contains(names, "[ID...]"):
+		return c.completeIDs(mostCompletions)
+	}
+	return nil
+}
+
 // eachTopic returns what pick takes of each topic in the buckets that the flags name.
 func (c *cli) eachTopic(pick func(t *admin.TopicStats, args []string) []string) cobra.CompletionFunc {
-	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
-		topics, err := admin.CallTopics.Ask(ctx, client, admin.TopicsRequest{Bucket: c.bucket, Limit: admin.MaxPageSize})
+	return c.completion(func(ctx context.Context, args []string) (offers []string, err error) {
+		topics, err := admin.CallTopics.Ask(ctx, c.client, admin.TopicsRequest{Bucket: c.bucket, Limit: admin.MaxPageSize})
 		for i := range topics.Topics {
 			offers = append(offers, pick(&topics.Topics[i], args)...)
 		}
@@ -63,27 +83,16 @@ func groupsOf(t *admin.TopicStats, _ []string) (names []string) {
 	return names
 }
 
-// topicThenGroup completes the arguments TOPIC GROUP.
-func topicThenGroup(t *admin.TopicStats, args []string) []string {
-	switch {
-	case len(args) == 0:
-		return topicOf(t, nil)
-	case len(args) == 1 && t.Topic == args[0]:
-		return groupsOf(t, nil)
-	}
-	return nil
-}
-
 // completeIDs completes the ids of dead letters that are not named yet, at most so many in all.
 func (c *cli) completeIDs(most int) cobra.CompletionFunc {
-	return c.completion(func(ctx context.Context, client *admin.Client, args []string) (offers []string, err error) {
-		if most > 0 && len(args) >= most {
+	return c.completion(func(ctx context.Context, args []string) (offers []string, err error) {
+		if len(args) >= most {
 			return nil, nil
 		}
-		page, err := admin.CallDeadLetters.Ask(ctx, client, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
+		page, err := admin.CallDeadLetters.Ask(ctx, c.client, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
 		for _, d := range page.DeadLetters {
 			if id := strconv.FormatUint(d.ID, 10); !slices.Contains(args, id) {
-				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, textCell(cause.Of(d.LastError)).text))
+				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, c.cells([]any{cause.Of(d.LastError)})[0].text))
 			}
 		}
 		return offers, err
@@ -92,8 +101,8 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 
 // completeBucket completes --database and --bucket.
 func (c *cli) completeBucket(kind sidecars.Kind, pick func(admin.Bucket) string) cobra.CompletionFunc {
-	return c.completion(func(ctx context.Context, client *admin.Client, _ []string) (offers []string, err error) {
-		buckets, err := admin.CallBuckets.Ask(ctx, client, admin.Empty{})
+	return c.completion(func(ctx context.Context, _ []string) (offers []string, err error) {
+		buckets, err := admin.CallBuckets.Ask(ctx, c.client, admin.Empty{})
 		ofKind := buckets.Buckets
 		if kind == sidecars.State {
 			ofKind = buckets.State

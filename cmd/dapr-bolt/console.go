@@ -29,21 +29,12 @@ type consoleSettings struct {
 	hosts                []string
 }
 
-func (s *consoleSettings) addFlags(flags *pflag.FlagSet) (names []string) {
-	flag := func(name string) string {
-		names = append(names, name)
-		return name
-	}
-	boolean := func(target *bool, name, usage string) {
-		addFlag(flags, target, flag(name), fmt.Sprint(*target), "bool", usage, parseBool)
-		flags.Lookup(name).NoOptDefVal = "true"
-	}
-	boolean(&s.on, "console", "serve the console at --http-listen; the command console prints the link to it")
-	addFlag(flags, &s.tokenFile, flag("console-token-file"), "", "file", "a file with the token that lets people into the console (default: "+console.TokenFileName+" in the data directory, made at the first start)", parseFile)
-	boolean(&s.readOnly, "console-read-only", "the console refuses all changes")
-	boolean(&s.hideValues, "console-hide-values", "the console shows no payloads and no values")
-	addFlag(flags, &s.hosts, flag("console-host"), "", "names", "host names by which browsers reach the console through a proxy with TLS; none: loopback addresses only", parseHosts)
-	return names
+func (s *consoleSettings) addFlags(flags *pflag.FlagSet) {
+	addSwitch(flags, &s.on, "console", "serve the console at --http-listen; the command console prints the link to it")
+	addEnvFlag(flags, &s.tokenFile, "console-token-file", "file", "a file with the token that lets people into the console (default: "+console.TokenFileName+" in the data directory, made at the first start)", parseFile)
+	addSwitch(flags, &s.readOnly, "console-read-only", "the console refuses all changes")
+	addSwitch(flags, &s.hideValues, "console-hide-values", "the console shows no payloads and no values")
+	addEnvFlag(flags, &s.hosts, "console-host", "names", "host names by which browsers reach the console through a proxy with TLS; none: loopback addresses only", parseHosts)
 }
 
 func parseFile(text string) (string, error) {
@@ -51,19 +42,6 @@ func parseFile(text string) (string, error) {
 		return "", errors.New("allowed: the path of a file")
 	}
 	return filepath.Abs(text)
-}
-
-func parseHosts(text string) ([]string, error) {
-	if text == "" {
-		return nil, nil
-	}
-	hosts := strings.Split(text, ",")
-	for i, host := range hosts {
-		if hosts[i] = strings.TrimSpace(host); hosts[i] == "" || strings.ContainsAny(hosts[i], " /:@") {
-			return nil, errors.New("allowed: host names without a port, such as bolt.example.org, separated by commas")
-		}
-	}
-	return hosts, nil
 }
 
 // consoleTokenFile is where the token is.
@@ -166,33 +144,26 @@ const linkPage = "console.html"
 
 func (c *cli) consoleCommand() *cobra.Command {
 	var open bool
-	cmd := &cobra.Command{
-		Use:   "console",
-		Short: "Print the link that lets a browser into the console",
-		Long: `Print the link that lets a browser into the console of the running process, or open it with --open. Whoever has the
-link can see and change what the console shows: it holds the token.`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withClient(func(client *admin.Client) error {
-				info, err := admin.CallInfo.Ask(cmd.Context(), client, admin.Empty{})
-				if err != nil {
-					return err
-				}
-				if info.Console == "" {
-					return errors.New("the process serves no console: start it with --http-listen, without --console=false, and on other than loopback addresses with --console-host")
-				}
-				token, err := console.ReadToken(info.ConsoleTokenFile)
-				if err != nil {
-					return err
-				}
-				link := console.Link(info.Console, token)
-				if open {
-					return c.openBrowser(cmd.Context(), link)
-				}
-				return c.say(map[string]string{"link": link}, "%s\n", link)
-			})
-		},
-	}
+	cmd := c.command("console", "Print the link that lets a browser into the console", func(ctx context.Context, _ []string) error {
+		info, err := admin.CallInfo.Ask(ctx, c.client, admin.Empty{})
+		if err != nil {
+			return err
+		}
+		if info.Console == "" {
+			return errors.New("the process serves no console: start it with --http-listen, without --console=false, and on other than loopback addresses with --console-host")
+		}
+		token, err := console.ReadToken(info.ConsoleTokenFile)
+		if err != nil {
+			return err
+		}
+		link := console.Link(info.Console, token)
+		if open {
+			return c.openBrowser(ctx, link)
+		}
+		return c.say(map[string]string{"link": link}, "%s\n", link)
+	})
+	cmd.Long = `Print the link that lets a browser into the console of the running process, or open it with --open. Whoever has the
+link can see and change what the console shows: it holds the token.`
 	c.outputFlag(cmd, cmd.Flags())
 	cmd.Flags().BoolVar(&open, "open", false, "open it in the browser of this desktop")
 	return cmd

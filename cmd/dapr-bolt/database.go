@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,33 +18,23 @@ import (
 )
 
 func (c *cli) backupCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "backup FILE",
-		Short: "Copy a database to a new file while the process runs",
-		Long: `Copy a database to a new file while the process runs. The copy is consistent and synced; go back to it
-with restore.`,
-		Args: exactArgs(fileArg),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			// The process has a working directory of its own.
-			path, err := filepath.Abs(args[0])
-			if err != nil {
-				return err
-			}
-			take := func(client *admin.Client) (admin.BackupResult, error) {
-				result, err := admin.CallBackup.Ask(cmd.Context(), client, admin.BackupRequest{Database: c.database, Path: path})
-				if err == nil {
-					err = c.checkSeen(result)
-				}
-				return result, err
-			}
-			return learn(c, take, func(result admin.BackupResult) error {
-				_, err := fmt.Fprintf(c.out, "%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
-				return err
-			})
-		},
-	}
-	c.outputFlag(cmd, cmd.Flags())
-	c.databaseFlag(cmd.Flags())
+	cmd := c.command("backup FILE", "Copy a database to a new file while the process runs", func(ctx context.Context, args []string) error {
+		// The process has a working directory of its own.
+		path, err := filepath.Abs(args[0])
+		if err != nil {
+			return err
+		}
+		result, err := admin.CallBackup.Ask(ctx, c.client, admin.BackupRequest{Database: c.database, Path: path})
+		if err == nil {
+			err = c.checkSeen(result)
+		}
+		return show(c, result, err, func(result admin.BackupResult) error {
+			return c.printf("%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
+		})
+	})
+	cmd.Long = `Copy a database to a new file while the process runs. The copy is consistent and synced; go back to it
+with restore.`
+	c.fileFlags(cmd)
 	return cmd
 }
 
@@ -75,35 +64,20 @@ type compactResult struct {
 }
 
 func (c *cli) compactCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "compact [FILE]",
-		Short: "Give the unused space of a database file at rest back",
-		Long: `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which
+	cmd := c.command("compact [FILE]", "Give the unused space of a database file at rest back", func(ctx context.Context, args []string) error {
+		result, err := compactResult{Path: c.file(args)}, error(nil)
+		result.Before, result.After, err = boltdb.Compact(ctx, result.Path)
+		return show(c, result, notThere(stopFirst(err)), func(r compactResult) error {
+			if r.After == r.Before {
+				return c.printf("%s: left as it is: a copy would not be smaller than its %s\n", r.Path, byteSize(r.Before))
+			}
+			return c.printf("%s: %s before, %s after\n", r.Path, byteSize(r.Before), byteSize(r.After))
+		})
+	})
+	cmd.Long = `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which
 needs that much free space, and puts it in the file's place in one step. The copy has the file's owner, group and mode. One
-that would not be smaller is dropped. Every page is read first: a damaged file is refused, and stays as it is.`,
-		Args: atMostOneArg(fileArg),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			path := c.file(args)
-			before, after, err := boltdb.Compact(cmd.Context(), path)
-			switch {
-			case errors.Is(err, boltdb.ErrLocked):
-				return fmt.Errorf("%w: stop it first", err)
-			case err != nil:
-				return notThere(err)
-			}
-			if c.output == outputJSON {
-				return c.printJSON(compactResult{Path: path, Before: before, After: after})
-			}
-			if after == before {
-				_, err = fmt.Fprintf(c.out, "%s: left as it is: a copy would not be smaller than its %s\n", path, byteSize(before))
-				return err
-			}
-			_, err = fmt.Fprintf(c.out, "%s: %s before, %s after\n", path, byteSize(before), byteSize(after))
-			return err
-		},
-	}
-	c.outputFlag(cmd, cmd.Flags())
-	c.databaseFlag(cmd.Flags())
+that would not be smaller is dropped. Every page is read first: a damaged file is refused, and stays as it is.`
+	c.fileFlags(cmd)
 	return cmd
 }
 
@@ -114,37 +88,29 @@ type restoreResult struct {
 }
 
 func (c *cli) restoreCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "restore FILE",
-		Short: "Put a backup in the place of a database file at rest",
-		Long: `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode; where there is none, it
+	cmd := c.command("restore FILE", "Put a backup in the place of a database file at rest", func(ctx context.Context, args []string) error {
+		result, err := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}, error(nil)
+		result.Kept, err = boltdb.Restore(ctx, args[0], result.Path, stateengine.Check)
+		return show(c, result, stopFirst(err), func(r restoreResult) error {
+			if r.Kept != "" {
+				fmt.Fprintf(c.out, "%s: kept as %s\n", r.Path, r.Kept)
+			}
+			return c.printf("%s: restored from %s\n", r.Path, args[0])
+		})
+	})
+	cmd.Long = `Put a copy of a backup in the place of a database file at rest, with its owner, group and mode; where there is none, it
 belongs to whom the data directory does. The backup is checked first. What was there is kept under another name, which is
-printed. All ETags that were given out so far are invalid from then on.`,
-		Args: exactArgs(fileArg),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			result := restoreResult{Path: databases.FilePath(c.dataDir, c.database)}
-			var err error
-			result.Kept, err = boltdb.Restore(cmd.Context(), args[0], result.Path, stateengine.Check)
-			switch {
-			case errors.Is(err, boltdb.ErrLocked):
-				return fmt.Errorf("%w: stop it first", err)
-			case err != nil:
-				return err
-			case c.output == outputJSON:
-				return c.printJSON(result)
-			}
-			if result.Kept != "" {
-				if _, err := fmt.Fprintf(c.out, "%s: kept as %s\n", result.Path, result.Kept); err != nil {
-					return err
-				}
-			}
-			_, err = fmt.Fprintf(c.out, "%s: restored from %s\n", result.Path, args[0])
-			return err
-		},
-	}
-	c.outputFlag(cmd, cmd.Flags())
-	c.databaseFlag(cmd.Flags())
+printed. All ETags that were given out so far are invalid from then on.`
+	c.fileFlags(cmd)
 	return cmd
+}
+
+// stopFirst says what to do about a file that a process has open.
+func stopFirst(err error) error {
+	if errors.Is(err, boltdb.ErrLocked) {
+		return fmt.Errorf("%w: stop it first", err)
+	}
+	return err
 }
 
 // notThere says what to do about a file that is not there.
@@ -169,46 +135,27 @@ type checkReport struct {
 }
 
 func (c *cli) checkCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "check [FILE]",
-		Short: "Read every page of a database file at rest and say what is damaged",
-		Long: `Read every page of a database file at rest, or of a backup, and say what is damaged. It changes nothing, but that
-it brings a log that a crash has left beside the file into it. The exit code is 1 if anything is damaged.`,
-		Args: atMostOneArg(fileArg),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := checkFile(cmd.Context(), c.file(args))
-			if err != nil {
-				return err
+	cmd := c.command("check [FILE]", "Read every page of a database file at rest and say what is damaged", func(ctx context.Context, args []string) error {
+		report, err := checkFile(ctx, c.file(args))
+		err = show(c, report, err, func(r checkReport) error {
+			if r.Sound {
+				return c.printf("%s: sound\n", r.Path)
 			}
-			if c.output == outputJSON {
-				err = c.printJSON(report)
-			} else {
-				err = c.printReport(report)
+			lines := strings.Join(r.Problems, "\n")
+			if r.More {
+				lines += "\nand more"
 			}
-			if err == nil && !report.Sound {
-				err = fmt.Errorf("%s is damaged", report.Path)
-			}
-			return err
-		},
-	}
-	c.outputFlag(cmd, cmd.Flags())
-	c.databaseFlag(cmd.Flags())
+			return c.printf("%s\n", harmless(lines))
+		})
+		if err == nil && !report.Sound {
+			err = fmt.Errorf("%s is damaged", report.Path)
+		}
+		return err
+	})
+	cmd.Long = `Read every page of a database file at rest, or of a backup, and say what is damaged. It changes nothing, but that
+it brings a log that a crash has left beside the file into it. The exit code is 1 if anything is damaged.`
+	c.fileFlags(cmd)
 	return cmd
-}
-
-func (c *cli) printReport(r checkReport) error {
-	var b strings.Builder
-	for _, problem := range r.Problems {
-		fmt.Fprintln(&b, harmless(problem))
-	}
-	if r.More {
-		fmt.Fprintln(&b, "and more")
-	}
-	if r.Sound {
-		fmt.Fprintf(&b, "%s: sound\n", r.Path)
-	}
-	_, err := io.WriteString(c.out, b.String())
-	return err
 }
 
 // checkFile reads the file and lists what is damaged.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -27,43 +26,39 @@ func (c *cli) devCommand() *cobra.Command {
 		logLevel:   "warn",
 		apps:       appOptions{protocol: "http", healthPath: "/healthz"},
 	}
-	cmd := &cobra.Command{
-		Use:   "dev [flags] [-- COMMAND…]",
-		Short: "Serve, write component files, and run an app with its sidecar, until Ctrl-C",
-		Long: `Serve for a developer's day. Where --components has no component files, two are written: statestore and pubsub.
+	cmd := c.command("dev [flags] [-- COMMAND…]", "Serve, write component files, and run an app with its sidecar, until Ctrl-C", func(ctx context.Context, args []string) error {
+		o.apps.command = args
+		return c.dev(ctx, &o)
+	})
+	cmd.Long = `Serve for a developer's day. Where --components has no component files, two are written: statestore and pubsub.
 With a command, or with a run file, 'dapr run' starts the app beside a sidecar that loads them, and Ctrl-C ends
 everything. Where a dapr-bolt serves the same data directory already, it is used.
 
 dapr-bolt dev                                                     serve, and say how to start apps
 dapr-bolt dev --app-id orders --app-port 8000 -- python app.py    serve, and run an app
-dapr-bolt dev -f dapr.yaml                                        serve, and run all apps of a run file`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
-				return usagef("unexpected argument %q: the command to run goes behind --", args[0])
-			}
-			if len(args) > 0 && o.apps.runFile != "" {
-				return usagef("there are a command and --run-file %s: allowed: one of the two", o.apps.runFile)
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.apps.command = args
-			return c.dev(cmd.Context(), &o)
-		},
+dapr-bolt dev -f dapr.yaml                                        serve, and run all apps of a run file`
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
+			return usagef("unexpected argument %q: the command to run goes behind --", args[0])
+		}
+		if len(args) > 0 && o.apps.runFile != "" {
+			return usagef("there are a command and --run-file %s: allowed: one of the two", o.apps.runFile)
+		}
+		return nil
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	addFlag(flags, &o.components, "components", o.components, "dir", "where the component files are, or are to be written", parsePath)
+	addFlag(flags, &o.components, "components", "dir", "where the component files are, or are to be written", parsePath)
 	flags.VarP(&value[string]{target: &o.apps.runFile, kind: "file", parse: parsePath}, "run-file", "f", "a run file of the Dapr CLI, such as dapr.yaml, with the apps to start")
-	addFlag(flags, &o.apps.id, "app-id", "", "id", "the app's id, and so its consumer group (default: the working directory's name)", parseText)
-	addFlag(flags, &o.apps.port, "app-port", "", "port", "where the app listens; none: it does not", parsePort)
-	addFlag(flags, &o.apps.protocol, "app-protocol", o.apps.protocol, "protocol", "how the sidecar calls the app", oneOf("http", "grpc", "https", "grpcs", "h2c"))
-	addFlag(flags, &o.apps.healthPath, "app-health-check-path", o.apps.healthPath, "path", "where the app answers 200 while it is well; events wait while it does not; empty turns the check off", parseText)
-	addFlag(flags, &o.apps.httpPort, "dapr-http-port", "", "port", "the sidecar's HTTP port (default: a free one)", parsePort)
-	addFlag(flags, &o.apps.grpcPort, "dapr-grpc-port", "", "port", "the sidecar's gRPC port (default: a free one)", parsePort)
-	addFlag(flags, &o.apps.placement, "placement-host-address", "", "host:port", "Dapr's placement service, which actors and workflows need; none: there is none", parseText)
-	addFlag(flags, &o.apps.scheduler, "scheduler-host-address", "", "host:port", "Dapr's scheduler service, likewise", parseText)
-	addFlag(flags, &o.apps.runtimePath, "runtime-path", "", "dir", "the folder with .dapr/bin/daprd in it (default: $DAPR_RUNTIME_PATH or the home directory)", parsePath)
+	addFlag(flags, &o.apps.id, "app-id", "id", "the app's id, and so its consumer group (default: the working directory's name)", parseText)
+	addFlag(flags, &o.apps.port, "app-port", "port", "where the app listens; none: it does not", parsePort)
+	addFlag(flags, &o.apps.protocol, "app-protocol", "protocol", "how the sidecar calls the app", oneOf("http", "grpc", "https", "grpcs", "h2c"))
+	addFlag(flags, &o.apps.healthPath, "app-health-check-path", "path", "where the app answers 200 while it is well; events wait while it does not; empty turns the check off", parseText)
+	addFlag(flags, &o.apps.httpPort, "dapr-http-port", "port", "the sidecar's HTTP port (default: a free one)", parsePort)
+	addFlag(flags, &o.apps.grpcPort, "dapr-grpc-port", "port", "the sidecar's gRPC port (default: a free one)", parsePort)
+	addFlag(flags, &o.apps.placement, "placement-host-address", "host:port", "Dapr's placement service, which actors and workflows need; none: there is none", parseText)
+	addFlag(flags, &o.apps.scheduler, "scheduler-host-address", "host:port", "Dapr's scheduler service, likewise", parseText)
+	addFlag(flags, &o.apps.runtimePath, "runtime-path", "dir", "the folder with .dapr/bin/daprd in it (default: $DAPR_RUNTIME_PATH or the home directory)", parsePath)
 	c.processFlags(flags, &o.logLevel)
 	return cmd
 }
@@ -120,25 +115,14 @@ func (c *cli) work(ctx context.Context, run *daprRun) error {
 
 // runningProcess reports whether a process serves the data directory, and what it says of itself.
 func (c *cli) runningProcess(ctx context.Context) (info admin.Info, running bool, err error) {
-	client := admin.NewClient(c.adminSocket())
-	defer client.Close()
-	info, err = admin.CallInfo.Ask(ctx, client, admin.Empty{})
-	var notRunning *admin.NotRunningError
-	if errors.As(err, &notRunning) {
+	info, err = admin.CallInfo.Ask(ctx, c.client, admin.Empty{})
+	if _, ok := errors.AsType[*admin.NotRunningError](err); ok {
 		return info, false, nil
 	}
 	if err == nil && info.Socket == "" {
 		err = fmt.Errorf("process %d on %s is starting or stopping: try again", info.PID, c.dataDir)
 	}
 	return info, err == nil, err
-}
-
-func parsePort(text string) (int, error) {
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || port == 0 {
-		return 0, errors.New("allowed: 1 to 65535")
-	}
-	return int(port), nil
 }
 
 func parseText(text string) (string, error) { return text, nil }

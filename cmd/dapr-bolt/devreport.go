@@ -26,8 +26,7 @@ type failure struct {
 
 // failureReport says what apps do not handle.
 type failureReport struct {
-	c      *cli
-	client *admin.Client
+	c *cli
 	// since is when it began, and last the last dead letter of each bucket that was said.
 	since time.Time
 	last  map[admin.Bucket]uint64
@@ -37,9 +36,7 @@ type failureReport struct {
 
 // reportFailures says which events fail, and which die, until ctx ends.
 func (c *cli) reportFailures(ctx context.Context) {
-	client := admin.NewClient(c.adminSocket())
-	defer client.Close()
-	r := &failureReport{c: c, client: client, since: c.clock.Now(), last: make(map[admin.Bucket]uint64), retried: make(map[failure]bool)}
+	r := &failureReport{c: c, since: c.clock.Now(), last: make(map[admin.Bucket]uint64), retried: make(map[failure]bool)}
 	for c.wait(ctx, lookInterval) == nil {
 		// What cannot be asked now is asked the next time.
 		r.retries(ctx)
@@ -49,12 +46,12 @@ func (c *cli) reportFailures(ctx context.Context) {
 
 // retries says of what apps failed at first, once for each cause: the default backOff tries for minutes before an event dies.
 func (r *failureReport) retries(ctx context.Context) {
-	topics, _ := admin.CallTopics.Ask(ctx, r.client, admin.TopicsRequest{})
+	topics, _ := admin.CallTopics.Ask(ctx, r.c.client, admin.TopicsRequest{})
 	for _, t := range topics.Topics {
 		if t.Retrying == 0 {
 			continue
 		}
-		page, _ := admin.CallRetries.Ask(ctx, r.client, admin.RetriesRequest{Bucket: t.Bucket, Topic: t.Topic})
+		page, _ := admin.CallRetries.Ask(ctx, r.c.client, admin.RetriesRequest{Bucket: t.Bucket, Topic: t.Topic})
 		for _, retry := range page.Retries {
 			f := failure{t.Bucket, t.Topic, retry.Group, cause.Of(retry.LastError)}
 			if f.cause == "" || r.retried[f] {
@@ -71,9 +68,9 @@ func (r *failureReport) retries(ctx context.Context) {
 
 // deadLetters says which events died: of one cause, the first, and how many more have since the last look.
 func (r *failureReport) deadLetters(ctx context.Context) {
-	buckets, _ := admin.CallBuckets.Ask(ctx, r.client, admin.Empty{})
+	buckets, _ := admin.CallBuckets.Ask(ctx, r.c.client, admin.Empty{})
 	for _, bucket := range buckets.Buckets {
-		page, _ := admin.CallDeadLetters.Ask(ctx, r.client, admin.ListOptions{Bucket: bucket, Since: r.since, After: r.last[bucket], Limit: admin.MaxPageSize})
+		page, _ := admin.CallDeadLetters.Ask(ctx, r.c.client, admin.ListOptions{Bucket: bucket, Since: r.since, After: r.last[bucket], Limit: admin.MaxPageSize})
 		died := make(map[failure][]*admin.DeadLetter)
 		var order []failure
 		for i := range page.DeadLetters {

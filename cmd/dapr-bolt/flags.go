@@ -6,11 +6,11 @@ import (
 	"net"
 	"net/url"
 	"os/user"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jonboulle/clockwork"
 	"github.com/spf13/cobra"
@@ -20,16 +20,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 )
-
-// usageError refuses a command line, or the environment's part in it.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usagef(format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...)}
-}
 
 // value is a flag whose text is checked as soon as it is read. parse's error says what is allowed; pflag puts the
 // flag's name and the refused text before it.
@@ -52,9 +42,13 @@ func (v *value[T]) Set(text string) error {
 func (v *value[T]) String() string { return v.text }
 func (v *value[T]) Type() string   { return v.kind }
 
-// addFlag defines a flag; standard is the default as a user would write it, and stays unparsed: target holds it already.
-func addFlag[T any](flags *pflag.FlagSet, target *T, name, standard, kind, usage string, parse func(string) (T, error)) {
-	flags.Var(&value[T]{target: target, text: standard, kind: kind, parse: parse}, name, usage)
+// addFlag defines a flag. What target holds is the default.
+func addFlag[T any](flags *pflag.FlagSet, target *T, name, kind, usage string, parse func(string) (T, error)) *pflag.Flag {
+	standard := ""
+	if v := reflect.ValueOf(target).Elem(); !v.IsZero() || v.Kind() == reflect.Bool {
+		standard = fmt.Sprint(*target)
+	}
+	return flags.VarPF(&value[T]{target: target, text: standard, kind: kind, parse: parse}, name, "", usage)
 }
 
 const (
@@ -62,12 +56,17 @@ const (
 	envAnnotation = "environment"
 )
 
-// fromEnv lets a flag be set by the environment variable of its name.
-func fromEnv(flags *pflag.FlagSet, name string) {
-	flag := flags.Lookup(name)
+// addEnvFlag is addFlag for a flag that the environment variable of its name sets, too.
+func addEnvFlag[T any](flags *pflag.FlagSet, target *T, name, kind, usage string, parse func(string) (T, error)) {
 	variable := envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	flag.Usage += " [$" + variable + "]"
+	flag := addFlag(flags, target, name, kind, usage+" [$"+variable+"]", parse)
 	flag.Annotations = map[string][]string{envAnnotation: {variable}}
+}
+
+// addSwitch adds such a flag that may stand without a value.
+func addSwitch(flags *pflag.FlagSet, target *bool, name, usage string) {
+	addEnvFlag(flags, target, name, "bool", usage, parseBool)
+	flags.Lookup(name).NoOptDefVal = "true"
 }
 
 // applyEnv sets the flags that the command line left alone. A variable that is set counts, even when it is empty.
@@ -125,17 +124,49 @@ func parseListen(text string) (string, error) {
 	return text, nil
 }
 
-func parseFiles(text string) ([]string, error) {
-	if text == "" {
-		return nil, nil
-	}
-	files := strings.Split(text, ",")
-	for i, file := range files {
-		if files[i] = strings.TrimSpace(file); files[i] == "" {
-			return nil, errors.New("allowed: paths of component files, separated by commas")
+// listOf takes values of one kind, separated by commas; nothing: there are none.
+func listOf[T any](allowed string, parse func(string) (T, error)) func(string) ([]T, error) {
+	return func(text string) (list []T, err error) {
+		if text == "" {
+			return nil, nil
 		}
+		for each := range strings.SplitSeq(text, ",") {
+			one, err := parse(strings.TrimSpace(each))
+			if err != nil {
+				return nil, errors.New("allowed: " + allowed + ", separated by commas")
+			}
+			list = append(list, one)
+		}
+		return list, nil
 	}
-	return files, nil
+}
+
+var (
+	parseFiles = listOf("paths of component files", parsePath)
+	parseHosts = listOf("host names without a port, such as bolt.example.org", func(text string) (string, error) {
+		if text == "" || strings.ContainsAny(text, " /:@") {
+			return "", errors.New("no host name")
+		}
+		return text, nil
+	})
+	parseIDNumbers = listOf("numbers of 0 to 4294967295", func(text string) (uint32, error) {
+		id, err := strconv.ParseUint(text, 10, 32)
+		return uint32(id), err
+	})
+	parseCount = upTo(1_000_000)
+	parseLimit = upTo(admin.MaxPageSize)
+	parsePort  = upTo(1<<16 - 1)
+)
+
+// upTo takes a whole number of 1 or more.
+func upTo(most int) func(string) (int, error) {
+	return func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > most {
+			return 0, fmt.Errorf("allowed: 1 to %d", most)
+		}
+		return n, nil
+	}
 }
 
 func parseURL(text string) (string, error) {
@@ -169,44 +200,21 @@ func parseGroup(text string) (*int, error) {
 	return &gid, nil
 }
 
-// parseIDNumbers takes the ids of users or groups.
-func parseIDNumbers(text string) ([]uint32, error) {
-	if text == "" {
-		return nil, nil
-	}
-	var ids []uint32
-	for _, each := range strings.Split(text, ",") {
-		id, err := strconv.ParseUint(strings.TrimSpace(each), 10, 32)
-		if err != nil {
-			return nil, errors.New("allowed: numbers of 0 to 4294967295, separated by commas")
-		}
-		ids = append(ids, uint32(id))
-	}
-	return ids, nil
-}
-
-func parseCount(text string) (int, error) {
-	const most = 1_000_000
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > most {
-		return 0, fmt.Errorf("allowed: 1 to %d", most)
-	}
-	return n, nil
-}
-
 // parseBytes takes a number of bytes in Kubernetes' notation, as the components' metadata does.
-func parseBytes(text string) (int64, error) {
+func parseBytes(text string) (byteCount, error) {
 	const least, most = 1 << 20, 1 << 40
 	q, err := resource.ParseQuantity(text)
 	n, whole := q.AsInt64()
 	if err != nil || !whole || n < least || n > most {
 		return 0, errors.New("allowed: a number of bytes from 1Mi to 1Ti, such as 500000000, 500M or 2Gi")
 	}
-	return n, nil
+	return byteCount(n), nil
 }
 
-// byteCount is what parseBytes reads, as people write it.
-func byteCount(n int64) string { return resource.NewQuantity(n, resource.BinarySI).String() }
+// byteCount is shown as parseBytes reads it.
+type byteCount int64
+
+func (n byteCount) String() string { return resource.NewQuantity(int64(n), resource.BinarySI).String() }
 
 func parseBool(text string) (bool, error) {
 	b, err := strconv.ParseBool(text)
@@ -230,14 +238,6 @@ func parseSince(clock clockwork.Clock) func(string) (time.Time, error) {
 	}
 }
 
-func parseLimit(text string) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > admin.MaxPageSize {
-		return 0, fmt.Errorf("allowed: 1 to %d", admin.MaxPageSize)
-	}
-	return n, nil
-}
-
 func parseID(text string) (uint64, error) {
 	id, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || id == 0 {
@@ -257,81 +257,25 @@ func parseRate(text string) (float64, error) {
 	return float64(n) / seconds, nil
 }
 
-// exactArgs and atMostOneArg answer wrong counts with the names of what is expected.
-func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != len(names) {
-			return usagef("%s behind %s: allowed: %s %s", given(args), cmd.CommandPath(), cmd.CommandPath(), strings.Join(names, " "))
-		}
-		for i, name := range names {
-			if name != fileArg {
-				if err := checkText(name, args[i]); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+// parseIDArg is parseID for an argument.
+func parseIDArg(name, text string) (uint64, error) {
+	id, err := parseID(text)
+	if err != nil {
+		return 0, usagef("invalid %s %q: %w", name, text, err)
 	}
+	return id, nil
 }
 
-// fileArg is the one argument whose name need not be text.
-const fileArg = "FILE"
-
-// checkText refuses an argument that would arrive as another one: JSON, in which the process is asked, has text alone.
-func checkText(name, arg string) error {
-	if !utf8.ValidString(arg) {
-		return usagef("invalid %s %q: allowed: UTF-8", name, arg)
-	}
-	return nil
+// limitFlag is that of a list that comes in pages.
+func limitFlag(cmd *cobra.Command, limit *int) {
+	*limit = admin.DefaultPageSize
+	addFlag(cmd.Flags(), limit, "limit", "count", "how many to list at most", parseLimit)
 }
 
-func atMostOneArg(name string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > 1 {
-			return usagef("%s behind %s: allowed: at most one %s", given(args), cmd.CommandPath(), name)
-		}
-		return nil
+func parseInterval(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 100*time.Millisecond {
+		return 0, errors.New("allowed: a duration of at least 100ms, such as 2s")
 	}
-}
-
-// given names arguments that are too many or too few.
-func given(args []string) string {
-	if len(args) == 0 {
-		return "no arguments"
-	}
-	return fmt.Sprintf("%s %q", count(len(args), "argument", "arguments"), args)
-}
-
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usagef("unknown argument %q for %q", args[0], cmd.CommandPath())
-	}
-	return nil
-}
-
-// subcommandArgs answers a subcommand that there is not, with the nearest or with all that there are.
-func subcommandArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	cmd.SuggestionsMinimumDistance = 2
-	hint := "allowed: " + strings.Join(subcommands(cmd), ", ")
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = "did you mean " + strings.Join(near, " or ") + "?"
-	}
-	return usagef("unknown command %q for %q: %s", args[0], cmd.CommandPath(), hint)
-}
-
-// needsSubcommand answers a command that does nothing by itself.
-func needsSubcommand(cmd *cobra.Command, _ []string) error {
-	return usagef("%s needs a subcommand: allowed: %s", cmd.CommandPath(), strings.Join(subcommands(cmd), ", "))
-}
-
-func subcommands(cmd *cobra.Command) (names []string) {
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() {
-			names = append(names, sub.Name())
-		}
-	}
-	return names
+	return d, nil
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"context"
 
 	"github.com/spf13/cobra"
 
@@ -9,44 +9,31 @@ import (
 )
 
 func (c *cli) jobsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "jobs",
-		Short: "List the redrives and purges of many that the console has begun",
-		Long:  `List the redrives and purges of many that the console has begun: those under way, and those that ended last.`,
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			list := func(client *admin.Client) ([]admin.Job, error) {
-				jobs, err := admin.CallJobs.Ask(cmd.Context(), client, admin.Empty{})
-				return jobs.Jobs, err
-			}
-			return learn(c, list, func(jobs []admin.Job) error {
-				var rows [][]cell
-				for _, j := range jobs {
-					rows = append(rows, []cell{
-						numberCell(j.ID), textCell(string(j.Action)), textCell(j.Filter.Bucket.String()), textCell(j.Filter.Topic), textCell(j.Filter.Group),
-						textCell(string(j.State)), numberCell(j.Done), numberCell(j.Total), c.timeCell(j.Started), textCell(j.Filter.Cause),
-					})
+	cmd := c.command("jobs", "List the redrives and purges of many that the console has begun", func(ctx context.Context, _ []string) error {
+		answer, err := admin.CallJobs.Ask(ctx, c.client, admin.Empty{})
+		return show(c, answer.Jobs, err, func(jobs []admin.Job) error {
+			return list(c, "ID  ACTION  BUCKET  TOPIC  GROUP  STATE  DONE  OF  BEGAN  CAUSE", jobs, "no jobs", "", func(j *admin.Job) []any {
+				return []any{
+					j.ID, string(j.Action), j.Filter.Bucket.String(), j.Filter.Topic, j.Filter.Group,
+					string(j.State), j.Done, j.Total, j.Started, j.Filter.Cause,
 				}
-				return c.printPage([]string{"ID", "ACTION", "BUCKET", "TOPIC", "GROUP", "STATE", "DONE", "OF", "BEGAN", "CAUSE"}, rows, "no jobs", "")
 			})
-		},
-	}
+		})
+	})
+	cmd.Long = `List the redrives and purges of many that the console has begun: those under way, and those that ended last.`
+	return cmd
 }
 
 func (c *cli) stopJobCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "stop-job ID",
-		Short: "Stop a redrive or a purge of many after the step that it is at",
-		Args:  exactArgs("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ids, err := parseIDs(args)
-			if err != nil {
-				return err
-			}
-			return ask(cmd.Context(), c, admin.CallCancelJob, admin.JobRequestID{ID: ids[0]}, func(job admin.Job) error {
-				_, err := fmt.Fprintf(c.out, "job %d was asked to stop: %d of %d done\n", job.ID, job.Done, job.Total)
-				return err
-			})
-		},
-	}
+	cmd := c.command("stop-job ID", "Stop a redrive or a purge of many after the step that it is at", func(ctx context.Context, args []string) error {
+		id, err := parseIDArg("ID", args[0])
+		if err != nil {
+			return err
+		}
+		return ask(ctx, c, admin.CallCancelJob, admin.JobRequestID{ID: id}, func(job admin.Job) error {
+			return c.printf("job %d was asked to stop: %d of %d done\n", job.ID, job.Done, job.Total)
+		})
+	})
+	cmd.ValidArgsFunction = nil // the ids are a dead letter's elsewhere
+	return cmd
 }

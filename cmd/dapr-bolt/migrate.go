@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/internal/component"
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
@@ -31,10 +30,11 @@ type migration struct {
 
 func (c *cli) migrateCommand() *cobra.Command {
 	var from, to string
-	cmd := &cobra.Command{
-		Use:   "migrate --from OLD.yaml --to NEW.yaml",
-		Short: "Copy a component's data to another place: from a file to servers, or back",
-		Long: `Copy what a component keeps to where another one of the same type keeps it: from a file to etcd or NATS, back, or to
+	cmd := c.command("migrate --from OLD.yaml --to NEW.yaml", "Copy a component's data to another place: from a file to servers, or back", func(ctx context.Context, _ []string) error {
+		result, err := c.migrate(ctx, from, to)
+		return show(c, result, err, c.printMigration)
+	})
+	cmd.Long = `Copy what a component keeps to where another one of the same type keeps it: from a file to etcd or NATS, back, or to
 another file. OLD.yaml and NEW.yaml are component files; files lie in --data-dir.
 
 Of state, it copies all keys with their expiry, and the idempotency keys with what is left of their window. ETags are new: old
@@ -46,20 +46,8 @@ worked on servers lately, is found out; what writes to servers by other means is
 
 The new place must be empty. A migration that was killed goes on when it is run again: state where it was, events anew, after
 what was copied of them is removed. Until it is complete, no dapr-bolt opens the new place for events. In the end both are
-compared.`,
-		Example: `  dapr-bolt migrate --from components/todo-store.yaml --to cluster/todo-store.yaml`,
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			result, err := c.migrate(cmd.Context(), from, to)
-			if err != nil || c.output == outputJSON {
-				if err == nil {
-					err = c.printJSON(result)
-				}
-				return err
-			}
-			return c.printMigration(result)
-		},
-	}
+compared.`
+	cmd.Example = `  dapr-bolt migrate --from components/todo-store.yaml --to cluster/todo-store.yaml`
 	cmd.Flags().StringVar(&from, "from", "", "the component file of the place to copy from")
 	cmd.Flags().StringVar(&to, "to", "", "the component file of the place to copy to")
 	c.outputFlag(cmd, cmd.Flags())
@@ -86,12 +74,9 @@ func (c *cli) migrate(ctx context.Context, from, to string) (result migration, e
 		return result, err
 	}
 	defer func() {
-		if errors.Is(err, boltdb.ErrLocked) {
-			err = fmt.Errorf("%w: stop it first", err)
-		}
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 		defer cancel()
-		err = errors.Join(err, manager.Close(closing))
+		err = errors.Join(stopFirst(err), manager.Close(closing))
 	}()
 	if kind == sidecars.State {
 		result.State, err = c.migrateState(ctx, manager, source, target)
@@ -151,7 +136,7 @@ func (c *cli) printMigration(m migration) error {
 	}
 	fmt.Fprintf(&b, "from %s\nto   %s\n", harmless(m.From), harmless(m.To))
 	if m.State != nil {
-		fmt.Fprintf(&b, "%s, %s, checksum %s: the same in both\n", count(int(m.State.Keys), "key", "keys"), count(int(m.State.IdempotencyKeys), "idempotency key", "idempotency keys"), m.State.Checksum)
+		fmt.Fprintf(&b, "%s, %s, checksum %s: the same in both\n", count(m.State.Keys, "key", "keys"), count(m.State.IdempotencyKeys, "idempotency key", "idempotency keys"), m.State.Checksum)
 	}
 	if m.Events != nil {
 		for _, of := range []struct {
@@ -167,13 +152,12 @@ func (c *cli) printMigration(m migration) error {
 			{pubsub.RecordID, "id of an event", "ids of events"},
 		} {
 			if n := m.Events.Counts[of.kind]; n > 0 {
-				fmt.Fprintln(&b, count(int(n), of.one, of.many))
+				fmt.Fprintln(&b, count(n, of.one, of.many))
 			}
 		}
 		fmt.Fprintf(&b, "checksum %s: the same in both\n", m.Events.Checksum)
 	}
-	_, err := io.WriteString(c.out, b.String())
-	return err
+	return c.printf("%s", b.String())
 }
 
 // componentSpec is what migrate reads of a component file.

@@ -8,33 +8,42 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
-// ask makes a call of the process, and prints its answer: as JSON, or as text does.
+// ask makes a call of the process, and prints its answer.
 func ask[R, A any](ctx context.Context, c *cli, call admin.Call[R, A], request R, text func(answer A) error) error {
-	return learn(c, func(client *admin.Client) (A, error) { return call.Ask(ctx, client, request) }, text)
+	answer, err := call.Ask(ctx, c.client, request)
+	return show(c, answer, err, text)
 }
 
-// learn is ask where it takes more than a call.
-func learn[A any](c *cli, from func(*admin.Client) (A, error), text func(answer A) error) error {
-	return c.withClient(func(client *admin.Client) error {
-		answer, err := from(client)
-		if err != nil {
-			return err
-		}
-		if c.output == outputJSON {
-			return c.printJSON(answer)
-		}
-		return text(answer)
-	})
+// do makes a call of the process that has no answer, and says what was done.
+func do[R any](ctx context.Context, c *cli, call admin.Call[R, admin.Empty], request R, done any, format string, args ...any) error {
+	if _, err := call.Ask(ctx, c.client, request); err != nil {
+		return err
+	}
+	return c.say(done, format, args...)
+}
+
+// show prints what was learnt, unless err says why nothing was: as JSON, or as text does.
+func show[A any](c *cli, answer A, err error, text func(answer A) error) error {
+	if err != nil {
+		return err
+	}
+	if c.output == outputJSON {
+		return c.printJSON(answer)
+	}
+	return text(answer)
 }
 
 // say prints what was done: fields as JSON, or the text.
 func (c *cli) say(fields any, format string, args ...any) error {
-	if c.output == outputJSON {
-		return c.printJSON(fields)
-	}
+	return show(c, fields, nil, func(any) error { return c.printf(format, args...) })
+}
+
+func (c *cli) printf(format string, args ...any) error {
 	_, err := fmt.Fprintf(c.out, format, args...)
 	return err
 }
@@ -48,23 +57,6 @@ func nextFlag[T comparable](flag string, next T) string {
 	return fmt.Sprintf("--%s %v", flag, next)
 }
 
-// printPage prints a table, or that it is empty, and how to go on.
-func (c *cli) printPage(header []string, rows [][]cell, none, next string) error {
-	if len(rows) == 0 && next == "" {
-		_, err := fmt.Fprintln(c.errOut, none)
-		return err
-	}
-	if len(rows) > 0 {
-		if err := c.printTable(header, rows); err != nil {
-			return err
-		}
-	}
-	if next != "" {
-		fmt.Fprintf(c.errOut, "there may be more: %s lists the next page\n", next)
-	}
-	return nil
-}
-
 func (c *cli) printJSON(v any) error {
 	enc := json.NewEncoder(c.out)
 	enc.SetEscapeHTML(false)
@@ -72,15 +64,23 @@ func (c *cli) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-func count(n int, one, many string) string {
+func count[N int | uint64](n N, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// confirm asks the person at the terminal. Where there is none, --yes must have been given.
-func (c *cli) confirm(question string) error {
+func (c *cli) yesFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&c.yes, "yes", false, "do not ask")
+}
+
+// confirm asks the person at the terminal, unless --yes was given. Where there is no terminal, it must have been.
+func (c *cli) confirm(format string, args ...any) error {
+	question := fmt.Sprintf(format, args...)
+	if c.yes {
+		return nil
+	}
 	if !c.interactive {
 		return usagef("%s There is no terminal to ask on: add --yes to go ahead", question)
 	}
@@ -103,13 +103,13 @@ func (c *cli) sayMissing(missing string) {
 }
 
 // readable lays JSON out, leaves text as it is, and shows anything else in base64.
-func readable(e *admin.Event) (string, error) {
-	if e.DataEncoding == admin.DataJSON {
+func readable(content admin.Content) (string, error) {
+	if content.DataEncoding == admin.DataJSON {
 		var laidOut bytes.Buffer
-		err := json.Indent(&laidOut, e.Data, "", "  ")
+		err := json.Indent(&laidOut, content.Data, "", "  ")
 		return harmless(laidOut.String()), err
 	}
 	var text string
-	err := json.Unmarshal(e.Data, &text)
+	err := json.Unmarshal(content.Data, &text)
 	return harmless(text), err
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -20,38 +20,26 @@ func (c *cli) publishCommand() *cobra.Command {
 		metadata []string
 		file     string
 	)
-	cmd := &cobra.Command{
-		Use:   "publish TOPIC [DATA]",
-		Short: "Publish an event to a topic, for a test",
-		Long: `Publish an event to a topic, for a test. DATA becomes the data of a CloudEvent, as Dapr makes of it, unless --raw is
+	cmd := c.command("publish TOPIC [DATA]", "Publish an event to a topic, for a test", func(ctx context.Context, args []string) error {
+		data, err := c.content(args[1:], file)
+		if err != nil {
+			return err
+		}
+		request.Bucket, request.Topic, request.Content = c.bucket, args[0], admin.ExactContent(data)
+		if request.Metadata, err = parseMetadata(metadata); err != nil {
+			return err
+		}
+		return ask(ctx, c, admin.CallPublish, request, func(result admin.PublishResult) error {
+			known := fmt.Sprintf("id %q", result.ID)
+			if result.ID == "" {
+				known = "without an id: published again, it is stored again; --id names it"
+			}
+			return c.printf("published to %q, %s\n", request.Topic, known)
+		})
+	})
+	cmd.Long = `Publish an event to a topic, for a test. DATA becomes the data of a CloudEvent, as Dapr makes of it, unless --raw is
 given. Without DATA it is read from --file, or from the standard input with --file -. The event is stored under the limits that the
-topic's publisher has set.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 1 || len(args) > 2 {
-				return usagef("there are %d arguments: allowed: TOPIC, and DATA or --file", len(args))
-			}
-			return checkText("TOPIC", args[0])
-		},
-		ValidArgsFunction: c.eachTopic(firstTopic),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			data, err := c.content(args[1:], file)
-			if err != nil {
-				return err
-			}
-			request.Bucket, request.Topic, request.Content = c.bucket, args[0], admin.ExactContent(data)
-			if request.Metadata, err = parseMetadata(metadata); err != nil {
-				return err
-			}
-			return ask(cmd.Context(), c, admin.CallPublish, request, func(result admin.PublishResult) error {
-				known := fmt.Sprintf("id %q", result.ID)
-				if result.ID == "" {
-					known = "without an id: published again, it is stored again; --id names it"
-				}
-				_, err := fmt.Fprintf(c.out, "published to %q, %s\n", request.Topic, known)
-				return err
-			})
-		},
-	}
+topic's publisher has set.`
 	c.outputFlag(cmd, cmd.Flags())
 	c.bucketFlags(cmd, sidecars.PubSub, "")
 	flags := cmd.Flags()
@@ -96,24 +84,13 @@ func readContent(r io.Reader, file string) ([]byte, error) {
 }
 
 func parseMetadata(pairs []string) (map[string]string, error) {
-	if len(pairs) == 0 {
-		return nil, nil
-	}
 	metadata := map[string]string{}
 	for _, pair := range pairs {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok || key == "" {
-			return nil, usagef("invalid value %q for --metadata: %w", pair, errors.New("allowed: key=value"))
+			return nil, usagef("invalid value %q for --metadata: allowed: key=value", pair)
 		}
 		metadata[key] = value
 	}
 	return metadata, nil
-}
-
-// firstTopic completes a first argument that is a topic.
-func firstTopic(t *admin.TopicStats, args []string) []string {
-	if len(args) > 0 {
-		return nil
-	}
-	return topicOf(t, nil)
 }

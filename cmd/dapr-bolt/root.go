@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -35,7 +33,7 @@ type settings struct {
 	allow     access.Policy
 	// What is bounded.
 	maxConnections, maxStreams, maxCalls, maxDatabases int
-	maxRequestBytes, maxPendingBytes                   int64
+	maxRequestBytes, maxPendingBytes                   byteCount
 	names                                              pubsub.NameLimits
 	// resubscribe and restartSidecar bring subscriptions back after a restart.
 	resubscribe    []string
@@ -46,12 +44,15 @@ type settings struct {
 	database string
 	bucket   admin.Bucket
 	output   string
+	yes      bool
 }
 
 // cli holds what every command needs.
 type cli struct {
 	*environment
 	settings
+	// client asks the process, while a command of command runs.
+	client *admin.Client
 }
 
 func newRoot(env *environment) *cobra.Command {
@@ -96,31 +97,25 @@ The subcommands look into the process that runs on the same --data-dir.`,
 	root.SetOut(env.out)
 	root.SetErr(env.errOut)
 
-	shared := root.PersistentFlags()
-	addFlag(shared, &c.dataDir, "data-dir", "", "dir", "where the database files and the admin socket are (default: dapr-bolt/ in $XDG_DATA_HOME or ~/.local/share)", parsePath)
-	fromEnv(shared, "data-dir")
+	addEnvFlag(root.PersistentFlags(), &c.dataDir, "data-dir", "dir", "where the database files and the admin socket are (default: dapr-bolt/ in $XDG_DATA_HOME or ~/.local/share)", parsePath)
 
 	flags := root.Flags()
 	flags.SortFlags = false
 	c.processFlags(flags, &c.logLevel)
-	addFlag(flags, &c.socketGID, "socket-group", "", "group", "a group, by name or number, whose members may connect: the socket gets mode 0660", parseGroup)
-	addFlag(flags, &c.allow.UIDs, "allow-uid", "", "uids", "user ids, separated by commas, whose sidecars may connect, and nobody else's: the socket gets mode 0666", parseIDNumbers)
-	addFlag(flags, &c.allow.GIDs, "allow-gid", "", "gids", "group ids, likewise", parseIDNumbers)
-	addFlag(flags, &c.maxConnections, "max-connections", strconv.Itoa(c.maxConnections), "count", "connections that sidecars may have open at once; each has one for each component", parseCount)
-	addFlag(flags, &c.maxStreams, "max-streams", strconv.Itoa(c.maxStreams), "count", "subscriptions that may be open at once", parseCount)
-	addFlag(flags, &c.maxCalls, "max-calls", strconv.Itoa(c.maxCalls), "count", "calls that may be open at once, subscriptions among them", parseCount)
-	addFlag(flags, &c.maxDatabases, "max-databases", strconv.Itoa(c.maxDatabases), "count", "database files that may be open at once", parseCount)
-	addFlag(flags, &c.names.MaxTopics, "max-topics", strconv.Itoa(c.names.MaxTopics), "count", "topics that a bucket may have", parseCount)
-	addFlag(flags, &c.names.MaxGroups, "max-groups", strconv.Itoa(c.names.MaxGroups), "count", "consumer groups that a topic may have; as many wildcard subscriptions that a bucket may have", parseCount)
-	addFlag(flags, &c.maxPendingBytes, "max-pending-bytes", byteCount(c.maxPendingBytes), "bytes", "memory for events to be delivered or acknowledged, of all subscriptions; further events wait on disk", parseBytes)
-	addFlag(flags, &c.maxRequestBytes, "max-request-bytes", byteCount(c.maxRequestBytes), "bytes", "memory for requests that arrive, for calls that are worked on, and for answers not read yet, each apart", parseBytes)
-	addFlag(flags, &c.resubscribe, "resubscribe", "", "files", "component files, separated by commas, to touch after a restart, so that sidecars subscribe their apps again", parseFiles)
-	addFlag(flags, &c.restartSidecar, "restart-sidecar", "", "url", "a sidecar's URL, to shut it down after a restart, so that Kubernetes starts it afresh; $"+apiTokenVariable+" is sent along", parseURL)
-	ofConsole := c.console.addFlags(flags)
-	for _, name := range append([]string{"socket-group", "allow-uid", "allow-gid", "max-connections", "max-streams", "max-calls", "max-databases",
-		"max-topics", "max-groups", "max-pending-bytes", "max-request-bytes", "resubscribe", "restart-sidecar"}, ofConsole...) {
-		fromEnv(flags, name)
-	}
+	addEnvFlag(flags, &c.socketGID, "socket-group", "group", "a group, by name or number, whose members may connect: the socket gets mode 0660", parseGroup)
+	addEnvFlag(flags, &c.allow.UIDs, "allow-uid", "uids", "user ids, separated by commas, whose sidecars may connect, and nobody else's: the socket gets mode 0666", parseIDNumbers)
+	addEnvFlag(flags, &c.allow.GIDs, "allow-gid", "gids", "group ids, likewise", parseIDNumbers)
+	addEnvFlag(flags, &c.maxConnections, "max-connections", "count", "connections that sidecars may have open at once; each has one for each component", parseCount)
+	addEnvFlag(flags, &c.maxStreams, "max-streams", "count", "subscriptions that may be open at once", parseCount)
+	addEnvFlag(flags, &c.maxCalls, "max-calls", "count", "calls that may be open at once, subscriptions among them", parseCount)
+	addEnvFlag(flags, &c.maxDatabases, "max-databases", "count", "database files that may be open at once", parseCount)
+	addEnvFlag(flags, &c.names.MaxTopics, "max-topics", "count", "topics that a bucket may have", parseCount)
+	addEnvFlag(flags, &c.names.MaxGroups, "max-groups", "count", "consumer groups that a topic may have; as many wildcard subscriptions that a bucket may have", parseCount)
+	addEnvFlag(flags, &c.maxPendingBytes, "max-pending-bytes", "bytes", "memory for events to be delivered or acknowledged, of all subscriptions; further events wait on disk", parseBytes)
+	addEnvFlag(flags, &c.maxRequestBytes, "max-request-bytes", "bytes", "memory for requests that arrive, for calls that are worked on, and for answers not read yet, each apart", parseBytes)
+	addEnvFlag(flags, &c.resubscribe, "resubscribe", "files", "component files, separated by commas, to touch after a restart, so that sidecars subscribe their apps again", parseFiles)
+	addEnvFlag(flags, &c.restartSidecar, "restart-sidecar", "url", "a sidecar's URL, to shut it down after a restart, so that Kubernetes starts it afresh; $"+apiTokenVariable+" is sent along", parseURL)
+	c.console.addFlags(flags)
 
 	root.AddCommand(
 		c.devCommand(),
@@ -145,24 +140,22 @@ The subcommands look into the process that runs on the same --data-dir.`,
 
 // processFlags are for each command that serves. level is where the log level goes; what it holds is the default.
 func (c *cli) processFlags(flags *pflag.FlagSet, level *string) {
-	addFlag(flags, &c.socketDir, "socket-dir", c.socketDir, "dir", "where sidecars look for component sockets; $"+component.SocketDirVariable+" is theirs and counts here too", parsePath)
-	addFlag(flags, &c.name, "name", c.name, "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
-	addFlag(flags, &c.httpListen, "http-listen", c.httpListen, "host:port", "where /healthz, /readyz, /metrics and the console are; empty turns them off", parseListen)
-	addFlag(flags, level, "log-level", *level, "level", "debug, info, warn or error", oneOf(logLevels...))
-	addFlag(flags, &c.logJSON, "log-json", "false", "bool", "log JSON instead of text", parseBool)
-	flags.Lookup("log-json").NoOptDefVal = "true"
-	for _, name := range []string{"socket-dir", "name", "http-listen", "log-level", "log-json"} {
-		fromEnv(flags, name)
-	}
+	addEnvFlag(flags, &c.socketDir, "socket-dir", "dir", "where sidecars look for component sockets; $"+component.SocketDirVariable+" is theirs and counts here too", parsePath)
+	addEnvFlag(flags, &c.name, "name", "name", "the socket's name, and so the component types: state.NAME and pubsub.NAME", parseName)
+	addEnvFlag(flags, &c.httpListen, "http-listen", "host:port", "where /healthz, /readyz, /metrics and the console are; empty turns them off", parseListen)
+	addEnvFlag(flags, level, "log-level", "level", "debug, info, warn or error", oneOf(logLevels...))
+	addSwitch(flags, &c.logJSON, "log-json", "log JSON instead of text")
 }
 
 func (c *cli) outputFlag(cmd *cobra.Command, flags *pflag.FlagSet) {
-	addFlag(flags, &c.output, "output", c.output, "format", "text for people, json for programs", oneOf(outputText, outputJSON))
+	addFlag(flags, &c.output, "output", "format", "text for people, json for programs", oneOf(outputText, outputJSON))
 	completeFlag(cmd, "output", cobra.FixedCompletions([]string{outputText, outputJSON}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (c *cli) databaseFlag(flags *pflag.FlagSet) {
-	addFlag(flags, &c.database, "database", c.database, "name", "the database: DATABASE.db in the data directory", parseName)
+// fileFlags are for commands on the file of one database.
+func (c *cli) fileFlags(cmd *cobra.Command) {
+	c.outputFlag(cmd, cmd.Flags())
+	addFlag(cmd.Flags(), &c.database, "database", "name", "the database: DATABASE.db in the data directory", parseName)
 }
 
 // bucketFlags are for commands on what is in buckets of a kind. all says which look into all of them by default; empty:
@@ -176,8 +169,8 @@ func (c *cli) bucketFlags(cmd *cobra.Command, kind sidecars.Kind, all string) {
 	if all != "" {
 		standard = fmt.Sprintf(" (default: of %s, all; else %%s)", all)
 	}
-	addFlag(flags, &c.bucket.Database, "database", "", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
-	addFlag(flags, &c.bucket.Name, "bucket", "", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, bucket), parseName)
+	addFlag(flags, &c.bucket.Database, "database", "name", "the database: DATABASE.db in the data directory"+fmt.Sprintf(standard, databases.DefaultDatabase), parseName)
+	addFlag(flags, &c.bucket.Name, "bucket", "name", "the bucket of the database, as in the component's metadata"+fmt.Sprintf(standard, bucket), parseName)
 	completeFlag(cmd, "database", c.completeBucket(kind, func(b admin.Bucket) string { return b.Database }))
 	completeFlag(cmd, "bucket", c.completeBucket(kind, func(b admin.Bucket) string { return b.Name }))
 }
@@ -208,18 +201,6 @@ func defaultDataDir(lookup func(string) (string, bool)) (string, error) {
 		return filepath.Join(home, ".local", "share", name), nil
 	}
 	return "", usagef("--data-dir has no default: neither XDG_DATA_HOME nor HOME holds an absolute path; name a directory")
-}
-
-// withClient lets fn call the process that runs on the data directory.
-func (c *cli) withClient(fn func(client *admin.Client) error) error {
-	client := admin.NewClient(c.adminSocket())
-	defer client.Close()
-	err := fn(client)
-	var notRunning *admin.NotRunningError
-	if errors.As(err, &notRunning) {
-		return fmt.Errorf("%w: start it with: dapr-bolt --data-dir %s, or name the data directory of the one that runs with --data-dir", err, c.dataDir)
-	}
-	return err
 }
 
 func (c *cli) adminSocket() string { return filepath.Join(c.dataDir, admin.SocketName) }

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -19,32 +19,73 @@ type cell struct {
 	cut bool
 }
 
-// textCell makes text from outside fit for a table: one line, and nothing that a terminal would obey.
-func textCell(text string) cell {
-	text = strings.Join(strings.Fields(harmless(text)), " ")
-	if text == "" {
-		text = "-"
+// size is a number of bytes in a table.
+type size int64
+
+// cells are what values look like in a table: text from outside in one line, without what a terminal would obey, and of a time
+// how long ago it was and, where there is room, the time.
+func (c *cli) cells(values []any) []cell {
+	row := make([]cell, len(values))
+	for i := range values {
+		switch v := values[i].(type) {
+		case string:
+			row[i] = cell{text: cmp.Or(strings.Join(strings.Fields(harmless(v)), " "), "-"), cut: true}
+		case cell:
+			row[i] = v
+		case size:
+			row[i] = cell{text: byteSize(int64(v))}
+		case *time.Time:
+			if row[i] = (cell{text: "-"}); v != nil {
+				row[i] = c.cells([]any{*v})[0]
+			}
+		case time.Time:
+			if row[i] = (cell{text: "-"}); !v.IsZero() {
+				row[i] = cell{text: c.when(v), short: age(v, c.clock.Now())}
+			}
+		default:
+			row[i] = cell{text: fmt.Sprint(v)}
+		}
 	}
-	return cell{text: text, cut: true}
+	return row
 }
 
-func numberCell[N int | uint64](n N) cell { return cell{text: fmt.Sprint(n)} }
-
-// timeCell shows how long ago a time was, and where there is room the time; the zero time is nobody's.
-func (c *cli) timeCell(t time.Time) cell {
-	if t.IsZero() {
-		return cell{text: "-"}
+// list prints items as a table, as printPage does.
+func list[T any](c *cli, header string, items []T, none, next string, row func(item *T) []any) error {
+	rows := make([][]any, len(items))
+	for i := range items {
+		rows[i] = row(&items[i])
 	}
-	return cell{text: c.when(t), short: age(t, c.clock.Now())}
+	return c.printPage(header, rows, none, next)
+}
+
+// printPage prints a table, or that it is empty, and how to go on: next are flags that list the next page, if there is one.
+func (c *cli) printPage(header string, rows [][]any, none, next string) error {
+	if len(rows) == 0 && next == "" {
+		_, err := fmt.Fprintln(c.errOut, none)
+		return err
+	}
+	if len(rows) > 0 {
+		if err := c.printTable(header, rows); err != nil {
+			return err
+		}
+	}
+	if next != "" {
+		fmt.Fprintf(c.errOut, "there may be more: %s lists the next page\n", next)
+	}
+	return nil
 }
 
 // leastCut is what is left at least of a cell that is cut.
 const leastCut = 6
 
-// printTable aligns rows under their header. On a terminal it takes the width that there is: times are left out beside
+// printTable aligns rows under their header, in which two spaces end a name. On a terminal it takes the width that there is: times are left out beside
 // ages, then texts are cut, the longest first, and where that is not enough each row becomes lines of its own.
-func (c *cli) printTable(header []string, rows [][]cell) error {
-	limit := c.width()
+func (c *cli) printTable(titles string, values [][]any) error {
+	header, limit := strings.Split(titles, "  "), c.width()
+	rows := make([][]cell, len(values))
+	for i := range values {
+		rows[i] = c.cells(values[i])
+	}
 	widths := tableWidths(header, rows)
 	if limit > 0 && tableWidth(widths) > limit {
 		for _, row := range rows {
@@ -60,10 +101,10 @@ func (c *cli) printTable(header []string, rows [][]cell) error {
 		}
 	}
 	var b strings.Builder
-	line := func(texts func(i int) string) {
+	line := func(text func(column int) string) {
 		var padded strings.Builder
 		for i := range header {
-			fmt.Fprintf(&padded, "%-*s  ", widths[i], truncate(texts(i), widths[i]))
+			fmt.Fprintf(&padded, "%-*s  ", widths[i], truncate(text(i), widths[i]))
 		}
 		fmt.Fprintln(&b, strings.TrimRight(padded.String(), " "))
 	}
@@ -71,8 +112,7 @@ func (c *cli) printTable(header []string, rows [][]cell) error {
 	for _, row := range rows {
 		line(func(i int) string { return row[i].text })
 	}
-	_, err := io.WriteString(c.out, b.String())
-	return err
+	return c.printf("%s", b.String())
 }
 
 // printRecords prints each row as lines of a name and a value, with an empty line between rows.
@@ -90,8 +130,7 @@ func (c *cli) printRecords(header []string, rows [][]cell, limit int) error {
 			fmt.Fprintln(&b, truncate(fmt.Sprintf("%-*s %s", names, header[i], cell.text), limit))
 		}
 	}
-	_, err := io.WriteString(c.out, b.String())
-	return err
+	return c.printf("%s", b.String())
 }
 
 func tableWidths(header []string, rows [][]cell) []int {

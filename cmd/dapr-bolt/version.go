@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -57,14 +58,9 @@ func (v versionInfo) String() string {
 }
 
 func (c *cli) versionCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Say which build this is",
-		Args:  noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return c.say(newVersion(), "%s\n", newVersion())
-		},
-	}
+	cmd := c.command("version", "Say which build this is", func(context.Context, []string) error {
+		return c.say(newVersion(), "%s\n", newVersion())
+	})
 	c.outputFlag(cmd, cmd.Flags())
 	return cmd
 }
