@@ -8,6 +8,7 @@
 package admin
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
@@ -50,14 +51,14 @@ func (b Bucket) String() string {
 // WithDefaults returns the bucket of events with its defaults filled in.
 func (b Bucket) WithDefaults() Bucket { return b.or(databases.DefaultPubSubBucket) }
 
+// stateDefaults is WithDefaults for a bucket of state.
+func (b Bucket) stateDefaults() Bucket { return b.or(databases.DefaultStateBucket) }
+
+// bucket is that of the request that it is part of.
+func (b *Bucket) bucket() *Bucket { return b }
+
 func (b Bucket) or(name string) Bucket {
-	if b.Database == "" {
-		b.Database = databases.DefaultDatabase
-	}
-	if b.Name == "" {
-		b.Name = name
-	}
-	return b
+	return Bucket{cmp.Or(b.Database, databases.DefaultDatabase), cmp.Or(b.Name, name)}
 }
 
 // Info describes a running process.

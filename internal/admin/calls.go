@@ -6,13 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// Call is one thing that people can ask of the process. The console calls the Service's method; the admin socket answers a
-// POST of a JSON object, perhaps an empty one, to the path, which Ask sends.
+// Call is one thing that people can ask of a process: of its Service, as the console does, or through its admin socket, which
+// takes a POST of a JSON object, perhaps an empty one, to the path.
 type Call[Request, Answer any] struct {
-	path   string
-	answer func(s *Service, ctx context.Context, request Request) (Answer, error)
+	path string
+	do   func(s *Service, ctx context.Context, request Request) (Answer, error)
+}
+
+// Do makes the call of this process.
+func (k Call[Request, Answer]) Do(ctx context.Context, s *Service, request Request) (Answer, error) {
+	return k.do(s, ctx, request)
 }
 
 // Ask makes the call of the process behind the client's socket. It returns *Error for what the process refused, and
@@ -34,99 +42,96 @@ type Empty struct{}
 
 // The calls of the admin socket.
 var (
-	CallInfo    = Call[Empty, Info]{"/v1/info", func(s *Service, _ context.Context, _ Empty) (Info, error) { return s.Info() }}
-	CallReady   = Call[Empty, Empty]{"/v1/ready", func(s *Service, ctx context.Context, _ Empty) (Empty, error) { return Empty{}, s.Ready(ctx) }}
-	CallBuckets = Call[Empty, Buckets]{"/v1/buckets", func(s *Service, ctx context.Context, _ Empty) (Buckets, error) { return s.Buckets(ctx) }}
-	CallBackup  = Call[BackupRequest, BackupResult]{"/v1/backup", (*Service).Backup}
+	CallInfo         = call("/v1/info", (*Service).info)
+	CallReady        = call("/v1/ready", (*Service).ready)
+	CallBuckets      = call("/v1/buckets", (*Service).buckets)
+	CallRemoveBucket = call("/v1/buckets/remove", (*Service).removeBucket)
+	CallBackup       = call("/v1/backup", (*Service).backup)
+	CallOverview     = call("/v1/overview", (*Service).overview)
 
-	CallOverview = Call[Empty, Overview]{"/v1/overview", func(s *Service, ctx context.Context, _ Empty) (Overview, error) { return s.Overview(ctx) }}
+	CallTopics      = call("/v1/topics", (*Service).topics)
+	CallTopic       = callEvents("/v1/topics/show", (*Service).topic)
+	CallRemoveTopic = callEvents("/v1/topics/remove", (*Service).removeTopic)
+	CallRemoveGroup = callEvents("/v1/topics/remove-group", (*Service).removeGroup)
+	CallEvents      = callEvents("/v1/topics/events", (*Service).events)
+	CallPublish     = callEvents("/v1/publish", (*Service).publish)
+	CallEvent       = callEvents("/v1/events/show", (*Service).event)
+	CallRetries     = callEvents("/v1/retries/list", (*Service).retries)
+	CallRetryNow    = callEvents("/v1/retries/now", (*Service).retryNow)
+	CallRetrySkip   = callEvents("/v1/retries/skip", (*Service).retrySkip)
 
-	CallTopics      = Call[TopicsRequest, Topics]{"/v1/topics", (*Service).Topics}
-	CallRemoveGroup = Call[GroupRequest, Empty]{"/v1/topics/remove-group", without((*Service).RemoveGroup)}
-	CallTopic       = Call[TopicRequest, TopicDetail]{"/v1/topics/show", (*Service).Topic}
-	CallRemoveTopic = Call[TopicRequest, Empty]{"/v1/topics/remove", without((*Service).RemoveTopic)}
-	CallEvents      = Call[EventsRequest, EventPage]{"/v1/topics/events", (*Service).Events}
-	CallPublish     = Call[PublishRequest, PublishResult]{"/v1/publish", (*Service).Publish}
-	CallEvent       = Call[EventRequest, EventDetail]{"/v1/events/show", (*Service).Event}
-	CallRetries     = Call[RetriesRequest, RetryPage]{"/v1/retries/list", (*Service).Retries}
-	CallRetryNow    = Call[RetryRequest, Empty]{"/v1/retries/now", without((*Service).RetryNow)}
-	CallRetrySkip   = Call[RetryRequest, Empty]{"/v1/retries/skip", without((*Service).RetrySkip)}
+	CallDeadLetters      = callEvents("/v1/dead-letters/list", (*Service).deadLetters)
+	CallDeadLetter       = callEvents("/v1/dead-letters/show", (*Service).deadLetter)
+	CallRedrive          = callEvents("/v1/dead-letters/redrive", (*Service).redrive)
+	CallPurge            = callEvents("/v1/dead-letters/purge", (*Service).purge)
+	CallDeadLetterGroups = callEvents("/v1/dead-letters/groups", (*Service).deadLetterGroups)
+	CallJobs             = call("/v1/jobs", (*Service).listJobs)
+	CallCancelJob        = call("/v1/jobs/cancel", (*Service).cancelJob)
 
-	CallDeadLetters = Call[ListOptions, DeadLetterPage]{"/v1/dead-letters/list", (*Service).DeadLetters}
-	CallDeadLetter  = Call[IDRequest, DeadLetter]{"/v1/dead-letters/show", (*Service).DeadLetter}
-	CallRedrive     = Call[IDsRequest, RedriveResult]{"/v1/dead-letters/redrive", (*Service).Redrive}
-	CallPurge       = Call[IDsRequest, PurgeResult]{"/v1/dead-letters/purge", (*Service).Purge}
-
-	CallDeadLetterGroups = Call[ListOptions, DeadLetterGroups]{"/v1/dead-letters/groups", (*Service).DeadLetterGroups}
-	CallJobs             = Call[Empty, Jobs]{"/v1/jobs", func(s *Service, ctx context.Context, _ Empty) (Jobs, error) { return s.Jobs(ctx) }}
-	CallCancelJob        = Call[JobRequestID, Job]{"/v1/jobs/cancel", (*Service).CancelJob}
-
-	CallStateBucket     = Call[Bucket, StateInfo]{"/v1/state/bucket", (*Service).StateBucket}
-	CallApps            = Call[PageRequest, Apps]{"/v1/state/apps", (*Service).Apps}
-	CallKeys            = Call[KeysRequest, KeyPage]{"/v1/state/keys", (*Service).Keys}
-	CallValue           = Call[KeyRequest, Value]{"/v1/state/get", (*Service).Value}
-	CallSetValue        = Call[SetRequest, Key]{"/v1/state/set", (*Service).SetValue}
-	CallDeleteValue     = Call[DeleteRequest, Empty]{"/v1/state/delete", without((*Service).DeleteValue)}
-	CallIdempotencyKeys = Call[PageRequest, IdempotencyPage]{"/v1/state/idempotency-keys", (*Service).IdempotencyKeys}
-	CallQuery           = Call[QueryRequest, QueryResult]{"/v1/state/query", (*Service).Query}
-	CallRemoveBucket    = Call[RemoveBucketRequest, Empty]{"/v1/buckets/remove", without((*Service).RemoveBucket)}
+	CallStateBucket     = callState("/v1/state/bucket", (*Service).stateBucket)
+	CallApps            = callState("/v1/state/apps", (*Service).apps)
+	CallKeys            = callState("/v1/state/keys", (*Service).keys)
+	CallValue           = callState("/v1/state/get", (*Service).value)
+	CallSetValue        = callState("/v1/state/set", (*Service).setValue)
+	CallDeleteValue     = callState("/v1/state/delete", (*Service).deleteValue)
+	CallIdempotencyKeys = callState("/v1/state/idempotency-keys", (*Service).idempotencyKeys)
+	CallQuery           = callState("/v1/state/query", (*Service).query)
 )
 
-// routes are all of them but Watch.
-var routes = []route{
-	CallInfo, CallReady, CallBuckets, CallBackup, CallOverview, CallRemoveBucket,
-	CallTopics, CallTopic, CallRemoveTopic, CallRemoveGroup, CallEvents, CallPublish, CallEvent,
-	CallRetries, CallRetryNow, CallRetrySkip,
-	CallDeadLetters, CallDeadLetter, CallRedrive, CallPurge, CallDeadLetterGroups,
-	CallJobs, CallCancelJob,
-	CallStateBucket, CallApps, CallKeys, CallValue, CallSetValue, CallDeleteValue, CallIdempotencyKeys, CallQuery,
+// pathWatch is answered with a JSON object for each event, until the client leaves.
+const pathWatch = "/v1/topics/watch"
+
+// routes are what answers at the paths of all calls but Watch.
+var routes = map[string]func(s *Service, r *http.Request) (any, error){}
+
+func call[R, A any](path string, do func(*Service, context.Context, R) (A, error)) Call[R, A] {
+	routes[path] = func(s *Service, r *http.Request) (any, error) {
+		var request R
+		if err := decode(r, &request); err != nil {
+			return nil, err
+		}
+		return do(s, r.Context(), request)
+	}
+	return Call[R, A]{path, do}
+}
+
+// inBucket is a request about a bucket.
+type inBucket[R any] interface {
+	*R
+	bucket() *Bucket
+}
+
+// callEvents makes a call about a bucket of events, which is there, and whose defaults are filled in.
+func callEvents[R, A any, P inBucket[R]](path string, do func(*Service, context.Context, pubsub.Service, R) (A, error)) Call[R, A] {
+	return call(path, func(s *Service, ctx context.Context, request R) (answer A, err error) {
+		bucket := P(&request).bucket()
+		*bucket = bucket.WithDefaults()
+		broker, err := s.broker(ctx, *bucket)
+		if err != nil {
+			return answer, err
+		}
+		return do(s, ctx, broker, request)
+	})
+}
+
+// callState is callEvents for a bucket of state.
+func callState[R, A any, P inBucket[R]](path string, do func(*Service, context.Context, *statestore.Store, R) (A, error)) Call[R, A] {
+	return call(path, func(s *Service, ctx context.Context, request R) (answer A, err error) {
+		bucket := P(&request).bucket()
+		*bucket = bucket.stateDefaults()
+		store, err := s.opts.Databases.ExistingStore(ctx, bucket.Database, bucket.Name)
+		if err != nil {
+			return answer, err
+		}
+		return do(s, ctx, store, request)
+	})
 }
 
 // Calls returns the paths of all calls.
 func Calls() []string {
 	paths := []string{pathWatch}
-	for _, r := range routes {
-		path, _ := r.serve(nil)
+	for path := range routes {
 		paths = append(paths, path)
 	}
 	return paths
-}
-
-// pathWatch is answered with a JSON object for each event, until the client leaves.
-const pathWatch = "/v1/topics/watch"
-
-// routes registers all of them.
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	for _, r := range routes {
-		path, answer := r.serve(s.opts.Service)
-		mux.HandleFunc("POST "+path, s.handle(answer))
-	}
-	mux.HandleFunc("POST "+pathWatch, s.watch)
-	mux.HandleFunc("/", s.handle(func(_ http.ResponseWriter, r *http.Request) (any, error) {
-		return nil, refuse(http.StatusNotFound, "no such call: %s %s", r.Method, r.URL.Path)
-	}))
-	return mux
-}
-
-// route is a call of any type.
-type route interface {
-	serve(s *Service) (path string, answer func(http.ResponseWriter, *http.Request) (any, error))
-}
-
-func (c Call[Request, Answer]) serve(s *Service) (string, func(http.ResponseWriter, *http.Request) (any, error)) {
-	return c.path, func(_ http.ResponseWriter, r *http.Request) (any, error) {
-		var request Request
-		if err := decode(r, &request); err != nil {
-			return nil, err
-		}
-		return c.answer(s, r.Context(), request)
-	}
-}
-
-// without makes a call of a method that has no answer but an error.
-func without[Request any](method func(*Service, context.Context, Request) error) func(*Service, context.Context, Request) (Empty, error) {
-	return func(s *Service, ctx context.Context, request Request) (Empty, error) {
-		return Empty{}, method(s, ctx, request)
-	}
 }

@@ -59,19 +59,16 @@ func causeOf(d *pubsub.DeadLetter) string {
 	return cmp.Or(strings.ToValidUTF8(text, ""), string(d.Reason))
 }
 
-// DeadLetterGroups groups the dead letters that the options select by topic, group, reason and cause, the largest group first.
+// deadLetterGroups groups the dead letters that the options select by topic, group, reason and cause, the largest group first.
 // It looks at some thousand at a time.
-func (s *Service) DeadLetterGroups(ctx context.Context, opts ListOptions) (DeadLetterGroups, error) {
+func (s *Service) deadLetterGroups(ctx context.Context, broker pubsub.Service, opts ListOptions) (DeadLetterGroups, error) {
 	answer := DeadLetterGroups{Groups: []DeadLetterGroup{}}
-	broker, err := s.broker(ctx, opts.Bucket)
-	if err != nil {
-		return answer, err
-	}
 	type key struct {
 		topic, group, cause string
 		reason              pubsub.Reason
 	}
 	at := map[key]int{}
+	var err error
 	answer.Next, err = eachDeadLetter(ctx, broker, opts, func(d *pubsub.DeadLetter) bool {
 		k := key{d.Event.Topic, d.Group, causeOf(d), d.Reason}
 		n, ok := at[k]
@@ -79,7 +76,7 @@ func (s *Service) DeadLetterGroups(ctx context.Context, opts ListOptions) (DeadL
 			n = len(answer.Groups)
 			at[k] = n
 			answer.Groups = append(answer.Groups, DeadLetterGroup{
-				Bucket: opts.WithDefaults(), Topic: k.topic, Group: k.group, Reason: k.reason, Cause: k.cause, First: d.ID, Oldest: d.Time,
+				Bucket: opts.Bucket, Topic: k.topic, Group: k.group, Reason: k.reason, Cause: k.cause, First: d.ID, Oldest: d.Time,
 			})
 		}
 		g := &answer.Groups[n]

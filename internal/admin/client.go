@@ -60,7 +60,8 @@ func NewClient(path string) *Client {
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Watch is Service.Watch. It also ends, without an error, when the process does.
+// Watch calls fn with each new event of a topic, payload and all, until ctx or the process ends, or fn returns an error, which
+// it returns. An event that is held back is shown when it is published, with the sequence 0.
 func (c *Client) Watch(ctx context.Context, request TopicRequest, fn func(WatchedEvent) error) error {
 	body, err := c.post(ctx, pathWatch, request)
 	if err != nil {

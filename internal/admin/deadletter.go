@@ -90,8 +90,8 @@ type PurgeResult struct {
 }
 
 func newDeadLetter(bucket Bucket, d *pubsub.DeadLetter, withData bool) DeadLetter {
-	out := DeadLetter{
-		Bucket:     bucket.WithDefaults(),
+	return DeadLetter{
+		Bucket:     bucket,
 		ID:         d.ID,
 		Topic:      d.Event.Topic,
 		Group:      d.Group,
@@ -103,40 +103,23 @@ func newDeadLetter(bucket Bucket, d *pubsub.DeadLetter, withData bool) DeadLette
 		Attempts:   newAttempts(d.History.Attempts),
 		Event:      newEvent(&d.Event, withData),
 	}
-	return out
 }
 
 func newAttempts(attempts []pubsub.Attempt) []Attempt {
 	out := make([]Attempt, len(attempts))
 	for i, a := range attempts {
-		out[i] = Attempt{At: a.At, Error: a.Error}
+		out[i] = Attempt(a)
 	}
 	return out
 }
 
-// DeadLetters returns one page, by ascending id.
-func (s *Service) DeadLetters(ctx context.Context, opts ListOptions) (page DeadLetterPage, err error) {
+// deadLetters returns one page, by ascending id. It takes little more memory than its payloads, or than its metadata where
+// those were not asked for.
+func (s *Service) deadLetters(ctx context.Context, broker pubsub.Service, opts ListOptions) (out DeadLetterPage, err error) {
 	if opts.Limit, err = pageSize(opts.Limit); err != nil {
-		return page, err
+		return out, err
 	}
-	broker, err := s.broker(ctx, opts.Bucket)
-	if err != nil {
-		return page, err
-	}
-	return deadLetterPage(ctx, broker, opts)
-}
-
-// filter is what the bucket looks for.
-func (opts *ListOptions) filter() pubsub.DeadLetterFilter {
-	return pubsub.DeadLetterFilter{
-		Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Before: opts.Before, Reason: opts.Reason, Text: opts.Text, After: opts.After,
-	}
-}
-
-// deadLetterPage puts a page together. It takes little more memory than its payloads, or than its metadata where those were
-// not asked for.
-func deadLetterPage(ctx context.Context, broker pubsub.Service, opts ListOptions) (DeadLetterPage, error) {
-	out := DeadLetterPage{DeadLetters: []DeadLetter{}}
+	out.DeadLetters = []DeadLetter{}
 	bytes, full := 0, false
 	next, err := eachDeadLetter(ctx, broker, opts, func(d *pubsub.DeadLetter) bool {
 		// There is a next page if there is one more than fits.
@@ -157,8 +140,10 @@ func deadLetterPage(ctx context.Context, broker pubsub.Service, opts ListOptions
 // eachDeadLetter calls visit with what the options select, by ascending id, until it returns false or some deadLetterScan
 // dead letters were looked at. Few of them are in memory at once. next is what to continue after; zero: there are no more.
 func eachDeadLetter(ctx context.Context, broker pubsub.Service, opts ListOptions, visit func(*pubsub.DeadLetter) bool) (next uint64, err error) {
-	filter := opts.filter()
-	filter.Limit = readStep
+	filter := pubsub.DeadLetterFilter{
+		Topic: opts.Topic, Group: opts.Group, Since: opts.Since, Before: opts.Before, Reason: opts.Reason, Text: opts.Text,
+		After: opts.After, Limit: readStep,
+	}
 	for left := deadLetterScan; left > 0; left -= readStep {
 		letters, next, err := broker.DeadLetters(ctx, filter, left)
 		if err != nil {
@@ -178,12 +163,8 @@ func eachDeadLetter(ctx context.Context, broker pubsub.Service, opts ListOptions
 	return filter.After, nil
 }
 
-// DeadLetter returns one dead letter with its payload.
-func (s *Service) DeadLetter(ctx context.Context, request IDRequest) (DeadLetter, error) {
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return DeadLetter{}, err
-	}
+// deadLetter returns one dead letter with its payload.
+func (s *Service) deadLetter(ctx context.Context, broker pubsub.Service, request IDRequest) (DeadLetter, error) {
 	d, err := broker.DeadLetter(ctx, request.ID)
 	if err != nil {
 		return DeadLetter{}, err
@@ -191,19 +172,16 @@ func (s *Service) DeadLetter(ctx context.Context, request IDRequest) (DeadLetter
 	return newDeadLetter(request.Bucket, &d, true), nil
 }
 
-// ids checks a request.
-func (s *Service) ids(ctx context.Context, request *IDsRequest) (pubsub.Service, error) {
-	if len(request.IDs) == 0 || len(request.IDs) > MaxIDs {
-		return nil, badRequest("ids: there are %d: allowed: 1 to %d in one call", len(request.IDs), MaxIDs)
+func (r *IDsRequest) check() error {
+	if len(r.IDs) == 0 || len(r.IDs) > MaxIDs {
+		return badRequest("ids: there are %d: allowed: 1 to %d in one call", len(r.IDs), MaxIDs)
 	}
-	request.Bucket = request.WithDefaults()
-	return s.broker(ctx, request.Bucket)
+	return nil
 }
 
-// Redrive sends at most MaxIDs dead letters back to their groups. Ids that are not there are left out of the result.
-func (s *Service) Redrive(ctx context.Context, request IDsRequest) (RedriveResult, error) {
-	broker, err := s.ids(ctx, &request)
-	if err != nil {
+// redrive sends at most MaxIDs dead letters back to their groups. Ids that are not there are left out of the result.
+func (s *Service) redrive(ctx context.Context, broker pubsub.Service, request IDsRequest) (RedriveResult, error) {
+	if err := request.check(); err != nil {
 		return RedriveResult{}, err
 	}
 	moved, err := broker.Redrive(ctx, request.IDs)
@@ -217,7 +195,7 @@ func (s *Service) Redrive(ctx context.Context, request IDsRequest) (RedriveResul
 	if result.Unreadable, err = unreadable(ctx, broker, request.IDs, result.Redriven); err != nil {
 		return RedriveResult{}, err
 	}
-	s.changed(ctx, "dead letters were redriven", "database", request.Database, "bucket", request.Name, "count", len(moved))
+	s.changed(ctx, "dead letters were redriven", request.Bucket, "count", len(moved))
 	return result, nil
 }
 
@@ -239,16 +217,15 @@ func unreadable(ctx context.Context, broker pubsub.Service, ids, done []uint64) 
 	return found, nil
 }
 
-// Purge removes at most MaxIDs dead letters for good. Ids that are not there are not counted.
-func (s *Service) Purge(ctx context.Context, request IDsRequest) (PurgeResult, error) {
-	broker, err := s.ids(ctx, &request)
-	if err != nil {
+// purge removes at most MaxIDs dead letters for good. Ids that are not there are not counted.
+func (s *Service) purge(ctx context.Context, broker pubsub.Service, request IDsRequest) (PurgeResult, error) {
+	if err := request.check(); err != nil {
 		return PurgeResult{}, err
 	}
 	n, err := broker.Purge(ctx, request.IDs)
 	if err != nil {
 		return PurgeResult{}, err
 	}
-	s.changed(ctx, "dead letters were purged", "database", request.Database, "bucket", request.Name, "count", n)
+	s.changed(ctx, "dead letters were purged", request.Bucket, "count", n)
 	return PurgeResult{Purged: n}, nil
 }

@@ -349,7 +349,7 @@ func TestDeadLettersAreShownPageAfterPage(t *testing.T) {
 		require.Zero(t, next)
 		require.Equal(t, want, got)
 	}
-	page, err := deadLetterPage(t.Context(), d.broker, ListOptions{Limit: readStep + 1, Cause: "second"})
+	page, err := CallDeadLetters.Do(t.Context(), d.service, ListOptions{Limit: readStep + 1, Cause: "second"})
 	require.NoError(t, err)
 	require.Len(t, page.DeadLetters, readStep+1)
 	require.Equal(t, want[readStep], page.Next)

@@ -162,8 +162,7 @@ func (s *Service) run(ctx context.Context, j *runningJob) {
 	}
 	end := j.Job
 	s.jobs.mu.Unlock()
-	s.changed(ctx, "a job ended", "job", end.ID, "action", end.Action, "database", end.Filter.Database, "bucket", end.Filter.Name,
-		"state", end.State, "total", end.Total, "done", end.Done, "skipped", end.Skipped, "error", end.Error)
+	s.changed(ctx, "a job ended", end.Filter.Bucket, "job", end.ID, "action", end.Action, "state", end.State, "total", end.Total, "done", end.Done, "skipped", end.Skipped, "error", end.Error)
 }
 
 // steps finds all ids before it changes anything: what dies again while the job runs is not for this job. It then takes one
@@ -180,9 +179,8 @@ func (s *Service) steps(ctx context.Context, j *runningJob) error {
 	if j.Rate > 0 {
 		size = max(1, min(size, int(j.Rate)))
 	}
-	first := true
-	for step := range slices.Chunk(ids, size) {
-		if j.Rate > 0 && !first {
+	for at := 0; at < len(ids); at += size {
+		if j.Rate > 0 && at > 0 {
 			timer := s.opts.Clock.NewTimer(time.Duration(float64(size) / j.Rate * float64(time.Second)))
 			select {
 			case <-timer.Chan():
@@ -190,10 +188,10 @@ func (s *Service) steps(ctx context.Context, j *runningJob) error {
 				timer.Stop()
 			}
 		}
-		first = false
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		step := ids[at:min(at+size, len(ids))]
 		done, err := s.Apply(ctx, j.Action, IDsRequest{j.Filter.Bucket, step})
 		if err != nil {
 			return err
@@ -209,7 +207,7 @@ func (s *Service) steps(ctx context.Context, j *runningJob) error {
 // selected returns the ids of what a filter selects.
 func (s *Service) selected(ctx context.Context, filter ListOptions) (ids []uint64, err error) {
 	for {
-		page, err := s.DeadLetters(ctx, filter)
+		page, err := CallDeadLetters.Do(ctx, s, filter)
 		if err != nil {
 			return nil, err
 		}
@@ -225,15 +223,15 @@ func (s *Service) selected(ctx context.Context, filter ListOptions) (ids []uint6
 // Apply redrives or purges at most MaxIDs dead letters, and returns how many that were.
 func (s *Service) Apply(ctx context.Context, action JobAction, request IDsRequest) (done int, err error) {
 	if action == JobPurge {
-		result, err := s.Purge(ctx, request)
+		result, err := CallPurge.Do(ctx, s, request)
 		return result.Purged, err
 	}
-	result, err := s.Redrive(ctx, request)
+	result, err := CallRedrive.Do(ctx, s, request)
 	return len(result.Redriven), err
 }
 
-// Jobs lists the jobs.
-func (s *Service) Jobs(context.Context) (Jobs, error) {
+// listJobs lists the jobs.
+func (s *Service) listJobs(context.Context, Empty) (Jobs, error) {
 	s.jobs.mu.Lock()
 	defer s.jobs.mu.Unlock()
 	answer := Jobs{Jobs: []Job{}}
@@ -245,28 +243,27 @@ func (s *Service) Jobs(context.Context) (Jobs, error) {
 
 // Job returns one job.
 func (s *Service) Job(_ context.Context, request JobRequestID) (Job, error) {
-	s.jobs.mu.Lock()
-	defer s.jobs.mu.Unlock()
-	for _, j := range s.jobs.jobs {
-		if j.ID == request.ID {
+	return s.jobs.find(request.ID, func(*runningJob) {})
+}
+
+// cancelJob ends a job after the step that it is at.
+func (s *Service) cancelJob(ctx context.Context, request JobRequestID) (Job, error) {
+	job, err := s.jobs.find(request.ID, func(j *runningJob) { j.cancel() })
+	if err == nil {
+		s.changed(ctx, "a job was asked to stop", Bucket{}, "job", job.ID)
+	}
+	return job, err
+}
+
+// find calls do with the job, and returns it.
+func (js *jobs) find(id uint64, do func(j *runningJob)) (Job, error) {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	for _, j := range js.jobs {
+		if j.ID == id {
+			do(j)
 			return j.Job, nil
 		}
 	}
-	return Job{}, fmt.Errorf("job %d: %w", request.ID, pubsub.ErrNotFound)
-}
-
-// CancelJob ends a job after the step that it is at.
-func (s *Service) CancelJob(ctx context.Context, request JobRequestID) (Job, error) {
-	s.jobs.mu.Lock()
-	for _, j := range s.jobs.jobs {
-		if j.ID == request.ID {
-			j.cancel()
-		}
-	}
-	s.jobs.mu.Unlock()
-	job, err := s.Job(ctx, request)
-	if err == nil {
-		s.changed(ctx, "a job was asked to stop", "job", job.ID)
-	}
-	return job, err
+	return Job{}, fmt.Errorf("job %d: %w", id, pubsub.ErrNotFound)
 }

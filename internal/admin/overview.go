@@ -90,13 +90,13 @@ const (
 	nearLimit = 0.8
 )
 
-// Overview says how the process is, who is connected and what needs a person.
-func (s *Service) Overview(ctx context.Context) (o Overview, err error) {
+// overview says how the process is, who is connected and what needs a person.
+func (s *Service) overview(ctx context.Context, _ Empty) (o Overview, err error) {
 	o = Overview{Sidecars: s.connected(), Attention: []Attention{}, Rates: s.rates()}
-	if o.Info, err = s.Info(); err != nil {
+	if o.Info, err = s.info(ctx, Empty{}); err != nil {
 		return o, err
 	}
-	o.Problem = text(s.Ready(ctx))
+	o.Problem = text(s.opts.Ready(ctx))
 	if o.Healthy = o.Problem == ""; !o.Healthy {
 		o.needs(Attention{Kind: AttentionNotReady, Text: o.Problem})
 	}

@@ -41,12 +41,12 @@ func TestRatesAreOfTheLastMinutes(t *testing.T) {
 	turn(rateEvery)
 	turn(rateEvery)
 
-	o, err := s.Overview(t.Context())
+	o, err := CallOverview.Do(t.Context(), s, Empty{})
 	require.NoError(t, err)
 	require.Equal(t, []float64{2, 0}, o.Rates.Sets, "10 in 5 seconds, and then none")
 	require.Equal(t, []float64{2, 0}, o.Rates.Published)
 	require.Positive(t, o.Rates.CommitSeconds[0])
-	topics, err := s.Topics(t.Context(), TopicsRequest{})
+	topics, err := CallTopics.Do(t.Context(), s, TopicsRequest{})
 	require.NoError(t, err)
 	require.InDelta(t, 1, topics.Topics[0].RateIn, 0.001, "10 in 10 seconds")
 	require.Positive(t, topics.Topics[0].RateOut)
@@ -57,7 +57,7 @@ func TestRatesAreOfTheLastMinutes(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		clock.Advance(rateEvery)
-		topic, err := s.Topic(t.Context(), TopicRequest{Topic: "orders"})
+		topic, err := CallTopic.Do(t.Context(), s, TopicRequest{Topic: "orders"})
 		return err == nil && topic.RateIn == 0 && topic.RateOut == 0
 	}, waitLong, time.Millisecond)
 	require.LessOrEqual(t, len(s.rates().Sets), ratesKept)

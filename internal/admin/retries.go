@@ -97,14 +97,10 @@ type RetryRequest struct {
 	Sequence uint64 `json:"sequence"`
 }
 
-// Events returns a page of a topic's last events. An event that every group has handled is not kept; of these, the page has
+// events returns a page of a topic's last events. An event that every group has handled is not kept; of these, the page has
 // the few that the process remembers.
-func (s *Service) Events(ctx context.Context, request EventsRequest) (page EventPage, err error) {
+func (s *Service) events(ctx context.Context, broker pubsub.Service, request EventsRequest) (page EventPage, err error) {
 	limit, err := pageSize(request.Limit)
-	if err != nil {
-		return page, err
-	}
-	broker, err := s.broker(ctx, request.Bucket)
 	if err != nil {
 		return page, err
 	}
@@ -119,12 +115,8 @@ func (s *Service) Events(ctx context.Context, request EventsRequest) (page Event
 	return page, nil
 }
 
-// Event returns an event and where it stands for each group.
-func (s *Service) Event(ctx context.Context, request EventRequest) (EventDetail, error) {
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return EventDetail{}, err
-	}
+// event returns an event and where it stands for each group.
+func (s *Service) event(ctx context.Context, broker pubsub.Service, request EventRequest) (EventDetail, error) {
 	trace, err := broker.Trace(ctx, request.Topic, request.Sequence)
 	if err != nil {
 		return EventDetail{}, err
@@ -157,8 +149,8 @@ func cloudEvent(e *pubsub.Event) (fields map[string]json.RawMessage) {
 	return fields
 }
 
-// Retries returns a page of the retries of a topic.
-func (s *Service) Retries(ctx context.Context, request RetriesRequest) (RetryPage, error) {
+// retries returns a page of the retries of a topic.
+func (s *Service) retries(ctx context.Context, broker pubsub.Service, request RetriesRequest) (RetryPage, error) {
 	page := RetryPage{Retries: []Retry{}}
 	limit, err := pageSize(request.Limit)
 	if err != nil {
@@ -166,10 +158,6 @@ func (s *Service) Retries(ctx context.Context, request RetriesRequest) (RetryPag
 	}
 	from := pubsub.RetryPlace{Group: request.Group}
 	if err := parseCursor(request.After, &from); err != nil {
-		return page, err
-	}
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
 		return page, err
 	}
 	retries, next, err := broker.Retries(ctx, request.Topic, from, limit)
@@ -200,25 +188,14 @@ func (s *Service) Retries(ctx context.Context, request RetriesRequest) (RetryPag
 	return page, nil
 }
 
-// RetryNow has a waiting retry delivered at once.
-func (s *Service) RetryNow(ctx context.Context, request RetryRequest) error {
-	return s.changeRetry(ctx, request, "a retry was made due", pubsub.Service.RetryNow)
+// retryNow has a waiting retry delivered at once.
+func (s *Service) retryNow(ctx context.Context, broker pubsub.Service, r RetryRequest) (Empty, error) {
+	err := broker.RetryNow(ctx, r.Topic, r.Group, r.Sequence)
+	return s.done(ctx, err, "a retry was made due", r.Bucket, "topic", r.Topic, "group", r.Group, "sequence", r.Sequence)
 }
 
-// RetrySkip makes a dead letter of a waiting retry.
-func (s *Service) RetrySkip(ctx context.Context, request RetryRequest) error {
-	return s.changeRetry(ctx, request, "a retry was skipped", pubsub.Service.SkipRetry)
-}
-
-func (s *Service) changeRetry(ctx context.Context, request RetryRequest, what string, change func(broker pubsub.Service, ctx context.Context, topic, group string, sequence uint64) error) error {
-	request.Bucket = request.WithDefaults()
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return err
-	}
-	if err := change(broker, ctx, request.Topic, request.Group, request.Sequence); err != nil {
-		return err
-	}
-	s.changed(ctx, what, "database", request.Database, "bucket", request.Name, "topic", request.Topic, "group", request.Group, "sequence", request.Sequence)
-	return nil
+// retrySkip makes a dead letter of a waiting retry.
+func (s *Service) retrySkip(ctx context.Context, broker pubsub.Service, r RetryRequest) (Empty, error) {
+	err := broker.SkipRetry(ctx, r.Topic, r.Group, r.Sequence)
+	return s.done(ctx, err, "a retry was skipped", r.Bucket, "topic", r.Topic, "group", r.Group, "sequence", r.Sequence)
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // Options for Listen.
@@ -44,7 +46,7 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := &Server{opts: opts, log: opts.Logger}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.endpoint = serve(l, s.routes(), s.log)
+	s.endpoint = serve(l, s.handler(), s.log)
 	return s, nil
 }
 
@@ -57,13 +59,26 @@ func (s *Server) Stop(ctx context.Context) error {
 	return nil
 }
 
+// handler answers all calls.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for path, answer := range routes {
+		mux.HandleFunc("POST "+path, s.handle(answer))
+	}
+	mux.HandleFunc("POST "+pathWatch, s.watch)
+	mux.HandleFunc("/", s.handle(func(_ *Service, r *http.Request) (any, error) {
+		return nil, refuse(http.StatusNotFound, "no such call: %s %s", r.Method, r.URL.Path)
+	}))
+	return mux
+}
+
 // handle answers with what fn returns, as JSON. Nothing that fn does can end the process.
-func (s *Server) handle(fn func(w http.ResponseWriter, r *http.Request) (any, error)) http.HandlerFunc {
+func (s *Server) handle(fn func(s *Service, r *http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		// What a call takes is bounded by what it does: a backup of a large file takes longer than any timeout.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
-		answer, err := fn(w, r)
+		answer, err := fn(s.opts.Service, r)
 		status := http.StatusOK
 		if err != nil {
 			status, answer = StatusOf(err), errorBody{err.Error()}
@@ -81,31 +96,47 @@ func (s *Server) handle(fn func(w http.ResponseWriter, r *http.Request) (any, er
 	}
 }
 
-// watch streams new events.
-func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+// openWatch is what of a watch can be refused.
+func (s *Service) openWatch(ctx context.Context, r *http.Request) (pubsub.Watch, error) {
 	var request TopicRequest
-	err := decode(r, &request)
-	if err == nil {
-		_, err = s.opts.Service.broker(r.Context(), request.Bucket)
+	if err := decode(r, &request); err != nil {
+		return nil, err
 	}
+	broker, err := s.broker(ctx, request.WithDefaults())
 	if err != nil {
-		s.handle(func(http.ResponseWriter, *http.Request) (any, error) { return nil, err })(w, r)
+		return nil, err
+	}
+	return broker.Watch(ctx, request.Topic)
+}
+
+// watch streams new events, payload and all, until the client has left, or the server stops. An event that is held back is
+// shown when it is published, with the sequence 0.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.stopping, cancel)()
+	watch, err := s.opts.Service.openWatch(ctx, r)
+	if err != nil {
+		s.handle(func(*Service, *http.Request) (any, error) { return nil, err })(w, r)
 		return
 	}
+	defer watch.Close()
 	control, enc := http.NewResponseController(w), json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
-	_ = control.Flush()
-	// It ends when the client has left, or the server stops.
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(s.stopping, cancel)()
-	_ = s.opts.Service.Watch(ctx, request, func(e WatchedEvent) error {
-		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
-		return errors.Join(enc.Encode(e), control.Flush())
-	})
+	for control.Flush() == nil {
+		select {
+		case e := <-watch.Events():
+			_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+			if enc.Encode(WatchedEvent{Topic: e.Topic, Event: newEvent(&e, true), Missed: watch.Missed()}) != nil {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // decode reads one JSON object without unknown fields.

@@ -20,6 +20,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/metrics"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
 // ServiceOptions for NewService; the zero value of each that is not required is the documented default.
@@ -71,13 +72,26 @@ type byKey struct{}
 // line.
 func By(ctx context.Context, who string) context.Context { return context.WithValue(ctx, byKey{}, who) }
 
-// changed logs what somebody has changed.
-func (s *Service) changed(ctx context.Context, what string, attributes ...any) {
+// changed logs what somebody has changed in a bucket.
+func (s *Service) changed(ctx context.Context, what string, in Bucket, attributes ...any) {
 	who, ok := ctx.Value(byKey{}).(string)
 	if !ok {
 		who = "the command line"
 	}
+	for name, of := range map[string]string{"database": in.Database, "bucket": in.Name} {
+		if of != "" {
+			attributes = append(attributes, name, of)
+		}
+	}
 	s.log.Info(what, append(attributes, "by", who)...)
+}
+
+// done is the end of a call that changes something: it logs that, unless it failed.
+func (s *Service) done(ctx context.Context, err error, what string, in Bucket, attributes ...any) (Empty, error) {
+	if err == nil {
+		s.changed(ctx, what, in, attributes...)
+	}
+	return Empty{}, err
 }
 
 // refusal is an error with the HTTP status that it is answered with.
@@ -107,12 +121,12 @@ func StatusOf(err error) int {
 	switch {
 	case errors.As(err, &refused):
 		return refused.status
-	case stateStatus(err) != 0:
-		return stateStatus(err)
+	case errors.As(err, &tooLarge), errors.Is(err, statestore.ErrTooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, statestore.ErrETagMismatch):
+		return http.StatusConflict
 	case errors.As(err, &name), errors.Is(err, invalid.Err), errors.Is(err, fs.ErrInvalid):
 		return http.StatusBadRequest
-	case errors.As(err, &tooLarge):
-		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, pubsub.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound
 	case errors.Is(err, fs.ErrExist), errors.Is(err, pubsub.ErrInFlight), errors.Is(err, pubsub.ErrTopicFull):
@@ -132,8 +146,8 @@ func pageSize(limit int) (int, error) {
 	return cmp.Or(limit, DefaultPageSize), nil
 }
 
-// Info describes the process.
-func (s *Service) Info() (Info, error) {
+// info describes the process.
+func (s *Service) info(context.Context, Empty) (Info, error) {
 	info := s.opts.Info()
 	info.PID = os.Getpid()
 	var err error
@@ -141,16 +155,16 @@ func (s *Service) Info() (Info, error) {
 	return info, err
 }
 
-// Ready returns nil if the process serves and can write its databases, else what is wrong.
-func (s *Service) Ready(ctx context.Context) error {
+// ready returns no error if the process serves and can write its databases, else what is wrong.
+func (s *Service) ready(ctx context.Context, _ Empty) (Empty, error) {
 	if err := s.opts.Ready(ctx); err != nil {
-		return &refusal{http.StatusServiceUnavailable, err}
+		return Empty{}, &refusal{http.StatusServiceUnavailable, err}
 	}
-	return nil
+	return Empty{}, nil
 }
 
-// Buckets lists the buckets of the data directory.
-func (s *Service) Buckets(ctx context.Context) (Buckets, error) {
+// buckets lists the buckets of the data directory.
+func (s *Service) buckets(ctx context.Context, _ Empty) (Buckets, error) {
 	all, err := s.opts.Databases.Brokers(ctx)
 	stores, storesErr := s.opts.Databases.Stores(ctx)
 	if err == nil {
@@ -173,17 +187,14 @@ func text(err error) string {
 	return err.Error()
 }
 
-// broker returns what works on a bucket of events.
+// broker returns what works on a bucket of events, whose defaults are filled in.
 func (s *Service) broker(ctx context.Context, bucket Bucket) (pubsub.Service, error) {
-	bucket = bucket.WithDefaults()
 	return s.opts.Databases.ExistingBroker(ctx, bucket.Database, bucket.Name)
 }
 
-// Backup writes a consistent copy of a database to a new file. It takes as long as the file is large.
-func (s *Service) Backup(ctx context.Context, request BackupRequest) (BackupResult, error) {
-	if request.Database == "" {
-		request.Database = databases.DefaultDatabase
-	}
+// backup writes a consistent copy of a database to a new file. It takes as long as the file is large.
+func (s *Service) backup(ctx context.Context, request BackupRequest) (BackupResult, error) {
+	request.Database = cmp.Or(request.Database, databases.DefaultDatabase)
 	if err := s.opts.Databases.Backup(ctx, request.Database, request.Path); err != nil {
 		return BackupResult{}, err
 	}
@@ -191,7 +202,7 @@ func (s *Service) Backup(ctx context.Context, request BackupRequest) (BackupResu
 	if err != nil {
 		return BackupResult{}, err
 	}
-	s.changed(ctx, "a database was backed up", "database", request.Database, "path", request.Path, "bytes", info.Size())
+	s.changed(ctx, "a database was backed up", Bucket{Database: request.Database}, "path", request.Path, "bytes", info.Size())
 	return BackupResult{Database: request.Database, Path: request.Path, Size: info.Size()}, nil
 }
 

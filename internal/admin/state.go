@@ -4,13 +4,11 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/databases"
 	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
@@ -143,20 +141,9 @@ type RemoveBucketRequest struct {
 	Bucket
 }
 
-func (b Bucket) stateDefaults() Bucket { return b.or(databases.DefaultStateBucket) }
-
-func (s *Service) store(ctx context.Context, bucket Bucket) (*statestore.Store, error) {
-	bucket = bucket.stateDefaults()
-	return s.opts.Databases.ExistingStore(ctx, bucket.Database, bucket.Name)
-}
-
-// StateBucket says what there is to say of a bucket.
-func (s *Service) StateBucket(ctx context.Context, bucket Bucket) (StateInfo, error) {
-	answer := StateInfo{Bucket: bucket.stateDefaults(), Indexes: []Index{}}
-	store, err := s.store(ctx, bucket)
-	if err != nil {
-		return answer, err
-	}
+// stateBucket says what there is to say of a bucket.
+func (s *Service) stateBucket(ctx context.Context, store *statestore.Store, bucket Bucket) (StateInfo, error) {
+	answer := StateInfo{Bucket: bucket, Indexes: []Index{}}
 	indexes, err := store.Indexes(ctx)
 	for _, x := range indexes {
 		answer.Indexes = append(answer.Indexes, Index{Path: x.Path, Complete: x.Complete, Keys: x.Keys, Expires: x.Expires})
@@ -164,13 +151,9 @@ func (s *Service) StateBucket(ctx context.Context, bucket Bucket) (StateInfo, er
 	return answer, err
 }
 
-// Apps returns a page of the apps that have keys.
-func (s *Service) Apps(ctx context.Context, request PageRequest) (answer Apps, err error) {
+// apps returns a page of the apps that have keys.
+func (s *Service) apps(ctx context.Context, store *statestore.Store, request PageRequest) (answer Apps, err error) {
 	limit, err := pageSize(request.Limit)
-	if err != nil {
-		return answer, err
-	}
-	store, err := s.store(ctx, request.Bucket)
 	if err != nil {
 		return answer, err
 	}
@@ -181,14 +164,10 @@ func (s *Service) Apps(ctx context.Context, request PageRequest) (answer Apps, e
 	return answer, err
 }
 
-// Keys returns a page of keys, in the order of their bytes.
-func (s *Service) Keys(ctx context.Context, request KeysRequest) (KeyPage, error) {
+// keys returns a page of keys, in the order of their bytes.
+func (s *Service) keys(ctx context.Context, store *statestore.Store, request KeysRequest) (KeyPage, error) {
 	page := KeyPage{Keys: []Key{}}
 	limit, err := pageSize(request.Limit)
-	if err != nil {
-		return page, err
-	}
-	store, err := s.store(ctx, request.Bucket)
 	if err != nil {
 		return page, err
 	}
@@ -212,12 +191,8 @@ func newValue(item *statestore.Item) Value {
 	return Value{Key: newKey(item, len(item.Value)), Content: NewContent(item.Value)}
 }
 
-// Value returns a key with its value.
-func (s *Service) Value(ctx context.Context, request KeyRequest) (Value, error) {
-	store, err := s.store(ctx, request.Bucket)
-	if err != nil {
-		return Value{}, err
-	}
+// value returns a key with its value.
+func (s *Service) value(ctx context.Context, store *statestore.Store, request KeyRequest) (Value, error) {
 	item, err := store.Get(ctx, request.Key)
 	if err == nil && !item.Found {
 		err = refuse(http.StatusNotFound, "key %q: not found: by default, Dapr puts the app's id and || before an app's own key", request.Key)
@@ -228,8 +203,8 @@ func (s *Service) Value(ctx context.Context, request KeyRequest) (Value, error) 
 	return newValue(&item), nil
 }
 
-// SetValue sets a key and returns what it has become.
-func (s *Service) SetValue(ctx context.Context, request SetRequest) (Key, error) {
+// setValue sets a key and returns what it has become.
+func (s *Service) setValue(ctx context.Context, store *statestore.Store, request SetRequest) (Key, error) {
 	value, err := request.Payload()
 	if err != nil {
 		return Key{}, err
@@ -237,41 +212,31 @@ func (s *Service) SetValue(ctx context.Context, request SetRequest) (Key, error)
 	if request.TTLInSeconds < 0 {
 		return Key{}, badRequest("ttlInSeconds %d: allowed: 0 or more", request.TTLInSeconds)
 	}
-	err = s.write(ctx, request.Bucket, "a key was set", statestore.Write{
+	write := statestore.Write{
 		Op: statestore.OpSet, Key: request.Key, Value: value, ContentType: request.ContentType, ETag: request.ETag,
 		FirstWrite: request.ETag == "" && !request.Force, TTL: time.Duration(request.TTLInSeconds) * time.Second,
-	})
-	if err != nil {
+	}
+	if err := store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{write}}); err != nil {
 		return Key{}, err
 	}
+	s.changed(ctx, "a key was set", request.Bucket, "key", request.Key)
 	// Somebody may have been faster; then this is theirs.
-	set, err := s.Value(ctx, KeyRequest{request.Bucket, request.Key})
+	set, err := s.value(ctx, store, KeyRequest{request.Bucket, request.Key})
 	return set.Key, err
 }
 
-// DeleteValue deletes a key.
-func (s *Service) DeleteValue(ctx context.Context, request DeleteRequest) error {
+// deleteValue deletes a key.
+func (s *Service) deleteValue(ctx context.Context, store *statestore.Store, request DeleteRequest) (Empty, error) {
 	if request.ETag == "" && !request.Force {
-		return badRequest("etag: it is empty: allowed: the key's, or force")
+		return Empty{}, badRequest("etag: it is empty: allowed: the key's, or force")
 	}
-	return s.write(ctx, request.Bucket, "a key was deleted", statestore.Write{Op: statestore.OpDelete, Key: request.Key, ETag: request.ETag})
+	write := statestore.Write{Op: statestore.OpDelete, Key: request.Key, ETag: request.ETag}
+	err := store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{write}})
+	return s.done(ctx, err, "a key was deleted", request.Bucket, "key", request.Key)
 }
 
-func (s *Service) write(ctx context.Context, bucket Bucket, what string, w statestore.Write) error {
-	bucket = bucket.stateDefaults()
-	store, err := s.store(ctx, bucket)
-	if err != nil {
-		return err
-	}
-	if err := store.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}}); err != nil {
-		return err
-	}
-	s.changed(ctx, what, "database", bucket.Database, "bucket", bucket.Name, "key", w.Key)
-	return nil
-}
-
-// IdempotencyKeys returns a page of the idempotency keys that are remembered.
-func (s *Service) IdempotencyKeys(ctx context.Context, request PageRequest) (IdempotencyPage, error) {
+// idempotencyKeys returns a page of the idempotency keys that are remembered.
+func (s *Service) idempotencyKeys(ctx context.Context, store *statestore.Store, request PageRequest) (IdempotencyPage, error) {
 	page := IdempotencyPage{Keys: []IdempotencyKey{}}
 	limit, err := pageSize(request.Limit)
 	if err != nil {
@@ -280,10 +245,6 @@ func (s *Service) IdempotencyKeys(ctx context.Context, request PageRequest) (Ide
 	after, err := hex.DecodeString(request.After)
 	if err != nil {
 		return page, badRequest("after %q: allowed: what the page before says in next", request.After)
-	}
-	store, err := s.store(ctx, request.Bucket)
-	if err != nil {
-		return page, err
 	}
 	keys, err := store.IdempotencyKeys(ctx, after, limit+1)
 	for i, k := range keys {
@@ -309,8 +270,8 @@ type daprQuery struct {
 	} `json:"page"`
 }
 
-// Query runs a query. It reads every value unless an index serves it, and ends when ctx does.
-func (s *Service) Query(ctx context.Context, request QueryRequest) (result QueryResult, err error) {
+// query runs a query. It reads every value unless an index serves it, and ends when ctx does.
+func (s *Service) query(ctx context.Context, store *statestore.Store, request QueryRequest) (result QueryResult, err error) {
 	var asked daprQuery
 	if err := json.Unmarshal(request.Query, &asked); err != nil {
 		return result, badRequest("query: allowed: an object with filter, sort and page: %w", err)
@@ -328,10 +289,6 @@ func (s *Service) Query(ctx context.Context, request QueryRequest) (result Query
 		}
 		q.Sort = append(q.Sort, statestore.SortKey{Path: by.Key, Descending: descending})
 	}
-	store, err := s.store(ctx, request.Bucket)
-	if err != nil {
-		return result, err
-	}
 	began := s.opts.Clock.Now()
 	page, err := store.Query(ctx, q)
 	if err != nil {
@@ -344,48 +301,36 @@ func (s *Service) Query(ctx context.Context, request QueryRequest) (result Query
 	return result, nil
 }
 
-// RemoveBucket removes all that a bucket holds that no connected sidecar works on. Its name can be used again; what ids and
+// removeBucket removes all that a bucket holds that no connected sidecar works on. Its name can be used again; what ids and
 // ETags were given out is not forgotten.
-func (s *Service) RemoveBucket(ctx context.Context, request RemoveBucketRequest) error {
-	var clear func(ctx context.Context) error
+func (s *Service) removeBucket(ctx context.Context, request RemoveBucketRequest) (Empty, error) {
+	var (
+		bucket interface {
+			Clear(ctx context.Context) error
+		}
+		err error
+	)
 	kind := sidecars.Kind(request.Kind)
 	switch kind {
 	case sidecars.State:
 		request.Bucket = request.stateDefaults()
-		store, err := s.store(ctx, request.Bucket)
-		if err != nil {
-			return err
-		}
-		clear = store.Clear
+		bucket, err = s.opts.Databases.ExistingStore(ctx, request.Database, request.Name)
 	case sidecars.PubSub:
 		request.Bucket = request.WithDefaults()
-		broker, err := s.broker(ctx, request.Bucket)
-		if err != nil {
-			return err
-		}
-		clear = broker.Clear
+		bucket, err = s.broker(ctx, request.Bucket)
 	default:
-		return badRequest("kind %q: allowed: %s, %s", request.Kind, sidecars.State, sidecars.PubSub)
+		err = badRequest("kind %q: allowed: %s, %s", request.Kind, sidecars.State, sidecars.PubSub)
+	}
+	if err != nil {
+		return Empty{}, err
 	}
 	for _, sidecar := range s.connected() {
 		if sidecar.Kind == kind && sidecar.Bucket == request.Bucket && sidecar.Connected {
-			return refuse(http.StatusConflict, "bucket %s: component %q of %s works on it: stop that first", request.Bucket, sidecar.Component, sidecar.Process)
+			return Empty{}, refuse(http.StatusConflict, "bucket %s: component %q of %s works on it: stop that first", request.Bucket, sidecar.Component, sidecar.Process)
 		}
 	}
-	if err := clear(ctx); err != nil {
-		return fmt.Errorf("remove bucket %s: %w", request.Bucket, err)
+	if err := bucket.Clear(ctx); err != nil {
+		return Empty{}, fmt.Errorf("remove bucket %s: %w", request.Bucket, err)
 	}
-	s.changed(ctx, "a bucket was removed", "kind", request.Kind, "database", request.Database, "bucket", request.Name)
-	return nil
-}
-
-// stateStatus returns the status of an error of a store, or 0.
-func stateStatus(err error) int {
-	switch {
-	case errors.Is(err, statestore.ErrETagMismatch):
-		return http.StatusConflict
-	case errors.Is(err, statestore.ErrTooLarge):
-		return http.StatusRequestEntityTooLarge
-	}
-	return 0
+	return s.done(ctx, nil, "a bucket was removed", request.Bucket, "kind", request.Kind)
 }

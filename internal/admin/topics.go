@@ -115,8 +115,8 @@ type ConsumerConfig struct {
 // topicCursor is where a page of topics ends.
 type topicCursor struct{ Database, Bucket, Topic string }
 
-// Topics returns a page of topics, by database, bucket and name.
-func (s *Service) Topics(ctx context.Context, request TopicsRequest) (Topics, error) {
+// topics returns a page of topics, by database, bucket and name.
+func (s *Service) topics(ctx context.Context, request TopicsRequest) (Topics, error) {
 	answer := Topics{Topics: []TopicStats{}}
 	limit, err := pageSize(request.Limit)
 	if err != nil {
@@ -168,17 +168,13 @@ func (s *Service) brokers(ctx context.Context, bucket Bucket, missing *string) (
 	return []databases.OpenBroker{{Database: bucket.Database, Bucket: bucket.Name, Broker: broker}}, err
 }
 
-// Topic returns one topic and who consumes it.
-func (s *Service) Topic(ctx context.Context, request TopicRequest) (TopicDetail, error) {
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return TopicDetail{}, err
-	}
+// topic returns one topic and who consumes it.
+func (s *Service) topic(ctx context.Context, broker pubsub.Service, request TopicRequest) (TopicDetail, error) {
 	stats, err := broker.TopicStats(ctx, request.Topic)
 	if err != nil {
 		return TopicDetail{}, err
 	}
-	answer := TopicDetail{TopicStats: newTopicStats(request.WithDefaults(), stats), Consumers: []Consumer{}}
+	answer := TopicDetail{TopicStats: newTopicStats(request.Bucket, stats), Consumers: []Consumer{}}
 	s.addRates(&answer.TopicStats)
 	for _, c := range broker.Consumers(request.Topic) {
 		out := Consumer{
@@ -199,32 +195,14 @@ func (s *Service) Topic(ctx context.Context, request TopicRequest) (TopicDetail,
 	return answer, nil
 }
 
-// RemoveTopic forgets a topic that nobody consumes: its events, groups and dead letters.
-func (s *Service) RemoveTopic(ctx context.Context, request TopicRequest) error {
-	request.Bucket = request.WithDefaults()
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return err
-	}
-	if err := broker.RemoveTopic(ctx, request.Topic); err != nil {
-		return err
-	}
-	s.changed(ctx, "a topic was removed", "database", request.Database, "bucket", request.Name, "topic", request.Topic)
-	return nil
+// removeTopic forgets a topic that nobody consumes: its events, groups and dead letters.
+func (s *Service) removeTopic(ctx context.Context, broker pubsub.Service, r TopicRequest) (Empty, error) {
+	return s.done(ctx, broker.RemoveTopic(ctx, r.Topic), "a topic was removed", r.Bucket, "topic", r.Topic)
 }
 
-// RemoveGroup ends a group that left for good.
-func (s *Service) RemoveGroup(ctx context.Context, request GroupRequest) error {
-	request.Bucket = request.WithDefaults()
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return err
-	}
-	if err := broker.RemoveGroup(ctx, request.Topic, request.Group); err != nil {
-		return err
-	}
-	s.changed(ctx, "a consumer group was removed", "database", request.Database, "bucket", request.Name, "topic", request.Topic, "group", request.Group)
-	return nil
+// removeGroup ends a group that left for good.
+func (s *Service) removeGroup(ctx context.Context, broker pubsub.Service, r GroupRequest) (Empty, error) {
+	return s.done(ctx, broker.RemoveGroup(ctx, r.Topic, r.Group), "a consumer group was removed", r.Bucket, "topic", r.Topic, "group", r.Group)
 }
 
 // PublishRequest is an event to publish.
@@ -259,13 +237,8 @@ const (
 	cloudEventsType = "application/cloudevents+json"
 )
 
-// Publish stores an event in a topic, new if need be, and keeps the limits that the topic's publisher has set.
-func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishResult, error) {
-	request.Bucket = request.WithDefaults()
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return PublishResult{}, err
-	}
+// publish stores an event in a topic, new if need be, and keeps the limits that the topic's publisher has set.
+func (s *Service) publish(ctx context.Context, broker pubsub.Service, request PublishRequest) (PublishResult, error) {
 	message, err := request.message(s.opts.Clock.Now())
 	if err != nil {
 		return PublishResult{}, err
@@ -285,7 +258,7 @@ func (s *Service) Publish(ctx context.Context, request PublishRequest) (PublishR
 	if err := broker.Publish(ctx, request.Topic, []pubsub.Message{message}, opts)[0]; err != nil {
 		return PublishResult{}, err
 	}
-	s.changed(ctx, "an event was published", "database", request.Database, "bucket", request.Name, "topic", request.Topic, "id", id)
+	s.changed(ctx, "an event was published", request.Bucket, "topic", request.Topic, "id", id)
 	return PublishResult{ID: id}, nil
 }
 
@@ -335,28 +308,4 @@ type WatchedEvent struct {
 	Event
 	// Missed counts events before this one that came too fast to be shown.
 	Missed uint64 `json:"missed,omitempty"`
-}
-
-// Watch calls fn with each new event of a topic, payload and all, until ctx ends or fn returns an error, which it returns. An
-// event that is held back is shown when it is published, with the sequence 0.
-func (s *Service) Watch(ctx context.Context, request TopicRequest, fn func(WatchedEvent) error) error {
-	broker, err := s.broker(ctx, request.Bucket)
-	if err != nil {
-		return err
-	}
-	watch, err := broker.Watch(ctx, request.Topic)
-	if err != nil {
-		return err
-	}
-	defer watch.Close()
-	for {
-		select {
-		case e := <-watch.Events():
-			if err := fn(WatchedEvent{Topic: e.Topic, Event: newEvent(&e, true), Missed: watch.Missed()}); err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }

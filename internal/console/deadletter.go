@@ -31,7 +31,7 @@ func (c *Console) letterOf(r *http.Request) (admin.DeadLetter, error) {
 	if err != nil {
 		return admin.DeadLetter{}, err
 	}
-	return c.opts.Service.DeadLetter(r.Context(), admin.IDRequest{Bucket: bucketOf(r.Form), ID: id})
+	return admin.CallDeadLetter.Do(r.Context(), c.opts.Service, admin.IDRequest{Bucket: bucketOf(r.Form), ID: id})
 }
 
 func (c *Console) deadLetter(r *http.Request) (*page, error) {

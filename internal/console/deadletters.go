@@ -152,7 +152,7 @@ func (c *Console) deadLetters(r *http.Request) (*page, error) {
 		return nil, err
 	}
 	p := deadLettersPage{selection: s, Ages: ages, List: values.Get("view") == "list", Reasons: pubsub.Reasons}
-	buckets, err := c.opts.Service.Buckets(r.Context())
+	buckets, err := admin.CallBuckets.Do(r.Context(), c.opts.Service, admin.Empty{})
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (c *Console) listLetters(r *http.Request, p *deadLettersPage) (err error) {
 			return err
 		}
 	}
-	found, err := c.opts.Service.DeadLetters(r.Context(), opts)
+	found, err := admin.CallDeadLetters.Do(r.Context(), c.opts.Service, opts)
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (c *Console) listLetters(r *http.Request, p *deadLettersPage) (err error) {
 }
 
 func (c *Console) groupLetters(ctx context.Context, p *deadLettersPage) error {
-	found, err := c.opts.Service.DeadLetterGroups(ctx, p.options())
+	found, err := admin.CallDeadLetterGroups.Do(ctx, c.opts.Service, p.options())
 	if err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func (c *Console) redrive(r *http.Request) (next, error) {
 }
 
 func (c *Console) startJob(r *http.Request, action admin.JobAction, s selection, rate float64) (next, error) {
-	j, err := c.opts.Service.StartJob(admin.By(r.Context(), person(r)), admin.JobRequest{Action: action, Filter: s.options(), Rate: rate})
+	j, err := c.opts.Service.StartJob(r.Context(), admin.JobRequest{Action: action, Filter: s.options(), Rate: rate})
 	if err != nil {
 		return next{}, err
 	}
@@ -278,7 +278,7 @@ func (c *Console) applyMarked(r *http.Request, action admin.JobAction, s selecti
 	if err != nil {
 		return next{}, err
 	}
-	done, err := c.opts.Service.Apply(admin.By(r.Context(), person(r)), action, admin.IDsRequest{Bucket: s.Bucket, IDs: ids})
+	done, err := c.opts.Service.Apply(r.Context(), action, admin.IDsRequest{Bucket: s.Bucket, IDs: ids})
 	if err != nil {
 		return next{}, err
 	}
@@ -325,7 +325,7 @@ func (c *Console) purge(r *http.Request) (next, error) {
 	all := r.PostForm.Has(allOf)
 	if all {
 		var found admin.DeadLetterGroups
-		found, err = c.opts.Service.DeadLetterGroups(r.Context(), s.options())
+		found, err = admin.CallDeadLetterGroups.Do(r.Context(), c.opts.Service, s.options())
 		for _, g := range found.Groups {
 			ask.Count += g.Count
 		}

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,7 +28,7 @@ func eventQuery(bucket admin.Bucket, topic string, sequence uint64) url.Values {
 
 // lastEvents are the newest events of a topic that are kept.
 func (c *Console) lastEvents(r *http.Request, bucket admin.Bucket, topic string) (rows []eventRow, err error) {
-	last, err := c.opts.Service.Events(r.Context(), admin.EventsRequest{Bucket: bucket, Topic: topic, Limit: eventsShown})
+	last, err := admin.CallEvents.Do(r.Context(), c.opts.Service, admin.EventsRequest{Bucket: bucket, Topic: topic, Limit: eventsShown})
 	for _, e := range last.Events {
 		rows = append(rows, eventRow{e, "/event?" + eventQuery(bucket, topic, e.Sequence).Encode()})
 	}
@@ -61,7 +60,7 @@ func (c *Console) eventOf(r *http.Request) (bucket admin.Bucket, e admin.EventDe
 	if err != nil {
 		return bucket, e, nil, err
 	}
-	e, err = c.opts.Service.Event(r.Context(), admin.EventRequest{Bucket: bucket, Topic: r.Form.Get("topic"), Sequence: sequence})
+	e, err = admin.CallEvent.Do(r.Context(), c.opts.Service, admin.EventRequest{Bucket: bucket, Topic: r.Form.Get("topic"), Sequence: sequence})
 	if err != nil {
 		return bucket, e, nil, err
 	}
@@ -98,20 +97,20 @@ func (c *Console) eventPayload(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Console) retryNow(r *http.Request) (next, error) {
-	return c.changeRetry(r, "retried", c.opts.Service.RetryNow)
+	return c.changeRetry(r, "retried", admin.CallRetryNow)
 }
 
 func (c *Console) skip(r *http.Request) (next, error) {
-	return c.changeRetry(r, "skipped", c.opts.Service.RetrySkip)
+	return c.changeRetry(r, "skipped", admin.CallRetrySkip)
 }
 
-func (c *Console) changeRetry(r *http.Request, notice string, change func(context.Context, admin.RetryRequest) error) (next, error) {
+func (c *Console) changeRetry(r *http.Request, notice string, change admin.Call[admin.RetryRequest, admin.Empty]) (next, error) {
 	sequence, err := idOf(r.PostForm, "sequence")
 	if err != nil {
 		return next{}, err
 	}
 	request := admin.RetryRequest{Bucket: bucketOf(r.PostForm), Topic: r.PostForm.Get("topic"), Group: r.PostForm.Get("group"), Sequence: sequence}
-	if err := change(admin.By(r.Context(), person(r)), request); err != nil {
+	if _, err := change.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
 	return after("/event", eventQuery(request.Bucket, request.Topic, sequence), notice), nil
@@ -124,7 +123,7 @@ func (c *Console) publish(r *http.Request) (next, error) {
 	if err != nil {
 		return next{}, err
 	}
-	_, err = c.opts.Service.Publish(admin.By(r.Context(), person(r)), admin.PublishRequest{
+	_, err = admin.CallPublish.Do(r.Context(), c.opts.Service, admin.PublishRequest{
 		Bucket: bucket, Topic: topic, Content: admin.ExactContent([]byte(r.PostForm.Get("data"))),
 		Raw: r.PostForm.Has("raw"), ID: r.PostForm.Get("id"), Type: r.PostForm.Get("type"), Source: r.PostForm.Get("source"),
 		ContentType: r.PostForm.Get("contentType"), Metadata: metadata,

@@ -58,7 +58,7 @@ func (c *Console) shown(job admin.Job) shownJob {
 
 // jobs are those that run, and then those that ended last.
 func (c *Console) jobs(ctx context.Context) (shown []shownJob, err error) {
-	all, err := c.opts.Service.Jobs(ctx)
+	all, err := admin.CallJobs.Do(ctx, c.opts.Service, admin.Empty{})
 	for _, job := range all.Jobs {
 		shown = append(shown, c.shown(job))
 	}
@@ -90,7 +90,7 @@ func (c *Console) stopJob(r *http.Request) (next, error) {
 	if err != nil {
 		return next{}, err
 	}
-	if _, err := c.opts.Service.CancelJob(admin.By(r.Context(), person(r)), admin.JobRequestID{ID: id}); err != nil {
+	if _, err := admin.CallCancelJob.Do(r.Context(), c.opts.Service, admin.JobRequestID{ID: id}); err != nil {
 		return next{}, err
 	}
 	return after("/job", idQuery(id), "stopped"), nil

@@ -22,7 +22,7 @@ type need struct {
 }
 
 func (c *Console) overview(r *http.Request) (*page, error) {
-	o, err := c.opts.Service.Overview(r.Context())
+	o, err := admin.CallOverview.Do(r.Context(), c.opts.Service, admin.Empty{})
 	if err != nil {
 		return nil, err
 	}

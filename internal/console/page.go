@@ -155,7 +155,7 @@ func (c *Console) act(change func(r *http.Request) (next, error)) http.HandlerFu
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), pageTimeout)
 		defer cancel()
-		r = r.WithContext(ctx)
+		r = r.WithContext(admin.By(ctx, "the console, from "+r.RemoteAddr))
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		err := r.ParseForm()
 		var n next

@@ -2,7 +2,6 @@ package console
 
 import (
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 
@@ -63,9 +62,6 @@ func of(bucket admin.Bucket) url.Values {
 
 // idQuery is the query that names a thing by its number.
 func idQuery(id uint64) url.Values { return url.Values{"id": {strconv.FormatUint(id, 10)}} }
-
-// person is whom the log names as the one who changed something.
-func person(r *http.Request) string { return "the console, from " + r.RemoteAddr }
 
 // notFoundError says that something is not there.
 type notFoundError struct{ what string }

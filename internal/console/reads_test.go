@@ -76,7 +76,7 @@ func (e *env) fill() {
 		require.NoError(t, store.Apply(ctx, statestore.Transaction{Writes: writes}))
 	}
 	require.Eventually(t, func() bool {
-		groups, err := e.console.opts.Service.DeadLetters(ctx, admin.ListOptions{Limit: 1, After: uint64(*manyLetters - 1)})
+		groups, err := admin.CallDeadLetters.Do(ctx, e.console.opts.Service, admin.ListOptions{Limit: 1, After: uint64(*manyLetters - 1)})
 		return err == nil && len(groups.DeadLetters) == 1
 	}, longTime, time.Millisecond)
 }

@@ -44,7 +44,7 @@ func bucketFields(b admin.Bucket) []field {
 
 func (c *Console) removeGroup(r *http.Request) (next, error) {
 	bucket, topic, group := bucketOf(r.PostForm), r.PostForm.Get("topic"), r.PostForm.Get("group")
-	detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
+	detail, err := admin.CallTopic.Do(r.Context(), c.opts.Service, admin.TopicRequest{Bucket: bucket, Topic: topic})
 	if err != nil {
 		return next{}, err
 	}
@@ -65,7 +65,7 @@ func (c *Console) removeGroup(r *http.Request) (next, error) {
 		return next{page: asked}, nil
 	}
 	request := admin.GroupRequest{Bucket: bucket, Topic: topic, Group: group}
-	if err := c.opts.Service.RemoveGroup(admin.By(r.Context(), person(r)), request); err != nil {
+	if _, err := admin.CallRemoveGroup.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
 	query := of(bucket)
@@ -75,7 +75,7 @@ func (c *Console) removeGroup(r *http.Request) (next, error) {
 
 func (c *Console) removeTopic(r *http.Request) (next, error) {
 	request := admin.TopicRequest{Bucket: bucketOf(r.PostForm), Topic: r.PostForm.Get("topic")}
-	t, err := c.opts.Service.Topic(r.Context(), request)
+	t, err := admin.CallTopic.Do(r.Context(), c.opts.Service, request)
 	if err != nil {
 		return next{}, err
 	}
@@ -88,7 +88,7 @@ func (c *Console) removeTopic(r *http.Request) (next, error) {
 	if asked, ok := ask.confirmed(r); !ok {
 		return next{page: asked}, nil
 	}
-	if err := c.opts.Service.RemoveTopic(admin.By(r.Context(), person(r)), request); err != nil {
+	if _, err := admin.CallRemoveTopic.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
 	return after("/topics", nil, "topic"), nil
@@ -111,7 +111,7 @@ func (c *Console) removeBucket(r *http.Request) (next, error) {
 	if asked, ok := ask.confirmed(r); !ok {
 		return next{page: asked}, nil
 	}
-	if err := c.opts.Service.RemoveBucket(admin.By(r.Context(), person(r)), request); err != nil {
+	if _, err := admin.CallRemoveBucket.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
 	return after(to, nil, "bucket"), nil

@@ -65,17 +65,17 @@ func keyLink(b admin.Bucket, key string) string {
 
 func (c *Console) state(r *http.Request) (*page, error) {
 	p := statePage{Bucket: stateBucketOf(r.Form), Prefix: r.Form.Get("prefix")}
-	buckets, err := c.opts.Service.Buckets(r.Context())
+	buckets, err := admin.CallBuckets.Do(r.Context(), c.opts.Service, admin.Empty{})
 	if err != nil {
 		return nil, err
 	}
 	p.Buckets, p.Missing = buckets.State, buckets.Missing
-	info, err := c.opts.Service.StateBucket(r.Context(), p.Bucket)
+	info, err := admin.CallStateBucket.Do(r.Context(), c.opts.Service, p.Bucket)
 	if err != nil {
 		return nil, err
 	}
 	p.Indexes = info.Indexes
-	apps, err := c.opts.Service.Apps(r.Context(), admin.PageRequest{Bucket: p.Bucket, Limit: appsShown})
+	apps, err := admin.CallApps.Do(r.Context(), c.opts.Service, admin.PageRequest{Bucket: p.Bucket, Limit: appsShown})
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (c *Console) state(r *http.Request) (*page, error) {
 		query.Set("prefix", app+"||")
 		p.Apps = append(p.Apps, appLink{app, app + "||", "/state?" + query.Encode()})
 	}
-	keys, err := c.opts.Service.Keys(r.Context(), admin.KeysRequest{
+	keys, err := admin.CallKeys.Do(r.Context(), c.opts.Service, admin.KeysRequest{
 		PageRequest: admin.PageRequest{Bucket: p.Bucket, After: r.Form.Get("after"), Limit: keysShown}, Prefix: p.Prefix,
 	})
 	if err != nil {
@@ -118,7 +118,7 @@ type keyPage struct {
 
 func (c *Console) valueOf(r *http.Request) (admin.Bucket, admin.Value, []byte, error) {
 	bucket := stateBucketOf(r.Form)
-	value, err := c.opts.Service.Value(r.Context(), admin.KeyRequest{Bucket: bucket, Key: r.Form.Get("key")})
+	value, err := admin.CallValue.Do(r.Context(), c.opts.Service, admin.KeyRequest{Bucket: bucket, Key: r.Form.Get("key")})
 	if err != nil {
 		return bucket, value, nil, err
 	}
@@ -187,7 +187,7 @@ func (c *Console) setKey(r *http.Request) (next, error) {
 	}
 	// Browsers send line breaks as CR LF.
 	text := strings.ReplaceAll(r.PostForm.Get("value"), "\r\n", "\n")
-	_, err := c.opts.Service.SetValue(admin.By(r.Context(), person(r)), admin.SetRequest{
+	_, err := admin.CallSetValue.Do(r.Context(), c.opts.Service, admin.SetRequest{
 		Bucket: bucket, Key: key, Content: admin.ExactContent([]byte(text)), ContentType: r.PostForm.Get("contentType"), ETag: etag, TTLInSeconds: ttl,
 	})
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *Console) deleteKey(r *http.Request) (next, error) {
 	if asked, ok := ask.confirmed(r); !ok {
 		return next{page: asked}, nil
 	}
-	err := c.opts.Service.DeleteValue(admin.By(r.Context(), person(r)), admin.DeleteRequest{Bucket: bucket, Key: key, ETag: etag})
+	_, err := admin.CallDeleteValue.Do(r.Context(), c.opts.Service, admin.DeleteRequest{Bucket: bucket, Key: key, ETag: etag})
 	if err != nil {
 		return next{}, conflict(err, etag)
 	}

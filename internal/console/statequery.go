@@ -48,7 +48,7 @@ func (c *Console) query(r *http.Request) (*page, error) {
 	if c.opts.HideValues {
 		return nil, &fieldError{"query", p.Query, "none while values are hidden, as it would find them out"}
 	}
-	found, err := c.opts.Service.Query(r.Context(), admin.QueryRequest{Bucket: p.Bucket, Query: json.RawMessage(p.Query)})
+	found, err := admin.CallQuery.Do(r.Context(), c.opts.Service, admin.QueryRequest{Bucket: p.Bucket, Query: json.RawMessage(p.Query)})
 	if err != nil && statusOf(err) == http.StatusBadRequest {
 		// What was typed stays, to be put right.
 		p.Error = err.Error()
@@ -81,7 +81,7 @@ type idempotencyPage struct {
 
 func (c *Console) idempotencyKeys(r *http.Request) (*page, error) {
 	bucket := stateBucketOf(r.Form)
-	found, err := c.opts.Service.IdempotencyKeys(r.Context(), admin.PageRequest{Bucket: bucket, After: r.Form.Get("after"), Limit: keysShown})
+	found, err := admin.CallIdempotencyKeys.Do(r.Context(), c.opts.Service, admin.PageRequest{Bucket: bucket, After: r.Form.Get("after"), Limit: keysShown})
 	if err != nil {
 		return nil, err
 	}

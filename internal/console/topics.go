@@ -115,7 +115,7 @@ func (p topicsPage) SortLink(key string) string {
 func (c *Console) topics(r *http.Request) (*page, error) {
 	after := r.Form.Get("after")
 	p := topicsPage{Columns: columns, Sort: r.Form.Get("sort"), Text: r.Form.Get("text"), Further: after != ""}
-	stats, err := c.opts.Service.Topics(r.Context(), admin.TopicsRequest{Text: p.Text, After: after, Limit: admin.MaxPageSize})
+	stats, err := admin.CallTopics.Do(r.Context(), c.opts.Service, admin.TopicsRequest{Text: p.Text, After: after, Limit: admin.MaxPageSize})
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (c *Console) topics(r *http.Request) (*page, error) {
 		p.Topics = append(p.Topics, newTopicRow(t))
 		p.Several = p.Several || t.Bucket != stats.Topics[0].Bucket
 	}
-	buckets, err := c.opts.Service.Buckets(r.Context())
+	buckets, err := admin.CallBuckets.Do(r.Context(), c.opts.Service, admin.Empty{})
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ type retryRow struct {
 
 func (c *Console) topic(r *http.Request) (*page, error) {
 	bucket, topic := bucketOf(r.URL.Query()), r.URL.Query().Get("topic")
-	detail, err := c.opts.Service.Topic(r.Context(), admin.TopicRequest{Bucket: bucket, Topic: topic})
+	detail, err := admin.CallTopic.Do(r.Context(), c.opts.Service, admin.TopicRequest{Bucket: bucket, Topic: topic})
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +188,7 @@ func (c *Console) topic(r *http.Request) (*page, error) {
 		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.Grouped()})
 	}
 	if p.Retrying > 0 {
-		retries, err := c.opts.Service.Retries(r.Context(), admin.RetriesRequest{Bucket: bucket, Topic: topic, Limit: retriesShown})
+		retries, err := admin.CallRetries.Do(r.Context(), c.opts.Service, admin.RetriesRequest{Bucket: bucket, Topic: topic, Limit: retriesShown})
 		if err != nil {
 			return nil, err
 		}
