@@ -51,8 +51,8 @@ func (b Bucket) String() string {
 // WithDefaults returns the bucket of events with its defaults filled in.
 func (b Bucket) WithDefaults() Bucket { return b.or(databases.DefaultPubSubBucket) }
 
-// stateDefaults is WithDefaults for a bucket of state.
-func (b Bucket) stateDefaults() Bucket { return b.or(databases.DefaultStateBucket) }
+// StateDefaults is WithDefaults for a bucket of state.
+func (b Bucket) StateDefaults() Bucket { return b.or(databases.DefaultStateBucket) }
 
 // bucket is that of the request that it is part of.
 func (b *Bucket) bucket() *Bucket { return b }

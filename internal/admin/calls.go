@@ -118,7 +118,7 @@ func callEvents[R, A any, P inBucket[R]](path string, do func(*Service, context.
 func callState[R, A any, P inBucket[R]](path string, do func(*Service, context.Context, *statestore.Store, R) (A, error)) Call[R, A] {
 	return call(path, func(s *Service, ctx context.Context, request R) (answer A, err error) {
 		bucket := P(&request).bucket()
-		*bucket = bucket.stateDefaults()
+		*bucket = bucket.StateDefaults()
 		store, err := s.opts.Databases.ExistingStore(ctx, bucket.Database, bucket.Name)
 		if err != nil {
 			return answer, err

@@ -127,7 +127,7 @@ func (s *Service) StartJob(ctx context.Context, request JobRequest) (Job, error)
 		}
 	}
 	if running == MaxJobs || s.jobs.ctx.Err() != nil {
-		return Job{}, refuse(http.StatusServiceUnavailable, "%d jobs run already: allowed: %d at once", running, MaxJobs)
+		return Job{}, Refuse(http.StatusServiceUnavailable, "%d jobs run already: allowed: %d at once", running, MaxJobs)
 	}
 	s.jobs.lastID++
 	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))

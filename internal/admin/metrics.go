@@ -70,8 +70,13 @@ var (
 	groupRedriven     = describe("group_redriven_total", "Dead letters that were sent back to the group.", groupLabels)
 )
 
+// described are the metrics that a scrape asks for.
+var described []*prometheus.Desc
+
 func describe(name, help string, labels []string) *prometheus.Desc {
-	return prometheus.NewDesc(metrics.Prefix+name, help, labels, nil)
+	d := prometheus.NewDesc(metrics.Prefix+name, help, labels, nil)
+	described = append(described, d)
+	return d
 }
 
 // RegistryOptions for NewRegistry.
@@ -115,15 +120,7 @@ type statsCollector struct{ opts RegistryOptions }
 
 // Describe implements prometheus.Collector.
 func (c *statsCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		ready, limitUsed, limitMax, diskAvailable, diskSize,
-		databaseBytes, databaseCommits, databaseWrites, databaseLogBytes, databaseSyncTime,
-		databaseCheckpoints, databaseCheckpointTime, databaseRecoveries, databaseRecoveryTime,
-		etcdUp, etcdAlarms, etcdSize, etcdInUse, streamLeader, natsUp,
-		topicEvents, topicDelayed, topicBytes, topicOldest, topicSequence, topicPublished, topicDuplicates,
-		groupWaiting, groupInFlight, groupRetrying, groupDead, groupOldest, groupStreams,
-		groupDelivered, groupRedelivered, groupAcknowledged, groupFailed, groupExpired, groupDeadLettered, groupRedriven,
-	} {
+	for _, d := range described {
 		out <- d
 	}
 }

@@ -67,7 +67,7 @@ func (s *Server) handler() http.Handler {
 	}
 	mux.HandleFunc("POST "+pathWatch, s.watch)
 	mux.HandleFunc("/", s.handle(func(_ *Service, r *http.Request) (any, error) {
-		return nil, refuse(http.StatusNotFound, "no such call: %s %s", r.Method, r.URL.Path)
+		return nil, Refuse(http.StatusNotFound, "no such call: %s %s", r.Method, r.URL.Path)
 	}))
 	return mux
 }
@@ -145,7 +145,7 @@ func decode(r *http.Request, into any) error {
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return refuse(http.StatusRequestEntityTooLarge, "the request is too large: at most %d bytes are allowed, in which a value or an event stands as base64", tooLarge.Limit)
+		return Refuse(http.StatusRequestEntityTooLarge, "the request is too large: at most %d bytes are allowed, in which a value or an event stands as base64", tooLarge.Limit)
 	}
 	if err != nil {
 		return badRequest("request body: %w", err)

@@ -103,12 +103,13 @@ type refusal struct {
 func (e *refusal) Error() string { return e.err.Error() }
 func (e *refusal) Unwrap() error { return e.err }
 
-func refuse(status int, format string, args ...any) error {
+// Refuse returns an error of which StatusOf says that status.
+func Refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Errorf(format, args...)}
 }
 
 func badRequest(format string, args ...any) error {
-	return refuse(http.StatusBadRequest, format, args...)
+	return Refuse(http.StatusBadRequest, format, args...)
 }
 
 // StatusOf returns the HTTP status that says of what kind a call's error is.

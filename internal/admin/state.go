@@ -195,7 +195,7 @@ func newValue(item *statestore.Item) Value {
 func (s *Service) value(ctx context.Context, store *statestore.Store, request KeyRequest) (Value, error) {
 	item, err := store.Get(ctx, request.Key)
 	if err == nil && !item.Found {
-		err = refuse(http.StatusNotFound, "key %q: not found: by default, Dapr puts the app's id and || before an app's own key", request.Key)
+		err = Refuse(http.StatusNotFound, "key %q: not found: by default, Dapr puts the app's id and || before an app's own key", request.Key)
 	}
 	if err != nil {
 		return Value{}, err
@@ -313,7 +313,7 @@ func (s *Service) removeBucket(ctx context.Context, request RemoveBucketRequest)
 	kind := sidecars.Kind(request.Kind)
 	switch kind {
 	case sidecars.State:
-		request.Bucket = request.stateDefaults()
+		request.Bucket = request.StateDefaults()
 		bucket, err = s.opts.Databases.ExistingStore(ctx, request.Database, request.Name)
 	case sidecars.PubSub:
 		request.Bucket = request.WithDefaults()
@@ -326,7 +326,7 @@ func (s *Service) removeBucket(ctx context.Context, request RemoveBucketRequest)
 	}
 	for _, sidecar := range s.connected() {
 		if sidecar.Kind == kind && sidecar.Bucket == request.Bucket && sidecar.Connected {
-			return Empty{}, refuse(http.StatusConflict, "bucket %s: component %q of %s works on it: stop that first", request.Bucket, sidecar.Component, sidecar.Process)
+			return Empty{}, Refuse(http.StatusConflict, "bucket %s: component %q of %s works on it: stop that first", request.Bucket, sidecar.Component, sidecar.Process)
 		}
 	}
 	if err := bucket.Clear(ctx); err != nil {

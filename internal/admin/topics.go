@@ -268,7 +268,7 @@ func (r *PublishRequest) message(now time.Time) (pubsub.Message, error) {
 		return pubsub.Message{}, err
 	}
 	if len(data) > maxPublish {
-		return pubsub.Message{}, refuse(http.StatusRequestEntityTooLarge, "data of %d bytes: allowed: at most %d", len(data), maxPublish)
+		return pubsub.Message{}, Refuse(http.StatusRequestEntityTooLarge, "data of %d bytes: allowed: at most %d", len(data), maxPublish)
 	}
 	encoding := NewContent(data).DataEncoding
 	contentType := cmp.Or(r.ContentType, map[DataEncoding]string{

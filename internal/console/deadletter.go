@@ -5,20 +5,16 @@ import (
 	"strconv"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 )
 
 // deadLetterPage is what the page of a dead letter shows.
 type deadLetterPage struct {
 	*admin.DeadLetter
-	Cause string
 	// Attempts are newest first, as they are read.
 	Attempts []attempt
 	Payload  *content
 	Metadata []field
 	Event    []field
-	// EventLink is where the event stands for each group.
-	EventLink string
 }
 
 type attempt struct {
@@ -39,9 +35,7 @@ func (c *Console) deadLetter(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := deadLetterPage{
-		DeadLetter: &d, Cause: cause.Of(d.LastError), EventLink: "/event?" + eventQuery(d.Bucket, d.Topic, d.Event.Sequence).Encode(),
-	}
+	p := deadLetterPage{DeadLetter: &d, Metadata: c.metadataFields(d.Event.Metadata)}
 	// The oldest may be missing. Interruptions are attempts, too, and no deliveries.
 	before := max(d.Deliveries-len(d.Attempts), 0)
 	for i := len(d.Attempts) - 1; i >= 0; i-- {
@@ -51,13 +45,10 @@ func (c *Console) deadLetter(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	download := of(d.Bucket)
-	download.Set("id", strconv.FormatUint(d.ID, 10))
 	if !c.opts.HideValues {
-		p.Payload = newContent(r, data, "/dead-letter/payload?"+download.Encode())
+		p.Payload = newContent(r, data, link("/dead-letter/payload", d.Bucket, "id", d.ID))
 		p.Event = cloudEventFields(data)
 	}
-	p.Metadata = c.metadataFields(d.Event.Metadata)
 	return &page{Title: "Dead letter " + strconv.FormatUint(d.ID, 10), Section: sectionDeadLetters, template: "dead-letter.html", Data: p}, nil
 }
 

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -12,7 +11,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
@@ -39,51 +38,33 @@ var ages = []time.Duration{time.Hour, 24 * time.Hour, 7 * 24 * time.Hour}
 
 func (c *Console) selectionOf(values url.Values) (selection, error) {
 	s := selection{
-		Bucket: bucketOf(values),
-		Topic:  values.Get("topic"), Group: values.Get("group"), Reason: values.Get("reason"),
+		Bucket: bucketOf(values), Topic: values.Get("topic"), Group: values.Get("group"), Reason: values.Get("reason"),
 		Text: values.Get("text"), Cause: values.Get("cause"),
 		at: c.opts.Clock.Now(),
 	}
 	if s.Text != "" && c.opts.HideValues {
-		return s, &fieldError{"text", s.Text, "nothing while payloads are hidden, as it would find them out"}
+		return s, invalid.New("text", s.Text, "nothing while payloads are hidden, as it would find them out")
 	}
 	if text := values.Get("since"); text != "" {
 		var err error
 		if s.Since, err = time.ParseDuration(text); err != nil || s.Since < 0 {
-			return s, &fieldError{"since", text, "a duration such as 1h"}
+			return s, invalid.New("since", text, "a duration such as 1h")
 		}
 	}
 	return s, nil
 }
 
-// Query selects the same again.
-func (s selection) Query() url.Values {
-	query := of(s.Bucket)
-	for name, value := range map[string]string{"topic": s.Topic, "group": s.Group, "reason": s.Reason, "text": s.Text, "cause": s.Cause} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
-	if s.Since > 0 {
-		query.Set("since", s.Since.String())
-	}
-	return query
-}
-
-// Link is where the list of what is selected is.
-func (s selection) Link() string {
-	query := s.Query()
-	query.Set("view", "list")
-	return "/dead-letters?" + query.Encode()
+// Link is where what is selected is shown by cause, or with further parameters.
+func (s selection) Link(more ...any) string {
+	return link("/dead-letters", append([]any{
+		s.Bucket, "topic", s.Topic, "group", s.Group, "reason", s.Reason, "text", s.Text, "cause", s.Cause, "since", s.Since,
+	}, more...)...)
 }
 
 // Filtered reports whether it selects fewer than all of the bucket.
 func (s selection) Filtered() bool {
 	return s.Topic+s.Group+s.Reason+s.Text+s.Cause != "" || s.Since > 0
 }
-
-// Grouped is where what is selected is shown by cause.
-func (s selection) Grouped() string { return "/dead-letters?" + s.Query().Encode() }
 
 func (s selection) options() admin.ListOptions {
 	o := admin.ListOptions{Bucket: s.Bucket, Topic: s.Topic, Group: s.Group, Reason: pubsub.Reason(s.Reason), Cause: s.Cause, Text: s.Text}
@@ -95,13 +76,9 @@ func (s selection) options() admin.ListOptions {
 
 // deathCause are the dead letters of one cause.
 type deathCause struct {
-	selection
-	// Example says what they died of, by the last of them.
-	Example        string
-	Count          int
-	Oldest, Newest time.Time
-	// First is the id of the oldest.
-	First uint64
+	admin.DeadLetterGroup
+	// What selects them.
+	What selection
 }
 
 // deadLettersPage is what the page shows.
@@ -117,32 +94,10 @@ type deadLettersPage struct {
 	// there may be further ones.
 	Read, Hidden int
 	More         bool
-	Letters      []letterRow
+	Letters      []admin.DeadLetter
 	Jobs         []shownJob
 	// Next is where the list goes on; empty: nowhere.
 	Next string
-}
-
-type letterRow struct {
-	*admin.DeadLetter
-	Cause string
-}
-
-// Link is where the dead letter is shown.
-func (l letterRow) Link() string { return letterLink(l.Bucket, l.ID) }
-
-// Link is where what died of it is shown.
-func (d deathCause) Link() string {
-	if d.Count == 1 {
-		return letterLink(d.Bucket, d.First)
-	}
-	return d.selection.Link()
-}
-
-func letterLink(bucket admin.Bucket, id uint64) string {
-	query := of(bucket)
-	query.Set("id", strconv.FormatUint(id, 10))
-	return "/dead-letter?" + query.Encode()
 }
 
 func (c *Console) deadLetters(r *http.Request) (*page, error) {
@@ -185,15 +140,8 @@ func (c *Console) listLetters(r *http.Request, p *deadLettersPage) (err error) {
 	if err != nil {
 		return err
 	}
-	for i := range found.DeadLetters {
-		d := &found.DeadLetters[i]
-		p.Letters = append(p.Letters, letterRow{d, short(cause.Of(d.LastError))})
-	}
-	if found.Next > 0 {
-		query := p.Query()
-		query.Set("view", "list")
-		query.Set("after", strconv.FormatUint(found.Next, 10))
-		p.Next = "/dead-letters?" + query.Encode()
+	if p.Letters = found.DeadLetters; found.Next > 0 {
+		p.Next = p.Link("view", "list", "after", found.Next)
 	}
 	return nil
 }
@@ -210,10 +158,9 @@ func (c *Console) groupLetters(ctx context.Context, p *deadLettersPage) error {
 			p.Hidden += g.Count
 			continue
 		}
-		row := deathCause{selection: p.selection, Count: g.Count, Oldest: g.Oldest, Newest: g.Newest, First: g.First,
-			Example: cmp.Or(short(cause.Of(g.LastError)), string(g.Reason))}
-		row.Topic, row.Group, row.Reason, row.Cause = g.Topic, g.Group, string(g.Reason), g.Cause
-		p.Causes = append(p.Causes, row)
+		what := p.selection
+		what.Topic, what.Group, what.Reason, what.Cause = g.Topic, g.Group, string(g.Reason), g.Cause
+		p.Causes = append(p.Causes, deathCause{g, what})
 	}
 	return nil
 }
@@ -229,7 +176,7 @@ func chosen(values url.Values) ([]uint64, error) {
 		ids = append(ids, id)
 	}
 	if len(ids) == 0 || len(ids) > admin.MaxIDs {
-		return nil, &fieldError{"marked", strconv.Itoa(len(ids)), fmt.Sprintf("1 to %d dead letters", admin.MaxIDs)}
+		return nil, invalid.New("marked", strconv.Itoa(len(ids)), fmt.Sprintf("1 to %d dead letters", admin.MaxIDs))
 	}
 	return ids, nil
 }
@@ -242,7 +189,7 @@ func rateOf(values url.Values) (float64, error) {
 	}
 	rate, err := strconv.ParseFloat(text, 64)
 	if err != nil {
-		return 0, &fieldError{"rate", text, "events per second, or nothing"}
+		return 0, invalid.New("rate", text, "events per second, or nothing")
 	}
 	return rate, nil
 }
@@ -270,7 +217,7 @@ func (c *Console) startJob(r *http.Request, action admin.JobAction, s selection,
 	if err != nil {
 		return next{}, err
 	}
-	return next{to: "/job?" + idQuery(j.ID).Encode()}, nil
+	return next{to: link("/job", "id", j.ID)}, nil
 }
 
 func (c *Console) applyMarked(r *http.Request, action admin.JobAction, s selection) (next, error) {
@@ -289,11 +236,7 @@ func (c *Console) applyMarked(r *http.Request, action admin.JobAction, s selecti
 	case action == admin.JobPurge:
 		notice = "purged"
 	}
-	query := s.Query()
-	if r.PostForm.Has("view") {
-		query.Set("view", r.PostForm.Get("view"))
-	}
-	return after("/dead-letters", query, notice), nil
+	return after(s.Link("view", r.PostForm.Get("view")), notice), nil
 }
 
 // purgeConfirmation is what the page asks before a purge.

@@ -7,33 +7,8 @@ import (
 	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/pubsub"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
-
-// eventsShown is how many of its last events the page of a topic shows.
-const eventsShown = 20
-
-// eventRow is an event in the list of a topic.
-type eventRow struct {
-	admin.Event
-	Link string
-}
-
-func eventQuery(bucket admin.Bucket, topic string, sequence uint64) url.Values {
-	query := of(bucket)
-	query.Set("topic", topic)
-	query.Set("sequence", strconv.FormatUint(sequence, 10))
-	return query
-}
-
-// lastEvents are the newest events of a topic that are kept.
-func (c *Console) lastEvents(r *http.Request, bucket admin.Bucket, topic string) (rows []eventRow, err error) {
-	last, err := admin.CallEvents.Do(r.Context(), c.opts.Service, admin.EventsRequest{Bucket: bucket, Topic: topic, Limit: eventsShown})
-	for _, e := range last.Events {
-		rows = append(rows, eventRow{e, "/event?" + eventQuery(bucket, topic, e.Sequence).Encode()})
-	}
-	return rows, err
-}
 
 // eventPage is what the page of an event shows.
 type eventPage struct {
@@ -42,17 +17,7 @@ type eventPage struct {
 	CloudEvent []field
 	Metadata   []field
 	Payload    *content
-	Groups     []eventGroup
 }
-
-type eventGroup struct {
-	admin.EventGroup
-	// DeadLink is where its dead letter is shown; empty: there is none.
-	DeadLink string
-}
-
-// Retrying reports whether the event waits for another delivery, which can be made now or skipped.
-func (g eventGroup) Retrying() bool { return g.State == pubsub.EventRetrying }
 
 func (c *Console) eventOf(r *http.Request) (bucket admin.Bucket, e admin.EventDetail, data []byte, err error) {
 	bucket = bucketOf(r.Form)
@@ -75,15 +40,8 @@ func (c *Console) event(r *http.Request) (*page, error) {
 	}
 	p := eventPage{Bucket: bucket, EventDetail: e, Metadata: c.metadataFields(e.Metadata)}
 	if e.Kept && !c.opts.HideValues {
-		p.Payload = newContent(r, data, "/event/payload?"+eventQuery(bucket, e.Topic, e.Sequence).Encode())
+		p.Payload = newContent(r, data, link("/event/payload", bucket, "topic", e.Topic, "sequence", e.Sequence))
 		p.CloudEvent = cloudEventFields(data)
-	}
-	for _, g := range e.Groups {
-		row := eventGroup{EventGroup: g}
-		if g.DeadLetter > 0 {
-			row.DeadLink = letterLink(bucket, g.DeadLetter)
-		}
-		p.Groups = append(p.Groups, row)
 	}
 	return &page{Title: "Event " + strconv.FormatUint(e.Sequence, 10), Section: sectionTopics, Live: true, template: "event.html", Data: p}, nil
 }
@@ -113,7 +71,7 @@ func (c *Console) changeRetry(r *http.Request, notice string, change admin.Call[
 	if _, err := change.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
-	return after("/event", eventQuery(request.Bucket, request.Topic, sequence), notice), nil
+	return after(link("/event", request.Bucket, "topic", request.Topic, "sequence", sequence), notice), nil
 }
 
 // publish publishes what a person has typed, as a CloudEvent or as it is.
@@ -131,9 +89,7 @@ func (c *Console) publish(r *http.Request) (next, error) {
 	if err != nil {
 		return next{}, err
 	}
-	query := of(bucket)
-	query.Set("topic", topic)
-	return after("/topic", query, "published"), nil
+	return after(link("/topic", bucket, "topic", topic), "published"), nil
 }
 
 // metadataOf reads a key=value from each line.
@@ -145,7 +101,7 @@ func metadataOf(values url.Values) (map[string]string, error) {
 		switch {
 		case line == "":
 		case !ok || key == "":
-			return nil, &fieldError{"metadata", line, "key=value on each line"}
+			return nil, invalid.New("metadata", line, "key=value on each line")
 		default:
 			metadata[key] = value
 		}

@@ -8,20 +8,21 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 )
 
 // functions are what templates say things with.
 var functions = template.FuncMap{
 	"number":  number,
 	"bytes":   byteSize,
-	"ago":     ago,
-	"exact":   exact,
-	"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+	"when":    when,
 	"visible": visible,
 	"short":   short,
 	"plural":  plural,
 	"link":    link,
 	"span":    span,
+	"cause":   func(text string) string { return short(cause.Of(text)) },
 	"rate":    perSecond,
 }
 
@@ -63,16 +64,17 @@ func byteSize(n any) string {
 	return fmt.Sprintf("%.1f TiB", size)
 }
 
-// ago says how far t is from now, roughly: the exact time stands beside it.
-func ago(now, t time.Time) string {
-	d := now.Sub(t)
-	if d < 0 {
-		return "in " + span(-d)
+// when says how far t is from now, roughly, beside the exact time.
+func when(now, t time.Time) template.HTML {
+	t = t.UTC()
+	d, text := now.Sub(t), "just now"
+	switch {
+	case d < 0:
+		text = "in " + span(-d)
+	case d >= 5*time.Second:
+		text = span(d) + " ago"
 	}
-	if d < 5*time.Second {
-		return "just now"
-	}
-	return span(d) + " ago"
+	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s">%s</time>`, t.Format(time.RFC3339Nano), t.Format("2006-01-02 15:04:05.000 UTC"), text))
 }
 
 func span(d time.Duration) string {
@@ -88,8 +90,6 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%d days", int(d/day))
 	}
 }
-
-func exact(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000 UTC") }
 
 // visible returns text in which every byte that is no UTF-8, and every character that shows nothing or turns the direction
 // of what comes after it, stands as an escape. Line breaks and tabs stay.

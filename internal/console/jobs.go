@@ -1,10 +1,8 @@
 package console
 
 import (
-	"cmp"
 	"context"
 	"net/http"
-	"slices"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
@@ -22,12 +20,6 @@ type shownJob struct {
 // Handled is how many of Total are dealt with.
 func (j shownJob) Handled() int { return j.Done + j.Skipped }
 
-// Purge reports whether the job purges, and does not redrive.
-func (j shownJob) Purge() bool { return j.Action == admin.JobPurge }
-
-// Running reports whether the job has not ended.
-func (j shownJob) Running() bool { return j.State == admin.JobRunning }
-
 // Problem says why the job has ended before its end; empty: it has not.
 func (j shownJob) Problem() string {
 	if j.State == admin.JobCanceled {
@@ -38,14 +30,14 @@ func (j shownJob) Problem() string {
 
 // Title names what the job does.
 func (j shownJob) Title() string {
-	if j.Purge() {
+	if j.Action == admin.JobPurge {
 		return "Purge"
 	}
 	return "Redrive"
 }
 
-// Link is where the job is shown.
-func (j shownJob) Link() string { return "/job?" + idQuery(j.ID).Encode() }
+// Running reports whether the job has not ended.
+func (j shownJob) Running() bool { return j.State == admin.JobRunning }
 
 func (c *Console) shown(job admin.Job) shownJob {
 	f := job.Filter
@@ -59,16 +51,13 @@ func (c *Console) shown(job admin.Job) shownJob {
 // jobs are those that run, and then those that ended last.
 func (c *Console) jobs(ctx context.Context) (shown []shownJob, err error) {
 	all, err := admin.CallJobs.Do(ctx, c.opts.Service, admin.Empty{})
-	for _, job := range all.Jobs {
-		shown = append(shown, c.shown(job))
-	}
-	ended := func(j shownJob) int {
-		if j.Running() {
-			return 0
+	for _, running := range []bool{true, false} {
+		for _, job := range all.Jobs {
+			if j := c.shown(job); j.Running() == running {
+				shown = append(shown, j)
+			}
 		}
-		return 1
 	}
-	slices.SortStableFunc(shown, func(a, b shownJob) int { return cmp.Compare(ended(a), ended(b)) })
 	return shown[:min(len(shown), jobsShown)], err
 }
 
@@ -93,5 +82,5 @@ func (c *Console) stopJob(r *http.Request) (next, error) {
 	if _, err := admin.CallCancelJob.Do(r.Context(), c.opts.Service, admin.JobRequestID{ID: id}); err != nil {
 		return next{}, err
 	}
-	return after("/job", idQuery(id), "stopped"), nil
+	return after(link("/job", "id", id), "stopped"), nil
 }

@@ -12,8 +12,6 @@ type overviewPage struct {
 	admin.Overview
 	Sparklines []sparkline
 	Needs      []need
-	// OldestLink is where the topic of the oldest event owed is shown.
-	OldestLink string
 }
 
 // need is something that needs a person, with where to look.
@@ -38,19 +36,16 @@ func (c *Console) overview(r *http.Request) (*page, error) {
 	} {
 		p.Sparklines = append(p.Sparklines, newSparkline(each.name, each.values, o.Rates.Every, each.show))
 	}
-	if o.OldestOwed != nil {
-		p.OldestLink = topicLink(o.OldestOwed.Bucket, o.OldestOwed.Topic)
-	}
 	for _, a := range o.Attention {
 		n := need{Text: a.Text}
 		switch {
 		case a.Kind == admin.AttentionDeadLetters:
-			n.Link = selection{Bucket: a.Bucket, Topic: a.Topic, Group: a.Group}.Grouped()
-		case a.Kind == admin.AttentionNearLimit:
-			n.Text = fmt.Sprintf("topic %s takes %s of the %s that its maxBytes allows", a.Topic, byteSize(a.Count), byteSize(a.Limit))
-			n.Link = topicLink(a.Bucket, a.Topic)
+			n.Link = link("/dead-letters", a.Bucket, "topic", a.Topic, "group", a.Group)
 		case a.Topic != "":
-			n.Link = topicLink(a.Bucket, a.Topic)
+			n.Link = link("/topic", a.Bucket, "topic", a.Topic)
+		}
+		if a.Kind == admin.AttentionNearLimit {
+			n.Text = fmt.Sprintf("topic %s takes %s of the %s that its maxBytes allows", a.Topic, byteSize(a.Count), byteSize(a.Limit))
 		}
 		p.Needs = append(p.Needs, n)
 	}

@@ -141,13 +141,13 @@ type next struct {
 	page *page
 }
 
-// after goes to a path, where the notice is shown.
-func after(path string, query url.Values, notice string) next {
-	if query == nil {
-		query = url.Values{}
+// after goes to a link, where the notice is shown.
+func after(link, notice string) next {
+	separator := "?"
+	if strings.Contains(link, "?") {
+		separator = "&"
 	}
-	query.Set(noticeKey, notice)
-	return next{to: path + "?" + query.Encode()}
+	return next{to: link + separator + noticeKey + "=" + notice}
 }
 
 // act serves a change.
@@ -187,19 +187,7 @@ func (c *Console) problem(r *http.Request, err error) *page {
 }
 
 func statusOf(err error) int {
-	var (
-		field   *fieldError
-		absent  *notFoundError
-		changed *conflictError
-	)
-	switch {
-	case errors.As(err, &field):
-		return http.StatusBadRequest
-	case errors.As(err, &absent):
-		return http.StatusNotFound
-	case errors.As(err, &changed):
-		return http.StatusConflict
-	case errors.Is(err, context.DeadlineExceeded):
+	if errors.Is(err, context.DeadlineExceeded) {
 		return http.StatusGatewayTimeout
 	}
 	return admin.StatusOf(err)

@@ -49,7 +49,7 @@ func (c *Console) removeGroup(r *http.Request) (next, error) {
 		return next{}, err
 	}
 	ask := removal{
-		Title: "Remove a group", Section: sectionTopics, Name: group, Back: topicLink(bucket, topic),
+		Title: "Remove a group", Section: sectionTopics, Name: group, Back: link("/topic", bucket, "topic", topic),
 		Fields: append(bucketFields(bucket), field{"topic", topic}, field{"group", group}),
 	}
 	for _, g := range detail.Groups {
@@ -59,7 +59,7 @@ func (c *Console) removeGroup(r *http.Request) (next, error) {
 		}
 	}
 	if ask.Lost == "" {
-		return next{}, notFound("topic %q has no group %q", short(topic), short(group))
+		return next{}, admin.Refuse(http.StatusNotFound, "topic %q has no group %q", short(topic), short(group))
 	}
 	if asked, ok := ask.confirmed(r); !ok {
 		return next{page: asked}, nil
@@ -68,9 +68,7 @@ func (c *Console) removeGroup(r *http.Request) (next, error) {
 	if _, err := admin.CallRemoveGroup.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
-	query := of(bucket)
-	query.Set("topic", topic)
-	return after("/topic", query, "removed"), nil
+	return after(ask.Back, "removed"), nil
 }
 
 func (c *Console) removeTopic(r *http.Request) (next, error) {
@@ -80,7 +78,7 @@ func (c *Console) removeTopic(r *http.Request) (next, error) {
 		return next{}, err
 	}
 	ask := removal{
-		Title: "Remove a topic", Section: sectionTopics, Name: request.Topic, Back: topicLink(request.Bucket, request.Topic),
+		Title: "Remove a topic", Section: sectionTopics, Name: request.Topic, Back: link("/topic", request.Bucket, "topic", request.Topic),
 		Fields: append(bucketFields(request.Bucket), field{"topic", request.Topic}),
 		Lost: fmt.Sprintf("It holds %s and %s, and %s. Nobody may consume it: stop the apps first.",
 			plural(t.Stored, "event", "events"), plural(t.Dead, "dead letter", "dead letters"), plural(len(t.Groups), "consumer group", "consumer groups")),
@@ -91,13 +89,13 @@ func (c *Console) removeTopic(r *http.Request) (next, error) {
 	if _, err := admin.CallRemoveTopic.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
-	return after("/topics", nil, "topic"), nil
+	return after("/topics", "topic"), nil
 }
 
 func (c *Console) removeBucket(r *http.Request) (next, error) {
 	request := admin.RemoveBucketRequest{Kind: r.PostForm.Get("kind"), Bucket: stateBucketOf(r.PostForm)}
 	ask := removal{
-		Title: "Remove a bucket", Section: sectionState, Back: "/state?" + stateQuery(request.Bucket).Encode(),
+		Title: "Remove a bucket", Section: sectionState, Back: link("/state", request.Bucket),
 		Lost: "All of its keys are gone for good. No sidecar may be connected to it: stop the apps first.",
 	}
 	to := "/state"
@@ -114,5 +112,5 @@ func (c *Console) removeBucket(r *http.Request) (next, error) {
 	if _, err := admin.CallRemoveBucket.Do(r.Context(), c.opts.Service, request); err != nil {
 		return next{}, err
 	}
-	return after(to, nil, "bucket"), nil
+	return after(to, "bucket"), nil
 }

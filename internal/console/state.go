@@ -3,12 +3,11 @@ package console
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/databases"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -24,43 +23,9 @@ type statePage struct {
 	Buckets []admin.Bucket
 	Missing string
 	Indexes []admin.Index
-	Apps    []appLink
-	// MoreApps says that there are further ones.
-	MoreApps bool
-	Prefix   string
-	Keys     []keyRow
-	// Next is where the list goes on; empty: nowhere.
-	Next string
-}
-
-// appLink leads to the keys of an app.
-type appLink struct{ App, Prefix, Link string }
-
-type keyRow struct {
-	admin.Key
-	Link string
-}
-
-// stateBucketOf reads which bucket of state a request is about. Empty parameters are the default's.
-func stateBucketOf(values url.Values) admin.Bucket {
-	b := admin.Bucket{Database: values.Get("database"), Name: values.Get("bucket")}
-	if b.Database == "" {
-		b.Database = databases.DefaultDatabase
-	}
-	if b.Name == "" {
-		b.Name = databases.DefaultStateBucket
-	}
-	return b
-}
-
-func stateQuery(b admin.Bucket) url.Values {
-	return url.Values{"database": {b.Database}, "bucket": {b.Name}}
-}
-
-func keyLink(b admin.Bucket, key string) string {
-	query := stateQuery(b)
-	query.Set("key", key)
-	return "/state/key?" + query.Encode()
+	Apps    admin.Apps
+	Prefix  string
+	Keys    admin.KeyPage
 }
 
 func (c *Console) state(r *http.Request) (*page, error) {
@@ -75,30 +40,15 @@ func (c *Console) state(r *http.Request) (*page, error) {
 		return nil, err
 	}
 	p.Indexes = info.Indexes
-	apps, err := admin.CallApps.Do(r.Context(), c.opts.Service, admin.PageRequest{Bucket: p.Bucket, Limit: appsShown})
+	p.Apps, err = admin.CallApps.Do(r.Context(), c.opts.Service, admin.PageRequest{Bucket: p.Bucket, Limit: appsShown})
 	if err != nil {
 		return nil, err
 	}
-	p.MoreApps = apps.Next != ""
-	for _, app := range apps.Apps {
-		query := stateQuery(p.Bucket)
-		query.Set("prefix", app+"||")
-		p.Apps = append(p.Apps, appLink{app, app + "||", "/state?" + query.Encode()})
-	}
-	keys, err := admin.CallKeys.Do(r.Context(), c.opts.Service, admin.KeysRequest{
+	p.Keys, err = admin.CallKeys.Do(r.Context(), c.opts.Service, admin.KeysRequest{
 		PageRequest: admin.PageRequest{Bucket: p.Bucket, After: r.Form.Get("after"), Limit: keysShown}, Prefix: p.Prefix,
 	})
 	if err != nil {
 		return nil, err
-	}
-	for _, k := range keys.Keys {
-		p.Keys = append(p.Keys, keyRow{k, keyLink(p.Bucket, k.Key)})
-	}
-	if keys.Next != "" {
-		query := stateQuery(p.Bucket)
-		query.Set("prefix", p.Prefix)
-		query.Set("after", keys.Next)
-		p.Next = "/state?" + query.Encode()
 	}
 	return &page{Title: "State", Section: sectionState, template: "state.html", Data: p}, nil
 }
@@ -136,9 +86,7 @@ func (c *Console) key(r *http.Request) (*page, error) {
 		p.Stays = max(1, int(value.Expires.Sub(c.opts.Clock.Now()).Seconds()))
 	}
 	if !c.opts.HideValues {
-		query := stateQuery(bucket)
-		query.Set("key", value.Key.Key)
-		p.Value = newContent(r, data, "/state/key/value?"+query.Encode())
+		p.Value = newContent(r, data, link("/state/key/value", bucket, "key", value.Key.Key))
 		if p.Editable = value.DataEncoding != admin.DataBase64 && len(data) <= maxText; p.Editable {
 			p.Text = string(data)
 		}
@@ -161,19 +109,10 @@ func conflict(err error, etag string) error {
 	case !errors.As(err, &mismatch):
 		return err
 	case etag == "":
-		return &conflictError{"The key exists already: nothing was done. Look at it, and change it there.", err}
+		return admin.Refuse(http.StatusConflict, "The key exists already: nothing was done. Look at it, and change it there. (%w)", err)
 	}
-	return &conflictError{"Somebody else has changed the key meanwhile: nothing was done. Look at it again before you do.", err}
+	return admin.Refuse(http.StatusConflict, "Somebody else has changed the key meanwhile: nothing was done. Look at it again before you do. (%w)", err)
 }
-
-// conflictError is about a key that is not in the version that a form named.
-type conflictError struct {
-	text string
-	err  error
-}
-
-func (e *conflictError) Error() string { return e.text + " (" + e.err.Error() + ")" }
-func (e *conflictError) Unwrap() error { return e.err }
 
 // setKey sets the value of a key in the version that the page showed, or of a new one.
 func (c *Console) setKey(r *http.Request) (next, error) {
@@ -182,7 +121,7 @@ func (c *Console) setKey(r *http.Request) (next, error) {
 	if text := r.PostForm.Get("ttl"); text != "" {
 		var err error
 		if ttl, err = strconv.Atoi(text); err != nil {
-			return next{}, &fieldError{"ttl", text, "a whole number of seconds, or nothing"}
+			return next{}, invalid.New("ttl", text, "a whole number of seconds, or nothing")
 		}
 	}
 	// Browsers send line breaks as CR LF.
@@ -193,9 +132,7 @@ func (c *Console) setKey(r *http.Request) (next, error) {
 	if err != nil {
 		return next{}, conflict(err, etag)
 	}
-	query := stateQuery(bucket)
-	query.Set("key", key)
-	return after("/state/key", query, "set"), nil
+	return after(link("/state/key", bucket, "key", key), "set"), nil
 }
 
 // deleteKey deletes a key in the version that the page showed. It asks first; what is to be typed is no key, as those can be
@@ -203,7 +140,7 @@ func (c *Console) setKey(r *http.Request) (next, error) {
 func (c *Console) deleteKey(r *http.Request) (next, error) {
 	bucket, key, etag := stateBucketOf(r.PostForm), r.PostForm.Get("key"), r.PostForm.Get("etag")
 	ask := removal{
-		Title: "Delete a key", Section: sectionState, Name: key, Words: "delete", Verb: "Delete", Back: keyLink(bucket, key),
+		Title: "Delete a key", Section: sectionState, Name: key, Words: "delete", Verb: "Delete", Back: link("/state/key", bucket, "key", key),
 		Lost:   "Its value is gone for good. If somebody changes the key before, nothing is done.",
 		Fields: append(bucketFields(bucket), field{"key", key}, field{"etag", etag}),
 	}
@@ -214,5 +151,5 @@ func (c *Console) deleteKey(r *http.Request) (next, error) {
 	if err != nil {
 		return next{}, conflict(err, etag)
 	}
-	return after("/state", stateQuery(bucket), "deleted"), nil
+	return after(link("/state", bucket), "deleted"), nil
 }

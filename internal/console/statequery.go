@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
+	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // sampleQuery is what the form begins with.
@@ -33,7 +34,7 @@ type queryResult struct {
 
 type queryRow struct {
 	admin.Key
-	Value, Link string
+	Value string
 }
 
 // query runs a query in the JSON of Dapr's state API. It reads every value unless an index serves it, until pageTimeout.
@@ -46,7 +47,7 @@ func (c *Console) query(r *http.Request) (*page, error) {
 		return shown, nil
 	}
 	if c.opts.HideValues {
-		return nil, &fieldError{"query", p.Query, "none while values are hidden, as it would find them out"}
+		return nil, invalid.New("query", p.Query, "none while values are hidden, as it would find them out")
 	}
 	found, err := admin.CallQuery.Do(r.Context(), c.opts.Service, admin.QueryRequest{Bucket: p.Bucket, Query: json.RawMessage(p.Query)})
 	if err != nil && statusOf(err) == http.StatusBadRequest {
@@ -65,7 +66,7 @@ func (c *Console) query(r *http.Request) (*page, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Result.Items = append(p.Result.Items, queryRow{item.Key, short(string(data)), keyLink(p.Bucket, item.Key.Key)})
+		p.Result.Items = append(p.Result.Items, queryRow{item.Key, short(string(data))})
 	}
 	shown.Data = p
 	return shown, nil
@@ -74,9 +75,7 @@ func (c *Console) query(r *http.Request) (*page, error) {
 // idempotencyPage is what the page of idempotency keys shows.
 type idempotencyPage struct {
 	admin.Bucket
-	Keys []admin.IdempotencyKey
-	// Next is where the list goes on; empty: nowhere.
-	Next string
+	admin.IdempotencyPage
 }
 
 func (c *Console) idempotencyKeys(r *http.Request) (*page, error) {
@@ -85,11 +84,5 @@ func (c *Console) idempotencyKeys(r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := idempotencyPage{Bucket: bucket, Keys: found.Keys}
-	if found.Next != "" {
-		query := stateQuery(bucket)
-		query.Set("after", found.Next)
-		p.Next = "/state/idempotency-keys?" + query.Encode()
-	}
-	return &page{Title: "Idempotency keys", Section: sectionState, template: "idempotency-keys.html", Data: p}, nil
+	return &page{Title: "Idempotency keys", Section: sectionState, template: "idempotency-keys.html", Data: idempotencyPage{bucket, found}}, nil
 }

@@ -3,14 +3,11 @@ package console
 import (
 	"cmp"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
-	"github.com/dapr-bolt/dapr-bolt/internal/cause"
-	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 // maxTopicRows bounds the rows of the page; what is beyond is found with its filter.
@@ -34,18 +31,6 @@ func newTopicRow(t *admin.TopicStats) topicRow {
 		}
 	}
 	return row
-}
-
-// Link is where the topic is shown.
-func (t topicRow) Link() string { return topicLink(t.Bucket, t.Topic) }
-
-// DeadLink is where its dead letters are shown.
-func (t topicRow) DeadLink() string { return selection{Bucket: t.Bucket, Topic: t.Topic}.Grouped() }
-
-func topicLink(bucket admin.Bucket, topic string) string {
-	query := of(bucket)
-	query.Set("topic", topic)
-	return "/topic?" + query.Encode()
 }
 
 // columns are what the list of topics can be sorted by: the largest first, but for the name.
@@ -105,11 +90,7 @@ type topicsPage struct {
 
 // SortLink sorts by a column.
 func (p topicsPage) SortLink(key string) string {
-	query := url.Values{"sort": {key}}
-	if p.Text != "" {
-		query.Set("text", p.Text)
-	}
-	return "/topics?" + query.Encode()
+	return link("/topics", "sort", key, "text", p.Text)
 }
 
 func (c *Console) topics(r *http.Request) (*page, error) {
@@ -131,74 +112,56 @@ func (c *Console) topics(r *http.Request) (*page, error) {
 	}
 	p.Buckets = buckets.Buckets
 	by := slices.IndexFunc(columns, func(c column) bool { return c.Key == p.Sort })
-	if by < 0 {
-		by = 0
-		p.Sort = columns[0].Key
-	}
+	by = max(by, 0)
+	p.Sort = columns[by].Key
 	slices.SortStableFunc(p.Topics, func(a, b topicRow) int {
 		return cmp.Or(columns[by].compare(a, b), columns[0].compare(a, b))
 	})
 	if stats.Next != "" {
-		p.Next = p.SortLink(p.Sort) + "&" + url.Values{"after": {stats.Next}}.Encode()
+		p.Next = link("/topics", "sort", p.Sort, "text", p.Text, "after", stats.Next)
 	}
 	p.Found = len(p.Topics)
 	p.Topics = p.Topics[:min(p.Found, maxTopicRows)]
 	return &page{Title: "Topics", Section: sectionTopics, Live: true, template: "topics.html", Data: p}, nil
 }
 
-// maxConsumers and retriesShown bound the rows of the page of a topic.
+// What bounds the rows of the page of a topic.
 const (
 	maxConsumers = 100
 	retriesShown = 20
+	eventsShown  = 20
 )
 
 // topicPage is what the page of a topic shows.
 type topicPage struct {
 	topicRow
-	Groups []groupRow
 	// Consumers are the streams of its groups, at most maxConsumers of AllConsumers.
 	Consumers    []admin.Consumer
 	AllConsumers int
 	// Retries are the next that are due.
-	Retries     []retryRow
-	MoreRetries bool
-	// Events are the newest that are kept.
-	Events []eventRow
-}
-
-type groupRow struct {
-	pubsub.GroupStats
-	DeadLink string
-}
-
-type retryRow struct {
-	admin.Retry
-	Link, Cause string
+	Retries admin.RetryPage
+	// Last are the newest events that are kept.
+	Last []admin.Event
 }
 
 func (c *Console) topic(r *http.Request) (*page, error) {
-	bucket, topic := bucketOf(r.URL.Query()), r.URL.Query().Get("topic")
+	bucket, topic := bucketOf(r.Form), r.Form.Get("topic")
 	detail, err := admin.CallTopic.Do(r.Context(), c.opts.Service, admin.TopicRequest{Bucket: bucket, Topic: topic})
 	if err != nil {
 		return nil, err
 	}
 	p := topicPage{topicRow: newTopicRow(&detail.TopicStats), AllConsumers: len(detail.Consumers)}
 	p.Consumers = detail.Consumers[:min(maxConsumers, len(detail.Consumers))]
-	for _, g := range detail.Groups {
-		p.Groups = append(p.Groups, groupRow{g, selection{Bucket: bucket, Topic: topic, Group: g.Group}.Grouped()})
-	}
 	if p.Retrying > 0 {
-		retries, err := admin.CallRetries.Do(r.Context(), c.opts.Service, admin.RetriesRequest{Bucket: bucket, Topic: topic, Limit: retriesShown})
+		p.Retries, err = admin.CallRetries.Do(r.Context(), c.opts.Service, admin.RetriesRequest{Bucket: bucket, Topic: topic, Limit: retriesShown})
 		if err != nil {
 			return nil, err
 		}
-		p.MoreRetries = retries.Next != ""
-		for _, retry := range retries.Retries {
-			p.Retries = append(p.Retries, retryRow{retry, "/event?" + eventQuery(bucket, topic, retry.Sequence).Encode(), short(cause.Of(retry.LastError))})
-		}
 	}
-	if p.Events, err = c.lastEvents(r, bucket, topic); err != nil {
+	last, err := admin.CallEvents.Do(r.Context(), c.opts.Service, admin.EventsRequest{Bucket: bucket, Topic: topic, Limit: eventsShown})
+	if err != nil {
 		return nil, err
 	}
+	p.Last = last.Events
 	return &page{Title: "Topic " + topic, Section: sectionTopics, Live: true, template: "topic.html", Data: p}, nil
 }
