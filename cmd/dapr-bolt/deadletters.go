@@ -191,9 +191,7 @@ func (c *cli) printDeadLetter(d admin.DeadLetter) error {
 	line("event id", d.Event.ID)
 	line("sequence", strconv.FormatUint(d.Event.Sequence, 10))
 	line("published", c.when(d.Event.PublishTime))
-	if d.Event.Expires != nil {
-		line("expires", c.when(*d.Event.Expires))
-	}
+	line("expires", c.when(d.Event.Expires))
 	line("partition key", d.Event.PartitionKey)
 	line("unreadable", d.Event.Unreadable)
 	line("content type", d.Event.ContentType)

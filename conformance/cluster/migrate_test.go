@@ -235,7 +235,7 @@ func TestMigrate(t *testing.T) {
 	require.Len(t, retries, 2)
 	for _, r := range retries {
 		if r.EventID == "retried" {
-			require.True(t, due.Equal(*r.Due), "%s, %s expected", r.Due, due)
+			require.True(t, due.Equal(r.Due), "%s, %s expected", r.Due, due)
 			require.Equal(t, 1, r.Deliveries)
 		}
 	}

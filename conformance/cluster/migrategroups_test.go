@@ -100,7 +100,7 @@ func (s *shop) retry(topic, group, id string) (sequence string) {
 		var page admin.RetryPage
 		_ = s.bolt.Command(s.t.Context(), &page, "retries", "list", topic, "--group", group, "--database", s.database)
 		for _, r := range page.Retries {
-			if r.EventID == id && r.Due != nil {
+			if r.EventID == id && !r.Due.IsZero() {
 				sequence = fmt.Sprint(r.Sequence)
 			}
 		}

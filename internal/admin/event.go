@@ -81,7 +81,7 @@ type Event struct {
 	ID           string            `json:"id"`
 	Sequence     uint64            `json:"sequence"`
 	PublishTime  time.Time         `json:"publishTime,omitzero"`
-	Expires      *time.Time        `json:"expires,omitempty"`
+	Expires      time.Time         `json:"expires,omitzero"`
 	PartitionKey string            `json:"partitionKey,omitempty"`
 	ContentType  string            `json:"contentType"`
 	Metadata     map[string]string `json:"metadata"`
@@ -97,14 +97,12 @@ func newEvent(e *pubsub.Event, withData bool) Event {
 		ID:           e.ID,
 		Sequence:     e.Sequence,
 		PublishTime:  e.PublishTime,
+		Expires:      e.Expires,
 		PartitionKey: e.PartitionKey,
 		ContentType:  e.ContentType,
 		Metadata:     e.Metadata,
 		Size:         len(e.Data),
 		Unreadable:   e.Unreadable,
-	}
-	if !e.Expires.IsZero() {
-		out.Expires = &e.Expires
 	}
 	if out.Metadata == nil {
 		out.Metadata = map[string]string{}

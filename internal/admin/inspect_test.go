@@ -367,7 +367,7 @@ func TestState(t *testing.T) {
 	keys, err := CallKeys.Ask(ctx, c, KeysRequest{Prefix: "api||"})
 	require.NoError(t, err)
 	require.Len(t, keys.Keys, 1)
-	require.NotNil(t, keys.Keys[0].Expires)
+	require.NotZero(t, keys.Keys[0].Expires)
 	require.Equal(t, 7, keys.Keys[0].Size)
 	first, err := CallKeys.Ask(ctx, c, KeysRequest{PageRequest: PageRequest{Limit: 1}})
 	require.NoError(t, err)

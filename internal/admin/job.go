@@ -48,9 +48,9 @@ type JobRequestID struct {
 type Job struct {
 	ID uint64 `json:"id"`
 	JobRequest
-	State   JobState   `json:"state"`
-	Started time.Time  `json:"started"`
-	Ended   *time.Time `json:"ended,omitempty"`
+	State   JobState  `json:"state"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
 	// Counted says that Total is known: how many there were when it began.
 	Counted bool `json:"counted"`
 	Total   int  `json:"total"`
@@ -150,8 +150,7 @@ func (s *Service) StartJob(ctx context.Context, request JobRequest) (Job, error)
 func (s *Service) run(ctx context.Context, j *runningJob) {
 	err := s.steps(ctx, j)
 	s.jobs.mu.Lock()
-	ended := s.opts.Clock.Now()
-	j.Ended = &ended
+	j.Ended = s.opts.Clock.Now()
 	switch {
 	case err == nil:
 		j.State = JobDone

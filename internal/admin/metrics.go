@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,17 +29,6 @@ var (
 	diskAvailable = describe("data_dir_available_bytes", "Bytes that can be written to the file system of the data directory.", nil)
 	diskSize      = describe("data_dir_size_bytes", "Size of the file system of the data directory.", nil)
 
-	databaseBytes = describe("database_size_bytes", "Length of the database file.", databaseLabels)
-
-	databaseCommits        = describe("database_commits_total", "Commits, each of which is one sync of the log.", databaseLabels)
-	databaseWrites         = describe("database_writes_total", "Writes that were in those commits.", databaseLabels)
-	databaseLogBytes       = describe("database_log_bytes_total", "Bytes written to the log.", databaseLabels)
-	databaseSyncTime       = describe("database_log_sync_seconds_total", "Time that syncs of the log have taken.", databaseLabels)
-	databaseCheckpoints    = describe("database_checkpoints_total", "Checkpoints of the database file.", databaseLabels)
-	databaseCheckpointTime = describe("database_checkpoint_seconds_total", "Time that checkpoints have taken, in the background.", databaseLabels)
-	databaseRecoveries     = describe("database_recoveries_total", "Recoveries of the database file from its log.", databaseLabels)
-	databaseRecoveryTime   = describe("database_recovery_seconds_total", "Time that recoveries have taken.", databaseLabels)
-
 	etcdUp     = describe("etcd_server_up", "Whether the server of etcd answers: 1 or 0.", []string{"server"})
 	etcdAlarms = describe("etcd_server_alarms", "Alarms that the server of etcd knows of: of no space, or of damaged data.", []string{"server"})
 	etcdSize   = describe("etcd_server_size_bytes", "Size of the server's database, for which etcd has a quota.", []string{"server"})
@@ -46,29 +37,69 @@ var (
 	streamLeader = describe("nats_stream_has_leader", "Whether the stream of the bucket has a leader, which takes most of its servers: 1 or 0.", []string{"database", "bucket"})
 	natsUp       = describe("nats_server_up", "Whether a server that has the stream of the bucket is there, as its leader says: 1 or 0.", []string{"database", "bucket", "server"})
 
-	topicEvents     = describe("topic_events", "Events that the topic keeps.", topicLabels)
-	topicDelayed    = describe("topic_delayed_events", "Events that wait for their time to be delivered.", topicLabels)
-	topicBytes      = describe("topic_bytes", "Bytes of the events that the topic keeps.", topicLabels)
-	topicOldest     = describe("topic_oldest_event_timestamp_seconds", "When the oldest event that the topic keeps was published.", topicLabels)
-	topicSequence   = describe("topic_last_sequence", "The sequence of the newest event that the topic has taken since it came up.", topicLabels)
-	topicPublished  = describe("topic_published_total", "Events that the topic has taken, duplicates left out.", topicLabels)
-	topicDuplicates = describe("topic_duplicates_total", "Events that were published again and dropped.", topicLabels)
+	groupDeadLettered = describe("group_dead_lettered_total", "Events that became dead letters of the group, by reason.", append(slices.Clone(groupLabels), "reason"))
 
-	groupWaiting  = describe("group_waiting_events", "Events that the group is owed and that are neither in flight nor retrying.", groupLabels)
-	groupInFlight = describe("group_in_flight_events", "Events that an app instance has not acknowledged yet.", groupLabels)
-	groupRetrying = describe("group_retrying_events", "Events that wait for their next delivery to the group.", groupLabels)
-	groupDead     = describe("group_dead_letters", "Dead letters of the group.", groupLabels)
-	groupOldest   = describe("group_oldest_event_timestamp_seconds", "When the oldest event that the group is owed was published.", groupLabels)
-	groupStreams  = describe("group_streams", "App instances that consume now.", groupLabels)
+	databaseMetrics = []metric[*databases.Database]{
+		{describe("database_size_bytes", "Length of the database file.", databaseLabels), gauge, func(f *databases.Database) float64 { return float64(f.Size) }},
+		{describe("database_commits_total", "Commits, each of which is one sync of the log.", databaseLabels), counter, func(f *databases.Database) float64 { return float64(f.Stats.Commits) }},
+		{describe("database_writes_total", "Writes that were in those commits.", databaseLabels), counter, func(f *databases.Database) float64 { return float64(f.Stats.Writes) }},
+		{describe("database_log_bytes_total", "Bytes written to the log.", databaseLabels), counter, func(f *databases.Database) float64 { return float64(f.Stats.LogBytes) }},
+		{describe("database_log_sync_seconds_total", "Time that syncs of the log have taken.", databaseLabels), counter, func(f *databases.Database) float64 { return f.Stats.SyncTime.Seconds() }},
+		{describe("database_checkpoints_total", "Checkpoints of the database file.", databaseLabels), counter, func(f *databases.Database) float64 { return float64(f.Stats.Checkpoints) }},
+		{describe("database_checkpoint_seconds_total", "Time that checkpoints have taken, in the background.", databaseLabels), counter, func(f *databases.Database) float64 { return f.Stats.CheckpointTime.Seconds() }},
+		{describe("database_recoveries_total", "Recoveries of the database file from its log.", databaseLabels), counter, func(f *databases.Database) float64 { return float64(f.Stats.Recoveries) }},
+		{describe("database_recovery_seconds_total", "Time that recoveries have taken.", databaseLabels), counter, func(f *databases.Database) float64 { return f.Stats.RecoveryTime.Seconds() }},
+	}
 
-	groupDelivered    = describe("group_delivered_total", "Deliveries of events to the group.", groupLabels)
-	groupRedelivered  = describe("group_redelivered_total", "Deliveries of events that were delivered to the group before.", groupLabels)
-	groupAcknowledged = describe("group_acknowledged_total", "Deliveries that the group has acknowledged.", groupLabels)
-	groupFailed       = describe("group_failed_total", "Deliveries that failed, those not acknowledged within ackWait among them.", groupLabels)
-	groupExpired      = describe("group_expired_total", "Events that were dropped because their time to live had ended.", groupLabels)
-	groupDeadLettered = describe("group_dead_lettered_total", "Events that became dead letters of the group, by reason.", append(groupLabels[:len(groupLabels):len(groupLabels)], "reason"))
-	groupRedriven     = describe("group_redriven_total", "Dead letters that were sent back to the group.", groupLabels)
+	topicMetrics = []metric[*pubsub.TopicStats]{
+		{describe("topic_events", "Events that the topic keeps.", topicLabels), gauge, func(t *pubsub.TopicStats) float64 { return float64(t.Stored) }},
+		{describe("topic_delayed_events", "Events that wait for their time to be delivered.", topicLabels), gauge, func(t *pubsub.TopicStats) float64 { return float64(t.Delayed) }},
+		{describe("topic_bytes", "Bytes of the events that the topic keeps.", topicLabels), gauge, func(t *pubsub.TopicStats) float64 { return float64(t.Bytes) }},
+		{describe("topic_oldest_event_timestamp_seconds", "When the oldest event that the topic keeps was published.", topicLabels), gauge, func(t *pubsub.TopicStats) float64 { return seconds(t.OldestTime) }},
+		{describe("topic_last_sequence", "The sequence of the newest event that the topic has taken since it came up.", topicLabels), gauge, func(t *pubsub.TopicStats) float64 { return float64(t.LastSequence) }},
+		{describe("topic_published_total", "Events that the topic has taken, duplicates left out.", topicLabels), counter, func(t *pubsub.TopicStats) float64 { return float64(t.Published) }},
+		{describe("topic_duplicates_total", "Events that were published again and dropped.", topicLabels), counter, func(t *pubsub.TopicStats) float64 { return float64(t.Duplicates) }},
+	}
+
+	groupMetrics = []metric[*pubsub.GroupStats]{
+		{describe("group_waiting_events", "Events that the group is owed and that are neither in flight nor retrying.", groupLabels), gauge, func(g *pubsub.GroupStats) float64 { return float64(g.Waiting) }},
+		{describe("group_in_flight_events", "Events that an app instance has not acknowledged yet.", groupLabels), gauge, func(g *pubsub.GroupStats) float64 { return float64(g.InFlight) }},
+		{describe("group_retrying_events", "Events that wait for their next delivery to the group.", groupLabels), gauge, func(g *pubsub.GroupStats) float64 { return float64(g.Retrying) }},
+		{describe("group_dead_letters", "Dead letters of the group.", groupLabels), gauge, func(g *pubsub.GroupStats) float64 { return float64(g.Dead) }},
+		{describe("group_oldest_event_timestamp_seconds", "When the oldest event that the group is owed was published.", groupLabels), gauge, func(g *pubsub.GroupStats) float64 { return seconds(g.OldestTime) }},
+		{describe("group_streams", "App instances that consume now.", groupLabels), gauge, func(g *pubsub.GroupStats) float64 { return float64(g.Streams) }},
+		{describe("group_delivered_total", "Deliveries of events to the group.", groupLabels), counter, func(g *pubsub.GroupStats) float64 { return float64(g.Delivered) }},
+		{describe("group_redelivered_total", "Deliveries of events that were delivered to the group before.", groupLabels), counter, func(g *pubsub.GroupStats) float64 { return float64(g.Redelivered) }},
+		{describe("group_acknowledged_total", "Deliveries that the group has acknowledged.", groupLabels), counter, func(g *pubsub.GroupStats) float64 { return float64(g.Acknowledged) }},
+		{describe("group_failed_total", "Deliveries that failed, those not acknowledged within ackWait among them.", groupLabels), counter, func(g *pubsub.GroupStats) float64 { return float64(g.Failed) }},
+		{describe("group_expired_total", "Events that were dropped because their time to live had ended.", groupLabels), counter, func(g *pubsub.GroupStats) float64 { return float64(g.Expired) }},
+		{describe("group_redriven_total", "Dead letters that were sent back to the group.", groupLabels), counter, func(g *pubsub.GroupStats) float64 { return float64(g.Redriven) }},
+	}
 )
+
+// A metric is one number of each T; a NaN is none.
+type metric[T any] struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(of T) float64
+}
+
+const (
+	gauge   = prometheus.GaugeValue
+	counter = prometheus.CounterValue
+)
+
+func collect[T any](out chan<- prometheus.Metric, metrics []metric[T], of T, labels ...string) {
+	for _, m := range metrics {
+		if value := m.value(of); !math.IsNaN(value) {
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, value, labels...)
+		}
+	}
+}
+
+func collectGauge(out chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, gauge, value, labels...)
+}
 
 // described are the metrics that a scrape asks for.
 var described []*prometheus.Desc
@@ -137,29 +168,29 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	available, size, err := c.opts.Databases.Disk()
 	switch {
 	case err == nil:
-		out <- gauge(diskAvailable, float64(available))
-		out <- gauge(diskSize, float64(size))
+		collectGauge(out, diskAvailable, float64(available))
+		collectGauge(out, diskSize, float64(size))
 	case !errors.Is(err, errors.ErrUnsupported):
 		out <- prometheus.NewInvalidMetric(diskAvailable, err)
 	}
 
 	files, err := c.opts.Databases.Databases()
 	if err != nil {
-		out <- prometheus.NewInvalidMetric(databaseBytes, err)
+		out <- prometheus.NewInvalidMetric(databaseMetrics[0].desc, err)
 	}
-	for _, f := range files {
-		collectDatabase(out, f)
+	for i := range files {
+		collect(out, databaseMetrics, &files[i], files[i].Name)
 	}
 	names := c.opts.Databases.Names()
 	fullestBucket, fullestTopic := 0, 0
 	all, err := c.opts.Databases.Brokers(ctx)
 	if err != nil && !errors.Is(err, databases.ErrTooMany) {
-		out <- prometheus.NewInvalidMetric(topicEvents, err)
+		out <- prometheus.NewInvalidMetric(topicMetrics[0].desc, err)
 	}
 	for _, b := range all {
 		topics, err := b.Broker.Stats(ctx, "", "", 0)
 		if err != nil {
-			out <- prometheus.NewInvalidMetric(topicEvents, fmt.Errorf("database %s, bucket %s: %w", b.Database, b.Bucket, err))
+			out <- prometheus.NewInvalidMetric(topicMetrics[0].desc, fmt.Errorf("database %s, bucket %s: %w", b.Database, b.Bucket, err))
 			continue
 		}
 		fullestBucket = max(fullestBucket, len(topics))
@@ -172,25 +203,25 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	limits = append(limits, metrics.Limit{Flag: "max-topics", Used: float64(fullestBucket), Max: float64(names.MaxTopics)},
 		metrics.Limit{Flag: "max-groups", Used: float64(fullestTopic), Max: float64(names.MaxGroups)})
 	for _, l := range limits {
-		out <- gauge(limitUsed, l.Used, l.Flag)
-		out <- gauge(limitMax, l.Max, l.Flag)
+		collectGauge(out, limitUsed, l.Used, l.Flag)
+		collectGauge(out, limitMax, l.Max, l.Flag)
 	}
 }
 
 func collectHealth(out chan<- prometheus.Metric, h databases.Health) {
-	out <- gauge(ready, oneIf(h.Err == nil))
+	collectGauge(out, ready, oneIf(h.Err == nil))
 	for _, s := range h.Etcd {
-		out <- gauge(etcdUp, oneIf(s.Err == nil), s.Endpoint)
+		collectGauge(out, etcdUp, oneIf(s.Err == nil), s.Endpoint)
 		if s.Err == nil {
-			out <- gauge(etcdAlarms, float64(len(s.Alarms)), s.Endpoint)
-			out <- gauge(etcdSize, float64(s.Size), s.Endpoint)
-			out <- gauge(etcdInUse, float64(s.InUse), s.Endpoint)
+			collectGauge(out, etcdAlarms, float64(len(s.Alarms)), s.Endpoint)
+			collectGauge(out, etcdSize, float64(s.Size), s.Endpoint)
+			collectGauge(out, etcdInUse, float64(s.InUse), s.Endpoint)
 		}
 	}
 	for _, s := range h.Streams {
-		out <- gauge(streamLeader, oneIf(s.Err == nil), s.Database, s.Bucket)
+		collectGauge(out, streamLeader, oneIf(s.Err == nil), s.Database, s.Bucket)
 		for name, up := range s.Servers {
-			out <- gauge(natsUp, oneIf(up), s.Database, s.Bucket, name)
+			collectGauge(out, natsUp, oneIf(up), s.Database, s.Bucket, name)
 		}
 	}
 }
@@ -202,57 +233,20 @@ func oneIf(holds bool) float64 {
 	return 0
 }
 
-func collectDatabase(out chan<- prometheus.Metric, f databases.Database) {
-	out <- gauge(databaseBytes, float64(f.Size), f.Name)
-	out <- counter(databaseCommits, float64(f.Stats.Commits), f.Name)
-	out <- counter(databaseWrites, float64(f.Stats.Writes), f.Name)
-	out <- counter(databaseLogBytes, float64(f.Stats.LogBytes), f.Name)
-	out <- counter(databaseSyncTime, f.Stats.SyncTime.Seconds(), f.Name)
-	out <- counter(databaseCheckpoints, float64(f.Stats.Checkpoints), f.Name)
-	out <- counter(databaseCheckpointTime, f.Stats.CheckpointTime.Seconds(), f.Name)
-	out <- counter(databaseRecoveries, float64(f.Stats.Recoveries), f.Name)
-	out <- counter(databaseRecoveryTime, f.Stats.RecoveryTime.Seconds(), f.Name)
-}
-
 func collectTopic(out chan<- prometheus.Metric, b databases.OpenBroker, t *pubsub.TopicStats) {
-	labels := []string{b.Database, b.Bucket, t.Topic}
-	out <- gauge(topicEvents, float64(t.Stored), labels...)
-	out <- gauge(topicDelayed, float64(t.Delayed), labels...)
-	out <- gauge(topicBytes, float64(t.Bytes), labels...)
-	if t.OldestTime != nil {
-		out <- gauge(topicOldest, seconds(*t.OldestTime), labels...)
-	}
-	out <- gauge(topicSequence, float64(t.LastSequence), labels...)
-	out <- counter(topicPublished, float64(t.Published), labels...)
-	out <- counter(topicDuplicates, float64(t.Duplicates), labels...)
-	for _, g := range t.Groups {
-		labels := []string{b.Database, b.Bucket, t.Topic, g.Group}
-		out <- gauge(groupWaiting, float64(g.Waiting), labels...)
-		out <- gauge(groupInFlight, float64(g.InFlight), labels...)
-		out <- gauge(groupRetrying, float64(g.Retrying), labels...)
-		out <- gauge(groupDead, float64(g.Dead), labels...)
-		if g.OldestTime != nil {
-			out <- gauge(groupOldest, seconds(*g.OldestTime), labels...)
-		}
-		out <- gauge(groupStreams, float64(g.Streams), labels...)
-		out <- counter(groupDelivered, float64(g.Delivered), labels...)
-		out <- counter(groupRedelivered, float64(g.Redelivered), labels...)
-		out <- counter(groupAcknowledged, float64(g.Acknowledged), labels...)
-		out <- counter(groupFailed, float64(g.Failed), labels...)
-		out <- counter(groupExpired, float64(g.Expired), labels...)
+	collect(out, topicMetrics, t, b.Database, b.Bucket, t.Topic)
+	for i := range t.Groups {
+		g := &t.Groups[i]
+		collect(out, groupMetrics, g, b.Database, b.Bucket, t.Topic, g.Group)
 		for _, reason := range pubsub.Reasons {
-			out <- counter(groupDeadLettered, float64(g.DeadLettered[reason]), append(labels[:len(labels):len(labels)], string(reason))...)
+			out <- prometheus.MustNewConstMetric(groupDeadLettered, counter, float64(g.DeadLettered[reason]), b.Database, b.Bucket, t.Topic, g.Group, string(reason))
 		}
-		out <- counter(groupRedriven, float64(g.Redriven), labels...)
 	}
 }
 
-func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
-
-func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
-	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-}
-
-func counter(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
-	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+func seconds(t *time.Time) float64 {
+	if t == nil {
+		return math.NaN()
+	}
+	return float64(t.UnixMilli()) / 1000
 }

@@ -51,9 +51,9 @@ type EventGroup struct {
 	Group string            `json:"group"`
 	State pubsub.EventState `json:"state"`
 	// RetryAt is when the next delivery is.
-	RetryAt    *time.Time `json:"retryAt,omitempty"`
-	Deliveries int        `json:"deliveries"`
-	Attempts   []Attempt  `json:"attempts"`
+	RetryAt    time.Time `json:"retryAt,omitzero"`
+	Deliveries int       `json:"deliveries"`
+	Attempts   []Attempt `json:"attempts"`
 	// DeadLetter is the id of the dead letter.
 	DeadLetter uint64 `json:"deadLetter,omitempty"`
 }
@@ -83,10 +83,10 @@ type Retry struct {
 	Sequence uint64 `json:"sequence"`
 	EventID  string `json:"eventId"`
 	// Due is when it is delivered again; none: it was redriven, and waits for its turn.
-	Due        *time.Time `json:"due,omitempty"`
-	InFlight   bool       `json:"inFlight"`
-	Deliveries int        `json:"deliveries"`
-	LastError  string     `json:"lastError"`
+	Due        time.Time `json:"due,omitzero"`
+	InFlight   bool      `json:"inFlight"`
+	Deliveries int       `json:"deliveries"`
+	LastError  string    `json:"lastError"`
 }
 
 // RetryRequest names a retry by its event.
@@ -128,13 +128,10 @@ func (s *Service) event(ctx context.Context, broker pubsub.Service, request Even
 		answer.CloudEvent = cloudEvent(trace.Event)
 	}
 	for _, g := range trace.Groups {
-		out := EventGroup{
-			Group: g.Group, State: g.State, Deliveries: g.History.Deliveries, Attempts: newAttempts(g.History.Attempts), DeadLetter: g.DeadLetter,
-		}
-		if !g.Due.IsZero() {
-			out.RetryAt = &g.Due
-		}
-		answer.Groups = append(answer.Groups, out)
+		answer.Groups = append(answer.Groups, EventGroup{
+			Group: g.Group, State: g.State, RetryAt: g.Due, Deliveries: g.History.Deliveries, Attempts: newAttempts(g.History.Attempts),
+			DeadLetter: g.DeadLetter,
+		})
 	}
 	return answer, nil
 }
@@ -177,8 +174,7 @@ func (s *Service) retries(ctx context.Context, broker pubsub.Service, request Re
 			out.LastError = r.History.Attempts[n-1].Error
 		}
 		if !r.Key.Redriven {
-			due := time.Unix(0, r.Key.Order)
-			out.Due = &due
+			out.Due = time.Unix(0, r.Key.Order)
 		}
 		page.Retries = append(page.Retries, out)
 	}

@@ -128,7 +128,7 @@ func TestShowKeepsPayloads(t *testing.T) {
 			require.Equal(t, "first", letter.Attempts[0].Error)
 			require.Equal(t, "second", letter.Attempts[1].Error)
 			require.Equal(t, 2, letter.Deliveries)
-			require.Nil(t, letter.Event.Expires)
+			require.Zero(t, letter.Event.Expires)
 		})
 	}
 }

@@ -59,10 +59,10 @@ type KeyPage struct {
 
 // Key is a key and what belongs to its value.
 type Key struct {
-	Key         string     `json:"key"`
-	ETag        string     `json:"etag"`
-	ContentType string     `json:"contentType,omitempty"`
-	Expires     *time.Time `json:"expires,omitempty"`
+	Key         string    `json:"key"`
+	ETag        string    `json:"etag"`
+	ContentType string    `json:"contentType,omitempty"`
+	Expires     time.Time `json:"expires,omitzero"`
 	// Size is the value's in bytes.
 	Size int `json:"size"`
 	// Damaged says why the value cannot be read; a set or a delete without an ETag repairs it.
@@ -180,11 +180,7 @@ func (s *Service) keys(ctx context.Context, store *statestore.Store, request Key
 }
 
 func newKey(item *statestore.Item, size int) Key {
-	k := Key{Key: item.Key, ETag: item.ETag, ContentType: item.ContentType, Size: size, Damaged: text(item.Err)}
-	if !item.Expires.IsZero() {
-		k.Expires = &item.Expires
-	}
-	return k
+	return Key{Key: item.Key, ETag: item.ETag, ContentType: item.ContentType, Expires: item.Expires, Size: size, Damaged: text(item.Err)}
 }
 
 func newValue(item *statestore.Item) Value {

@@ -94,8 +94,8 @@ type Consumer struct {
 	Instance string `json:"instance,omitempty"`
 	InFlight int    `json:"inFlight"`
 	// OldestSince is since when the app has the oldest event in flight.
-	OldestSince *time.Time `json:"oldestSince,omitempty"`
-	Paused      bool       `json:"paused,omitempty"`
+	OldestSince time.Time `json:"oldestSince,omitzero"`
+	Paused      bool      `json:"paused,omitempty"`
 	// Silent says that it let an ackWait run out and has not answered since.
 	Silent bool           `json:"silent,omitempty"`
 	Config ConsumerConfig `json:"config"`
@@ -178,7 +178,7 @@ func (s *Service) topic(ctx context.Context, broker pubsub.Service, request Topi
 	s.addRates(&answer.TopicStats)
 	for _, c := range broker.Consumers(request.Topic) {
 		out := Consumer{
-			Group: c.Group, Topic: c.Topic, Instance: c.Instance, InFlight: c.InFlight, Paused: c.Paused, Silent: c.Silent,
+			Group: c.Group, Topic: c.Topic, Instance: c.Instance, InFlight: c.InFlight, OldestSince: c.OldestSince, Paused: c.Paused, Silent: c.Silent,
 			Config: ConsumerConfig{
 				MaxDeliver: c.MaxDeliver, BackOff: []string{}, AckWait: c.AckWait.String(), MaxAckPending: c.MaxAckPending,
 				Ordered: c.Ordered, DeliverPolicy: c.DeliverPolicy, DeadLetterExpired: c.DeadLetterExpired,
@@ -186,9 +186,6 @@ func (s *Service) topic(ctx context.Context, broker pubsub.Service, request Topi
 		}
 		for _, wait := range c.BackOff {
 			out.Config.BackOff = append(out.Config.BackOff, wait.String())
-		}
-		if !c.OldestSince.IsZero() {
-			out.OldestSince = &c.OldestSince
 		}
 		answer.Consumers = append(answer.Consumers, out)
 	}

@@ -64,8 +64,11 @@ func byteSize(n any) string {
 	return fmt.Sprintf("%.1f TiB", size)
 }
 
-// when says how far t is from now, roughly, beside the exact time.
+// when says how far t is from now, roughly, beside the exact time; nothing for the zero time.
 func when(now, t time.Time) template.HTML {
+	if t.IsZero() {
+		return ""
+	}
 	t = t.UTC()
 	d, text := now.Sub(t), "just now"
 	switch {

@@ -82,7 +82,7 @@ func (c *Console) key(r *http.Request) (*page, error) {
 		return nil, err
 	}
 	p := keyPage{Bucket: bucket, Key: value.Key}
-	if value.Expires != nil {
+	if !value.Expires.IsZero() {
 		p.Stays = max(1, int(value.Expires.Sub(c.opts.Clock.Now()).Seconds()))
 	}
 	if !c.opts.HideValues {

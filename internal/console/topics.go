@@ -18,7 +18,7 @@ type topicRow struct {
 	*admin.TopicStats
 	Waiting uint64
 	// Oldest is when the oldest event that a group is owed was published.
-	Oldest *time.Time
+	Oldest time.Time
 }
 
 func newTopicRow(t *admin.TopicStats) topicRow {
@@ -26,8 +26,8 @@ func newTopicRow(t *admin.TopicStats) topicRow {
 	for i := range t.Groups {
 		g := &t.Groups[i]
 		row.Waiting += g.Waiting
-		if g.OldestTime != nil && (row.Oldest == nil || g.OldestTime.Before(*row.Oldest)) {
-			row.Oldest = g.OldestTime
+		if g.OldestTime != nil && (row.Oldest.IsZero() || g.OldestTime.Before(row.Oldest)) {
+			row.Oldest = *g.OldestTime
 		}
 	}
 	return row
@@ -57,16 +57,11 @@ type column struct {
 }
 
 // compareOldest puts the oldest first, and none last.
-func compareOldest(a, b *time.Time) int {
-	switch {
-	case a == nil && b == nil:
-		return 0
-	case a == nil:
-		return 1
-	case b == nil:
-		return -1
+func compareOldest(a, b time.Time) int {
+	if a.IsZero() != b.IsZero() {
+		return b.Compare(a)
 	}
-	return a.Compare(*b)
+	return a.Compare(b)
 }
 
 // topicsPage is what the page shows.
