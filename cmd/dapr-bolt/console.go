@@ -67,15 +67,8 @@ func (c *cli) serveHTTP(ctx context.Context, p *process, service *admin.Service)
 		return err
 	}
 	opts := admin.HealthOptions{Addr: c.httpListen, Ready: p.ready, Metrics: registry, Logger: p.log}
-	var shown *console.Console
 	if c.console.on {
-		opts.Console = func(addr string) (http.Handler, error) {
-			var err error
-			if shown, err = c.newConsole(addr, service, p); shown == nil {
-				return http.NotFoundHandler(), err
-			}
-			return shown, err
-		}
+		opts.Console = func(addr string) (http.Handler, error) { return c.newConsole(addr, service, p) }
 	}
 	health, err := admin.ListenHealth(ctx, opts)
 	if err != nil {
@@ -83,15 +76,14 @@ func (c *cli) serveHTTP(ctx context.Context, p *process, service *admin.Service)
 	}
 	p.add(part{stop: health.Stop})
 	p.health.Store(health)
-	if shown != nil {
-		p.add(part{stop: shown.Stop})
-		p.console.Store(shown)
+	if shown := p.console.Load(); shown != nil {
+		p.add(part{stop: shown.Stop}) // before the listener, which waits for the pages that are open
 	}
 	return nil
 }
 
-// newConsole returns nil for an address that others than this machine's users reach, unless a name for it is given.
-func (c *cli) newConsole(addr string, service *admin.Service, p *process) (*console.Console, error) {
+// newConsole makes the console, but for an address that others than this machine's users reach without a name that is given.
+func (c *cli) newConsole(addr string, service *admin.Service, p *process) (http.Handler, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -99,7 +91,7 @@ func (c *cli) newConsole(addr string, service *admin.Service, p *process) (*cons
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
 		if len(c.console.hosts) == 0 {
 			p.log.Info("the console is off, as others than this machine's users reach --http-listen; --console-host turns it on", "address", addr)
-			return nil, nil
+			return http.NotFoundHandler(), nil
 		}
 		p.log.Warn("the console is served without TLS on an address that others reach: a proxy before it must bring TLS", "address", addr, "hosts", c.console.hosts)
 	}
@@ -112,7 +104,7 @@ func (c *cli) newConsole(addr string, service *admin.Service, p *process) (*cons
 	if err != nil {
 		return nil, err
 	}
-	return console.New(console.Options{
+	shown, err := console.New(console.Options{
 		Service:    service,
 		Token:      token,
 		Addr:       addr,
@@ -122,20 +114,15 @@ func (c *cli) newConsole(addr string, service *admin.Service, p *process) (*cons
 		Clock:      c.clock,
 		Logger:     p.log,
 	})
+	p.console.Store(shown)
+	return shown, err
 }
 
 // sayLink prints the link to the console for whoever started the process on a terminal.
-func (c *cli) sayLink(p *process) error {
-	shown := p.console.Load()
-	if shown == nil || !c.interactive {
-		return nil
+func (c *cli) sayLink(p *process) {
+	if shown := p.console.Load(); shown != nil && c.interactive {
+		fmt.Fprintln(c.errOut, "The console:", shown.Link())
 	}
-	token, err := console.ReadToken(c.consoleTokenFile())
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(c.errOut, "The console:", console.Link(shown.URL(), token))
-	return err
 }
 
 // linkPage is the file through which a browser is opened: its command line, where the link would stand, is for all users

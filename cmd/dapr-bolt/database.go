@@ -29,7 +29,7 @@ func (c *cli) backupCommand() *cobra.Command {
 			err = c.checkSeen(result)
 		}
 		return show(c, result, err, func(result admin.BackupResult) error {
-			return c.printf("%s: %s of database %s\n", result.Path, byteSize(result.Size), result.Database)
+			return c.printf("%s: %s of database %s\n", result.Path, admin.ByteSize(result.Size), result.Database)
 		})
 	})
 	cmd.Long = `Copy a database to a new file while the process runs. The copy is consistent and synced; go back to it
@@ -69,9 +69,9 @@ func (c *cli) compactCommand() *cobra.Command {
 		result.Before, result.After, err = boltdb.Compact(ctx, result.Path)
 		return show(c, result, notThere(stopFirst(err)), func(r compactResult) error {
 			if r.After == r.Before {
-				return c.printf("%s: left as it is: a copy would not be smaller than its %s\n", r.Path, byteSize(r.Before))
+				return c.printf("%s: left as it is: a copy would not be smaller than its %s\n", r.Path, admin.ByteSize(r.Before))
 			}
-			return c.printf("%s: %s before, %s after\n", r.Path, byteSize(r.Before), byteSize(r.After))
+			return c.printf("%s: %s before, %s after\n", r.Path, admin.ByteSize(r.Before), admin.ByteSize(r.After))
 		})
 	})
 	cmd.Long = `Give the unused space of a database file at rest back to the file system. It writes a copy beside the file, which

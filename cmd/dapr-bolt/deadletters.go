@@ -41,7 +41,7 @@ func (c *cli) listCommand() *cobra.Command {
 			return err
 		}
 		if after > 0 && len(buckets) > 1 {
-			return usagef("--after goes with --bucket, as ids are a bucket's own: allowed: %s", bucketNames(buckets))
+			return usagef("--after goes with --bucket, as ids are a bucket's own: allowed: %s", joined(buckets))
 		}
 		opts := c.listOptions(&sel)
 		opts.After, opts.Limit, opts.Data = after, limit, c.output == outputJSON
@@ -128,7 +128,7 @@ func (c *cli) listTable(ctx context.Context, buckets []admin.Bucket, opts admin.
 	case next != 0:
 		fmt.Fprintln(c.errOut, "there are more: --all lists all of them, --bucket and --after page through one bucket")
 	case len(unseen) > 0:
-		fmt.Fprintf(c.errOut, "there may be more: --all lists all of them; not looked into: %s\n", bucketNames(unseen))
+		fmt.Fprintf(c.errOut, "there may be more: --all lists all of them; not looked into: %s\n", joined(unseen))
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func (c *cli) printDeadLetter(d admin.DeadLetter) error {
 	for i, a := range d.Attempts {
 		line(fmt.Sprintf("attempt %d", before+i+1), c.when(a.At)+" "+a.Error)
 	}
-	line("data", fmt.Sprintf("%s, %s", byteSize(int64(d.Event.Size)), d.Event.DataEncoding))
+	line("data", fmt.Sprintf("%s, %s", admin.ByteSize(d.Event.Size), d.Event.DataEncoding))
 	data, err := readable(d.Event.Content)
 	if err != nil {
 		return err
@@ -343,13 +343,13 @@ func (c *cli) elsewhere(ctx context.Context) string {
 	if err != nil || len(buckets.Buckets) < 2 {
 		return ""
 	}
-	return ": allowed with --bucket, and --database before a slash: " + bucketNames(buckets.Buckets)
+	return ": allowed with --bucket, and --database before a slash: " + joined(buckets.Buckets)
 }
 
-func joined(ids []uint64) string {
-	texts := make([]string, len(ids))
-	for i, id := range ids {
-		texts[i] = strconv.FormatUint(id, 10)
+func joined[T any](items []T) string {
+	texts := make([]string, len(items))
+	for i, item := range items {
+		texts[i] = fmt.Sprint(item)
 	}
 	return strings.Join(texts, ", ")
 }

@@ -13,21 +13,10 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
-// devOptions are what the flags of `dapr-bolt dev` say beside those of the process.
-type devOptions struct {
-	components string
-	logLevel   string
-	apps       appOptions
-}
-
 func (c *cli) devCommand() *cobra.Command {
-	o := devOptions{
-		components: "components",
-		logLevel:   "warn",
-		apps:       appOptions{protocol: "http", healthPath: "/healthz"},
-	}
+	o := appOptions{components: "components", logLevel: "warn", protocol: "http", healthPath: "/healthz"}
 	cmd := c.command("dev [flags] [-- COMMAND…]", "Serve, write component files, and run an app with its sidecar, until Ctrl-C", func(ctx context.Context, args []string) error {
-		o.apps.command = args
+		o.command = args
 		return c.dev(ctx, &o)
 	})
 	cmd.Long = `Serve for a developer's day. Where --components has no component files, two are written: statestore and pubsub.
@@ -41,30 +30,30 @@ dapr-bolt dev -f dapr.yaml                                        serve, and run
 		if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
 			return usagef("unexpected argument %q: the command to run goes behind --", args[0])
 		}
-		if len(args) > 0 && o.apps.runFile != "" {
-			return usagef("there are a command and --run-file %s: allowed: one of the two", o.apps.runFile)
+		if len(args) > 0 && o.runFile != "" {
+			return usagef("there are a command and --run-file %s: allowed: one of the two", o.runFile)
 		}
 		return nil
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	addFlag(flags, &o.components, "components", "dir", "where the component files are, or are to be written", parsePath)
-	flags.VarP(&value[string]{target: &o.apps.runFile, kind: "file", parse: parsePath}, "run-file", "f", "a run file of the Dapr CLI, such as dapr.yaml, with the apps to start")
-	addFlag(flags, &o.apps.id, "app-id", "id", "the app's id, and so its consumer group (default: the working directory's name)", parseText)
-	addFlag(flags, &o.apps.port, "app-port", "port", "where the app listens; none: it does not", parsePort)
-	addFlag(flags, &o.apps.protocol, "app-protocol", "protocol", "how the sidecar calls the app", oneOf("http", "grpc", "https", "grpcs", "h2c"))
-	addFlag(flags, &o.apps.healthPath, "app-health-check-path", "path", "where the app answers 200 while it is well; events wait while it does not; empty turns the check off", parseText)
-	addFlag(flags, &o.apps.httpPort, "dapr-http-port", "port", "the sidecar's HTTP port (default: a free one)", parsePort)
-	addFlag(flags, &o.apps.grpcPort, "dapr-grpc-port", "port", "the sidecar's gRPC port (default: a free one)", parsePort)
-	addFlag(flags, &o.apps.placement, "placement-host-address", "host:port", "Dapr's placement service, which actors and workflows need; none: there is none", parseText)
-	addFlag(flags, &o.apps.scheduler, "scheduler-host-address", "host:port", "Dapr's scheduler service, likewise", parseText)
-	addFlag(flags, &o.apps.runtimePath, "runtime-path", "dir", "the folder with .dapr/bin/daprd in it (default: $DAPR_RUNTIME_PATH or the home directory)", parsePath)
+	flags.VarP(&value[string]{target: &o.runFile, kind: "file", parse: parsePath}, "run-file", "f", "a run file of the Dapr CLI, such as dapr.yaml, with the apps to start")
+	addFlag(flags, &o.id, "app-id", "id", "the app's id, and so its consumer group (default: the working directory's name)", parseText)
+	addFlag(flags, &o.port, "app-port", "port", "where the app listens; none: it does not", parsePort)
+	addFlag(flags, &o.protocol, "app-protocol", "protocol", "how the sidecar calls the app", oneOf("http", "grpc", "https", "grpcs", "h2c"))
+	addFlag(flags, &o.healthPath, "app-health-check-path", "path", "where the app answers 200 while it is well; events wait while it does not; empty turns the check off", parseText)
+	addFlag(flags, &o.httpPort, "dapr-http-port", "port", "the sidecar's HTTP port (default: a free one)", parsePort)
+	addFlag(flags, &o.grpcPort, "dapr-grpc-port", "port", "the sidecar's gRPC port (default: a free one)", parsePort)
+	addFlag(flags, &o.placement, "placement-host-address", "host:port", "Dapr's placement service, which actors and workflows need; none: there is none", parseText)
+	addFlag(flags, &o.scheduler, "scheduler-host-address", "host:port", "Dapr's scheduler service, likewise", parseText)
+	addFlag(flags, &o.runtimePath, "runtime-path", "dir", "the folder with .dapr/bin/daprd in it (default: $DAPR_RUNTIME_PATH or the home directory)", parsePath)
 	c.processFlags(flags, &o.logLevel)
 	return cmd
 }
 
 // dev serves, or uses the process that does already, and runs apps until they end or ctx does.
-func (c *cli) dev(ctx context.Context, o *devOptions) error {
+func (c *cli) dev(ctx context.Context, o *appOptions) error {
 	info, running, err := c.runningProcess(ctx)
 	if err != nil {
 		return err
@@ -72,8 +61,8 @@ func (c *cli) dev(ctx context.Context, o *devOptions) error {
 	if running {
 		c.name, c.socketDir = strings.TrimSuffix(filepath.Base(info.Socket), filepath.Ext(info.Socket)), filepath.Dir(info.Socket)
 	}
-	o.apps.logLevel, o.apps.socketDir = o.logLevel, c.socketDir
-	run, folders, err := o.apps.prepare(o.components, c.lookupEnv)
+	o.socketDir = c.socketDir
+	run, folders, err := o.prepare(c.lookupEnv)
 	if err != nil {
 		return err
 	}

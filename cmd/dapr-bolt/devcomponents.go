@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +53,7 @@ func (c *cli) ensureComponents(folders []string) (pubsubFiles []string, err erro
 				return nil, err
 			}
 			for _, file := range files {
-				switch file.componentType {
+				switch file.Spec.Type {
 				case "state." + c.name:
 				case "pubsub." + c.name:
 					pubsubFiles = append(pubsubFiles, file.path)
@@ -62,7 +61,7 @@ func (c *cli) ensureComponents(folders []string) (pubsubFiles []string, err erro
 					others++
 					continue
 				}
-				ours = append(ours, fmt.Sprintf("%s (%s)", file.name, file.componentType))
+				ours = append(ours, fmt.Sprintf("%s (%s)", file.Metadata.Name, file.Spec.Type))
 			}
 		}
 		if len(ours)+others > 0 || written {
@@ -103,7 +102,20 @@ func (c *cli) writeComponents(folder string) error {
 }
 
 // componentFile is one component, and the file that it stands in.
-type componentFile struct{ path, name, componentType string }
+type componentFile struct {
+	path     string
+	Kind     string
+	Metadata struct{ Name string }
+	Spec     struct {
+		Type     string
+		Metadata []struct {
+			Name         string
+			Value        yaml.Node
+			SecretKeyRef yaml.Node `yaml:"secretKeyRef"`
+			EnvRef       yaml.Node `yaml:"envRef"`
+		}
+	}
+}
 
 // componentsIn reads the components in a folder, as a sidecar does; a folder that is not there has none.
 func componentsIn(folder string) (found []componentFile, err error) {
@@ -115,28 +127,30 @@ func componentsIn(folder string) (found []componentFile, err error) {
 		if extension := filepath.Ext(entry.Name()); entry.IsDir() || extension != ".yaml" && extension != ".yml" {
 			continue
 		}
-		path := filepath.Join(folder, entry.Name())
-		text, err := os.ReadFile(path)
+		documents, err := readComponents(filepath.Join(folder, entry.Name()))
 		if err != nil {
 			return nil, fmt.Errorf("component files: %w", err)
 		}
-		for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {
-			var component struct {
-				Kind     string
-				Metadata struct{ Name string }
-				Spec     struct{ Type string }
-			}
-			err := decoder.Decode(&component)
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return nil, fmt.Errorf("component file %s: %w", path, err)
-			}
-			if component.Kind == "Component" {
-				found = append(found, componentFile{path, component.Metadata.Name, component.Spec.Type})
-			}
-		}
+		found = append(found, documents...)
 	}
-	return found, nil
+	return slices.DeleteFunc(found, func(f componentFile) bool { return f.Kind != "Component" }), nil
+}
+
+// readComponents reads each document of a file.
+func readComponents(path string) (documents []componentFile, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	for decoder := yaml.NewDecoder(file); ; {
+		document := componentFile{path: path}
+		switch err := decoder.Decode(&document); {
+		case errors.Is(err, io.EOF):
+			return documents, nil
+		case err != nil:
+			return nil, fmt.Errorf("component file %s: %w", path, err)
+		}
+		documents = append(documents, document)
+	}
 }

@@ -31,8 +31,12 @@ const (
 	failureThreshold = 2 // probes
 )
 
-// appOptions are the apps to run with the Dapr CLI: of a run file, or one with a command.
+// appOptions are what the flags of `dapr-bolt dev` say of the apps to run with the Dapr CLI: of a run file, or one with a
+// command.
 type appOptions struct {
+	// components is where component files are, where nothing else is said.
+	components string
+
 	runFile string
 	command []string
 
@@ -57,10 +61,10 @@ type daprRun struct {
 	healthURL string
 }
 
-// prepare returns how to run the apps, nil if there are none, and the folders of their components. standard is the folder
-// where nothing else is said.
-func (o *appOptions) prepare(standard string, lookupEnv func(string) (string, bool)) (run *daprRun, folders []string, err error) {
-	if standard, err = filepath.Abs(standard); err != nil {
+// prepare returns how to run the apps, nil if there are none, and the folders of their components.
+func (o *appOptions) prepare(lookupEnv func(string) (string, bool)) (run *daprRun, folders []string, err error) {
+	standard, err := filepath.Abs(o.components)
+	if err != nil {
 		return nil, nil, err
 	}
 	if len(o.command) == 0 && o.runFile == "" {

@@ -101,7 +101,7 @@ func (c *cli) printEvent(e admin.EventDetail) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "event %d of topic %s, id %s, %s, published %s\n\n%s\n", e.Sequence, harmless(e.Topic), cmp.Or(harmless(e.ID), "-"), byteSize(int64(e.Size)), c.when(e.PublishTime), data)
+		fmt.Fprintf(&b, "event %d of topic %s, id %s, %s, published %s\n\n%s\n", e.Sequence, harmless(e.Topic), cmp.Or(harmless(e.ID), "-"), admin.ByteSize(e.Size), c.when(e.PublishTime), data)
 	} else {
 		fmt.Fprintf(&b, "event %d of topic %s: it is not kept any more\n", e.Sequence, harmless(e.Topic))
 	}

@@ -14,13 +14,8 @@ var logLevels = []string{"debug", "info", "warn", "error"}
 // (https://github.com/dapr/kit/blob/main/logger/dapr_logger.go), so that one rule collects both.
 func newLogger(w io.Writer, level string, asJSON bool) *slog.Logger {
 	var lowest slog.Level
-	switch level {
-	case "debug":
-		lowest = slog.LevelDebug
-	case "warn":
-		lowest = slog.LevelWarn
-	case "error":
-		lowest = slog.LevelError
+	if err := lowest.UnmarshalText([]byte(level)); err != nil {
+		panic(err) // it is one of logLevels
 	}
 	opts := &slog.HandlerOptions{Level: lowest, ReplaceAttr: daprAttr}
 	var handler slog.Handler = slog.NewTextHandler(w, opts)

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -160,40 +158,21 @@ func (c *cli) printMigration(m migration) error {
 	return c.printf("%s", b.String())
 }
 
-// componentSpec is what migrate reads of a component file.
-type componentSpec struct {
-	Kind string `yaml:"kind"`
-	Spec struct {
-		Type     string `yaml:"type"`
-		Metadata []struct {
-			Name         string    `yaml:"name"`
-			Value        yaml.Node `yaml:"value"`
-			SecretKeyRef yaml.Node `yaml:"secretKeyRef"`
-			EnvRef       yaml.Node `yaml:"envRef"`
-		} `yaml:"metadata"`
-	} `yaml:"spec"`
-}
-
 // place reads where the component of a file keeps its data.
 func (c *cli) place(flag, path string) (kind sidecars.Kind, p servers.Place, err error) {
 	if path == "" {
 		return "", p, usagef("there is no --%s: allowed: a component file", flag)
 	}
-	file, err := os.Open(path)
+	documents, err := readComponents(path)
+	if err == nil && len(documents) != 1 {
+		err = fmt.Errorf("%s: it has no or more than one document: allowed: one component", path)
+	}
 	if err != nil {
 		return "", p, fmt.Errorf("component file of --%s: %w", flag, err)
 	}
-	defer file.Close()
-	var f, more componentSpec
-	decoder := yaml.NewDecoder(file)
-	if err := decoder.Decode(&f); err != nil {
-		return "", p, fmt.Errorf("%s: %w", path, err)
-	}
-	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
-		return "", p, fmt.Errorf("%s: it has more than one document: allowed: one component", path)
-	}
+	spec := documents[0].Spec
 	properties := map[string]string{}
-	for _, item := range f.Spec.Metadata {
+	for _, item := range spec.Metadata {
 		switch {
 		case !item.SecretKeyRef.IsZero() || !item.EnvRef.IsZero():
 			return "", p, fmt.Errorf("%s: metadata %s is a reference: allowed: the value itself, in a copy of the file that only you can read", path, item.Name)
@@ -202,7 +181,7 @@ func (c *cli) place(flag, path string) (kind sidecars.Kind, p servers.Place, err
 		}
 		properties[item.Name] = item.Value.Value
 	}
-	switch f.Spec.Type {
+	switch spec.Type {
 	case "state." + c.name:
 		kind = sidecars.State
 		p, err = component.StatePlace(properties)
@@ -210,7 +189,7 @@ func (c *cli) place(flag, path string) (kind sidecars.Kind, p servers.Place, err
 		kind = sidecars.PubSub
 		p, err = component.PubSubPlace(properties)
 	default:
-		err = fmt.Errorf("spec.type %q: allowed: state.%s, pubsub.%s", f.Spec.Type, c.name, c.name)
+		err = fmt.Errorf("spec.type %q: allowed: state.%s, pubsub.%s", spec.Type, c.name, c.name)
 	}
 	if err != nil {
 		return kind, p, fmt.Errorf("%s: %w", path, err)

@@ -25,7 +25,7 @@ func (c *cli) printOverview(o admin.Overview) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "process %d (%s), up since %s\n", o.PID, o.Version, c.when(o.Started))
 	for _, db := range o.Databases {
-		fmt.Fprintf(&b, "database %s: %s, log %s\n", db.Name, byteSize(db.Size), byteSize(db.LogSize))
+		fmt.Fprintf(&b, "database %s: %s, log %s\n", db.Name, admin.ByteSize(db.Size), admin.ByteSize(db.LogSize))
 	}
 	for _, s := range o.Sidecars {
 		fmt.Fprintf(&b, "sidecar: %s component %s of app %q, %s, since %s\n", s.Kind, harmless(s.Component), harmless(s.App), harmless(s.Process), c.when(s.Since))
@@ -50,7 +50,7 @@ func (c *cli) healthCommand() *cobra.Command {
 		return ask(ctx, c, admin.CallInfo, admin.Empty{}, func(info admin.Info) error {
 			fmt.Fprintf(c.out, "process %d (%s) serves %s\n", info.PID, info.Version, info.Socket)
 			for _, db := range info.Databases {
-				fmt.Fprintf(c.out, "database %s: %s, %s\n", db.Name, db.Path, byteSize(db.Size))
+				fmt.Fprintf(c.out, "database %s: %s, %s\n", db.Name, db.Path, admin.ByteSize(db.Size))
 			}
 			return nil
 		})

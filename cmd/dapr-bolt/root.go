@@ -20,8 +20,12 @@ const (
 	outputJSON = "json"
 )
 
-// settings are what the flags say, whichever command they are given to.
-type settings struct {
+// cli holds what commands need, and what the flags say, whichever command they are given to.
+type cli struct {
+	*environment
+	// client asks the process, while a command of command runs.
+	client *admin.Client
+
 	dataDir    string
 	socketDir  string
 	name       string
@@ -47,16 +51,10 @@ type settings struct {
 	yes      bool
 }
 
-// cli holds what every command needs.
-type cli struct {
-	*environment
-	settings
-	// client asks the process, while a command of command runs.
-	client *admin.Client
-}
-
 func newRoot(env *environment) *cobra.Command {
-	c := &cli{environment: env, settings: settings{
+	c := &cli{
+		environment: env,
+
 		socketDir:  component.DefaultSocketDir(),
 		name:       component.DefaultName,
 		httpListen: "127.0.0.1:9180",
@@ -74,7 +72,7 @@ func newRoot(env *environment) *cobra.Command {
 
 		database: databases.DefaultDatabase,
 		output:   outputText,
-	}}
+	}
 	root := &cobra.Command{
 		Use:   "dapr-bolt",
 		Short: "State and events for Dapr in one embedded file",

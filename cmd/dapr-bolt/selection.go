@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -89,14 +88,6 @@ func (c *cli) buckets(ctx context.Context) ([]admin.Bucket, error) {
 	buckets, err := admin.CallBuckets.Ask(ctx, c.client, admin.Empty{})
 	c.sayMissing(buckets.Missing)
 	return buckets.Buckets, err
-}
-
-func bucketNames(buckets []admin.Bucket) string {
-	names := make([]string, len(buckets))
-	for i, bucket := range buckets {
-		names[i] = bucket.String()
-	}
-	return strings.Join(names, ", ")
 }
 
 // eachPage calls fn with page after page, bucket after bucket, until opts.Limit dead letters were seen (0: all of them).

@@ -207,22 +207,21 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 	if err != nil {
 		return err
 	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
+	var serving sync.WaitGroup
+	serving.Go(func() {
 		if err := server.Serve(); err != nil {
 			p.failed <- err
 		}
-	}()
+	})
 	p.add(part{socket: server.SocketPath(), stop: func(ctx context.Context) error {
 		draining, cancel := context.WithTimeout(ctx, drainWithin)
 		defer cancel()
 		err := server.Stop(draining)
-		<-served
+		serving.Wait()
 		return err
 	}})
 	p.component.Store(server)
-	p.add(part{stop: c.bringSubscriptionsBack(known, p.log)})
+	p.add(c.bringSubscriptionsBack(known, p.log))
 
 	p.log.Info("serving",
 		"socket", server.SocketPath(),
@@ -231,19 +230,19 @@ func (c *cli) start(ctx context.Context, p *process) (err error) {
 		"admin", c.adminSocket(),
 		"http", p.httpAddress(),
 		"pid", os.Getpid())
-	return c.sayLink(p)
+	c.sayLink(p)
+	return nil
 }
 
 // apiTokenVariable holds what a sidecar wants to see of its callers.
 const apiTokenVariable = "DAPR_API_TOKEN"
 
 // bringSubscriptionsBack does so in the background, with what the apps were subscribed to when the last process ended.
-func (c *cli) bringSubscriptionsBack(known *sidecars.Registry, log *slog.Logger) (stop func(context.Context) error) {
+func (c *cli) bringSubscriptionsBack(known *sidecars.Registry, log *slog.Logger) part {
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
 	token, _ := c.lookupEnv(apiTokenVariable)
-	go func() {
-		defer close(ended)
+	var running sync.WaitGroup
+	running.Go(func() {
 		resubscribe.Run(ctx, resubscribe.Options{
 			Sidecars:      known,
 			ComponentType: "pubsub." + c.name,
@@ -253,12 +252,12 @@ func (c *cli) bringSubscriptionsBack(known *sidecars.Registry, log *slog.Logger)
 			Clock:         c.clock,
 			Logger:        log,
 		})
-	}()
-	return func(context.Context) error {
+	})
+	return part{stop: func(context.Context) error {
 		cancel()
-		<-ended
+		running.Wait()
 		return nil
-	}
+	}}
 }
 
 // stop ends everything within stopWithin, or at once on another signal. Whatever happens, no socket stays behind: a
@@ -283,11 +282,9 @@ func (p *process) stop() error {
 		why = fmt.Sprintf("after %s", stopWithin)
 	}
 	// What is left over ends with the process; what was acknowledged is on disk.
-	end := time.NewTimer(endWithin)
-	defer end.Stop()
 	select {
 	case <-stopped:
-	case <-end.C:
+	case <-time.After(endWithin):
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, left := range p.parts {

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
 // cell is one cell of a table.
@@ -33,7 +35,7 @@ func (c *cli) cells(values []any) []cell {
 		case cell:
 			row[i] = v
 		case size:
-			row[i] = cell{text: byteSize(int64(v))}
+			row[i] = cell{text: admin.ByteSize(v)}
 		case *time.Time:
 			if row[i] = (cell{text: "-"}); v != nil {
 				row[i] = c.cells([]any{*v})[0]
@@ -86,8 +88,8 @@ func (c *cli) printTable(titles string, values [][]any) error {
 	for i := range values {
 		rows[i] = c.cells(values[i])
 	}
-	widths := tableWidths(header, rows)
-	if limit > 0 && tableWidth(widths) > limit {
+	widths, total := tableWidths(header, rows)
+	if limit > 0 && total > limit {
 		for _, row := range rows {
 			for i := range row {
 				if row[i].short != "" {
@@ -95,8 +97,8 @@ func (c *cli) printTable(titles string, values [][]any) error {
 				}
 			}
 		}
-		widths = tableWidths(header, rows)
-		if !shrink(widths, rows, limit) {
+		widths, total = tableWidths(header, rows)
+		if !shrink(widths, rows, total-limit) {
 			return c.printRecords(header, rows, limit)
 		}
 	}
@@ -133,28 +135,22 @@ func (c *cli) printRecords(header []string, rows [][]cell, limit int) error {
 	return c.printf("%s", b.String())
 }
 
-func tableWidths(header []string, rows [][]cell) []int {
-	widths := make([]int, len(header))
+// tableWidths are those of the columns, and of the whole table.
+func tableWidths(header []string, rows [][]cell) (widths []int, total int) {
+	widths, total = make([]int, len(header)), 2*(len(header)-1)
 	for i, name := range header {
 		widths[i] = utf8.RuneCountInString(name)
 		for _, row := range rows {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
 		}
+		total += widths[i]
 	}
-	return widths
+	return widths, total
 }
 
-func tableWidth(widths []int) int {
-	total := 2 * (len(widths) - 1)
-	for _, width := range widths {
-		total += width
-	}
-	return total
-}
-
-// shrink makes columns whose cells may be cut narrower until the table fits, and reports whether it does.
-func shrink(widths []int, rows [][]cell, limit int) bool {
-	for over := tableWidth(widths) - limit; over > 0; over-- {
+// shrink makes columns whose cells may be cut narrower, by so much in all, and reports whether it could.
+func shrink(widths []int, rows [][]cell, by int) bool {
+	for ; by > 0; by-- {
 		widest := -1
 		for i, width := range widths {
 			if rows[0][i].cut && width > leastCut && (widest < 0 || width > widths[widest]) {
@@ -211,17 +207,4 @@ func age(t, now time.Time) string {
 		}
 	}
 	return "long ago"
-}
-
-// byteSize is for people.
-func byteSize(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, prefixes := float64(n)/unit, "KMGTPE"
-	for value >= unit && len(prefixes) > 1 {
-		value, prefixes = value/unit, prefixes[1:]
-	}
-	return fmt.Sprintf("%.1f %ciB", value, prefixes[0])
 }

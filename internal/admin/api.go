@@ -9,6 +9,8 @@ package admin
 
 import (
 	"cmp"
+	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/databases"
@@ -104,4 +106,16 @@ type BackupResult struct {
 // errorBody is every answer that is not a success.
 type errorBody struct {
 	Error string `json:"error"`
+}
+
+// ByteSize is a number of bytes, of any type, for people: in the largest unit that leaves a number before the point.
+func ByteSize(n any) string {
+	size, unit := reflect.ValueOf(n).Convert(reflect.TypeFor[float64]()).Float(), 0
+	for ; size >= 1024 && unit < 4; unit++ {
+		size /= 1024
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", size, "KMGT"[unit-1])
 }

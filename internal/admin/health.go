@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,9 +48,7 @@ type Health struct {
 // ListenHealth serves /healthz (the process is up), /readyz (it serves and can write its databases) and /metrics (for
 // Prometheus). The caller must Stop it.
 func ListenHealth(ctx context.Context, opts HealthOptions) (*Health, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", opts.Addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("listen for health and metrics on %s: another process listens there: choose another address, or an empty one for none: %w", opts.Addr, err)

@@ -91,27 +91,29 @@ func (s *Service) rates() Rates {
 	s.ratesMu.Lock()
 	readings := slices.Clone(s.readings)
 	s.ratesMu.Unlock()
-	out := Rates{Every: rateEvery.Seconds(), Sets: []float64{}, Gets: []float64{}, Published: []float64{}, Delivered: []float64{}, Failed: []float64{}, CommitSeconds: []float64{}}
-	for i := 1; i < len(readings); i++ {
-		before, now := readings[i-1], readings[i]
-		seconds := now.at.Sub(before.at).Seconds()
-		for _, each := range []struct {
-			out         *[]float64
-			before, now uint64
-		}{
-			{&out.Sets, before.Sets, now.Sets}, {&out.Gets, before.Gets, now.Gets},
-			{&out.Published, before.Published, now.Published}, {&out.Delivered, before.Delivered, now.Delivered},
-			{&out.Failed, before.Failed, now.Failed},
-		} {
-			*each.out = append(*each.out, float64(each.now-each.before)/seconds)
+	each := func(value func(before, now reading) float64) []float64 {
+		out := []float64{}
+		for i := 1; i < len(readings); i++ {
+			out = append(out, value(readings[i-1], readings[i]))
 		}
-		took := 0.0
-		if commits := now.Commits - before.Commits; commits > 0 {
-			took = (now.CommitTime - before.CommitTime).Seconds() / float64(commits)
-		}
-		out.CommitSeconds = append(out.CommitSeconds, took)
+		return out
 	}
-	return out
+	perSecond := func(count func(r reading) uint64) []float64 {
+		return each(func(before, now reading) float64 {
+			return float64(count(now)-count(before)) / now.at.Sub(before.at).Seconds()
+		})
+	}
+	return Rates{
+		Every:     rateEvery.Seconds(),
+		Sets:      perSecond(func(r reading) uint64 { return r.Sets }),
+		Gets:      perSecond(func(r reading) uint64 { return r.Gets }),
+		Published: perSecond(func(r reading) uint64 { return r.Published }),
+		Delivered: perSecond(func(r reading) uint64 { return r.Delivered }),
+		Failed:    perSecond(func(r reading) uint64 { return r.Failed }),
+		CommitSeconds: each(func(before, now reading) float64 {
+			return (now.CommitTime - before.CommitTime).Seconds() / float64(max(1, now.Commits-before.Commits))
+		}),
+	}
 }
 
 func (t *TopicStats) place() topicCursor { return topicCursor{t.Database, t.Name, t.Topic} }

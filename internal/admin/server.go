@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,32 +28,28 @@ type Options struct {
 // Server answers on the admin socket.
 type Server struct {
 	opts     Options
-	log      *slog.Logger
 	endpoint *endpoint
 	// stopping ends when the server begins to stop.
 	stopping context.Context
-	stop     context.CancelFunc
 }
 
 // Listen creates the socket, with mode 0600, and serves it. A socket that a process still serves is an error that
 // names the process; a dead one is replaced. The caller must Stop the Server.
 func Listen(ctx context.Context, opts Options) (*Server, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	l, err := listenUnix(ctx, opts.Path, opts.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the admin socket: %w", err)
 	}
-	s := &Server{opts: opts, log: opts.Logger}
-	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.endpoint = serve(l, s.handler(), s.log)
+	stopping, stop := context.WithCancel(context.Background())
+	s := &Server{opts: opts, stopping: stopping}
+	s.endpoint = serve(l, s.handler(), opts.Logger)
+	s.endpoint.server.RegisterOnShutdown(stop)
 	return s, nil
 }
 
 // Stop removes the socket and waits for running calls, which it cuts off when ctx ends.
 func (s *Server) Stop(ctx context.Context) error {
-	s.stop()
 	if err := errors.Join(os.Remove(s.opts.Path), s.endpoint.stop(ctx)); err != nil {
 		return fmt.Errorf("stop the admin socket: %w", err)
 	}
@@ -83,7 +80,7 @@ func (s *Server) handle(fn func(s *Service, r *http.Request) (any, error)) http.
 		if err != nil {
 			status, answer = StatusOf(err), errorBody{err.Error()}
 			if status == http.StatusInternalServerError {
-				s.log.Error("an admin call failed", "call", r.Method+" "+r.URL.Path, "error", err)
+				s.opts.Logger.Error("an admin call failed", "call", r.Method+" "+r.URL.Path, "error", err)
 			}
 		}
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))

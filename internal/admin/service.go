@@ -45,7 +45,6 @@ type ServiceOptions struct {
 // says of what kind their errors are.
 type Service struct {
 	opts ServiceOptions
-	log  *slog.Logger
 	jobs jobs
 
 	// ratesMu guards what was read of the counters, the oldest first.
@@ -58,7 +57,7 @@ type Service struct {
 func NewService(opts ServiceOptions) *Service {
 	opts.Clock = cmp.Or[clockwork.Clock](opts.Clock, clockwork.NewRealClock())
 	opts.Logger = cmp.Or(opts.Logger, slog.Default())
-	s := &Service{opts: opts, log: opts.Logger}
+	s := &Service{opts: opts}
 	s.jobs.ctx, s.jobs.cancel = context.WithCancel(context.Background())
 	if opts.Metrics != nil {
 		s.jobs.wg.Go(func() { s.watchRates(s.jobs.ctx) })
@@ -83,7 +82,7 @@ func (s *Service) changed(ctx context.Context, what string, in Bucket, attribute
 			attributes = append(attributes, name, of)
 		}
 	}
-	s.log.Info(what, append(attributes, "by", who)...)
+	s.opts.Logger.Info(what, append(attributes, "by", who)...)
 }
 
 // done is the end of a call that changes something: it logs that, unless it failed.

@@ -90,7 +90,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, status int, why
 	suppressed, ok := c.refusals.Allow(c.opts.Clock.Now(), refusedEvery)
 	c.mu.Unlock()
 	if ok {
-		c.log.Warn("the console refused a request", "status", status, "method", r.Method, "path", r.URL.Path, "from", r.RemoteAddr, "suppressed", suppressed)
+		c.opts.Logger.Warn("the console refused a request", "status", status, "method", r.Method, "path", r.URL.Path, "from", r.RemoteAddr, "suppressed", suppressed)
 	}
 	c.write(w, r, &page{Title: http.StatusText(status), status: status, Outside: true, template: "refused.html", Data: refused{Why: why, Again: r.Method == http.MethodGet}})
 }
@@ -113,7 +113,7 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) {
 		Name: c.cookieName, Value: string(c.credential.cookie), Path: "/",
 		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: c.isProxied(r.Host),
 	})
-	c.log.Info("a browser was let into the console", "from", r.RemoteAddr)
+	c.opts.Logger.Info("a browser was let into the console", "from", r.RemoteAddr)
 	// Not a redirect: after a link from elsewhere, the browser would keep the cookie back on it.
 	c.write(w, r, &page{Title: "Welcome", Outside: true, template: "welcome.html"})
 }

@@ -6,6 +6,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"fmt"
@@ -48,7 +49,6 @@ type Options struct {
 // Console is the pages. The caller must Stop it.
 type Console struct {
 	opts       Options
-	log        *slog.Logger
 	credential credential
 	cookieName string
 	// addresses are the Host headers of browsers that come without a proxy.
@@ -64,12 +64,8 @@ type Console struct {
 
 // New returns the Console of a listener.
 func New(opts Options) (*Console, error) {
-	if opts.Clock == nil {
-		opts.Clock = clockwork.NewRealClock()
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts.Clock = cmp.Or[clockwork.Clock](opts.Clock, clockwork.NewRealClock())
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	host, port, err := net.SplitHostPort(opts.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("console: address %q: %w", opts.Addr, err)
@@ -81,7 +77,6 @@ func New(opts Options) (*Console, error) {
 	}
 	c := &Console{
 		opts:       opts,
-		log:        opts.Logger,
 		credential: newCredential(opts.Token),
 		cookieName: cookieName + port,
 		origins:    http.NewCrossOriginProtection(),
@@ -104,12 +99,15 @@ func (c *Console) URL() string {
 	return "https://" + c.opts.Hosts[0]
 }
 
+// Link is the link that lets a browser in.
+func (c *Console) Link() string { return Link(c.URL(), c.opts.Token) }
+
 // ServeHTTP implements http.Handler.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.handler.ServeHTTP(w, r) }
 
 // Stop ends what keeps pages up to date.
 func (c *Console) Stop(context.Context) error {
-	c.live.stop()
+	c.live.cancel()
 	return nil
 }
 
@@ -131,12 +129,12 @@ func (c *Console) table() []route {
 		{method: "GET", path: "/topic", handle: c.show(c.topic)},
 		{method: "POST", path: "/topic/publish", change: true, handle: c.act(c.publish)},
 		{method: "GET", path: "/event", handle: c.show(c.event)},
-		{method: "GET", path: "/event/payload", handle: c.eventPayload},
+		{method: "GET", path: "/event/payload", handle: c.save(c.eventPayload)},
 		{method: "POST", path: "/event/retry-now", change: true, handle: c.act(c.retryNow)},
 		{method: "POST", path: "/event/skip", change: true, handle: c.act(c.skip)},
 		{method: "GET", path: "/state", handle: c.show(c.state)},
 		{method: "GET", path: "/state/key", handle: c.show(c.key)},
-		{method: "GET", path: "/state/key/value", handle: c.keyValue},
+		{method: "GET", path: "/state/key/value", handle: c.save(c.keyValue)},
 		{method: "POST", path: "/state/key/set", change: true, handle: c.act(c.setKey)},
 		{method: "POST", path: "/state/key/delete", change: true, handle: c.act(c.deleteKey)},
 		{method: "GET", path: "/state/query", handle: c.show(c.query)},
@@ -148,7 +146,7 @@ func (c *Console) table() []route {
 		{method: "POST", path: "/dead-letters/redrive", change: true, handle: c.act(c.redrive)},
 		{method: "POST", path: "/dead-letters/purge", change: true, handle: c.act(c.purge)},
 		{method: "GET", path: "/dead-letter", handle: c.show(c.deadLetter)},
-		{method: "GET", path: "/dead-letter/payload", handle: c.deadLetterPayload},
+		{method: "GET", path: "/dead-letter/payload", handle: c.save(c.deadLetterPayload)},
 		{method: "GET", path: "/job", handle: c.show(c.job)},
 		{method: "POST", path: "/job/stop", change: true, handle: c.act(c.stopJob)},
 

@@ -133,22 +133,23 @@ func (c *Console) metadataFields(metadata map[string]string) (fields []field) {
 	return fields
 }
 
-// save answers with what fetch returns as a file to save, which no browser interprets.
-func (c *Console) save(w http.ResponseWriter, r *http.Request, fetch func() (name string, data []byte, err error)) {
-	if c.opts.HideValues {
-		c.write(w, r, &page{Title: "Hidden", status: http.StatusForbidden, template: "problem.html",
-			Data: problem{Error: "Payloads and values are hidden: dapr-bolt was started with --console-hide-values."}})
-		return
+// save serves what fetch returns as a file to save, which no browser interprets: byte for byte but for white space of JSON.
+func (c *Console) save(fetch func(r *http.Request) (name string, data []byte, err error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if c.opts.HideValues {
+			c.write(w, r, &page{Title: "Hidden", status: http.StatusForbidden, template: "problem.html",
+				Data: problem{Error: "Payloads and values are hidden: dapr-bolt was started with --console-hide-values."}})
+			return
+		}
+		r.Form = r.URL.Query()
+		name, data, err := fetch(r)
+		if err != nil {
+			c.write(w, r, c.problem(r, err))
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Disposition", `attachment; filename="`+name+`"`)
+		// An error here means that the browser has left.
+		_, _ = w.Write(data)
 	}
-	r.Form = r.URL.Query()
-	name, data, err := fetch()
-	if err != nil {
-		c.write(w, r, c.problem(r, err))
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Disposition", `attachment; filename="`+name+`"`)
-	// An error here means that the browser has left.
-	_, _ = w.Write(data)
 }

@@ -22,16 +22,20 @@ type attempt struct {
 	Number int
 }
 
-func (c *Console) letterOf(r *http.Request) (admin.DeadLetter, error) {
+func (c *Console) letterOf(r *http.Request) (d admin.DeadLetter, data []byte, err error) {
 	id, err := idOf(r.Form, "id")
 	if err != nil {
-		return admin.DeadLetter{}, err
+		return d, nil, err
 	}
-	return admin.CallDeadLetter.Do(r.Context(), c.opts.Service, admin.IDRequest{Bucket: bucketOf(r.Form), ID: id})
+	if d, err = admin.CallDeadLetter.Do(r.Context(), c.opts.Service, admin.IDRequest{Bucket: bucketOf(r.Form), ID: id}); err != nil {
+		return d, nil, err
+	}
+	data, err = d.Event.Payload()
+	return d, data, err
 }
 
 func (c *Console) deadLetter(r *http.Request) (*page, error) {
-	d, err := c.letterOf(r)
+	d, data, err := c.letterOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -41,10 +45,6 @@ func (c *Console) deadLetter(r *http.Request) (*page, error) {
 	for i := len(d.Attempts) - 1; i >= 0; i-- {
 		p.Attempts = append(p.Attempts, attempt{d.Attempts[i], before + i + 1})
 	}
-	data, err := d.Event.Payload()
-	if err != nil {
-		return nil, err
-	}
 	if !c.opts.HideValues {
 		p.Payload = newContent(r, data, link("/dead-letter/payload", d.Bucket, "id", d.ID))
 		p.Event = cloudEventFields(data)
@@ -52,14 +52,7 @@ func (c *Console) deadLetter(r *http.Request) (*page, error) {
 	return &page{Title: "Dead letter " + strconv.FormatUint(d.ID, 10), Section: sectionDeadLetters, template: "dead-letter.html", Data: p}, nil
 }
 
-// deadLetterPayload answers with the payload, byte for byte but for white space of JSON.
-func (c *Console) deadLetterPayload(w http.ResponseWriter, r *http.Request) {
-	c.save(w, r, func() (string, []byte, error) {
-		d, err := c.letterOf(r)
-		if err != nil {
-			return "", nil, err
-		}
-		data, err := d.Event.Payload()
-		return "dead-letter-" + strconv.FormatUint(d.ID, 10), data, err
-	})
+func (c *Console) deadLetterPayload(r *http.Request) (string, []byte, error) {
+	d, data, err := c.letterOf(r)
+	return "dead-letter-" + strconv.FormatUint(d.ID, 10), data, err
 }

@@ -46,12 +46,9 @@ func (c *Console) event(r *http.Request) (*page, error) {
 	return &page{Title: "Event " + strconv.FormatUint(e.Sequence, 10), Section: sectionTopics, Live: true, template: "event.html", Data: p}, nil
 }
 
-// eventPayload answers with the payload, byte for byte but for white space of JSON.
-func (c *Console) eventPayload(w http.ResponseWriter, r *http.Request) {
-	c.save(w, r, func() (string, []byte, error) {
-		_, e, data, err := c.eventOf(r)
-		return "event-" + strconv.FormatUint(e.Sequence, 10), data, err
-	})
+func (c *Console) eventPayload(r *http.Request) (string, []byte, error) {
+	_, e, data, err := c.eventOf(r)
+	return "event-" + strconv.FormatUint(e.Sequence, 10), data, err
 }
 
 func (c *Console) retryNow(r *http.Request) (next, error) {

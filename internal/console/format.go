@@ -3,19 +3,19 @@ package console
 import (
 	"fmt"
 	"html/template"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 )
 
 // functions are what templates say things with.
 var functions = template.FuncMap{
 	"number":  number,
-	"bytes":   byteSize,
+	"bytes":   admin.ByteSize,
 	"when":    when,
 	"visible": visible,
 	"short":   short,
@@ -44,24 +44,6 @@ func plural(n any, one, many string) string {
 		return text + " " + many
 	}
 	return "1 " + one
-}
-
-// byteSize is a size in the largest unit that leaves a number before the point.
-func byteSize(n any) string {
-	size, err := strconv.ParseFloat(fmt.Sprint(n), 64)
-	if err != nil {
-		return fmt.Sprint(n)
-	}
-	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
-		if size < 1024 {
-			if unit == "B" {
-				return fmt.Sprintf("%.0f B", size)
-			}
-			return fmt.Sprintf("%.1f %s", size, unit)
-		}
-		size /= 1024
-	}
-	return fmt.Sprintf("%.1f TiB", size)
 }
 
 // when says how far t is from now, roughly, beside the exact time; nothing for the zero time.

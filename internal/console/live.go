@@ -42,8 +42,6 @@ func newLive(clock clockwork.Clock) *live {
 	return l
 }
 
-func (l *live) stop() { l.cancel() }
-
 // stream sends what content returns, whenever that has changed, until the browser leaves: as server-sent events with a
 // JSON string each.
 func (l *live) stream(w http.ResponseWriter, r *http.Request, content func(context.Context) ([]byte, error)) {

@@ -45,7 +45,7 @@ func (c *Console) overview(r *http.Request) (*page, error) {
 			n.Link = link("/topic", a.Bucket, "topic", a.Topic)
 		}
 		if a.Kind == admin.AttentionNearLimit {
-			n.Text = fmt.Sprintf("topic %s takes %s of the %s that its maxBytes allows", a.Topic, byteSize(a.Count), byteSize(a.Limit))
+			n.Text = fmt.Sprintf("topic %s takes %s of the %s that its maxBytes allows", a.Topic, admin.ByteSize(a.Count), admin.ByteSize(a.Limit))
 		}
 		p.Needs = append(p.Needs, n)
 	}

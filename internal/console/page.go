@@ -42,19 +42,13 @@ type page struct {
 	Now                  time.Time
 }
 
-// Sections are the navigation.
-func (p *page) Sections() []section {
-	return []section{{sectionOverview, "/"}, {sectionTopics, "/topics"}, {sectionDeadLetters, "/dead-letters"}, {sectionState, "/state"}}
-}
-
+// The sections of the navigation.
 const (
 	sectionOverview    = "Overview"
 	sectionTopics      = "Topics"
 	sectionState       = "State"
 	sectionDeadLetters = "Dead letters"
 )
-
-type section struct{ Name, Path string }
 
 //go:embed templates
 var templateFiles embed.FS
@@ -95,7 +89,7 @@ func (c *Console) write(w http.ResponseWriter, r *http.Request, p *page) {
 	}
 	body, err := c.render(p, "layout.html")
 	if err != nil {
-		c.log.Error("a page of the console could not be made", "path", r.URL.Path, "error", err)
+		c.opts.Logger.Error("a page of the console could not be made", "path", r.URL.Path, "error", err)
 		http.Error(w, "this page could not be made; the log says why", http.StatusInternalServerError)
 		return
 	}
@@ -177,7 +171,7 @@ func (c *Console) act(change func(r *http.Request) (next, error)) http.HandlerFu
 func (c *Console) problem(r *http.Request, err error) *page {
 	status := statusOf(err)
 	if status == http.StatusInternalServerError && r.Context().Err() == nil {
-		c.log.Error("a request to the console failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		c.opts.Logger.Error("a request to the console failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	p := problem{Error: err.Error()}
 	if r.Method != http.MethodGet {

@@ -94,12 +94,9 @@ func (c *Console) key(r *http.Request) (*page, error) {
 	return &page{Title: "Key " + value.Key.Key, Section: sectionState, template: "key.html", Data: p}, nil
 }
 
-// keyValue answers with the value, byte for byte but for white space of JSON.
-func (c *Console) keyValue(w http.ResponseWriter, r *http.Request) {
-	c.save(w, r, func() (string, []byte, error) {
-		_, _, data, err := c.valueOf(r)
-		return "value", data, err
-	})
+func (c *Console) keyValue(r *http.Request) (string, []byte, error) {
+	_, _, data, err := c.valueOf(r)
+	return "value", data, err
 }
 
 // conflict says what to do where somebody else was faster, or the key that is to be new is not.
