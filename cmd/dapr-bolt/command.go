@@ -35,17 +35,12 @@ func (c *cli) command(use, short string, run func(ctx context.Context, args []st
 	}
 }
 
-// family returns a command that has subcommands, and does nothing by itself.
-func (c *cli) family(use, short string) *cobra.Command {
+// family returns a command that has subcommands on what is in buckets of a kind, and does nothing by itself. all is as in
+// bucketFlags.
+func (c *cli) family(use, short string, kind sidecars.Kind, all string) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: subcommandArgs, RunE: needsSubcommand}
 	c.outputFlag(cmd, cmd.PersistentFlags())
-	return cmd
-}
-
-// eventFamily has subcommands on what is in buckets of events. all is as in bucketFlags.
-func (c *cli) eventFamily(use, short, all string) *cobra.Command {
-	cmd := c.family(use, short)
-	c.bucketFlags(cmd, sidecars.PubSub, all)
+	c.bucketFlags(cmd, kind, all)
 	return cmd
 }
 

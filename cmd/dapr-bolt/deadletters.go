@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -16,10 +15,11 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 )
 
 func (c *cli) deadLettersCommand() *cobra.Command {
-	cmd := c.eventFamily("dead-letters", "Look into the events that could not be delivered, send them again, or remove them", "list")
+	cmd := c.family("dead-letters", "Look into the events that could not be delivered, send them again, or remove them", sidecars.PubSub, "list")
 	cmd.Aliases = []string{"dead-letter"}
 	cmd.AddCommand(c.listCommand(), c.groupsCommand(), c.showCommand(), c.redriveCommand(), c.purgeCommand(), c.jobsCommand(), c.stopJobCommand())
 	return cmd
@@ -138,7 +138,7 @@ func (c *cli) listJSON(ctx context.Context, buckets []admin.Bucket, opts admin.L
 	separator := "["
 	_, _, err := c.eachPage(ctx, buckets, opts, func(letters []admin.DeadLetter) error {
 		for i := range letters {
-			if _, err := io.WriteString(c.out, separator+"\n"); err != nil {
+			if err := c.printf("%s\n", separator); err != nil {
 				return err
 			}
 			separator = ","
@@ -151,12 +151,7 @@ func (c *cli) listJSON(ctx context.Context, buckets []admin.Bucket, opts admin.L
 	if err != nil {
 		return err
 	}
-	end := "]\n"
-	if separator == "[" {
-		end = "[]\n"
-	}
-	_, err = io.WriteString(c.out, end)
-	return err
+	return c.printf("%s]\n", strings.TrimPrefix(separator, ","))
 }
 
 func (c *cli) showCommand() *cobra.Command {

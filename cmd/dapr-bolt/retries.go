@@ -7,11 +7,12 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
+	"github.com/dapr-bolt/dapr-bolt/internal/sidecars"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
 
 func (c *cli) retriesCommand() *cobra.Command {
-	cmd := c.eventFamily("retries", "Look into the events that wait for another delivery, and deliver or skip them now", "")
+	cmd := c.family("retries", "Look into the events that wait for another delivery, and deliver or skip them now", sidecars.PubSub, "")
 	cmd.AddCommand(c.retriesListCommand(),
 		c.retryCommand("now", "Deliver a waiting retry now", "is due now", admin.CallRetryNow),
 		c.retryCommand("skip", "Make a dead letter of a waiting retry, with the reason "+string(pubsub.ReasonSkipped), "is among the dead letters", admin.CallRetrySkip))

@@ -16,10 +16,9 @@ import (
 )
 
 func (c *cli) stateCommand() *cobra.Command {
-	cmd := c.family("state", "Look into the state of apps, query it, and change single keys")
+	cmd := c.family("state", "Look into the state of apps, query it, and change single keys", sidecars.State, "")
 	cmd.Long = `Look into the state of apps, query it, and change single keys. Dapr puts the app's id and || before the keys of an
 app: todo-api||order-1.`
-	c.bucketFlags(cmd, sidecars.State, "")
 	cmd.AddCommand(c.stateListCommand(), c.stateAppsCommand(), c.stateGetCommand(), c.stateSetCommand(), c.stateDeleteCommand(),
 		c.stateQueryCommand(), c.stateIndexesCommand(), c.stateIdempotencyCommand())
 	return cmd

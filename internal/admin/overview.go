@@ -179,12 +179,8 @@ func (s *Service) connected() []Sidecar {
 			bucket.Database = servers.Label(engine, cmp.Or(k.Property("prefix"), servers.DefaultPrefix), bucket.Database)
 		}
 		process := k.Process.String()
-		app := k.App()
-		if app == "" {
-			app = apps[process]
-		}
 		out[i] = Sidecar{
-			Kind: k.Kind, Component: k.Component, App: app, Bucket: bucket,
+			Kind: k.Kind, Component: k.Component, App: cmp.Or(k.App(), apps[process]), Bucket: bucket,
 			Process: process, PID: k.Process.PID, Since: k.Since, Connected: k.Connected, Streams: k.Streams,
 		}
 	}
