@@ -71,16 +71,14 @@ type byKey struct{}
 // line.
 func By(ctx context.Context, who string) context.Context { return context.WithValue(ctx, byKey{}, who) }
 
-// changed logs what somebody has changed in a bucket.
+// changed logs what somebody has changed, in a bucket unless that is the zero value.
 func (s *Service) changed(ctx context.Context, what string, in Bucket, attributes ...any) {
 	who, ok := ctx.Value(byKey{}).(string)
 	if !ok {
 		who = "the command line"
 	}
-	for name, of := range map[string]string{"database": in.Database, "bucket": in.Name} {
-		if of != "" {
-			attributes = append(attributes, name, of)
-		}
+	if in != (Bucket{}) {
+		attributes = append(attributes, "database", in.Database, "bucket", in.Name)
 	}
 	s.opts.Logger.Info(what, append(attributes, "by", who)...)
 }
@@ -202,7 +200,7 @@ func (s *Service) backup(ctx context.Context, request BackupRequest) (BackupResu
 	if err != nil {
 		return BackupResult{}, err
 	}
-	s.changed(ctx, "a database was backed up", Bucket{Database: request.Database}, "path", request.Path, "bytes", info.Size())
+	s.changed(ctx, "a database was backed up", Bucket{}, "database", request.Database, "path", request.Path, "bytes", info.Size())
 	return BackupResult{Database: request.Database, Path: request.Path, Size: info.Size()}, nil
 }
 

@@ -3,13 +3,14 @@ package console
 import (
 	"fmt"
 	"net/url"
+	"reflect"
 	"strconv"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
-// link is a path with a query: names of parameters and their values take turns, and those without a value are left out. A
+// link is a path with a query: names of parameters and their values take turns, and zero values are left out. A
 // bucket stands for its own two parameters; the default bucket of events goes without saying.
 func link(path string, parameters ...any) string {
 	query := url.Values{}
@@ -23,8 +24,8 @@ func link(path string, parameters ...any) string {
 		}
 		name := fmt.Sprint(parameters[i])
 		i++
-		if value := fmt.Sprint(parameters[i]); value != "" && value != "0" && value != "0s" {
-			query.Set(name, value)
+		if value := parameters[i]; !reflect.ValueOf(value).IsZero() {
+			query.Set(name, fmt.Sprint(value))
 		}
 	}
 	if len(query) == 0 {

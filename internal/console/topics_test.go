@@ -37,3 +37,12 @@ func TestEveryTopicIsFound(t *testing.T) {
 	require.Contains(t, next.body, last)
 	require.Equal(t, 1, strings.Count(next.body, `<th scope="row"`))
 }
+
+// A name is a name, whatever it looks like.
+func TestATopicNamedZeroIsReached(t *testing.T) {
+	e := newEnv(t)
+	require.NoError(t, e.broker.Publish(t.Context(), "0", []pubsub.Message{{Data: []byte("1")}}, pubsub.PublishOptions{})[0])
+	require.Contains(t, e.get("/topics").body, `href="/topic?topic=0"`)
+	require.Contains(t, e.get("/topic?topic=0").body, `href="/event?sequence=1&amp;topic=0"`)
+	require.Contains(t, e.get("/event?topic=0&sequence=1").body, `href="/topic?topic=0"`, "and back")
+}
