@@ -1,6 +1,6 @@
-// Package admin lets people look into a running process and mend things. A Service is what they can ask of it: the console's
-// pages call its methods, and the admin socket answers the command line with them, each a POST of a JSON object. Beside it
-// stand health and metrics over HTTP, and the Client of the admin socket.
+// Package admin lets people look into a running process and mend things. A Service is what they ask, and each Call one thing
+// that they can ask of it: the console's pages do, and the admin socket does for the command line, with a POST of a JSON object
+// for each. Beside it stand health and metrics over HTTP, and the Client of the admin socket.
 //
 // An answer reads a bounded number of records, whatever a topic or a bucket holds: lists come in pages, each of which says
 // where the next one begins, and numbers are kept and not counted. A page may be short, or empty, where a filter has passed
