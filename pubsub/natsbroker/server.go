@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,10 @@ const (
 	// codeIncompleteBatch: another leader has a part of the batch, and stores none of it.
 	codeIncompleteBatch jetstream.ErrorCode = 10176
 )
+
+// oldestServer is the first version that delivers all events. An older one takes a purge of one of a consumer's subjects for a purge
+// of all of them: the consumer passes over what it is owed of the others. The Makefile reads it here.
+const oldestServer = "2.14.7"
 
 // errConflict: a message expected another sequence than there was.
 var errConflict = errors.New("somebody else was faster")
@@ -221,12 +226,30 @@ func (b *Broker) ensureStream(ctx context.Context) (jetstream.Stream, error) {
 	return stream, nil
 }
 
-// checkConfig refuses a stream that lacks what the broker needs.
+// checkConfig refuses a stream that lacks what the broker needs, and one whose leader is too old.
 func checkConfig(have *jetstream.StreamConfig) error {
+	if err := checkVersion(have.Metadata["_nats.ver"]); err != nil {
+		return fmt.Errorf("stream %s: its leader is a %w", have.Name, err)
+	}
 	if have.AllowAtomicPublish && have.AllowMsgSchedules && have.AllowMsgTTL {
 		return nil
 	}
-	return fmt.Errorf("stream %s: it has no atomic batches, schedules or times to live: nats-server must be 2.12 or newer, and the stream one that dapr-bolt made", have.Name)
+	return fmt.Errorf("stream %s: it has no atomic batches, schedules or times to live: it must be one that dapr-bolt made", have.Name)
+}
+
+// checkVersion refuses a server that is older than oldestServer.
+func checkVersion(version string) error {
+	if slices.Compare(versionNumbers(version), versionNumbers(oldestServer)) >= 0 {
+		return nil
+	}
+	return fmt.Errorf("nats-server %s, of which events can be lost: all servers must be %s or newer", version, oldestServer)
+}
+
+// versionNumbers returns zeros for what is no version.
+func versionNumbers(version string) []int {
+	var major, minor, patch int
+	_, _ = fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch)
+	return []int{major, minor, patch}
 }
 
 // findStream finds the stream, or makes it. A stream that another process is just making has no leader for an instant, in
