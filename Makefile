@@ -80,6 +80,17 @@ test-conformance: notice-race $(STACK)
 	@$(if $(RACE),echo "== memory under a backlog",:)
 	$(if $(RACE),go -C conformance test -count=1 -v -timeout $(HANGS) ./performance -run '^TestBacklog$$',@:)
 
+# The version stands once, in the code that refuses older ones.
+NATS_OLDEST = v$(shell sed -n 's/^const oldestServer = "\(.*\)"/\1/p' pubsub/natsbroker/server.go)
+NATS_OLDEST_DIR = $(abspath $(CACHE))/nats-server-$(NATS_OLDEST)
+ON_OLDEST_NATS = DAPR_BOLT_NATS_SERVER=$(NATS_OLDEST_DIR)/nats-server go -C conformance test $(RACE) -count=1 -parallel 4 -timeout $(HANGS)
+
+.PHONY: test-oldest-nats
+test-oldest-nats: ## Run the tests of clusters on the oldest nats-server that is taken, and upgrade it to the pinned one
+	CGO_ENABLED=0 GOBIN=$(NATS_OLDEST_DIR) go install -ldflags "-s -w" github.com/nats-io/nats-server/v2@$(NATS_OLDEST)
+	$(ON_OLDEST_NATS) ./cluster
+	$(ON_OLDEST_NATS) ./suites -run '^TestPubSubOnNATS'
+
 .PHONY: backlog
 backlog: ## Measure memory, speed and disk under a backlog of 5 million events (some 10 minutes)
 	go -C conformance test -count=1 -v -timeout 60m ./performance -run '^TestBacklog$$' -events=5000000

@@ -62,8 +62,19 @@ func (c Checkout) EtcdServer(ctx context.Context, progress io.Writer) (string, e
 	return c.serverProgram(ctx, "etcd", etcdModule, progress)
 }
 
-// NATSServer returns the path of nats-server, built likewise.
+// NATSVariable names an installed nats-server to use in place of the pinned one.
+const NATSVariable = "DAPR_BOLT_NATS_SERVER"
+
+// NATSServer returns the path of nats-server: the one that NATSVariable names, or the pinned one.
 func (c Checkout) NATSServer(ctx context.Context, progress io.Writer) (string, error) {
+	if path := os.Getenv(NATSVariable); path != "" {
+		return path, nil
+	}
+	return c.PinnedNATSServer(ctx, progress)
+}
+
+// PinnedNATSServer returns the path of nats-server, built as etcd is.
+func (c Checkout) PinnedNATSServer(ctx context.Context, progress io.Writer) (string, error) {
 	return c.serverProgram(ctx, "nats-server", natsModule, progress)
 }
 
