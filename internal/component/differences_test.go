@@ -77,6 +77,7 @@ func eventDifferences() []difference {
 		{"`ordered`", "of any stream of the group", "from the group's first subscription on; another value is refused"},
 		{"`deadLetterExpired`", "of any stream of the group", "of the stream that has the event"},
 		{"`partitionKey`", "each key by itself", "keys share 8 partitions by hash: a retry holds up the keys of its partition"},
+		{"order without `ordered` or a `partitionKey`", "of the publishes, but for retries", "the same, but for what a stream had in flight when it ended: later events may come first"},
 		{"`maxAge`", "also retries that wait", "a retry that waits is buried when its wait ends"},
 		{"bulk publish", "any size", "at most 500 events in one call"},
 		{"`sequence`, dead letters' ids", "without gaps in a topic", "the stream's, with gaps"},
