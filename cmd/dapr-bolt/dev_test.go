@@ -157,7 +157,7 @@ func TestDevTakesComponentFilesAsTheyAre(t *testing.T) {
 	folder := filepath.Join(d.work, "resources")
 	require.NoError(t, os.Mkdir(folder, 0o755))
 	mine := filepath.Join(folder, "mine.yaml")
-	const text = "kind: Component\nmetadata: {name: orders}\nspec: {type: pubsub.bolt}\n---\nkind: Subscription\nmetadata: {name: s}\n"
+	const text = "kind: Component\nmetadata: {name: orders}\nspec: {type: pubsub.bolt}\n---\nkind: Subscription\nmetadata: {name: s}\nspec: {metadata: {ordered: 'true'}}\n"
 	require.NoError(t, os.WriteFile(mine, []byte(text), 0o644))
 	p := d.start(t, "--components", "resources")
 	p.says(t, "components in "+folder+": orders (pubsub.bolt)")
@@ -178,7 +178,7 @@ func TestDevTakesComponentFilesAsTheyAre(t *testing.T) {
 	require.NoError(t, os.WriteFile(mine, []byte("kind: ["), 0o644))
 	p = d.start(t, "--components", "resources")
 	require.Equal(t, exitFailure, p.exitCode(t))
-	require.Contains(t, p.stderr.String(), "component file "+mine+": yaml")
+	require.Contains(t, p.stderr.String(), "component files: "+mine+": yaml")
 }
 
 func TestDevUsesTheProcessThatIsThere(t *testing.T) {

@@ -101,19 +101,15 @@ func (c *cli) writeComponents(folder string) error {
 	return nil
 }
 
-// componentFile is one component, and the file that it stands in.
+// componentFile is one component, or another document, and the file that it stands in.
 type componentFile struct {
 	path     string
 	Kind     string
 	Metadata struct{ Name string }
 	Spec     struct {
-		Type     string
-		Metadata []struct {
-			Name         string
-			Value        yaml.Node
-			SecretKeyRef yaml.Node `yaml:"secretKeyRef"`
-			EnvRef       yaml.Node `yaml:"envRef"`
-		}
+		Type string
+		// Metadata is a list in a component, and a map in a subscription.
+		Metadata yaml.Node
 	}
 }
 
@@ -149,7 +145,7 @@ func readComponents(path string) (documents []componentFile, err error) {
 		case errors.Is(err, io.EOF):
 			return documents, nil
 		case err != nil:
-			return nil, fmt.Errorf("component file %s: %w", path, err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		documents = append(documents, document)
 	}

@@ -171,8 +171,17 @@ func (c *cli) place(flag, path string) (kind sidecars.Kind, p servers.Place, err
 		return "", p, fmt.Errorf("component file of --%s: %w", flag, err)
 	}
 	spec := documents[0].Spec
+	var metadata []struct {
+		Name         string
+		Value        yaml.Node
+		SecretKeyRef yaml.Node `yaml:"secretKeyRef"`
+		EnvRef       yaml.Node `yaml:"envRef"`
+	}
+	if err := spec.Metadata.Decode(&metadata); err != nil {
+		return "", p, fmt.Errorf("%s: %w", path, err)
+	}
 	properties := map[string]string{}
-	for _, item := range spec.Metadata {
+	for _, item := range metadata {
 		switch {
 		case !item.SecretKeyRef.IsZero() || !item.EnvRef.IsZero():
 			return "", p, fmt.Errorf("%s: metadata %s is a reference: allowed: the value itself, in a copy of the file that only you can read", path, item.Name)

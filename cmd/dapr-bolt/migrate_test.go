@@ -25,6 +25,10 @@ func TestMigrateRefusesComponentFiles(t *testing.T) {
 			head + "spec: {type: state.bolt, metadata: [{name: endpoints, value: [a, b]}]}\n",
 			"metadata endpoints: allowed: a single value",
 		},
+		"a map": {
+			head + "spec: {type: state.bolt, metadata: {bucket: orders}}\n",
+			"to.yaml: yaml: unmarshal errors",
+		},
 		"two components": {state + "---\n" + state, "more than one document"},
 		"another type":   {head + "spec: {type: state.redis}\n", `spec.type "state.redis": allowed: state.bolt, pubsub.bolt`},
 		"the other kind": {head + "spec: {type: pubsub.bolt}\n", "allowed: two of one type"},
