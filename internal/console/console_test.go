@@ -512,3 +512,13 @@ func TestToken(t *testing.T) {
 		require.ErrorContains(t, err, "16 to 512", bad)
 	}
 }
+
+// A list has room for the beginning of an error. The page of the dead letter has it all.
+func TestALongErrorIsShownInFull(t *testing.T) {
+	e := newEnv(t)
+	e.dies("orders", `1`, strings.Repeat("word ", 100)+"end")
+	require.Contains(t, e.get("/dead-letter?id=1").body, `word end</bdi></p>`)
+	for _, list := range []string{"/dead-letters", "/dead-letters?view=list"} {
+		require.NotContains(t, e.get(list).body, "word end</bdi>")
+	}
+}

@@ -22,7 +22,7 @@ var functions = template.FuncMap{
 	"plural":  plural,
 	"link":    link,
 	"span":    span,
-	"cause":   func(text string) string { return short(cause.Of(text)) },
+	"cause":   cause.Of,
 	"rate":    perSecond,
 }
 

@@ -5,18 +5,19 @@ import (
 	"net/url"
 	"reflect"
 	"strconv"
+	"strings"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 )
 
 // link is a path with a query: names of parameters and their values take turns, and zero values are left out. A
-// bucket stands for its own two parameters; the default bucket of events goes without saying.
+// bucket stands for its own two parameters; the default bucket of events goes without saying, but on pages of state.
 func link(path string, parameters ...any) string {
 	query := url.Values{}
 	for i := 0; i < len(parameters); i++ {
 		if b, ok := parameters[i].(admin.Bucket); ok {
-			if b != (admin.Bucket{}).WithDefaults() {
+			if strings.HasPrefix(path, "/state") || b != (admin.Bucket{}).WithDefaults() {
 				query.Set("database", b.Database)
 				query.Set("bucket", b.Name)
 			}

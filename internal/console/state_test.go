@@ -169,3 +169,12 @@ func TestATopicIsSeenThroughAndRemoved(t *testing.T) {
 	}, longTime, time.Millisecond)
 	require.Equal(t, http.StatusNotFound, e.get("/topic?topic=orders").StatusCode)
 }
+
+// A bucket of state may have the name of the default bucket of events.
+func TestStateInABucketNamedPubsub(t *testing.T) {
+	e := newEnv(t)
+	store, err := e.manager.StateStore(t.Context(), databases.DefaultDatabase, databases.DefaultPubSubBucket)
+	require.NoError(t, err)
+	require.NoError(t, store.Apply(t.Context(), statestore.Transaction{Writes: []statestore.Write{{Op: statestore.OpSet, Key: "tea", Value: []byte("1")}}}))
+	require.Contains(t, e.get("/state?bucket=pubsub").body, `href="/state/key?bucket=pubsub&amp;database=dapr&amp;key=tea"`)
+}
