@@ -24,8 +24,8 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
 
-// command returns a subcommand that calls run, which has c.client to ask the process. The use line names the arguments, by
-// which they are checked and completed: NAME must be there, [NAME] may be, and of [NAME...] any number.
+// command returns a subcommand that calls run, which has c.client to ask the process. The words in capitals of the use line are
+// the arguments, by which they are checked and completed: NAME must be there, [NAME] may be, and of [NAME...] any number.
 func (c *cli) command(use, short string, run func(ctx context.Context, args []string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: checkArgs, ValidArgsFunction: c.completeArgs(argNames(use)),
@@ -55,7 +55,7 @@ func (c *cli) withClient(fn func() error) error {
 	return err
 }
 
-// argNames are the arguments that a use line names.
+// argNames are the arguments that a use line names: its words in capitals, with their brackets.
 func argNames(use string) []string {
 	return slices.DeleteFunc(strings.Fields(use), func(word string) bool { return word != strings.ToUpper(word) })
 }

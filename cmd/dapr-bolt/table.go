@@ -80,7 +80,7 @@ func (c *cli) printPage(header string, rows [][]any, none, next string) error {
 // leastCut is what is left at least of a cell that is cut.
 const leastCut = 6
 
-// printTable aligns rows under their header, in which two spaces end a name. On a terminal it takes the width that there is:
+// printTable aligns rows under their titles, between which two spaces stand. On a terminal it takes the width that there is:
 // times are left out beside ages, then texts are cut, the longest first, and where that is not enough each row becomes lines of
 // its own.
 func (c *cli) printTable(titles string, values [][]any) error {
