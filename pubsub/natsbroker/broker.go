@@ -223,8 +223,11 @@ func (b *Broker) connect(ctx context.Context) (err error) {
 	if b.nc, err = nats.Connect(b.opts.URL, options...); err != nil {
 		return b.opts.explain(err)
 	}
-	if err := checkVersion(b.nc.ConnectedServerVersion()); err != nil {
-		return fmt.Errorf("this is %w", err)
+	// It says none when the connection has just been lost.
+	if version := b.nc.ConnectedServerVersion(); version != "" {
+		if err := checkVersion(version); err != nil {
+			return fmt.Errorf("this is %w", err)
+		}
 	}
 	if has := b.nc.MaxPayload(); has < b.opts.MinPayload {
 		return fmt.Errorf("the servers take messages of %d bytes, and events may have %d: set `max_payload: 8MB` in the configuration of nats-server", has, b.opts.MinPayload)

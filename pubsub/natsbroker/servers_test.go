@@ -2,6 +2,7 @@ package natsbroker
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"testing"
@@ -44,6 +45,12 @@ func TestServersThatAreTooOldAreRefused(t *testing.T) {
 	_, err := Open(t.Context(), Options{URL: serverOfVersion(t, "2.14.6"), Prefix: "p", Bucket: "b"})
 	require.ErrorContains(t, err, "nats-server 2.14.6")
 	require.ErrorContains(t, err, "2.14.7 or newer")
+
+	// The client library knows no version of a connection that was lost.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = Open(ctx, Options{URL: serverOfVersion(t, ""), Prefix: "p", Bucket: "b"})
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 // serverOfVersion returns the URL of what says that it is a server of a version, and no more.
