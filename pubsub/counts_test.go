@@ -86,6 +86,16 @@ func TestWhatHappensToEventsIsCounted(t *testing.T) {
 	want.Delivered, want.Redelivered, want.Failed, want.DeadLettered[pubsub.ReasonTooLarge] = 6, 2, 3, 1
 	counted(3, 1)
 
+	// Nor is one that was interrupted delivered for the first time when it comes again.
+	b.publish("t", message("interrupted"))
+	b.next(s)
+	s.Interrupt()
+	s = b.subscribe(opts)
+	b.expect(s, "interrupted")
+	want.Delivered, want.Redelivered, want.Acknowledged = 8, 3, 3
+	counted(4, 1)
+	require.Len(t, wait.all(), 4, "those of first deliveries alone")
+
 	// Nobody is there when one expires, and one grows too old.
 	s.Close()
 	expiring := message("four")
@@ -95,17 +105,17 @@ func TestWhatHappensToEventsIsCounted(t *testing.T) {
 	b.advance(time.Minute, 1)
 	s = b.subscribe(opts)
 	b.expect(s, "five")
-	want.Delivered, want.Acknowledged, want.Expired = 7, 3, 1
-	counted(5, 1)
+	want.Delivered, want.Acknowledged, want.Expired = 9, 4, 1
+	counted(6, 1)
 	s.Close()
 	require.NoError(t, b.broker.Publish(t.Context(), "t", []pubsub.Message{message("six")}, pubsub.PublishOptions{Limits: pubsub.TopicLimits{MaxAge: time.Hour}})[0])
 	b.advance(2*time.Hour, 1)
 	want.DeadLettered[pubsub.ReasonMaxAge] = 1
-	counted(6, 1)
+	counted(7, 1)
 
-	require.EqualValues(t, 6, totals.Published.Load())
-	require.EqualValues(t, 7, totals.Delivered.Load())
-	require.EqualValues(t, 3, totals.Acknowledged.Load())
+	require.EqualValues(t, 7, totals.Published.Load())
+	require.EqualValues(t, 9, totals.Delivered.Load())
+	require.EqualValues(t, 4, totals.Acknowledged.Load())
 	require.EqualValues(t, 3, totals.Failed.Load())
 
 	b.reopen()

@@ -134,6 +134,44 @@ func TestARetryInFlightIsCountedOnce(t *testing.T) {
 	counted(e.b, 1, 0, 1) // which cannot tell whether it was handed over
 }
 
+// An event over which a stream ends goes to another process at once, and to nobody before its time when that happens again. It
+// holds back what is behind it, is counted as delivered again, and becomes a dead letter as it does with a file.
+func TestAnInterruptedEvent(t *testing.T) {
+	t.Parallel()
+	e := oneServer(t)
+	opts := pubsub.SubscribeOptions{Topic: "t", Group: "g", Ordered: true, MaxDeliver: 3, BackOff: pubsub.BackOff{time.Hour}}
+	e.publish(e.a, "t", byID, message("1", "x"), message("2", "x"))
+	interrupt := func(b *natsbroker.Broker) (sequence uint64) {
+		s := e.subscribe(b, opts)
+		d := e.next(s)
+		require.Equal(t, "1", d.Event.ID)
+		require.Equal(t, 1, d.Count)
+		s.Interrupt()
+		return d.Event.Sequence
+	}
+	interrupt(e.a)
+	sequence := interrupt(e.b)
+	s := e.subscribe(e.b, opts)
+	require.Eventually(t, func() bool {
+		retries, _, err := e.b.Retries(t.Context(), "t", pubsub.RetryPlace{}, 1)
+		return err == nil && len(retries) == 1 && retries[0].History.Interruptions == 2 && !retries[0].InFlight
+	}, waitLong, waitStep)
+	require.Zero(t, s.InFlight())
+	s.Close()
+	require.NoError(t, e.a.RetryNow(t.Context(), "t", "g", sequence))
+	interrupt(e.a)
+	require.Equal(t, pubsub.ReasonInterrupted, e.deadLetters(e.a, 1)[0].Reason)
+	s = e.subscribe(e.a, opts)
+	d := e.next(s)
+	require.Equal(t, "2", d.Event.ID)
+	d.Ack()
+	for b, want := range map[*natsbroker.Broker][]uint64{e.a: {3, 1}, e.b: {1, 1}} {
+		stats, err := b.TopicStats(t.Context(), "t")
+		require.NoError(t, err)
+		require.Equal(t, want, []uint64{stats.Groups[0].Delivered, stats.Groups[0].Redelivered})
+	}
+}
+
 // A stream that an operator deletes is made anew, and all that subscribe, publish and clean up go on with it, whatever sequences
 // it had.
 func TestADeletedStreamIsMadeAnew(t *testing.T) {
