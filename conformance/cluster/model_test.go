@@ -27,9 +27,9 @@ const (
 
 // owedEvent is an event that a group has not ended yet, or a dead letter of it.
 type owedEvent struct {
-	id, key    string
-	deliveries int
-	inFlight   bool
+	id, key                   string
+	deliveries, interruptions int
+	inFlight                  bool
 }
 
 // owedGroup is what a group is promised: the events that it is owed, in order, the redriven ones behind the others.
@@ -130,6 +130,23 @@ func (m *clusterModel) move() {
 	m.open(g, 1-g.at)
 }
 
+// interrupt ends a group's stream over the event that was being handled, and has the group consume anywhere.
+func (m *clusterModel) interrupt() {
+	g := m.group()
+	g.stream.Interrupt()
+	if len(g.hand) > 0 {
+		e := g.find(g.hand[0])
+		e.inFlight = false
+		g.hand = g.hand[1:]
+		if e.interruptions++; e.interruptions == modelMaxDeliver {
+			g.forget(e)
+			g.dead = append(g.dead, e)
+		}
+	}
+	m.close(g)
+	m.open(g, rapid.IntRange(0, 1).Draw(m.t, "at"))
+}
+
 // restart is a process that ends and comes back.
 func (m *clusterModel) restart() {
 	at := rapid.IntRange(0, 1).Draw(m.t, "broker")
@@ -200,6 +217,7 @@ func (m *clusterModel) finish() {
 		g.dead = append(g.dead, e)
 	default:
 		d.Nack("refused")
+		e.interruptions = 0
 		if e.deliveries++; e.deliveries == modelMaxDeliver {
 			g.forget(e)
 			g.dead = append(g.dead, e)
@@ -286,7 +304,7 @@ func TestModel(t *testing.T) {
 		for at, g := range m.groups {
 			m.open(g, at)
 		}
-		actions := []func(){m.publish, m.publish, m.publish, m.take, m.take, m.take, m.finish, m.finish, m.finish, m.move, m.restart, m.takeAway}
+		actions := []func(){m.publish, m.publish, m.publish, m.take, m.take, m.take, m.finish, m.finish, m.finish, m.move, m.interrupt, m.restart, m.takeAway}
 		for range rapid.IntRange(10, 50).Draw(t, "steps") {
 			actions[rapid.IntRange(0, len(actions)-1).Draw(t, "action")]()
 		}
