@@ -98,15 +98,15 @@ type GroupCounter struct {
 	Timings Timings
 }
 
-// Delivered counts a delivery that Next returns, of an event that was redriven so often. again says that the event was
-// delivered before, though Count does not tell.
-func (c GroupCounter) Delivered(d *Delivery, redriven int, again bool, now time.Time) {
+// Delivered counts a delivery that Next returns, of an event with that history. again says that the event was delivered before,
+// though neither tells.
+func (c GroupCounter) Delivered(d *Delivery, h *History, again bool, now time.Time) {
 	c.GroupCounts.Delivered++
 	c.Totals.Delivered.Add(1)
 	switch {
-	case again || d.Count > 1:
+	case again || d.Count > 1 || h.Interruptions > 0:
 		c.Redelivered++
-	case redriven == 0:
+	case h.Redriven == 0:
 		observe(c.Timings.Wait, now.Sub(d.Event.AvailableAt()))
 	}
 }

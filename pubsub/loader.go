@@ -192,7 +192,6 @@ func (l *loader) fromRetries(retries []Retry) []*delivery {
 		read[i] = &delivery{
 			Delivery: Delivery{Event: r.Event, Count: r.History.Deliveries + 1}, group: l.group,
 			retry: &r.Key, history: r.History, agesAt: r.AgesAt, after: r.After, bytes: r.Event.size() + r.History.size(),
-			again: r.History.Interruptions > 0,
 		}
 		l.busy[r.Key] = struct{}{}
 	}

@@ -103,7 +103,7 @@ func (s *subscription) Next(ctx context.Context) (*Delivery, error) {
 			d := s.inFlight[at]
 			s.taken = d.Number
 			d.since = s.broker.clock.Now()
-			d.group.counts.Delivered(&d.Delivery, d.history.Redriven, d.again, d.since)
+			d.group.counts.Delivered(&d.Delivery, &d.history, d.again, d.since)
 			if at+1 < len(s.inFlight) {
 				signal(s.arrived)
 			}

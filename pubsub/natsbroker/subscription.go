@@ -123,9 +123,7 @@ func (s *subscription) Next(ctx context.Context) (*pubsub.Delivery, error) {
 				signal(s.arrived)
 			}
 			d.since = s.broker.clock.Now()
-			s.count(d, func(c pubsub.GroupCounter) {
-				c.Delivered(&d.Delivery, d.history.Redriven, d.history.Interruptions > 0, d.since)
-			})
+			s.count(d, func(c pubsub.GroupCounter) { c.Delivered(&d.Delivery, &d.history.History, false, d.since) })
 			s.mu.Unlock()
 			return &d.Delivery, nil
 		}
