@@ -92,7 +92,7 @@ func (c *cli) completeIDs(most int) cobra.CompletionFunc {
 		page, err := admin.CallDeadLetters.Ask(ctx, c.client, admin.ListOptions{Bucket: c.bucket, Limit: mostCompletions})
 		for _, d := range page.DeadLetters {
 			if id := strconv.FormatUint(d.ID, 10); !slices.Contains(args, id) {
-				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, c.cells([]any{cause.Of(d.LastError)})[0].text))
+				offers = append(offers, fmt.Sprintf("%s\t%s, %s: %s", id, d.Topic, d.Group, c.cell(cause.Of(d.LastError)).text))
 			}
 		}
 		return offers, err

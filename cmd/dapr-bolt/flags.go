@@ -161,11 +161,11 @@ var (
 // upTo takes a whole number of 1 or more.
 func upTo(most int) func(string) (int, error) {
 	return func(text string) (int, error) {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > most {
+		n, err := strconv.ParseUint(text, 10, 31)
+		if err != nil || n < 1 || int(n) > most {
 			return 0, fmt.Errorf("allowed: 1 to %d", most)
 		}
-		return n, nil
+		return int(n), nil
 	}
 }
 

@@ -24,31 +24,28 @@ type cell struct {
 // size is a number of bytes in a table.
 type size int64
 
-// cells are what values look like in a table: text from outside in one line, without what a terminal would obey, and of a time
+// cell is what a value looks like in a table: text from outside in one line, without what a terminal would obey, and of a time
 // how long ago it was and, where there is room, the time.
-func (c *cli) cells(values []any) []cell {
-	row := make([]cell, len(values))
-	for i := range values {
-		switch v := values[i].(type) {
-		case string:
-			row[i] = cell{text: cmp.Or(strings.Join(strings.Fields(harmless(v)), " "), "-"), cut: true}
-		case cell:
-			row[i] = v
-		case size:
-			row[i] = cell{text: admin.ByteSize(v)}
-		case *time.Time:
-			if row[i] = (cell{text: "-"}); v != nil {
-				row[i] = c.cells([]any{*v})[0]
-			}
-		case time.Time:
-			if row[i] = (cell{text: "-"}); !v.IsZero() {
-				row[i] = cell{text: c.when(v), short: age(v, c.clock.Now())}
-			}
-		default:
-			row[i] = cell{text: fmt.Sprint(v)}
+func (c *cli) cell(value any) cell {
+	switch v := value.(type) {
+	case string:
+		return cell{text: cmp.Or(strings.Join(strings.Fields(harmless(v)), " "), "-"), cut: true}
+	case cell:
+		return v
+	case size:
+		return cell{text: admin.ByteSize(v)}
+	case *time.Time:
+		if v == nil {
+			return cell{text: "-"}
 		}
+		return c.cell(*v)
+	case time.Time:
+		if v.IsZero() {
+			return cell{text: "-"}
+		}
+		return cell{text: c.when(v), short: age(v, c.clock.Now())}
 	}
-	return row
+	return cell{text: fmt.Sprint(value)}
 }
 
 // list prints items as a table, as printPage does.
@@ -87,7 +84,9 @@ func (c *cli) printTable(titles string, values [][]any) error {
 	header, limit := strings.Split(titles, "  "), c.width()
 	rows := make([][]cell, len(values))
 	for i := range values {
-		rows[i] = c.cells(values[i])
+		for _, value := range values[i] {
+			rows[i] = append(rows[i], c.cell(value))
+		}
 	}
 	widths, total := tableWidths(header, rows)
 	if limit > 0 && total > limit {
