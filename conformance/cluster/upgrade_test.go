@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"testing"
@@ -102,8 +103,11 @@ func TestServersAreUpgraded(t *testing.T) {
 	publishing.Wait()
 
 	require.Eventually(t, func() bool { return e.stored("live") == 0 }, waitLong, waitStep, "what was delivered is not removed")
-	require.Len(t, delivered, published)
-	for id, n := range delivered {
+	mu.Lock()
+	times := maps.Clone(delivered)
+	mu.Unlock()
+	require.Len(t, times, published)
+	for id, n := range times {
 		require.Equal(t, 1, n, "event %s", id)
 	}
 	require.NoError(t, e.b.RetryNow(t.Context(), "retried", "g", waits.Event.Sequence))
