@@ -6,7 +6,7 @@ import (
 )
 
 // Delivery is one event in flight: handed to an app instance that has not answered yet. Its first Ack or Nack counts;
-// what comes after the delivery has ended changes nothing.
+// what comes after the delivery has ended changes nothing, but for an Ack after its ackWait: see Subscription.
 type Delivery struct {
 	Event Event
 	// Count says which delivery of the event to its group this is, from 1.
@@ -74,18 +74,10 @@ func (d *delivery) Context() context.Context {
 }
 
 // Ack implements Acknowledger.
-func (d *delivery) Ack() {
-	d.group.broker.mu.Lock()
-	defer d.group.broker.mu.Unlock()
-	d.finish(Settlement{Outcome: Acked})
-}
+func (d *delivery) Ack() { d.stream.Ack(d.Number) }
 
 // Nack implements Acknowledger.
-func (d *delivery) Nack(reason string) {
-	d.group.broker.mu.Lock()
-	defer d.group.broker.mu.Unlock()
-	d.finish(d.failed(reason))
-}
+func (d *delivery) Nack(reason string) { d.stream.Nack(d.Number, reason) }
 
 // Bury implements Acknowledger.
 func (d *delivery) Bury(reason Reason, text string) {
@@ -99,15 +91,13 @@ func (d *delivery) failed(reason string) Settlement {
 }
 
 // finish ends the delivery, unless it has ended, and lets others go out. It is called with the broker's lock held.
-func (d *delivery) finish(end Settlement) bool {
+func (d *delivery) finish(end Settlement) {
 	if d.ended {
-		d.stream.answered()
-		return false
+		return
 	}
 	d.group.counts.Answered(end.Outcome, d.since, d.group.broker.clock.Now())
 	d.stream.remove(d)
 	d.group.finish(d, end)
 	d.stream.slotFreed()
 	d.group.deliver()
-	return true
 }

@@ -59,6 +59,11 @@ type group struct {
 	nextRetry             time.Time
 	freed                 []string
 
+	// late has the events whose ackWait ran out and that are to be delivered again: true, the app has acknowledged them since.
+	// acked are the retries of those that were, whose time is to be over.
+	late  map[uint64]bool
+	acked []RetryKey
+
 	// held is what the group takes of the budget: all that was read and not settled yet.
 	held int
 }
@@ -82,6 +87,7 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		policy:       policy,
 		done:         make(chan struct{}),
 		partitions:   partitions{},
+		late:         map[uint64]bool{},
 		state:        groupOpening,
 		end:          endUnknown,
 		moreRedriven: true,
@@ -285,7 +291,7 @@ func (g *group) next() *delivery {
 		g.partitions.takeOff(d)
 		// Those that grow too old in the log are the engine's to bury: see Engine.BuryAged.
 		end, ends := EndUndelivered(&d.Event, d.history, d.agesAt, g.keepExpired, g.broker.clock)
-		if !ends {
+		if !ends && !g.ackedLate(d) {
 			return d
 		}
 		g.finish(d, end)
@@ -364,8 +370,34 @@ func (g *group) putBack(d *delivery) {
 	g.returned = slices.Insert(g.returned, at, again)
 }
 
+// expectLate keeps an event in mind whose ackWait ran out, and returns the retry that it becomes by that end.
+func (g *group) expectLate(d *delivery, end Settlement) RetryKey {
+	g.late[d.Event.Sequence] = g.ackedLate(d)
+	return RetryKey{Order: end.Due.UnixNano(), Sequence: d.Event.Sequence}
+}
+
+// ackLate takes an acknowledgement for an event whose ackWait ran out. It reports false if the event has ended.
+func (g *group) ackLate(retry RetryKey) bool {
+	if _, expected := g.late[retry.Sequence]; !expected {
+		return false
+	}
+	g.late[retry.Sequence] = true
+	g.acked = append(g.acked, retry)
+	g.loader.wakeUp()
+	return true
+}
+
+// ackedLate reports whether an event was acknowledged after the ackWait of an earlier delivery.
+func (g *group) ackedLate(d *delivery) bool { return d.isRetrying() && g.late[d.Event.Sequence] }
+
 // finish records what became of an event that was in flight.
 func (g *group) finish(d *delivery, s Settlement) {
+	if g.ackedLate(d) {
+		s = Settlement{Outcome: Acked}
+	}
+	if s.Outcome != Retried {
+		delete(g.late, d.Event.Sequence)
+	}
 	s.Sequence, s.Retry, s.partitionKey = d.Event.Sequence, d.retry, d.Event.PartitionKey
 	g.inFlight--
 	g.loader.stalled = false
@@ -421,6 +453,8 @@ func (g *group) toLoad(most int, now time.Time) source {
 	switch {
 	case !g.canDeliver():
 		return nothing
+	case len(g.acked) > 0:
+		return ackedRetries
 	case len(g.retries) < most && g.isDue(g.nextRetry, now):
 		return dueRetries
 	case g.ordered && g.retrying > 0:

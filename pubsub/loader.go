@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -69,6 +70,7 @@ type source int
 
 const (
 	nothing source = iota
+	ackedRetries
 	dueRetries
 	freedKeys
 	redrivenEvents
@@ -143,6 +145,8 @@ func (l *loader) read(all, one source, mayExceed bool) (loaded bool, err error) 
 		}
 	}
 	switch from {
+	case ackedRetries:
+		err = l.endAcked(r)
 	case dueRetries:
 		err = l.readRetries(r)
 	case redrivenEvents:
@@ -196,6 +200,33 @@ func (l *loader) fromRetries(retries []Retry) []*delivery {
 		l.busy[r.Key] = struct{}{}
 	}
 	return read
+}
+
+// endAcked lets a retry end now that was acknowledged late: it is read as one that is due. One that was read already, or is not
+// written down yet, ends when its turn comes.
+func (l *loader) endAcked(r room) error {
+	g := l.group
+	b := g.broker
+	b.mu.Lock()
+	g.hold(nil, r)
+	l.forgetIdle()
+	key := g.acked[0]
+	g.acked = g.acked[1:]
+	b.mu.Unlock()
+	if l.isBusy(key) {
+		return nil
+	}
+	now := b.clock.Now()
+	if err := b.engine.MoveRetry(g.ctx, g.topic, g.group, key, now); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			err = nil
+		}
+		return err
+	}
+	b.mu.Lock()
+	g.nextRetry = now
+	b.mu.Unlock()
+	return nil
 }
 
 func (l *loader) readRetries(r room) error {

@@ -36,7 +36,9 @@ type Subscription interface {
 	// Next waits for the next event. It returns ErrClosed once the subscription is closed. Every delivery must be ended by
 	// Ack or Nack, or it ends by itself after AckWait or Close.
 	Next(ctx context.Context) (*Delivery, error)
-	// Ack acknowledges the delivery of that number. It reports false if Next has not returned it, or it has ended.
+	// Ack acknowledges the delivery of that number. It reports false if Next has not returned it, or it has ended. One that
+	// ended by AckWait can still be acknowledged while its event is to be delivered again, or is: that ends the event, unless
+	// it becomes a dead letter by another delivery's answer first. It is known for the last MaxAckPending of such deliveries.
 	Ack(number uint64) bool
 	// Nack fails the delivery of that number for the given reason. It reports false if Next has not returned it, or it has
 	// ended.

@@ -76,6 +76,15 @@ type subscription struct {
 	paused, closed bool
 	// silent: the time of an event ran out, and the app has not answered anything since then.
 	silent bool
+	// late are the last deliveries whose time ran out.
+	late []lateDelivery
+}
+
+// lateDelivery is one whose time ran out, after which its event became that retry of the group.
+type lateDelivery struct {
+	number uint64
+	group  *group
+	retry  RetryKey
 }
 
 func newSubscription(b *Broker, opts SubscribeOptions) *subscription {
@@ -122,24 +131,16 @@ func (s *subscription) Next(ctx context.Context) (*Delivery, error) {
 
 // Ack implements Subscription.
 func (s *subscription) Ack(number uint64) bool {
-	return s.answer(number, func(*delivery) Settlement { return Settlement{Outcome: Acked} })
+	s.broker.mu.Lock()
+	defer s.broker.mu.Unlock()
+	return s.answer(number, func(*delivery) Settlement { return Settlement{Outcome: Acked} }) || s.ackLate(number)
 }
 
 // Nack implements Subscription.
 func (s *subscription) Nack(number uint64, reason string) bool {
-	return s.answer(number, func(d *delivery) Settlement { return d.failed(reason) })
-}
-
-func (s *subscription) answer(number uint64, end func(*delivery) Settlement) bool {
 	s.broker.mu.Lock()
 	defer s.broker.mu.Unlock()
-	s.answered()
-	at, found := s.find(number)
-	if !found || number > s.taken {
-		return false
-	}
-	d := s.inFlight[at]
-	return d.finish(end(d))
+	return s.answer(number, func(d *delivery) Settlement { return d.failed(reason) })
 }
 
 // Pause implements Subscription.
@@ -180,7 +181,7 @@ func (s *subscription) end(interrupted bool) {
 	if s.closed {
 		return
 	}
-	s.closed = true
+	s.closed, s.late = true, nil
 	close(s.ended)
 	s.acks.Stop()
 	for first := true; len(s.inFlight) > 0; first = false {
@@ -201,6 +202,28 @@ func (s *subscription) consumes(topic string) bool {
 }
 
 // All functions from here are called with the broker's lock held.
+
+// answer ends a delivery that the app has answered, and reports whether it was out.
+func (s *subscription) answer(number uint64, end func(*delivery) Settlement) bool {
+	s.answered()
+	at, found := s.find(number)
+	if !found || number > s.taken {
+		return false
+	}
+	d := s.inFlight[at]
+	d.finish(end(d))
+	return true
+}
+
+func (s *subscription) ackLate(number uint64) bool {
+	at := slices.IndexFunc(s.late, func(l lateDelivery) bool { return l.number == number })
+	if at < 0 {
+		return false
+	}
+	l := s.late[at]
+	s.late = slices.Delete(s.late, at, at+1)
+	return l.group.ackLate(l.retry)
+}
 
 // find returns where the delivery of that number is in flight, or would be.
 func (s *subscription) find(number uint64) (at int, found bool) {
@@ -305,5 +328,12 @@ func (s *subscription) checkAckWait() {
 	for _, g := range s.groups {
 		g.deliver()
 	}
-	late.finish(late.failed(s.opts.LateText()))
+	end := late.failed(s.opts.LateText())
+	if end.Outcome == Retried {
+		if len(s.late) >= s.opts.MaxAckPending {
+			s.late = slices.Delete(s.late, 0, 1)
+		}
+		s.late = append(s.late, lateDelivery{late.Number, late.group, late.group.expectLate(late, end)})
+	}
+	late.finish(end)
 }

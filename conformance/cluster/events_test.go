@@ -118,6 +118,7 @@ func TestEventsOnNATS(t *testing.T) {
 		"remove and open": testRemovedUnderneath,
 		"trim":            testTrim,
 		"ack wait":        testAckWait,
+		"ack after it":    testAckAfterAckWait,
 		"pause":           testPause,
 		"groups":          testGroups,
 		"processes share": testProcessesShare,
@@ -417,7 +418,7 @@ func testAckWait(e *events) {
 	e.publish(e.a, "t", byID, message("slow", "x"))
 	d := e.next(s)
 	<-d.Context().Done()
-	require.False(e.t, s.Ack(d.Number))
+	require.False(e.t, s.Nack(d.Number, "too late"))
 	for count := 2; ; count++ {
 		again := e.next(s)
 		require.Equal(e.t, count, again.Count)
@@ -425,6 +426,36 @@ func testAckWait(e *events) {
 			break // in time, which a busy machine may not be at once
 		}
 	}
+}
+
+// Whoever has the event by then, or nobody: it was handled.
+func testAckAfterAckWait(e *events) {
+	late := func(id string, backOff time.Duration) (s pubsub.Subscription, number uint64) {
+		s = e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", AckWait: 300 * time.Millisecond, BackOff: pubsub.BackOff{backOff}})
+		e.publish(e.a, "t", byID, message(id, "x"))
+		return s, e.next(s).Number
+	}
+	acknowledged := func(s pubsub.Subscription, number uint64) {
+		require.Eventually(e.t, func() bool { return s.Ack(number) }, waitLong, 20*time.Millisecond, "once it is written down that it is late")
+		require.Eventually(e.t, func() bool { return e.stored("t") == 0 }, waitLong, 20*time.Millisecond)
+		require.False(e.t, s.Ack(number))
+		s.Close()
+	}
+	waits, number := late("waits", time.Hour)
+	acknowledged(waits, number)
+
+	goesOn, number := late("goes on", 0)
+	goesOn.Pause()
+	other := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
+	again := e.next(other)
+	require.Equal(e.t, "goes on", again.Event.ID)
+	acknowledged(goesOn, number)
+	again.Nack("no")
+	e.publish(e.a, "t", byID, message("next", "x"))
+	require.Equal(e.t, "next", e.next(other).Event.ID)
+	retries, _, err := e.a.Retries(e.t.Context(), "t", pubsub.RetryPlace{}, 10)
+	require.NoError(e.t, err)
+	require.Empty(e.t, retries)
 }
 
 func testPause(e *events) {

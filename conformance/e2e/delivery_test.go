@@ -72,6 +72,29 @@ func TestAFailingHandlerGetsTheEventAgain(t *testing.T) {
 	fmt.Printf("dead letter: %d deliveries of %s to %s, last error: %s\n", letter.Deliveries, letter.Event.ID, letter.Group, letter.LastError)
 }
 
+// A handler that is slower than ackWait, and succeeds, has handled its event.
+func TestASuccessAfterAckWaitCounts(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	free := make(chan struct{})
+	a := e.app(func(d delivery) (int, string) {
+		if d.ID == "slow" {
+			<-free
+		}
+		return http.StatusOK, ""
+	}, subscribe("orders"))
+	d := e.sidecar("shop", "shop", a, "ackWait", "1s", "backOff", "1h", "ordered", "true")
+	e.ready(d)
+	e.publish(d, "orders", "slow")
+	e.publish(d, "orders", "behind")
+	e.eventually(func(c *assert.CollectT) {
+		require.EqualValues(c, 1, e.group("orders", "shop").Retrying)
+	})
+	close(free)
+	e.settled()
+	require.Equal(t, []string{"slow", "behind"}, a.ids())
+}
+
 func number(text string) uint64 {
 	n, _ := strconv.ParseUint(text, 10, 64)
 	return n

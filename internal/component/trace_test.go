@@ -169,7 +169,7 @@ func TestSpansOfDeliveriesThatFail(t *testing.T) {
 	span = delivered()
 	require.Equal(t, "unanswered", attributeOf(span, "error.type"))
 	require.Equal(t, "2", attributeOf(span, attributeDeliveryCount))
-	s.ack(late.GetId())
+	s.nack(late.GetId(), "too late")
 
 	s.next()
 	s.cancel()

@@ -29,8 +29,10 @@ type delivery struct {
 	heard time.Time
 
 	// The stream's lock guards the rest. since is when Next returned the delivery; ctx is nil until somebody asks for it.
-	since  time.Time
-	ended  bool
+	since time.Time
+	ended bool
+	// late: its ackWait ran out, and its event is to be delivered again.
+	late   bool
 	ctx    context.Context
 	cancel context.CancelFunc
 }
@@ -49,27 +51,22 @@ func (d *delivery) Context() context.Context {
 }
 
 // Ack implements pubsub.Acknowledger.
-func (d *delivery) Ack() { d.finish(pubsub.Settlement{Outcome: pubsub.Acked}) }
+func (d *delivery) Ack() { d.stream.Ack(d.Number) }
 
 // Nack implements pubsub.Acknowledger.
-func (d *delivery) Nack(reason string) { d.finish(d.failed(reason)) }
+func (d *delivery) Nack(reason string) { d.stream.Nack(d.Number, reason) }
 
 // Bury implements pubsub.Acknowledger.
 func (d *delivery) Bury(reason pubsub.Reason, text string) {
-	d.finish(pubsub.Buried(d.history.History, reason, text, d.broker.clock.Now()))
+	d.stream.mu.Lock()
+	defer d.stream.mu.Unlock()
+	if !d.ended {
+		d.stream.answer(d, pubsub.Buried(d.history.History, reason, text, d.broker.clock.Now()))
+	}
 }
 
 func (d *delivery) failed(reason string) pubsub.Settlement {
 	return d.stream.opts.Failed(d.history.History, reason, d.broker.clock.Now())
-}
-
-func (d *delivery) finish(end pubsub.Settlement) {
-	d.stream.mu.Lock()
-	defer d.stream.mu.Unlock()
-	d.stream.answered()
-	if !d.ended {
-		d.stream.answer(d, end)
-	}
 }
 
 // bytes is what the delivery takes of the budget.
@@ -140,7 +137,7 @@ func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
 		b.mu.Unlock()
 		if d.stream != nil {
 			d.stream.mu.Lock()
-			d.stream.settled()
+			d.stream.settled(d)
 			d.stream.mu.Unlock()
 		}
 	}
@@ -149,6 +146,21 @@ func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
 		return
 	}
 	b.consuming.Go(settle)
+}
+
+// settleLate ends an event that was acknowledged after its ackWait. The server takes that whoever has it by now, and what that
+// one says changes nothing then.
+func (b *Broker) settleLate(d *delivery) {
+	b.consuming.Go(func() {
+		ctx, cancel := context.WithTimeout(b.ctx, max(b.opts.Timeout, serverAckWait))
+		defer cancel()
+		err := b.confirm(ctx, d, ackText)
+		if err == nil {
+			err = b.purge(ctx, d.historySubject(), 0)
+		}
+		b.logFailure("an acknowledgement after ackWait could not be written down; the event is delivered again", err,
+			"topic", d.consumer.topic, "group", d.consumer.group, "sequence", d.Event.Sequence)
+	})
 }
 
 const ackText = "+ACK"

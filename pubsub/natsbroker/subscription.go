@@ -36,6 +36,8 @@ type subscription struct {
 	paused, closed bool
 	// silent: the time of an event ran out, and the app has not answered anything since then.
 	silent bool
+	// late are the last deliveries whose time ran out and whose events are to be delivered again, without the data.
+	late []*delivery
 }
 
 // Subscribe implements pubsub.Service.
@@ -139,25 +141,16 @@ func (s *subscription) Next(ctx context.Context) (*pubsub.Delivery, error) {
 
 // Ack implements pubsub.Subscription.
 func (s *subscription) Ack(number uint64) bool {
-	return s.answerNumber(number, func(*delivery) pubsub.Settlement { return pubsub.Settlement{Outcome: pubsub.Acked} })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.answerNumber(number, func(*delivery) pubsub.Settlement { return pubsub.Settlement{Outcome: pubsub.Acked} }) || s.ackLate(number)
 }
 
 // Nack implements pubsub.Subscription.
 func (s *subscription) Nack(number uint64, reason string) bool {
-	return s.answerNumber(number, func(d *delivery) pubsub.Settlement { return d.failed(reason) })
-}
-
-func (s *subscription) answerNumber(number uint64, end func(*delivery) pubsub.Settlement) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.answered()
-	at, found := s.find(number)
-	if !found || number > s.taken {
-		return false
-	}
-	d := s.inFlight[at]
-	s.answer(d, end(d))
-	return true
+	return s.answerNumber(number, func(d *delivery) pubsub.Settlement { return d.failed(reason) })
 }
 
 // Pause implements pubsub.Subscription.
@@ -201,7 +194,7 @@ func (s *subscription) end(interrupted bool) {
 	if s.closed {
 		return
 	}
-	s.closed = true
+	s.closed, s.late = true, nil
 	s.cancel()
 	s.acks.Stop()
 	for first := true; len(s.inFlight) > 0; first = false {
@@ -299,6 +292,28 @@ func (s *subscription) add(d *delivery) {
 	signal(s.arrived)
 }
 
+// answerNumber ends a delivery that the app has answered, and reports whether it was out.
+func (s *subscription) answerNumber(number uint64, end func(*delivery) pubsub.Settlement) bool {
+	s.answered()
+	at, found := s.find(number)
+	if !found || number > s.taken {
+		return false
+	}
+	d := s.inFlight[at]
+	s.answer(d, end(d))
+	return true
+}
+
+func (s *subscription) ackLate(number uint64) bool {
+	at := slices.IndexFunc(s.late, func(d *delivery) bool { return d.Number == number })
+	if at < 0 {
+		return false
+	}
+	s.broker.settleLate(s.late[at])
+	s.late = slices.Delete(s.late, at, at+1)
+	return true
+}
+
 // answer ends a delivery that the app, or its ackWait, has ended.
 func (s *subscription) answer(d *delivery, end pubsub.Settlement) {
 	s.count(d, func(c pubsub.GroupCounter) { c.Answered(end.Outcome, d.since, s.broker.clock.Now()) })
@@ -354,9 +369,17 @@ func (s *subscription) remove(d *delivery) {
 }
 
 // settled follows a delivery that the server knows the end of.
-func (s *subscription) settled() {
+func (s *subscription) settled(d *delivery) {
 	s.settling--
 	s.roomChanged()
+	if d.late && !s.closed {
+		if len(s.late) >= s.opts.MaxAckPending {
+			s.late = slices.Delete(s.late, 0, 1)
+		}
+		late := &delivery{broker: d.broker, consumer: d.consumer, reply: d.reply}
+		late.Number, late.Event.Sequence = d.Number, d.Event.Sequence
+		s.late = append(s.late, late)
+	}
 }
 
 // answered follows any answer of the app, also one that comes too late.
@@ -376,12 +399,14 @@ func (s *subscription) checkAckWait() {
 	}
 	// An app that hangs is not to keep what others could handle, one ackWait after the other.
 	s.silent = true
-	late := s.inFlight[0]
+	oldest := s.inFlight[0]
 	for len(s.inFlight) > 1 {
 		s.putBack(s.inFlight[len(s.inFlight)-1])
 	}
 	s.giveBackWaiting()
-	s.answer(late, late.failed(s.opts.LateText()))
+	end := oldest.failed(s.opts.LateText())
+	oldest.late = end.Outcome == pubsub.Retried
+	s.answer(oldest, end)
 }
 
 // signal wakes whoever listens on a channel of capacity one.
