@@ -12,6 +12,7 @@ var (
 		`|retriable error returned from app while processing pub/sub event .*?, topic: .*?, body: ` +
 		`|error returned from app while processing (bulk )?pub/sub event( \S*)?: ` +
 		`|error (returned )?from app channel while sending pub/sub event to app: )`)
+	grpcStatus    = regexp.MustCompile(`(?s)^rpc error: code = (\w+) desc = (.+)$`)
 	statusCode    = regexp.MustCompile(`(?s)^(.*?)\s*\. status code returned: (\d+)$`)
 	unknownStatus = regexp.MustCompile(`^unknown status returned from app while processing (?:pub/sub event .*, status: (.*), err: .*|bulk subscribe event \S*: (.*))$`)
 	retryStatus   = regexp.MustCompile(`^RETRY (status returned from app while processing pub/sub event|required while processing bulk subscribe event for entry id:) .*$`)
@@ -40,6 +41,9 @@ func Of(text string) string {
 	}
 	if m := bulkStatusCode.FindStringSubmatch(text); m != nil {
 		return "status " + m[1]
+	}
+	if m := grpcStatus.FindStringSubmatch(text); m != nil {
+		return m[2] + " (" + m[1] + ")"
 	}
 	if m := statusCode.FindStringSubmatch(text); m != nil {
 		if m[1] == "" {

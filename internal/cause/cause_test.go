@@ -11,7 +11,7 @@ func TestOf(t *testing.T) {
 		"retriable error occurred: retriable error returned from app while processing pub/sub event e.1, topic: orders, body: no slot left. status code returned: 500":        "no slot left (status 500)",
 		"error returned from app channel while sending pub/sub event to app: retriable error occurred: dial tcp 127.0.0.1:8000: connect: connection refused":                  "dial tcp 127.0.0.1:8000: connect: connection refused",
 		"retriable error occurred: retriable error returned from app while processing pub/sub event e, topic: t, body: . status code returned: 503":                           "status 503",
-		"error returned from app while processing pub/sub event e: retriable error occurred: rpc error: code = Unknown desc = no slot":                                        "rpc error: code = Unknown desc = no slot",
+		"error returned from app while processing pub/sub event e: retriable error occurred: rpc error: code = Unknown desc = no slot":                                        "no slot (Unknown)",
 		"unknown status returned from app while processing pub/sub event e, status: success, err: retriable error occurred":                                                   "unknown status success: Dapr knows SUCCESS, RETRY and DROP",
 		"RETRY status returned from app while processing pub/sub event e: retriable error occurred":                                                                           "RETRY status",
 		"retriable error occurred: retriable error returned from app while processing pub/sub event order: 7, topic: a.b, body: full: try later\n. status code returned: 500": "full: try later (status 500)",
