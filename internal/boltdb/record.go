@@ -1,6 +1,7 @@
 package boltdb
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -70,7 +71,8 @@ func (b *Bucket) inRecord() uint64 {
 
 var errRecord = errors.New("a record of the log makes no sense")
 
-// replay does in tx what a record's payload says. Part of it may be in the file already.
+// replay does in tx what a record's payload says. Part of it may be in the file already, of which it reads nothing: that of a
+// large file is not in memory after a crash, and comes there a page at a time.
 func replay(tx *Tx, payload []byte) error {
 	r := &replayer{left: payload, buckets: map[uint64]*Bucket{0: &tx.top}}
 	for len(r.left) > 0 {
@@ -138,11 +140,11 @@ func (r *replayer) step() error {
 	case opPut:
 		k, v := r.bytes(), r.bytes()
 		if r.err == nil {
-			r.err = b.Put(k, v)
+			b.put(k, v)
 		}
 	case opDelete:
 		if k := r.bytes(); r.err == nil {
-			r.err = b.Delete(k)
+			b.set(changeDelete, bytes.Clone(k), nil)
 		}
 	case opSequence:
 		if v := r.number(); r.err == nil {

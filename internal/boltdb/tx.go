@@ -259,9 +259,13 @@ func (b *Bucket) Put(key, value []byte) error {
 	b.tx.rec.op(opPut, b.inRecord())
 	b.tx.rec.bytes(key)
 	b.tx.rec.bytes(value)
+	b.put(key, value)
+	return nil
+}
+
+func (b *Bucket) put(key, value []byte) {
 	kept := append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
 	b.set(changePut, kept[:len(key):len(key)], kept[len(key):])
-	return nil
 }
 
 // Delete removes a key, if it is there.
