@@ -31,8 +31,8 @@ run-cluster: $(STACK) ## Run it in two "Pods" over three etcd and three nats-ser
 	@$(STACK) run-cluster
 
 .PHONY: demo
-demo: $(STACK) ## Play the story of the todo app against real sidecars and check every step
-	@$(STACK) demo
+demo: ## Play the story of the todo app against real sidecars and check every step
+	go -C conformance test ./e2e -count=1 -v -run '^TestStory$$'
 
 .PHONY: test
 test: notice-installs lint test-unit test-allocs test-model test-conformance ## Run everything: lint, unit tests, official suites, end to end
@@ -90,6 +90,7 @@ test-oldest-nats: ## Run the tests of clusters on the oldest nats-server that is
 	CGO_ENABLED=0 GOBIN=$(NATS_OLDEST_DIR) go install -ldflags "-s -w" github.com/nats-io/nats-server/v2@$(NATS_OLDEST)
 	$(ON_OLDEST_NATS) ./cluster
 	$(ON_OLDEST_NATS) ./suites -run '^TestPubSubOnNATS'
+	$(ON_OLDEST_NATS) ./e2e -run '^TestStoryInTwoPods$$'
 
 .PHONY: backlog
 backlog: ## Measure memory, speed and disk under a backlog of 5 million events (some 10 minutes)

@@ -29,22 +29,21 @@ const (
 
 // Drill kills the leader of each kind of server while the todo app is at work, and says in plain lines what that did.
 type Drill struct {
-	Todo    *harness.Todo
-	Servers *harness.Servers
-	Out     io.Writer
+	Todo *harness.Todo // on servers
+	Out  io.Writer
 }
 
 // Run kills the leader of etcd, and then the server that leads the stream of events, each of which comes back afterwards. It
 // returns an error if anything that was acknowledged is lost, or if the app's events do not flow again.
 func (d *Drill) Run(ctx context.Context) error {
-	etcd, err := d.Servers.Etcd.Leader(ctx)
+	etcd, err := d.Todo.Servers.Etcd.Leader(ctx)
 	if err != nil {
 		return err
 	}
 	if err := d.kill(ctx, etcd.Process, "leads etcd, where the todos are"); err != nil {
 		return err
 	}
-	nats, err := d.Servers.NATS.StreamLeader(ctx, eventStream)
+	nats, err := d.Todo.Servers.NATS.StreamLeader(ctx, eventStream)
 	if err != nil {
 		return err
 	}
@@ -54,7 +53,7 @@ func (d *Drill) Run(ctx context.Context) error {
 func (d *Drill) kill(ctx context.Context, server *harness.Process, what string) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	w := &work{api: d.Todo.API, stopped: make(chan struct{})}
+	w := &work{api: d.Todo.API.App, stopped: make(chan struct{})}
 	finish := sync.OnceFunc(func() { close(w.stopped); w.workers.Wait() })
 	defer finish()
 	for range drillWorkers {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 )
 
@@ -21,206 +22,155 @@ const (
 	PubSubComponent = "todo-pubsub"
 )
 
-// CopyComponents copies component files as they are into a folder of their own, which
-// it makes.
-func CopyComponents(from, to string) error {
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
-	return os.CopyFS(to, os.DirFS(from))
-}
+// ServicePorts are where a service, its dapr-bolt and its sidecar listen on 127.0.0.1; 0 stands for a free port.
+type ServicePorts struct{ App, Bolt, SidecarHTTP, SidecarGRPC int }
 
-// TodoPorts are where the processes listen on 127.0.0.1; 0 stands for a free port.
-type TodoPorts struct {
-	API, Scheduler int
-	// Bolt and SchedulerBolt serve health and metrics; there is a second dapr-bolt with TodoOptions.Pods alone.
-	Bolt, SchedulerBolt            int
-	APISidecarHTTP, APISidecarGRPC int
-	SchedulerSidecarHTTP           int
-	SchedulerSidecarGRPC           int
-}
-
-// TodoOptions say what the todo app is made of. Programs and Components are required.
+// TodoOptions say how the todo app is run.
 type TodoOptions struct {
-	Programs Programs
-	// Components is the folder with the component files. dapr-bolt changes the one of
-	// the pub/sub after a restart, so that the sidecars subscribe again.
-	Components string
-	// Pods gives each service a dapr-bolt of its own, with its own data, sockets and copy of the component files, as in two
-	// Pods. They share state and events if the components name servers.
-	Pods bool
-	// Ports are free ones by default.
-	Ports TodoPorts
+	API, Scheduler ServicePorts
+	// Cluster starts three servers of each kind for state and events, and gives each service a dapr-bolt of its own, with its
+	// own data, sockets and component files, as in two Pods. Default: one dapr-bolt keeps them in a file.
+	Cluster bool
+	// PubSub are settings of the pub/sub in place of what its component file says, in pairs of key and value.
+	PubSub []string
 	// SchedulerArgs are added to the command line of `todo scheduler`.
 	SchedulerArgs []string
-	// SidecarArgs are added to the command line of each sidecar.
-	SidecarArgs []string
-	// QuietSidecars keeps what the sidecars print out of the harness's output; it is
-	// in their log files.
+	// QuietSidecars keeps what the sidecars print out of the harness's output; it is in their log files.
 	QuietSidecars bool
 }
 
-// Todo is the todo app: two services, a Dapr sidecar for each of them, and one dapr-bolt, or one for each. The harness that
-// it was started in stops it.
+// Todo is the todo app. The harness that it was started in stops it.
 type Todo struct {
-	// Bolt serves the api's sidecar, SchedulerBolt the scheduler's; it is the same one without TodoOptions.Pods.
-	Bolt, SchedulerBolt          *Bolt
-	API, Scheduler               *App
-	APISidecar, SchedulerSidecar *Daprd
+	API, Scheduler Service
+	// Servers keep state and events; nil without TodoOptions.Cluster.
+	Servers *Servers
 }
 
-// StartTodo starts the todo app and waits until all of it is healthy.
+// Service is one of its two apps, and what it runs on. Both have the same dapr-bolt without TodoOptions.Cluster.
+type Service struct {
+	*App
+	Sidecar *Daprd
+	Bolt    *Bolt
+}
+
+// StartTodo builds what is missing, starts the todo app and waits until all of it is healthy.
 func (h *Harness) StartTodo(ctx context.Context, opts TodoOptions) (*Todo, error) {
-	if err := opts.Ports.Check(); err != nil {
-		return nil, err
-	}
-	if err := opts.Ports.fill(h); err != nil {
-		return nil, err
-	}
-	var s Todo
-	ports := opts.Ports
+	var t Todo
 	services := []*todoService{
-		{
-			command: "api", appID: APIAppID, port: ports.API, boltPort: ports.Bolt,
-			sidecarHTTP: ports.APISidecarHTTP, sidecarGRPC: ports.APISidecarGRPC,
-			app: &s.API, sidecar: &s.APISidecar, bolt: &s.Bolt,
-		},
-		{
-			command: "scheduler", appID: SchedulerAppID, port: ports.Scheduler, boltPort: ports.SchedulerBolt, args: opts.SchedulerArgs,
-			sidecarHTTP: ports.SchedulerSidecarHTTP, sidecarGRPC: ports.SchedulerSidecarGRPC,
-			app: &s.Scheduler, sidecar: &s.SchedulerSidecar, bolt: &s.SchedulerBolt,
-		},
+		{Service: &t.API, id: APIAppID, command: "api", ports: opts.API},
+		{Service: &t.Scheduler, id: SchedulerAppID, command: "scheduler", ports: opts.Scheduler, args: opts.SchedulerArgs},
 	}
-	for i, service := range services {
-		if i > 0 && !opts.Pods {
-			*service.bolt = s.Bolt
-		} else if err := service.startBolt(ctx, h, opts); err != nil {
-			return nil, err
-		}
-		if err := service.startSidecar(h, opts); err != nil {
-			return nil, err
-		}
+	// Before the builds, which may take minutes.
+	if err := errors.Join(services[0].checkPorts(), services[1].checkPorts()); err != nil {
+		return nil, err
 	}
-	for _, service := range services {
-		if err := service.startApp(ctx, h, opts.Programs.Todo); err != nil {
+	checkout, err := FindCheckout()
+	if err != nil {
+		return nil, err
+	}
+	programs, err := checkout.BuildPrograms(ctx, os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Cluster {
+		if t.Servers, err = h.StartServers(ctx, checkout, os.Stderr); err != nil {
 			return nil, err
 		}
 	}
-	return &s, WaitReady(ctx, s.API, s.Scheduler, s.APISidecar, s.SchedulerSidecar)
+	for i, s := range services {
+		components, bolt := h.Dir("components"), BoltOptions{Path: programs.Bolt, HTTPPort: s.ports.Bolt}
+		if opts.Cluster {
+			components, bolt.Name = h.Dir(s.id+"-components"), s.id+"-bolt"
+			bolt.DataDir, bolt.SocketDir = h.Dir(bolt.Name), filepath.Join(h.SocketDir(), s.id)
+		}
+		// After a restart, dapr-bolt changes the file of the pub/sub, so that the sidecars subscribe again.
+		bolt.Args = []string{"--resubscribe", filepath.Join(components, PubSubComponent+".yaml")}
+		if s.Bolt = t.API.Bolt; i == 0 || opts.Cluster {
+			if err := copyTodoComponents(checkout, components, t.Servers, opts.PubSub); err != nil {
+				return nil, err
+			}
+			if s.Bolt, err = h.StartBolt(ctx, bolt); err != nil {
+				return nil, err
+			}
+		}
+		if s.ports.App, err = h.portOr(s.ports.App); err != nil {
+			return nil, err
+		}
+		s.Sidecar, err = h.StartDaprd(DaprdOptions{
+			Path: programs.Daprd, AppID: s.id, AppPort: s.ports.App, HTTPPort: s.ports.SidecarHTTP, GRPCPort: s.ports.SidecarGRPC,
+			Resources: []string{components}, SocketDir: s.Bolt.SocketDir, Args: AppHealthChecks, Quiet: opts.QuietSidecars,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range services {
+		if err := s.Sidecar.WaitCallable(ctx); err != nil {
+			return nil, err
+		}
+		s.App, err = h.StartApp(AppOptions{
+			Name: s.id, Path: programs.Todo, Port: s.ports.App,
+			Args: append([]string{s.command, "--port", strconv.Itoa(s.ports.App)}, s.args...),
+			// What `dapr run` tells an app about its sidecar.
+			Env: []string{fmt.Sprint("DAPR_HTTP_PORT=", s.Sidecar.HTTPPort), fmt.Sprint("DAPR_GRPC_PORT=", s.Sidecar.GRPCPort)},
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return &t, WaitReady(ctx, t.API, t.Scheduler, t.API.Sidecar, t.Scheduler.Sidecar)
 }
 
-// todoService is an app and its sidecar, which end up where the pointers say.
+// todoService is a service that is to be.
 type todoService struct {
-	command, appID           string
-	port, boltPort           int
-	args                     []string
-	sidecarHTTP, sidecarGRPC int
-	app                      **App
-	sidecar                  **Daprd
-	bolt                     **Bolt
+	*Service
+	id, command string
+	ports       ServicePorts
+	args        []string
 }
 
-// startBolt starts the service's dapr-bolt: with TodoOptions.Pods, on folders of its own.
-func (s *todoService) startBolt(ctx context.Context, h *Harness, opts TodoOptions) (err error) {
-	bolt := BoltOptions{
-		Path:     opts.Programs.Bolt,
-		HTTPPort: s.boltPort,
-		Args:     []string{"--resubscribe", filepath.Join(s.components(h, opts), PubSubComponent+".yaml")},
-	}
-	if opts.Pods {
-		bolt.Name = s.appID + "-bolt"
-		bolt.DataDir = h.Dir(bolt.Name)
-		bolt.SocketDir = filepath.Join(h.SocketDir(), s.appID)
-		if err := CopyComponents(opts.Components, s.components(h, opts)); err != nil {
-			return err
-		}
-	}
-	*s.bolt, err = h.StartBolt(ctx, bolt)
-	return err
-}
-
-// components is the folder with the service's component files.
-func (s *todoService) components(h *Harness, opts TodoOptions) string {
-	if opts.Pods {
-		return h.Dir(s.appID + "-components")
-	}
-	return opts.Components
-}
-
-func (s *todoService) startSidecar(h *Harness, opts TodoOptions) (err error) {
-	*s.sidecar, err = h.StartDaprd(DaprdOptions{
-		Path:      opts.Programs.Daprd,
-		AppID:     s.appID,
-		AppPort:   s.port,
-		Resources: []string{s.components(h, opts)},
-		SocketDir: (*s.bolt).SocketDir,
-		HTTPPort:  s.sidecarHTTP,
-		GRPCPort:  s.sidecarGRPC,
-		Args:      opts.SidecarArgs,
-		Quiet:     opts.QuietSidecars,
-	})
-	return err
-}
-
-func (s *todoService) startApp(ctx context.Context, h *Harness, program string) error {
-	if err := (*s.sidecar).WaitCallable(ctx); err != nil {
-		return err
-	}
-	var err error
-	*s.app, err = h.StartApp(AppOptions{
-		Name: s.appID,
-		Path: program,
-		Args: append([]string{s.command, "--port", strconv.Itoa(s.port)}, s.args...),
-		Port: s.port,
-		// What `dapr run` tells an app about its sidecar.
-		Env: []string{
-			"DAPR_HTTP_PORT=" + strconv.Itoa(s.sidecarHTTP),
-			"DAPR_GRPC_PORT=" + strconv.Itoa(s.sidecarGRPC),
-		},
-	})
-	return err
-}
-
-// Check names every port that somebody else listens on.
-func (p TodoPorts) Check() error {
+// checkPorts names every port that somebody else listens on.
+func (s *todoService) checkPorts() error {
 	var errs []error
-	for _, port := range p.all() {
-		if *port.number == 0 {
+	for _, port := range []struct {
+		number int
+		use    string
+	}{
+		{s.ports.App, "%s"},
+		{s.ports.Bolt, "health and metrics of %s's dapr-bolt"},
+		{s.ports.SidecarHTTP, "HTTP of %s's sidecar"},
+		{s.ports.SidecarGRPC, "gRPC of %s's sidecar"},
+	} {
+		if port.number == 0 {
 			continue
 		}
-		if err := CheckPort(*port.number); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", port.use, err))
+		if err := CheckPort(port.number); err != nil {
+			errs = append(errs, fmt.Errorf(port.use+": %w", s.id, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// fill puts free ports where none are named.
-func (p *TodoPorts) fill(h *Harness) (err error) {
-	for _, port := range p.all() {
-		if *port.number == 0 {
-			if *port.number, err = h.FreePort(); err != nil {
-				return err
-			}
+// copyTodoComponents copies the app's component files, as they are unless there are servers or settings for them.
+func copyTodoComponents(checkout Checkout, to string, servers *Servers, pubsub []string) error {
+	from := checkout.Path("components")
+	if err := errors.Join(os.RemoveAll(to), os.CopyFS(to, os.DirFS(from))); err != nil || servers == nil && len(pubsub) == 0 {
+		return err
+	}
+	for name, settings := range map[string][]string{StoreComponent: nil, PubSubComponent: pubsub} {
+		c, err := ReadComponent(filepath.Join(from, name+".yaml"))
+		if err != nil {
+			return err
+		}
+		for pair := range slices.Chunk(settings, 2) {
+			c.Set(pair[0], pair[1])
+		}
+		if servers != nil {
+			servers.Use(&c)
+		}
+		if err := WriteComponents(to, c); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-type namedPort struct {
-	number *int
-	use    string
-}
-
-func (p *TodoPorts) all() []namedPort {
-	return []namedPort{
-		{&p.API, "todo api"},
-		{&p.Scheduler, "todo scheduler"},
-		{&p.Bolt, "dapr-bolt's health and metrics"},
-		{&p.SchedulerBolt, "health and metrics of the second dapr-bolt"},
-		{&p.APISidecarHTTP, "HTTP of the todo api's sidecar"},
-		{&p.APISidecarGRPC, "gRPC of the todo api's sidecar"},
-		{&p.SchedulerSidecarHTTP, "HTTP of the todo scheduler's sidecar"},
-		{&p.SchedulerSidecarGRPC, "gRPC of the todo scheduler's sidecar"},
-	}
 }

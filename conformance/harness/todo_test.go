@@ -22,7 +22,9 @@ func TestPortsInUseAreNamedBeforeAnythingStarts(t *testing.T) {
 		defer func() { _ = listener.Close() }()
 		taken[i] = listener.Addr().(*net.TCPAddr).Port
 	}
-	_, err = h.StartTodo(t.Context(), harness.TodoOptions{Ports: harness.TodoPorts{API: taken[0], SchedulerSidecarGRPC: taken[1]}})
-	require.EqualError(t, err, fmt.Sprintf("todo api: port %d is in use by another process\n"+
-		"gRPC of the todo scheduler's sidecar: port %d is in use by another process", taken[0], taken[1]))
+	_, err = h.StartTodo(t.Context(), harness.TodoOptions{
+		API: harness.ServicePorts{App: taken[0]}, Scheduler: harness.ServicePorts{SidecarGRPC: taken[1]},
+	})
+	require.EqualError(t, err, fmt.Sprintf("todo-api: port %d is in use by another process\n"+
+		"gRPC of todo-scheduler's sidecar: port %d is in use by another process", taken[0], taken[1]))
 }

@@ -13,14 +13,6 @@ import (
 // get downloads or builds a program, unless it is in the cache already, and returns its path.
 type get func(c harness.Checkout, ctx context.Context, progress io.Writer) (string, error)
 
-func newSidecarCommand() *cobra.Command {
-	return newGetCommand("sidecar", "the pinned Dapr sidecar", harness.Checkout.Daprd)
-}
-
-func newControlPlaneCommand() *cobra.Command {
-	return newGetCommand("control-plane", "Dapr's placement and scheduler services", harness.Checkout.Placement, harness.Checkout.Scheduler)
-}
-
 func newGetCommand(use, what string, gets ...get) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,

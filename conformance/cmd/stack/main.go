@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 func main() {
@@ -30,6 +32,10 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRunCommand(), newRunClusterCommand(), newDemoCommand(), newSidecarCommand(), newControlPlaneCommand())
+	root.AddCommand(
+		newRunCommand("run", "Run the todo app until Ctrl-C; the todos stay in .run", false),
+		newRunCommand("run-cluster", "Run the todo app in two \"Pods\" over three etcd and three nats-servers, kill a leader of each, and go on until Ctrl-C", true),
+		newGetCommand("sidecar", "the pinned Dapr sidecar", harness.Checkout.Daprd),
+		newGetCommand("control-plane", "Dapr's placement and scheduler services", harness.Checkout.Placement, harness.Checkout.Scheduler))
 	return root
 }

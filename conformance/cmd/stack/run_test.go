@@ -20,15 +20,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // What `make run` says to try works as it stands, and shows what it says.
 func TestRunSaysWhatToTry(t *testing.T) {
-	checkout, err := harness.FindCheckout()
-	require.NoError(t, err)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	var said logtest.Buffer
 	var ended error
 	var running sync.WaitGroup
 	running.Go(func() {
-		ended = run(ctx, checkout, &said, runOptions{Dir: t.TempDir()})
+		ended = run(ctx, &said, t.TempDir(), harness.TodoOptions{})
 	})
 	defer running.Wait()
 	defer interrupt()
