@@ -22,45 +22,40 @@ import (
 // BareServerCommand is the subcommand under which the program that calls Run must call ServeBare.
 const BareServerCommand = "bare-server"
 
-const bareSettings = "one sync for all who wait, appended to a log, or one transaction on etcd; no ETags, ids, retries or limits"
+// bareSocket is the name of its socket, which makes it state.bare to a sidecar.
+const bareSocket = "bare.sock"
 
 // openBare runs the bare server in a process of its own.
-func openBare(ctx context.Context, e *env, p *peer) error {
-	return openBareAt(ctx, e, p, e.Dir("bare"))
-}
+func openBare(ctx context.Context, p *peer) error { return openBareAt(ctx, p, p.Dir("bare")) }
 
 // openBareAt has the place as ServeBare takes it.
-func openBareAt(ctx context.Context, e *env, p *peer, place string) error {
-	process, err := startBare(ctx, e, place)
-	if err != nil {
+func openBareAt(ctx context.Context, p *peer, place string) error {
+	if err := startBare(ctx, p, place); err != nil {
 		return err
 	}
-	p.process = process
-	err = p.useSocket(ctx, e, filepath.Join(e.SocketDir(), bareSocket), map[string]string{}, map[string]string{})
+	err := p.useSocket(ctx, bareSocket, nil, nil)
 	p.get, p.subscribe = nil, nil // its log cannot be read
 	return err
 }
 
-// bareSocket is the name of its socket, which makes it state.bare to a sidecar.
-const bareSocket = "bare.sock"
-
 // startBare starts the bare server in the folder of sockets.
-func startBare(ctx context.Context, e *env, place string) (*harness.Process, error) {
+func startBare(ctx context.Context, p *peer, place string) error {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := os.MkdirAll(e.SocketDir(), 0o700); err != nil {
-		return nil, err
+	if err := os.MkdirAll(p.SocketDir(), 0o700); err != nil {
+		return err
 	}
-	socket := filepath.Join(e.SocketDir(), bareSocket)
-	server, err := e.StartServer(harness.ServerOptions{
+	socket := filepath.Join(p.SocketDir(), bareSocket)
+	server, err := p.StartServer(harness.ServerOptions{
 		Name: BareServerCommand, Path: self, Args: []string{BareServerCommand, socket, place}, Network: "unix", Address: socket,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return server.Process, server.WaitReady(ctx)
+	p.process = server.Process
+	return server.WaitReady(ctx)
 }
 
 const (
@@ -137,15 +132,8 @@ func (w *bareWriter) run() {
 	var batch []bareEntry
 	for e := range w.entries {
 		batch = append(batch[:0], e)
-		for more := true; more; {
-			select {
-			case e, more = <-w.entries:
-				if more {
-					batch = append(batch, e)
-				}
-			default:
-				more = false
-			}
+		for len(w.entries) > 0 { // nobody else takes any
+			batch = append(batch, <-w.entries)
 		}
 		err := w.disk.keep(batch)
 		for _, e := range batch {

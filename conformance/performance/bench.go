@@ -28,54 +28,29 @@ const (
 // Parts lists them all.
 func Parts() []string { return []string{PartCalls, PartSidecars, PartLarge, PartCluster} }
 
-// Options say what to measure and for how long. The zero value of a field is its default.
+// Options say what to measure and for how long.
 type Options struct {
-	// Parts are those to run. Default: all.
+	// Parts are those to run.
 	Parts []string
 	// Dir is where databases are kept meanwhile. It must be on the disk that is to be measured, not in memory. Default:
 	// .cache/bench in the checkout.
 	Dir string
 	// Base is the binary of another build of dapr-bolt, to be measured as a peer. Default: none is.
 	Base string
-	// Rounds is how often everything is measured; medians count. Default: 9.
+	// Rounds is how often everything is measured; medians count.
 	Rounds int
-	// Turn is how long one measurement takes, LongTurn one of a large file, and one of what is written to the disk. Defaults:
-	// 500 ms and 20 s.
-	Turn, LongTurn time.Duration
+	// Turn is how long one measurement takes, except that of a large file, and of what is written to the disk: see longTurn.
+	Turn time.Duration
 	// Calls, unless it is zero, ends a measurement after so many calls instead.
 	Calls int
-	// Keys and Events are what the large file holds. Defaults: ten million and five million.
+	// Keys and Events are what the large file holds.
 	Keys, Events int
-	// Progress is told what is being measured. Default: nobody is.
+	// Progress is told what is being measured.
 	Progress io.Writer
 }
 
-func (o *Options) setDefaults(checkout harness.Checkout) {
-	if len(o.Parts) == 0 {
-		o.Parts = Parts()
-	}
-	if o.Dir == "" {
-		o.Dir = checkout.Path(".cache", "bench")
-	}
-	if o.Rounds == 0 {
-		o.Rounds = 9
-	}
-	if o.Turn == 0 {
-		o.Turn = 500 * time.Millisecond
-	}
-	if o.LongTurn == 0 {
-		o.LongTurn = 20 * time.Second
-	}
-	if o.Keys == 0 {
-		o.Keys = 10_000_000
-	}
-	if o.Events == 0 {
-		o.Events = 5_000_000
-	}
-	if o.Progress == nil {
-		o.Progress = io.Discard
-	}
-}
+// longTurn is how long a measurement takes that is to go through checkpoints.
+const longTurn = 20 * time.Second
 
 // Cell names one thing that is measured: what clients do at the same time, each again as soon as its last call returned.
 type Cell struct {
@@ -124,6 +99,7 @@ type bench struct {
 	checkout harness.Checkout
 	bolt     string // the binary of this tree
 	results  Results
+	closers  []func() error // end what the running part has started, in reverse order
 }
 
 // clientGCPercent is how far, in percent, the benchmark's own process lets its heap grow before it is collected. Go's default
@@ -136,7 +112,9 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts.setDefaults(checkout)
+	if opts.Dir == "" {
+		opts.Dir = checkout.Path(".cache", "bench")
+	}
 	defer debug.SetGCPercent(debug.SetGCPercent(clientGCPercent))
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, err
@@ -151,7 +129,7 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 	}
 	for i, run := range []func(context.Context) error{b.calls, b.sidecars, b.large, b.cluster} {
 		if part := Parts()[i]; slices.Contains(opts.Parts, part) {
-			if err := run(ctx); err != nil {
+			if err := errors.Join(run(ctx), b.close()); err != nil {
 				return &b.results, fmt.Errorf("%s: %w", part, err)
 			}
 		}
@@ -159,50 +137,44 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 	return &b.results, nil
 }
 
+func (b *bench) onClose(f func() error) { b.closers = append(b.closers, f) }
+
+func (b *bench) close() error {
+	var errs []error
+	for _, f := range slices.Backward(b.closers) {
+		errs = append(errs, f())
+	}
+	b.closers = nil
+	return errors.Join(errs...)
+}
+
 // calls opens all peers at once and measures them side by side.
-func (b *bench) calls(ctx context.Context) (err error) {
-	peers, closePeers, err := b.openPeers(ctx)
-	defer func() { err = errors.Join(err, closePeers()) }()
+func (b *bench) calls(ctx context.Context) error {
+	peers, err := b.open(ctx,
+		opener{peerOurs, "", openBolt(b.bolt)},
+		opener{peerBase, b.baseMissing(), openBolt(b.opts.Base)},
+		opener{peerBare, "", openBare},
+		opener{peerRedis, redisMissing(), openRedis},
+		opener{peerSQLite, "", openSQLite},
+		opener{peerJetStream, "", openJetStream},
+		opener{peerDisk, "", openDisk})
+	if err == nil {
+		err = b.fill(ctx, peers)
+	}
 	if err != nil {
 		return err
 	}
-	for _, p := range peers {
-		if p.set != nil {
-			if err := b.fill(ctx, p, b.fewKeys()); err != nil {
-				return fmt.Errorf("fill %s: %w", p.name, err)
-			}
-		}
-	}
-	var turns []turn
-	for _, of := range []struct {
-		work    string
-		clients []int
-	}{
-		{workSet, []int{1, 16, 64, 256}},
-		{workGet, []int{1, 64}},
-		{workPing, []int{1}},
-		{workTwoSyncs, []int{1}},
-		{workPublish, []int{1, 64, 256}},
-		{workDeliver, []int{64}},
-	} {
-		for _, clients := range of.clients {
-			for _, p := range peers {
-				if p.can(of.work) {
-					turns = append(turns, turn{Cell{of.work, clients, p.name}, p})
-				}
-			}
-		}
-	}
-	if err := b.rounds(ctx, turns, b.fewKeys()); err != nil {
+	turns := slices.Concat(
+		turnsOf(peers, workSet, 1, 16, 64, 256),
+		turnsOf(peers, workGet, 1, 64),
+		turnsOf(peers, workPing, 1),
+		turnsOf(peers, workTwoSyncs, 1),
+		turnsOf(peers, workPublish, 1, 64, 256),
+		turnsOf(peers, workDeliver, 64))
+	if err := b.rounds(ctx, turns); err != nil {
 		return err
 	}
-	turns = nil
-	for _, p := range peers {
-		if p.set != nil && p.process != nil {
-			turns = append(turns, turn{Cell{workSetLong, 64, p.name}, p})
-		}
-	}
-	return b.repeat(ctx, turns, longRounds, b.fewKeys(), b.opts.LongTurn)
+	return b.repeat(ctx, turnsOf(peers, workSetLong, 64), longRounds, longTurn)
 }
 
 // longRounds is how often workSetLong is measured: a server that was just started may still be filling its log.
@@ -214,17 +186,29 @@ type turn struct {
 	peer *peer
 }
 
+// turnsOf is a work by so many clients of all peers that can do it.
+func turnsOf(peers []*peer, work string, clients ...int) (turns []turn) {
+	for _, n := range clients {
+		for _, p := range peers {
+			if p.can(work) {
+				turns = append(turns, turn{Cell{work, n, p.name}, p})
+			}
+		}
+	}
+	return turns
+}
+
 // rounds measures the turns as the options say.
-func (b *bench) rounds(ctx context.Context, turns []turn, keys int) error {
-	return b.repeat(ctx, turns, b.opts.Rounds, keys, b.opts.Turn)
+func (b *bench) rounds(ctx context.Context, turns []turn) error {
+	return b.repeat(ctx, turns, b.opts.Rounds, b.opts.Turn)
 }
 
 // repeat measures the turns one after the other, again and again, every other time backwards: what changes steadily favours
 // nobody.
-func (b *bench) repeat(ctx context.Context, turns []turn, rounds, keys int, long time.Duration) error {
+func (b *bench) repeat(ctx context.Context, turns []turn, rounds int, long time.Duration) error {
 	for round := range rounds {
 		for _, t := range turns {
-			if err := b.measure(ctx, t.cell, round, t.peer, keys, long); err != nil {
+			if err := b.measure(ctx, t, round, b.fewKeys(), long); err != nil {
 				return err
 			}
 		}
@@ -234,13 +218,14 @@ func (b *bench) repeat(ctx context.Context, turns []turn, rounds, keys int, long
 }
 
 // measure makes one sample and keeps it.
-func (b *bench) measure(ctx context.Context, cell Cell, round int, p *peer, keys int, long time.Duration) error {
+func (b *bench) measure(ctx context.Context, t turn, round, keys int, long time.Duration) error {
+	cell, p := t.cell, t.peer
 	call, finish, err := p.work(ctx, cell.Work, keys, cell.Clients)
 	if err != nil {
 		return fmt.Errorf("%s: %w", cell, err)
 	}
 	before, beforeErr := usageOf(p.process)
-	o := loop(ctx, cell.Clients, limit{b.opts.Calls, long}, call)
+	o := loop(ctx, cell.Clients, b.opts.Calls, long, call)
 	if finish != nil {
 		done, err := finish(o.done)
 		if err != nil {
@@ -270,10 +255,15 @@ func (b *bench) progress(format string, args ...any) {
 func (b *bench) fewKeys() int { return min(10_000, b.opts.Keys) }
 
 // fill sets every key once, one client after the other: some peers refuse sets while others are under way.
-func (b *bench) fill(ctx context.Context, p *peer, keys int) error {
-	for n := range keys {
-		if err := p.set(ctx, keyName(n), value); err != nil {
-			return err
+func (b *bench) fill(ctx context.Context, peers []*peer) error {
+	for _, p := range peers {
+		for n := range b.fewKeys() {
+			if p.set == nil {
+				break
+			}
+			if err := p.set(ctx, keyName(n), value); err != nil {
+				return fmt.Errorf("fill %s: %w", p.name, err)
+			}
 		}
 	}
 	return nil

@@ -46,7 +46,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, err)
 	const rounds, calls = 2, 40
 	results, err := Run(t.Context(), Options{
-		Dir: t.TempDir(), Base: base, Rounds: rounds, Calls: calls, Keys: 500, Events: 500, Progress: os.Stderr,
+		Parts: Parts(), Dir: t.TempDir(), Base: base, Rounds: rounds, Calls: calls, Keys: 500, Events: 500, Progress: os.Stderr,
 	})
 	require.NoError(t, err)
 

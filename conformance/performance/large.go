@@ -45,11 +45,7 @@ func (b *bench) large(ctx context.Context) error {
 		if path == "" {
 			continue
 		}
-		e, err := b.newEnv()
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(b.largeFile(ctx, e, name, path), e.Close()); err != nil {
+		if err := errors.Join(b.largeFile(ctx, name, path), b.close()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -63,8 +59,12 @@ type largeBolt struct {
 	broker contribpubsub.PubSub
 }
 
-func (b *bench) largeFile(ctx context.Context, e *env, name, path string) error {
-	bolt, err := e.StartBolt(ctx, harness.BoltOptions{Path: path})
+func (b *bench) largeFile(ctx context.Context, name, path string) error {
+	p, err := b.newPeer(name)
+	if err != nil {
+		return err
+	}
+	bolt, err := p.StartBolt(ctx, harness.BoltOptions{Path: path})
 	if err != nil {
 		return err
 	}
@@ -73,11 +73,12 @@ func (b *bench) largeFile(ctx context.Context, e *env, name, path string) error 
 		return err
 	}
 	defer func() { _ = l.close() }()
-	p := &peer{name: name, process: bolt.Process, set: func(ctx context.Context, key string, _ []byte) error {
+	p.process = bolt.Process
+	p.set = func(ctx context.Context, key string, _ []byte) error {
 		return l.store.Set(ctx, &state.SetRequest{Key: key, Value: largeValue})
-	}}
+	}
 	measure := func(work string, keys int) error {
-		return b.measure(ctx, Cell{work, 64, name}, 0, p, keys, b.opts.LongTurn)
+		return b.measure(ctx, turn{Cell{work, 64, name}, p}, 0, keys, longTurn)
 	}
 	tenth := b.opts.Keys / 10
 	if err := errors.Join(b.fillKeys(ctx, l, 0, tenth), measure(workSetAmongTenth, tenth),
@@ -183,18 +184,16 @@ func (l *largeBolt) backup(ctx context.Context) error {
 }
 
 // inBatches calls put for fillBatch numbers at a time, several at once.
-func (b *bench) inBatches(ctx context.Context, from, to int, put func(from, to int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(fillers)
-	for n := from; n < to && ctx.Err() == nil; n += fillBatch {
-		group.Go(func() error { return put(n, min(n+fillBatch, to)) })
-	}
-	return group.Wait()
+func inBatches(ctx context.Context, from, to int, put func(from, to int) error) error {
+	batches := (to - from + fillBatch - 1) / fillBatch
+	return loop(ctx, fillers, batches, 0, func(_ context.Context, _, n int) error {
+		return put(from+n*fillBatch, min(from+(n+1)*fillBatch, to))
+	}).first
 }
 
 func (b *bench) fillKeys(ctx context.Context, l *largeBolt, from, to int) error {
 	b.progress("setting %d keys", to-from)
-	return b.inBatches(ctx, from, to, func(from, to int) error {
+	return inBatches(ctx, from, to, func(from, to int) error {
 		var sets []state.SetRequest
 		for n := from; n < to; n++ {
 			sets = append(sets, state.SetRequest{Key: keyName(n), Value: largeValue})
@@ -216,7 +215,7 @@ func (b *bench) fillEvents(ctx context.Context, l *largeBolt) error {
 	if err != nil {
 		return err
 	}
-	return b.inBatches(ctx, 0, b.opts.Events, func(from, to int) error {
+	return inBatches(ctx, 0, b.opts.Events, func(from, to int) error {
 		request := &contribpubsub.BulkPublishRequest{Topic: largeTopic}
 		for range to - from {
 			id := eventNumber.Add(1)

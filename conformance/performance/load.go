@@ -43,19 +43,6 @@ func keyName(n int) string { return fmt.Sprintf("bench-key-%08d", n) }
 // call is one of a client, which is told its number and how many calls all clients made before.
 type call func(ctx context.Context, client, n int) error
 
-// limit ends a loop after so many calls, unless that is zero, or else after a time.
-type limit struct {
-	calls int
-	long  time.Duration
-}
-
-func (l limit) reached(n int, began time.Time) bool {
-	if l.calls > 0 {
-		return n >= l.calls
-	}
-	return time.Since(began) >= l.long
-}
-
 // outcome is what a number of clients got done.
 type outcome struct {
 	began     time.Time
@@ -66,8 +53,9 @@ type outcome struct {
 	first     error
 }
 
-// loop lets clients call again and again, each in its own goroutine.
-func loop(ctx context.Context, clients int, until limit, do call) outcome {
+// loop lets clients call again and again, each in its own goroutine, until there were so many calls, or, if that is zero, for
+// a time.
+func loop(ctx context.Context, clients, calls int, long time.Duration, do call) outcome {
 	total := outcome{began: time.Now()}
 	var made atomic.Int64
 	var mu sync.Mutex
@@ -77,7 +65,7 @@ func loop(ctx context.Context, clients int, until limit, do call) outcome {
 			var own outcome
 			for ctx.Err() == nil {
 				n := int(made.Add(1)) - 1
-				if until.reached(n, total.began) {
+				if calls > 0 && n >= calls || calls == 0 && time.Since(total.began) >= long {
 					break
 				}
 				before := time.Now()
@@ -131,8 +119,10 @@ func (o *outcome) sample(cell Cell, round int) Sample {
 // can reports whether the peer can do a work.
 func (p *peer) can(work string) bool {
 	switch work {
-	case workSet, workSetLong, workClusterSet, workSidecarSet:
+	case workSet, workClusterSet, workSidecarSet, workSidecars:
 		return p.set != nil
+	case workSetLong:
+		return p.set != nil && p.process != nil
 	case workGet:
 		return p.get != nil
 	case workPing:

@@ -9,8 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	contribpubsub "github.com/dapr/components-contrib/pubsub"
@@ -31,10 +31,12 @@ import (
 const (
 	peerOurs      = "dapr-bolt"
 	peerBase      = "another build"
+	peerBare      = "a bare gRPC server"
 	peerRedis     = "Redis"
 	peerSQLite    = "SQLite"
 	peerJetStream = "JetStream"
-	peerBare      = "a bare gRPC server"
+	peerThree     = "three dapr-bolts"
+	peerDapr      = "Dapr's own"
 	peerPostgres  = "PostgreSQL"
 	peerDisk      = "the file system"
 )
@@ -42,11 +44,28 @@ const (
 // components are who can be asked for sets and publishes, in the order of the table.
 var components = []string{peerOurs, peerBase, peerBare, peerRedis, peerSQLite, peerJetStream, peerThree, peerDapr, peerPostgres}
 
+// settings are what the report says of them.
+var settings = map[string]string{
+	peerOurs:      "defaults; behind its Unix socket, through the runtime's adapters",
+	peerBase:      "the same",
+	peerBare:      "one sync for all who wait, appended to a log, or one transaction on etcd; no ETags, ids, retries or limits",
+	peerRedis:     "AOF, appendfsync always, no snapshots; server on 127.0.0.1, called directly",
+	peerSQLite:    "write-ahead log (its default), synchronous(FULL); in the benchmark's process",
+	peerJetStream: "sync always; server on 127.0.0.1 in the benchmark's process, file storage",
+	peerThree:     "each behind its Unix socket, called in turn; with duplicates by id, as with one",
+	peerDapr:      "`state.etcd` and `pubsub.jetstream` (which knows no duplicates) on the same servers, in the benchmark's process or in a sidecar",
+	peerPostgres:  "fsync and synchronous_commit on; one server on 127.0.0.1, called with 64 connections",
+	peerDisk:      "a file of 64 MiB that is written over",
+}
+
 // consumerGroup is the app's id, which a sidecar adds to a pub/sub's metadata.
 const consumerGroup = "bench"
 
 // peer is who is measured: the calls that it takes, nil where it has none.
 type peer struct {
+	// Harness is where it lives: on the disk that is to be measured.
+	*harness.Harness
+	bench     *bench
 	name      string
 	set       func(ctx context.Context, key string, value []byte) error
 	get       func(ctx context.Context, key string) ([]byte, error)
@@ -60,79 +79,45 @@ type peer struct {
 	process *harness.Process
 }
 
-// env is where peers live: on the disk that is to be measured, and gone afterwards.
-type env struct {
-	*harness.Harness
-	closers []func() error // run in reverse order
-}
-
-func (b *bench) newEnv() (*env, error) {
+// newPeer makes one that is gone at the end of the part.
+func (b *bench) newPeer(name string) (*peer, error) {
 	dir, err := os.MkdirTemp(b.opts.Dir, "env-")
 	if err != nil {
 		return nil, err
 	}
+	b.onClose(func() error { return os.RemoveAll(dir) })
 	h, err := harness.New(harness.Options{Dir: dir})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, err
 	}
-	return &env{h, []func() error{func() error { return os.RemoveAll(dir) }, h.Close}}, nil
+	b.onClose(h.Close)
+	return &peer{Harness: h, bench: b, name: name}, nil
 }
 
-func (e *env) onClose(f func() error) { e.closers = append(e.closers, f) }
-
-func (e *env) Close() error {
-	var errs []error
-	for _, f := range slices.Backward(e.closers) {
-		errs = append(errs, f())
-	}
-	return errors.Join(errs...)
+// opener is how to start a peer and give it its calls, or why that cannot be done here.
+type opener struct {
+	name, missing string
+	open          func(context.Context, *peer) error
 }
 
-// folder makes one for a server's data.
-func (e *env) folder(name string) (string, error) {
-	dir := e.Dir(name)
-	return dir, os.MkdirAll(dir, 0o700)
-}
-
-// openPeers opens all that can be opened here, each in an environment of its own, and notes why others are missing. The
-// returned function closes them.
-func (b *bench) openPeers(ctx context.Context) (peers []*peer, closeAll func() error, err error) {
-	var all env
-	for _, of := range []struct {
-		name, settings string
-		missing        string
-		open           func(context.Context, *env, *peer) error
-	}{
-		{peerOurs, "defaults; behind its Unix socket, through the runtime's adapters", "", b.openBolt(b.bolt)},
-		{peerBase, "the same", b.baseMissing(), b.openBolt(b.opts.Base)},
-		{peerBare, bareSettings, "", openBare},
-		{peerRedis, redisSettings, redisMissing(), openRedis},
-		{peerSQLite, "write-ahead log (its default), synchronous(FULL); in the benchmark's process", "", openSQLite},
-		{peerJetStream, "sync always; server on 127.0.0.1 in the benchmark's process, file storage", "", openJetStream},
-		{peerDisk, "a file of 64 MiB that is written over", "", openDisk},
-	} {
+// open opens those that can be opened here, and notes why others are missing.
+func (b *bench) open(ctx context.Context, openers ...opener) (peers []*peer, err error) {
+	for _, of := range openers {
 		if of.missing != "" {
-			b.miss(of.name, of.missing)
+			b.results.Missing[of.name] = of.missing
+			b.progress("%s is not measured: %s", of.name, of.missing)
 			continue
 		}
-		e, err := b.newEnv()
+		p, err := b.newPeer(of.name)
+		if err == nil {
+			err = of.open(ctx, p)
+		}
 		if err != nil {
-			return nil, all.Close, err
+			return nil, fmt.Errorf("open %s: %w", of.name, err)
 		}
-		all.onClose(e.Close)
-		p := &peer{name: of.name}
-		if err := of.open(ctx, e, p); err != nil {
-			return nil, all.Close, fmt.Errorf("open %s: %w", of.name, err)
-		}
-		peers, b.results.Peers[of.name] = append(peers, p), of.settings
+		peers, b.results.Peers[of.name] = append(peers, p), settings[of.name]
 	}
-	return peers, all.Close, nil
-}
-
-// miss notes why a peer is not measured.
-func (b *bench) miss(peer, why string) {
-	b.results.Missing[peer] = why
-	b.progress("%s is not measured: %s", peer, why)
+	return peers, nil
 }
 
 func (b *bench) baseMissing() string {
@@ -143,13 +128,13 @@ func (b *bench) baseMissing() string {
 }
 
 // useStore initialises a state store and takes its calls.
-func (p *peer) useStore(ctx context.Context, e *env, store state.Store, metadata map[string]string) error {
+func (p *peer) useStore(ctx context.Context, store state.Store, metadata map[string]string) error {
 	m := state.Metadata{}
-	m.Name, m.Properties = "store", metadata
+	m.Name, m.Properties = "store", maps.Clone(metadata)
 	if err := store.Init(ctx, m); err != nil {
 		return err
 	}
-	e.onClose(store.Close)
+	p.bench.onClose(store.Close)
 	p.set = func(ctx context.Context, key string, value []byte) error {
 		return store.Set(ctx, &state.SetRequest{Key: key, Value: value})
 	}
@@ -164,14 +149,14 @@ func (p *peer) useStore(ctx context.Context, e *env, store state.Store, metadata
 }
 
 // useBroker initialises a pub/sub and takes its calls.
-func (p *peer) useBroker(ctx context.Context, e *env, broker contribpubsub.PubSub, metadata map[string]string) error {
+func (p *peer) useBroker(ctx context.Context, broker contribpubsub.PubSub, metadata map[string]string) error {
 	m := contribpubsub.Metadata{}
-	m.Name, m.Properties = "pubsub", metadata
-	m.Properties["consumerID"] = consumerGroup
+	m.Name, m.Properties = "pubsub", map[string]string{"consumerID": consumerGroup}
+	maps.Copy(m.Properties, metadata)
 	if err := broker.Init(ctx, m); err != nil {
 		return err
 	}
-	e.onClose(broker.Close)
+	p.bench.onClose(broker.Close)
 	p.publish = func(ctx context.Context, topic string, data []byte) error {
 		return broker.Publish(ctx, &contribpubsub.PublishRequest{Topic: topic, Data: data})
 	}
@@ -185,12 +170,19 @@ func (p *peer) useBroker(ctx context.Context, e *env, broker contribpubsub.PubSu
 }
 
 // useSocket takes the calls of a component behind a socket, through the runtime's adapters.
-func (p *peer) useSocket(ctx context.Context, e *env, socket string, ofStore, ofBroker map[string]string) error {
+func (p *peer) useSocket(ctx context.Context, name string, ofStore, ofBroker map[string]string) error {
+	socket := filepath.Join(p.SocketDir(), name)
 	store := stateadapter.NewGRPCStateStore(silent, socket)
 	p.ping = store.Ping
-	return errors.Join(
-		p.useStore(ctx, e, store, ofStore),
-		p.useBroker(ctx, e, pubsubadapter.NewGRPCPubSub(silent, socket), ofBroker))
+	return errors.Join(p.useStore(ctx, store, ofStore), p.useBroker(ctx, pubsubadapter.NewGRPCPubSub(silent, socket), ofBroker))
+}
+
+// inTurn takes sets and publishes, and has one of the others do each.
+func (p *peer) inTurn(others ...*peer) {
+	var turn atomic.Uint64
+	next := func() *peer { return others[turn.Add(1)%uint64(len(others))] }
+	p.set = func(ctx context.Context, key string, value []byte) error { return next().set(ctx, key, value) }
+	p.publish = func(ctx context.Context, topic string, data []byte) error { return next().publish(ctx, topic, data) }
 }
 
 // silent keeps a peer's log out of the report: what it says when its server goes away is not ours to show.
@@ -200,9 +192,9 @@ var silent = func() logger.Logger {
 	return l
 }()
 
-func (b *bench) openBolt(path string) func(context.Context, *env, *peer) error {
-	return func(ctx context.Context, e *env, p *peer) error {
-		bolt, err := e.StartBolt(ctx, harness.BoltOptions{Path: path})
+func openBolt(path string) func(context.Context, *peer) error {
+	return func(ctx context.Context, p *peer) error {
+		bolt, err := p.StartBolt(ctx, harness.BoltOptions{Path: path})
 		if err != nil {
 			return err
 		}
@@ -228,24 +220,17 @@ func (b *bench) openBolt(path string) func(context.Context, *env, *peer) error {
 			}
 			return nil
 		}
-		return p.useSocket(ctx, e, filepath.Join(bolt.SocketDir, "bolt.sock"), map[string]string{}, map[string]string{})
+		return p.useSocket(ctx, "bolt.sock", nil, nil)
 	}
 }
 
-func openSQLite(ctx context.Context, e *env, p *peer) error {
-	dir, err := e.folder("sqlite")
-	if err != nil {
-		return err
-	}
-	return p.useStore(ctx, e, sqlite.NewSQLiteStateStore(silent), map[string]string{
-		"connectionString": fmt.Sprintf("file:%s?_pragma=synchronous(FULL)", filepath.Join(dir, "state.db")),
+func openSQLite(ctx context.Context, p *peer) error {
+	return p.useStore(ctx, sqlite.NewSQLiteStateStore(silent), map[string]string{
+		"connectionString": fmt.Sprintf("file:%s?_pragma=synchronous(FULL)", p.Dir("state.db")),
 	})
 }
 
-const (
-	redisServer   = "redis-server"
-	redisSettings = "AOF, appendfsync always, no snapshots; server on 127.0.0.1, called directly"
-)
+const redisServer = "redis-server"
 
 func redisMissing() string {
 	if _, err := exec.LookPath(redisServer); err != nil {
@@ -255,58 +240,55 @@ func redisMissing() string {
 }
 
 // startRedis returns the metadata of its components.
-func startRedis(ctx context.Context, e *env) (*harness.Server, map[string]string, error) {
-	path, err := exec.LookPath(redisServer)
-	if err != nil {
-		return nil, nil, err
-	}
-	dir, err := e.folder("redis")
-	if err != nil {
-		return nil, nil, err
-	}
-	port, err := e.FreePort()
-	if err != nil {
-		return nil, nil, err
-	}
-	redis, err := e.StartServer(harness.ServerOptions{
-		Name: "redis",
-		Path: path,
-		Args: []string{
-			"--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--dir", dir,
+func startRedis(ctx context.Context, p *peer) (map[string]string, error) {
+	address, err := p.startServer(ctx, redisServer, func(port string) []string {
+		return []string{
+			"--bind", "127.0.0.1", "--port", port, "--dir", p.Dir(),
 			"--appendonly", "yes", "--appendfsync", "always", "--save", "",
-		},
-		Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		}
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return redis, map[string]string{"redisHost": redis.Address, "redisPassword": ""}, redis.WaitReady(ctx)
+	return map[string]string{"redisHost": address, "redisPassword": ""}, err
 }
 
-func openRedis(ctx context.Context, e *env, p *peer) error {
-	redis, metadata, err := startRedis(ctx, e)
+// startServer starts the peer's process, with arguments for a free port of 127.0.0.1, and waits until it takes connections
+// there.
+func (p *peer) startServer(ctx context.Context, program string, args func(port string) []string) (address string, err error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", err
+	}
+	port, err := p.FreePort()
+	if err != nil {
+		return "", err
+	}
+	address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	s, err := p.StartServer(harness.ServerOptions{Name: filepath.Base(program), Path: path, Args: args(strconv.Itoa(port)), Address: address})
+	if err != nil {
+		return "", err
+	}
+	p.process = s.Process
+	return address, s.WaitReady(ctx)
+}
+
+func openRedis(ctx context.Context, p *peer) error {
+	metadata, err := startRedis(ctx, p)
 	if err != nil {
 		return err
 	}
-	p.process = redis.Process
 	return errors.Join(
-		p.useStore(ctx, e, redisstate.NewRedisStateStore(silent), maps.Clone(metadata)),
-		p.useBroker(ctx, e, redispubsub.NewRedisStreams(silent), metadata))
+		p.useStore(ctx, redisstate.NewRedisStateStore(silent), metadata),
+		p.useBroker(ctx, redispubsub.NewRedisStreams(silent), metadata))
 }
 
-func openJetStream(ctx context.Context, e *env, p *peer) error {
-	dir, err := e.folder("jetstream")
-	if err != nil {
-		return err
-	}
+func openJetStream(ctx context.Context, p *peer) error {
 	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: dir, SyncAlways: true, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: p.Dir("jetstream"), SyncAlways: true, NoLog: true, NoSigs: true,
 	})
 	if err != nil {
 		return err
 	}
 	s.Start()
-	e.onClose(func() error {
+	p.bench.onClose(func() error {
 		s.Shutdown()
 		s.WaitForShutdown()
 		return nil
@@ -317,7 +299,7 @@ func openJetStream(ctx context.Context, e *env, p *peer) error {
 	if err := addStream(s.ClientURL(), 1); err != nil {
 		return err
 	}
-	return p.useBroker(ctx, e, jetstream.NewJetStream(silent), map[string]string{"natsURL": s.ClientURL()})
+	return p.useBroker(ctx, jetstream.NewJetStream(silent), map[string]string{"natsURL": s.ClientURL()})
 }
 
 // startTimeout is far more than a server takes to start.
@@ -331,12 +313,12 @@ const (
 	commitPages = 5
 )
 
-func openDisk(_ context.Context, e *env, p *peer) error {
-	file, err := newDiskFile(e.Dir("disk"))
+func openDisk(_ context.Context, p *peer) error {
+	file, err := newDiskFile(p.Dir("disk"))
 	if err != nil {
 		return err
 	}
-	e.onClose(file.Close)
+	p.bench.onClose(file.Close)
 	page := make([]byte, diskPage)
 	write := func(n int) error {
 		_, err := file.WriteAt(page, int64(n)*diskPage%diskFile)
@@ -362,12 +344,10 @@ func newDiskFile(path string) (*os.File, error) {
 	// What is written at once, Linux may keep in memory as one piece, and counts all of it as written for each part of it that
 	// is written later.
 	block := make([]byte, diskPage)
-	for at := int64(0); at < diskFile; at += int64(len(block)) {
-		if _, err := file.WriteAt(block, at); err != nil {
-			return nil, errors.Join(err, file.Close())
-		}
+	for at := int64(0); at < diskFile && err == nil; at += diskPage {
+		_, err = file.WriteAt(block, at)
 	}
-	if err := file.Sync(); err != nil {
+	if err = errors.Join(err, file.Sync()); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil

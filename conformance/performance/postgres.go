@@ -3,13 +3,9 @@ package performance
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-
-	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
 const postgresServer = "postgres"
@@ -51,38 +47,33 @@ func notRoot(program string, args ...string) []string {
 
 // startPostgres starts one server, and returns what state.postgresql is to be told, to have as many connections as there are
 // clients.
-func startPostgres(ctx context.Context, e *env) (map[string]string, error) {
+func startPostgres(ctx context.Context, p *peer) (map[string]string, error) {
 	programs, err := postgresPrograms()
 	if err != nil {
 		return nil, err
 	}
-	port, err := e.FreePort()
-	if err != nil {
-		return nil, err
-	}
-	data := e.Dir("postgresql")
+	data := p.Dir("postgresql")
 	initialize := notRoot(filepath.Join(programs, "initdb"), "-D", data, "-U", "postgres", "--auth", "trust", "--no-locale")
 	if out, err := exec.CommandContext(ctx, initialize[0], initialize[1:]...).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	command := notRoot(filepath.Join(programs, postgresServer), "-D", data, "-h", "127.0.0.1", "-p", strconv.Itoa(port), "-k", "", "-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "max_connections=200")
-	path, err := exec.LookPath(command[0])
-	if err != nil {
-		return nil, err
-	}
-	_, err = e.StartServer(harness.ServerOptions{
-		Name: "postgresql", Path: path, Args: command[1:], Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+	command := notRoot(filepath.Join(programs, postgresServer), "-D", data, "-h", "127.0.0.1", "-k", "", "-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "max_connections=200")
+	var port string
+	_, err = p.startServer(ctx, command[0], func(free string) []string {
+		port = free
+		return append(command[1:], "-p", port)
 	})
 	if err != nil {
 		return nil, err
 	}
+	p.process = nil // it is one of many
 	// It listens some time before it serves.
 	err = eventually(ctx, func() error {
-		return exec.CommandContext(ctx, filepath.Join(programs, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port)).Run()
+		return exec.CommandContext(ctx, filepath.Join(programs, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", port).Run()
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s does not serve: %w", postgresServer, err)
 	}
-	connection := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres database=postgres sslmode=disable pool_max_conns=64", port)
+	connection := fmt.Sprintf("host=127.0.0.1 port=%s user=postgres database=postgres sslmode=disable pool_max_conns=64", port)
 	return map[string]string{"connectionString": connection}, nil
 }

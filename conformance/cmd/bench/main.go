@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -56,12 +57,12 @@ func newCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&report, "report", "performance", "directory for the report")
 	flags.StringVar(&base, "base", "", "commit whose build is measured as a peer")
-	flags.StringSliceVar(&opts.Parts, "parts", nil, fmt.Sprintf("parts to run, of %v (default all)", performance.Parts()))
+	flags.StringSliceVar(&opts.Parts, "parts", performance.Parts(), "parts to run")
 	flags.StringVar(&opts.Dir, "dir", "", "directory, on the disk to measure, for the databases (default .cache/bench in the checkout)")
-	flags.IntVar(&opts.Rounds, "rounds", 0, "how often everything is measured; medians count (default 9)")
-	flags.DurationVar(&opts.Turn, "turn", 0, "length of one measurement (default 500ms)")
-	flags.IntVar(&opts.Keys, "keys", 0, "keys in the large file (default 10000000)")
-	flags.IntVar(&opts.Events, "events", 0, "events in the large file (default 5000000)")
+	flags.IntVar(&opts.Rounds, "rounds", 9, "how often everything is measured; medians count")
+	flags.DurationVar(&opts.Turn, "turn", 500*time.Millisecond, "length of one measurement")
+	flags.IntVar(&opts.Keys, "keys", 10_000_000, "keys in the large file")
+	flags.IntVar(&opts.Events, "events", 5_000_000, "events in the large file")
 	cmd.AddCommand(&cobra.Command{
 		Use:    performance.BareServerCommand + " SOCKET FILE|ENDPOINTS",
 		Args:   cobra.ExactArgs(2),
