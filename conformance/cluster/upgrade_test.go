@@ -22,7 +22,7 @@ func TestServersAreUpgraded(t *testing.T) {
 	t.Parallel()
 	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
-	pinned, err := checkout.PinnedNATSServer(t.Context(), os.Stderr)
+	pinned, err := checkout.PinnedNATSServer(t.Context())
 	require.NoError(t, err)
 	installed, err := harness.NATSProgram()
 	require.NoError(t, err)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -24,12 +26,37 @@ const patience = 3 * time.Minute
 // requireVariable turns the absence of a tool that a test needs into a failure, for machines that must have it.
 const requireVariable = "DAPR_BOLT_REQUIRE_TOOLS"
 
+var (
+	chromiumNames = []string{"chromium", "chromium-browser", "google-chrome"}
+	errNoBrowser  = fmt.Errorf("no Chromium: install one of %v", chromiumNames)
+)
+
+// chromium is the path of one. As root on Debian, it is installed where it is missing.
 var chromium = sync.OnceValues(func() (string, error) {
-	checkout, err := harness.FindCheckout()
-	if err != nil {
-		return "", err
+	find := func() (string, error) {
+		for _, name := range chromiumNames {
+			if path, err := exec.LookPath(name); err == nil {
+				return path, nil
+			}
+		}
+		return "", errNoBrowser
 	}
-	return checkout.Chromium(context.Background(), os.Stderr)
+	if path, err := find(); err == nil {
+		return path, nil
+	}
+	apt, err := exec.LookPath("apt-get")
+	if err != nil || os.Geteuid() != 0 {
+		return "", errNoBrowser
+	}
+	fmt.Fprintln(os.Stderr, "installing chromium with apt-get, to look at the console")
+	for _, args := range [][]string{{"update", "-qq"}, {"install", "-y", "-qq", "--no-install-recommends", "chromium"}} {
+		cmd := exec.Command(apt, args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: apt-get %v: %w: %s", errNoBrowser, args, err, out)
+		}
+	}
+	return find()
 })
 
 // browser is one window on a console.
@@ -43,7 +70,7 @@ type browser struct {
 func open(t *testing.T, bolt *harness.Bolt) *browser {
 	t.Helper()
 	path, err := chromium()
-	if errors.Is(err, harness.ErrNoBrowser) && os.Getenv(requireVariable) == "" {
+	if errors.Is(err, errNoBrowser) && os.Getenv(requireVariable) == "" {
 		t.Skip("THE CONSOLE IS NOT TESTED: ", err)
 	}
 	require.NoError(t, err)
@@ -165,13 +192,26 @@ func (b *browser) as(l look) {
 	}))
 }
 
+// axeVersion is that of axe-core, as npm names it, which finds what people with disabilities cannot use. Its licence is
+// MPL-2.0; it is run in tests, and no part of dapr-bolt.
+const axeVersion = "axe-core@4.14.1"
+
+// axe is axe-core's script, which is downloaded with npm into the checkout's cache when it is not there yet.
 var axe = sync.OnceValues(func() (string, error) {
 	checkout, err := harness.FindCheckout()
 	if err != nil {
 		return "", err
 	}
-	path, err := checkout.Axe(context.Background(), os.Stderr)
-	if err != nil {
+	dir := checkout.Path(".cache", axeVersion)
+	path := filepath.Join(dir, "node_modules", "axe-core", "axe.min.js")
+	if err := checkout.Once(context.Background(), path, func() error {
+		fmt.Fprintf(os.Stderr, "downloading %s with npm into .cache\n", axeVersion)
+		out, err := exec.Command("npm", "install", "--silent", "--ignore-scripts", "--no-save", "--prefix", dir, axeVersion).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("download %s: %w: %s", axeVersion, err, out)
+		}
+		return nil
+	}); err != nil {
 		return "", err
 	}
 	script, err := os.ReadFile(path)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -118,26 +117,10 @@ spec:
       enabled: true
 `
 
-// controlPlane builds Dapr's placement and scheduler once for all tests.
-var controlPlane = sync.OnceValues(func() (programs [2]string, err error) {
-	checkout, err := harness.FindCheckout()
-	if err != nil {
-		return programs, err
-	}
-	if programs[0], err = checkout.Placement(context.Background(), os.Stderr); err != nil {
-		return programs, err
-	}
-	programs[1], err = checkout.Scheduler(context.Background(), os.Stderr)
-	return programs, err
-})
-
 // hosts starts placement, scheduler, sidecar and the app by that name, which hosts actors.
-func (e *env) hosts(name, control string) (*harness.ControlPlane, *harness.Daprd, *harness.App) {
+func (e *env) hosts(name, control string) (*controlPlane, *harness.Daprd, *harness.App) {
 	e.t.Helper()
-	programs, err := controlPlane()
-	require.NoError(e.t, err)
-	plane, err := e.StartControlPlane(e.t.Context(), programs[0], programs[1])
-	require.NoError(e.t, err)
+	plane := e.startControlPlane()
 	port, err := e.FreePort()
 	require.NoError(e.t, err)
 	config := filepath.Join(e.Dir(), "config.yaml")
@@ -145,7 +128,7 @@ func (e *env) hosts(name, control string) (*harness.ControlPlane, *harness.Daprd
 	d := e.daprd(harness.DaprdOptions{
 		AppID:   name,
 		AppPort: port,
-		Args:    append(plane.SidecarArgs(), "--config", config),
+		Args:    append(plane.sidecarArgs, "--config", config),
 	}, storeComponent("actorStateStore", "true"), pubsubComponent())
 	require.NoError(e.t, d.WaitCallable(e.t.Context()))
 	a := e.process(name, port, d, control)
@@ -153,8 +136,8 @@ func (e *env) hosts(name, control string) (*harness.ControlPlane, *harness.Daprd
 	// How long these take to end by themselves, on a busy machine, is not what the tests are about.
 	e.t.Cleanup(func() {
 		d.Kill()
-		plane.Placement.Kill()
-		plane.Scheduler.Kill()
+		plane.placement.Kill()
+		plane.scheduler.Kill()
 	})
 	return plane, d, a
 }
@@ -219,19 +202,19 @@ func TestActorsKeepStateAndReminders(t *testing.T) {
 			e.ready(d)
 		}},
 		{"placement and scheduler", func() {
-			plane.Placement.Kill()
-			plane.Scheduler.Kill()
-			require.NoError(t, errors.Join(plane.Placement.Start(), plane.Scheduler.Start()))
-			require.NoError(t, harness.WaitReady(t.Context(), plane.Placement, plane.Scheduler))
+			plane.placement.Kill()
+			plane.scheduler.Kill()
+			require.NoError(t, errors.Join(plane.placement.Start(), plane.scheduler.Start()))
+			require.NoError(t, harness.WaitReady(t.Context(), plane.placement, plane.scheduler))
 		}},
 		{"all of them", func() {
 			d.Kill()
 			a.Kill()
-			plane.Placement.Kill()
-			plane.Scheduler.Kill()
+			plane.placement.Kill()
+			plane.scheduler.Kill()
 			e.restart()
-			require.NoError(t, errors.Join(plane.Placement.Start(), plane.Scheduler.Start(), d.Start(), a.Start()))
-			require.NoError(t, harness.WaitReady(t.Context(), plane.Placement, plane.Scheduler, d, a))
+			require.NoError(t, errors.Join(plane.placement.Start(), plane.scheduler.Start(), d.Start(), a.Start()))
+			require.NoError(t, harness.WaitReady(t.Context(), plane.placement, plane.scheduler, d, a))
 		}},
 	} {
 		before := read()

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"os"
 	"strconv"
@@ -16,19 +15,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/cause"
 	"github.com/dapr-bolt/dapr-bolt/pubsub"
 )
-
-// pythonInterpreter is one with Dapr's SDK. Where there is no Python, the test says so and is left out.
-func pythonInterpreter(t *testing.T) string {
-	t.Helper()
-	checkout, err := harness.FindCheckout()
-	require.NoError(t, err)
-	python, err := checkout.Python(t.Context(), os.Stderr)
-	if errors.Is(err, harness.ErrNoPython) {
-		t.Skipf("Python was not tried: %v", err)
-	}
-	require.NoError(t, err)
-	return python
-}
 
 // quickstart is a todo service of one of the quick starts, with its sidecar.
 type quickstart struct {
@@ -84,11 +70,7 @@ func TestTheQuickStarts(t *testing.T) {
 		t.Parallel()
 		checkout, err := harness.FindCheckout()
 		require.NoError(t, err)
-		node, modules, err := checkout.Node(t.Context(), os.Stderr)
-		if errors.Is(err, harness.ErrNoNode) {
-			t.Skipf("JavaScript was not tried: %v", err)
-		}
-		require.NoError(t, err)
+		node, modules := nodeWithModules(t)
 		e := newEnv(t)
 		// A module finds its packages beside itself.
 		dir := e.Dir("javascript")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
@@ -82,7 +81,7 @@ func TestRestartSidecarBringsSubscriptionsBack(t *testing.T) {
 	require.NoError(t, harness.WriteComponents(resources, harness.NewComponent("pubsub", "pubsub.bolt")))
 	c, err := checkout()
 	require.NoError(t, err)
-	daprdPath, err := c.Daprd(t.Context(), os.Stderr)
+	daprdPath, err := c.Daprd(t.Context())
 	require.NoError(t, err)
 	sidecar, err := e.StartDaprd(harness.DaprdOptions{
 		Path: daprdPath, AppID: "shop", AppPort: appPort, Resources: []string{resources}, HTTPPort: sidecarPort,

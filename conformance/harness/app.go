@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -31,16 +32,13 @@ type App struct {
 // StartApp starts the app. Wait for it, and for its sidecar, with WaitReady.
 func (h *Harness) StartApp(opts AppOptions) (*App, error) {
 	app := &App{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(opts.Port))}
-	if opts.ReadyPath == "" {
-		opts.ReadyPath = "/healthz"
-	}
 	var err error
 	app.Process, err = h.start(kindApp, spec{
 		Name:  opts.Name,
 		Path:  opts.Path,
 		Args:  opts.Args,
-		Env:   append([]string{"GORACE=halt_on_error=1"}, opts.Env...),
-		Ready: answers("http://" + app.Address + opts.ReadyPath),
+		Env:   opts.Env,
+		Ready: answers("http://" + app.Address + cmp.Or(opts.ReadyPath, "/healthz")),
 	})
 	return app, err
 }
@@ -60,4 +58,28 @@ func (a *App) Get(ctx context.Context, path string, result any) error {
 		return err
 	}
 	return response.JSON(result)
+}
+
+// ServerOptions describe any other program that listens, such as a database.
+type ServerOptions struct {
+	// Name is the process's name in logs.
+	Name string
+	// Path is the binary.
+	Path      string
+	Args, Env []string
+	// Network and Address are where it listens, as in net.Dial. They are not passed on: say them in Args. Network's
+	// default: tcp.
+	Network, Address string
+}
+
+// StartServer starts the program. It is ready, for WaitReady, when it takes connections.
+func (h *Harness) StartServer(opts ServerOptions) (*Process, error) {
+	return h.start(kindServer, spec{Name: opts.Name, Path: opts.Path, Args: opts.Args, Env: opts.Env, Ready: func(ctx context.Context) error {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(ctx, cmp.Or(opts.Network, "tcp"), opts.Address)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}})
 }

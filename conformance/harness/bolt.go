@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/dapr-bolt/dapr-bolt/internal/admin"
 )
 
 // BoltOptions describe a dapr-bolt process.
@@ -48,15 +51,9 @@ type Bolt struct {
 // StartBolt starts dapr-bolt and waits until it is ready, as a sidecar must not be
 // started before the component listens.
 func (h *Harness) StartBolt(ctx context.Context, opts BoltOptions) (*Bolt, error) {
-	if opts.Name == "" {
-		opts.Name = "dapr-bolt"
-	}
-	if opts.DataDir == "" {
-		opts.DataDir = h.Dir("data")
-	}
-	if opts.SocketDir == "" {
-		opts.SocketDir = h.SocketDir()
-	}
+	opts.Name = cmp.Or(opts.Name, "dapr-bolt")
+	opts.DataDir = cmp.Or(opts.DataDir, h.Dir("data"))
+	opts.SocketDir = cmp.Or(opts.SocketDir, h.SocketDir())
 	port, err := h.portOr(opts.HTTPPort)
 	if err != nil {
 		return nil, err
@@ -79,8 +76,7 @@ func (h *Harness) StartBolt(ctx context.Context, opts BoltOptions) (*Bolt, error
 			"--socket-dir", opts.SocketDir,
 			"--http-listen", bolt.HTTPAddress,
 		}, opts.Args...),
-		// A data race in a binary that was built to find them ends it.
-		Env:   append([]string{"GORACE=halt_on_error=1"}, opts.Env...),
+		Env:   opts.Env,
 		Ready: answers("http://" + bolt.HTTPAddress + "/readyz"),
 
 		Credential: opts.Credential,
@@ -131,6 +127,13 @@ func (b *Bolt) Command(ctx context.Context, result any, args ...string) error {
 		return fmt.Errorf("dapr-bolt %q printed %q: %w", args, stdout.String(), err)
 	}
 	return nil
+}
+
+// DeadLetters lists dead letters; the arguments are those of the command.
+func (b *Bolt) DeadLetters(ctx context.Context, args ...string) ([]admin.DeadLetter, error) {
+	var letters []admin.DeadLetter
+	err := b.Command(ctx, &letters, append([]string{"dead-letters", "list"}, args...)...)
+	return letters, err
 }
 
 // ConsoleLink is the link that lets a browser into the console.

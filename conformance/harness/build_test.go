@@ -25,7 +25,7 @@ func TestFindCheckoutOutsideOne(t *testing.T) {
 }
 
 func TestInstalledDaprd(t *testing.T) {
-	checkout := Checkout{daprVersion: "v1.18.2"}
+	checkout := Checkout{daprVersion: "v1.18.2", progress: t.Output()}
 	for _, test := range []struct {
 		says string
 		err  string
@@ -39,7 +39,7 @@ func TestInstalledDaprd(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "daprd")
 			require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho "+test.says+"\n"), 0o755))
 			t.Setenv(DaprdVariable, path)
-			got, err := checkout.Daprd(t.Context(), nil)
+			got, err := checkout.Daprd(t.Context())
 			if test.err != "" {
 				require.ErrorContains(t, err, test.err)
 				return
@@ -52,7 +52,7 @@ func TestInstalledDaprd(t *testing.T) {
 
 func TestLockIsExclusiveAndEndsWithItsContext(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "folder", "lock")
-	unlock, err := lockFile(t.Context(), path, nil)
+	unlock, err := lockFile(t.Context(), path, t.Output())
 	require.NoError(t, err)
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -61,7 +61,7 @@ func TestLockIsExclusiveAndEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 
 	unlock()
-	unlock, err = lockFile(t.Context(), path, nil)
+	unlock, err = lockFile(t.Context(), path, t.Output())
 	require.NoError(t, err)
 	unlock()
 }
@@ -85,7 +85,7 @@ func TestAFailedBuildSaysWhatTheCompilerSaid(t *testing.T) {
 
 // The benchmark measures other builds beside this one.
 func TestCommandAtBuildsAnotherCommit(t *testing.T) {
-	checkout := Checkout{root: t.TempDir()}
+	checkout := Checkout{root: t.TempDir(), progress: t.Output()}
 	git := func(args ...string) {
 		out, err := exec.CommandContext(t.Context(), "git", append([]string{"-C", checkout.root, "-c", "user.name=a", "-c", "user.email=a@b"}, args...)...).CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -101,12 +101,12 @@ func TestCommandAtBuildsAnotherCommit(t *testing.T) {
 	commit("first")
 	commit("second")
 	for commit, says := range map[string]string{"HEAD": "second", "HEAD~1": "first"} {
-		path, err := checkout.CommandAt(t.Context(), "thing", commit, os.Stderr)
+		path, err := checkout.CommandAt(t.Context(), "thing", commit)
 		require.NoError(t, err)
 		out, err := exec.CommandContext(t.Context(), path).CombinedOutput()
 		require.NoError(t, err)
 		require.Equal(t, says, string(out))
 	}
-	_, err := checkout.CommandAt(t.Context(), "thing", "no-such-commit", nil)
+	_, err := checkout.CommandAt(t.Context(), "thing", "no-such-commit")
 	require.ErrorContains(t, err, "git rev-parse")
 }

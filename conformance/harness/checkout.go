@@ -3,6 +3,7 @@ package harness
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ const (
 type Checkout struct {
 	root        string
 	daprVersion string
+	progress    io.Writer // is told what is built, downloaded and waited for
 }
 
 // FindCheckout walks up from the working directory to the folder that holds
@@ -33,7 +35,7 @@ func FindCheckout() (Checkout, error) {
 		raw, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 		if err == nil && modfile.ModulePath(raw) == rootModule {
 			version, err := requiredVersion(filepath.Join(dir, "conformance", "go.mod"), daprModule)
-			return Checkout{root: dir, daprVersion: version}, err
+			return Checkout{root: dir, daprVersion: version, progress: os.Stderr}, err
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return Checkout{}, err

@@ -1,11 +1,10 @@
 package harness
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -36,13 +35,6 @@ type ClusterOptions struct {
 	Network *Network
 }
 
-func (o *ClusterOptions) servers() int {
-	if o.Servers == 0 {
-		return clusterSize
-	}
-	return o.Servers
-}
-
 func (o *ClusterOptions) scheme() string {
 	if o.Certificates == "" {
 		return "http://"
@@ -52,40 +44,6 @@ func (o *ClusterOptions) scheme() string {
 
 func (o *ClusterOptions) certificate(name string) string { return filepath.Join(o.Certificates, name) }
 
-const (
-	etcdModule = "go.etcd.io/etcd/server/v3"
-	natsModule = "github.com/nats-io/nats-server/v2"
-)
-
-// EtcdServer returns the path of etcd, built as the sidecar is from the module that conformance/go.mod pins.
-func (c Checkout) EtcdServer(ctx context.Context, progress io.Writer) (string, error) {
-	return c.serverProgram(ctx, "etcd", etcdModule, progress)
-}
-
-// NATSVariable names an installed nats-server to use in place of the pinned one.
-const NATSVariable = "DAPR_BOLT_NATS_SERVER"
-
-// NATSServer returns the path of nats-server: the one that NATSVariable names, or the pinned one.
-func (c Checkout) NATSServer(ctx context.Context, progress io.Writer) (string, error) {
-	if path := os.Getenv(NATSVariable); path != "" {
-		return path, nil
-	}
-	return c.PinnedNATSServer(ctx, progress)
-}
-
-// PinnedNATSServer returns the path of nats-server, built as etcd is.
-func (c Checkout) PinnedNATSServer(ctx context.Context, progress io.Writer) (string, error) {
-	return c.serverProgram(ctx, "nats-server", natsModule, progress)
-}
-
-func (c Checkout) serverProgram(ctx context.Context, name, module string, progress io.Writer) (string, error) {
-	version, err := requiredVersion(c.Path("conformance", "go.mod"), module)
-	if err != nil {
-		return "", err
-	}
-	return c.pinnedProgram(ctx, name, version, module, progress, "-ldflags", "-s -w")
-}
-
 // Servers are a cluster of each kind, which hold the state and the events of all dapr-bolts.
 type Servers struct {
 	Etcd *Etcd
@@ -93,9 +51,9 @@ type Servers struct {
 }
 
 // StartServers starts three servers of each kind; the programs are built first if they are missing.
-func (h *Harness) StartServers(ctx context.Context, checkout Checkout, progress io.Writer) (*Servers, error) {
-	etcd, err1 := checkout.EtcdServer(ctx, progress)
-	nats, err2 := checkout.NATSServer(ctx, progress)
+func (h *Harness) StartServers(ctx context.Context, checkout Checkout) (*Servers, error) {
+	etcd, err1 := checkout.EtcdServer(ctx)
+	nats, err2 := checkout.NATSServer(ctx)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -160,11 +118,7 @@ func (h *Harness) StartEtcd(ctx context.Context, opts ClusterOptions) (*Etcd, er
 	}
 	var e Etcd
 	for _, on := range members {
-		metrics, err := h.addressOn(on.node)
-		if err != nil {
-			return nil, err
-		}
-		m := &EtcdMember{node: on.node, Endpoint: opts.scheme() + on.client, Metrics: "http://" + metrics, Dir: h.Dir(on.name)}
+		m := &EtcdMember{node: on.node, Endpoint: opts.scheme() + on.client, Metrics: "http://" + on.monitor, Dir: h.Dir(on.name)}
 		var tls []string
 		if opts.Certificates != "" {
 			for flag, file := range map[string]string{"trusted-ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"} {
@@ -196,21 +150,11 @@ func (h *Harness) StartEtcd(ctx context.Context, opts ClusterOptions) (*Etcd, er
 }
 
 // WaitReady waits until every server serves.
-func (e *Etcd) WaitReady(ctx context.Context) error {
-	var all []interface{ WaitReady(context.Context) error }
-	for _, m := range e.Servers {
-		all = append(all, m)
-	}
-	return WaitReady(ctx, all...)
-}
+func (e *Etcd) WaitReady(ctx context.Context) error { return waitAll(ctx, e.Servers) }
 
 // Endpoints are the servers' URLs for clients, with commas between them, as a component's metadata has them.
 func (e *Etcd) Endpoints() string {
-	var all []string
-	for _, m := range e.Servers {
-		all = append(all, m.Endpoint)
-	}
-	return strings.Join(all, ",")
+	return joined(e.Servers, func(m *EtcdMember) string { return m.Endpoint })
 }
 
 // Metadata is that of a store on the cluster, and more, in pairs of key and value, with times that a busy machine keeps.
@@ -289,17 +233,13 @@ func (h *Harness) StartNATS(ctx context.Context, opts ClusterOptions) (*NATS, er
 	}
 	var all NATS
 	for _, on := range members {
-		monitor, err := h.addressOn(on.node)
-		if err != nil {
-			return nil, err
-		}
-		m := &NATSMember{node: on.node, URL: "nats://" + on.client, Monitor: "http://" + monitor, Dir: h.Dir(on.name)}
+		m := &NATSMember{node: on.node, URL: "nats://" + on.client, Monitor: "http://" + on.monitor, Dir: h.Dir(on.name)}
 		cluster := ""
 		if len(members) > 1 {
 			cluster = fmt.Sprintf("cluster { name: dapr-bolt, listen: %s, routes: [%s] }\n", on.peer, strings.Join(routes, ", "))
 		}
 		config := h.Dir(on.name + ".conf")
-		text := fmt.Sprintf(natsSettings, on.name, on.client, monitor, m.Dir, cluster+opts.Config)
+		text := fmt.Sprintf(natsSettings, on.name, on.client, on.monitor, m.Dir, cluster+opts.Config)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
@@ -319,21 +259,19 @@ func (h *Harness) StartNATS(ctx context.Context, opts ClusterOptions) (*NATS, er
 }
 
 // WaitReady waits until every server serves and has its streams.
-func (n *NATS) WaitReady(ctx context.Context) error {
-	var all []interface{ WaitReady(context.Context) error }
-	for _, m := range n.Servers {
-		all = append(all, m)
-	}
-	return WaitReady(ctx, all...)
-}
+func (n *NATS) WaitReady(ctx context.Context) error { return waitAll(ctx, n.Servers) }
 
 // URL is that of all servers, as a component's metadata has it.
 func (n *NATS) URL() string {
-	var all []string
-	for _, m := range n.Servers {
-		all = append(all, m.URL)
+	return joined(n.Servers, func(m *NATSMember) string { return m.URL })
+}
+
+func joined[M any](all []M, of func(M) string) string {
+	var texts []string
+	for _, m := range all {
+		texts = append(texts, of(m))
 	}
-	return strings.Join(all, ",")
+	return strings.Join(texts, ",")
 }
 
 // Metadata is that of a pub/sub on the servers, and more, in pairs of key and value, with a time that a busy machine keeps.
@@ -344,27 +282,7 @@ func (n *NATS) Metadata(more ...string) []string {
 }
 
 // Leader returns the server that leads JetStream's metadata now.
-func (n *NATS) Leader(ctx context.Context) (*NATSMember, error) {
-	var errs []error
-	for _, m := range n.Servers {
-		response, err := Call(ctx, http.MethodGet, m.Monitor+"/jsz", nil)
-		var info struct {
-			Meta struct {
-				Leader string `json:"leader"`
-			} `json:"meta_cluster"`
-		}
-		if err == nil {
-			err = json.Unmarshal(response.Body, &info)
-		}
-		for _, leader := range n.Servers {
-			if err == nil && leader.Name() == info.Meta.Leader {
-				return leader, nil
-			}
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("no server says who leads: %w", errors.Join(errs...))
-}
+func (n *NATS) Leader(ctx context.Context) (*NATSMember, error) { return n.StreamLeader(ctx, "") }
 
 // StreamLeader returns the server that leads a stream now.
 func (n *NATS) StreamLeader(ctx context.Context, stream string) (*NATSMember, error) {
@@ -373,16 +291,19 @@ func (n *NATS) StreamLeader(ctx context.Context, stream string) (*NATSMember, er
 			return m, nil
 		}
 	}
-	return nil, fmt.Errorf("no server says that it leads stream %s", stream)
+	return nil, fmt.Errorf("no server says that it leads %q", stream)
 }
 
-// Leads reports whether the server says that it leads a stream, which is that of `prefix=database=bucket`.
+// Leads reports whether the server says that it leads a stream, which is that of `prefix=database=bucket`, or, if that is
+// empty, JetStream's metadata.
 func (m *NATSMember) Leads(ctx context.Context, stream string) bool {
+	type cluster struct{ Leader string }
 	var info struct {
+		Meta     cluster `json:"meta_cluster"`
 		Accounts []struct {
 			Streams []struct {
 				Name    string
-				Cluster struct{ Leader string }
+				Cluster cluster
 			} `json:"stream_detail"`
 		} `json:"account_details"`
 	}
@@ -391,6 +312,9 @@ func (m *NATSMember) Leads(ctx context.Context, stream string) bool {
 	response, err := Call(ctx, http.MethodGet, m.Monitor+"/jsz?streams=true", nil)
 	if err != nil || response.JSON(&info) != nil {
 		return false
+	}
+	if stream == "" {
+		return info.Meta.Leader == m.Name()
 	}
 	for _, account := range info.Accounts {
 		for _, s := range account.Streams {
@@ -402,30 +326,29 @@ func (m *NATSMember) Leads(ctx context.Context, stream string) bool {
 	return false
 }
 
-// member is a server of a cluster that is to be: its name, and its addresses for clients and for the other servers.
+// member is a server of a cluster that is to be: its name, and its addresses for clients, for the other servers and for who
+// watches it.
 type member struct {
 	*node
-	name, client, peer string
+	name, client, peer, monitor string
 }
 
 func (h *Harness) members(ctx context.Context, of string, opts *ClusterOptions) ([]member, error) {
 	var all []member
-	for i := range opts.servers() {
+	for i := range cmp.Or(opts.Servers, clusterSize) {
 		on, err := opts.node(ctx)
 		if err != nil {
 			return nil, err
 		}
-		client, err1 := h.addressOn(on)
-		peer, err2 := h.addressOn(on)
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, err
+		m := member{node: on, name: fmt.Sprintf("%s-%d", of, i)}
+		for _, address := range []*string{&m.client, &m.peer, &m.monitor} {
+			port, err := h.FreePort()
+			if err != nil {
+				return nil, err
+			}
+			*address = net.JoinHostPort(on.host, strconv.Itoa(port))
 		}
-		all = append(all, member{on, fmt.Sprintf("%s-%d", of, i), client, peer})
+		all = append(all, m)
 	}
 	return all, nil
-}
-
-func (h *Harness) addressOn(n *node) (string, error) {
-	port, err := h.FreePort()
-	return net.JoinHostPort(n.host, strconv.Itoa(port)), err
 }

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -54,15 +55,6 @@ func (h *Harness) StartDaprd(opts DaprdOptions) (*Daprd, error) {
 	if opts.AppID == "" {
 		return nil, errors.New("the sidecar has no app id")
 	}
-	if opts.Name == "" {
-		opts.Name = opts.AppID + "-daprd"
-	}
-	if opts.SocketDir == "" {
-		opts.SocketDir = h.SocketDir()
-	}
-	if opts.LogLevel == "" {
-		opts.LogLevel = "info"
-	}
 	httpPort, err1 := h.portOr(opts.HTTPPort)
 	grpcPort, err2 := h.portOr(opts.GRPCPort)
 	internalPort, err3 := h.FreePort()
@@ -77,7 +69,7 @@ func (h *Harness) StartDaprd(opts DaprdOptions) (*Daprd, error) {
 		"--dapr-listen-addresses", "127.0.0.1",
 		"--dapr-internal-grpc-listen-address", "127.0.0.1",
 		"--enable-metrics=false",
-		"--log-level", opts.LogLevel,
+		"--log-level", cmp.Or(opts.LogLevel, "info"),
 	}
 	if opts.AppPort != 0 {
 		args = append(args, "--app-port", strconv.Itoa(opts.AppPort), "--app-protocol", "http")
@@ -87,11 +79,11 @@ func (h *Harness) StartDaprd(opts DaprdOptions) (*Daprd, error) {
 	}
 	daprd := &Daprd{AppID: opts.AppID, HTTPPort: httpPort, GRPCPort: grpcPort}
 	daprd.Process, err1 = h.start(kindSidecar, spec{
-		Name:  opts.Name,
+		Name:  cmp.Or(opts.Name, opts.AppID+"-daprd"),
 		Path:  opts.Path,
 		Args:  append(args, opts.Args...),
 		Quiet: opts.Quiet,
-		Env:   append([]string{"DAPR_COMPONENTS_SOCKETS_FOLDER=" + opts.SocketDir}, opts.Env...),
+		Env:   append([]string{"DAPR_COMPONENTS_SOCKETS_FOLDER=" + cmp.Or(opts.SocketDir, h.SocketDir())}, opts.Env...),
 		Ready: answers(daprd.url("/v1.0/healthz")),
 	})
 	return daprd, err1

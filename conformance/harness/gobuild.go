@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,83 +22,93 @@ type goBuildOptions struct {
 	Output   string
 	Flags    []string
 	Env      []string
-	Progress io.Writer // may be nil
+	Progress io.Writer
 }
 
-// goBuild runs `go build` and puts the binary at Output in one step, so that
-// nobody ever starts half a file and a running binary is not written over.
+// goBuild runs `go build`.
 func goBuild(ctx context.Context, opts goBuildOptions) error {
-	if err := os.MkdirAll(filepath.Dir(opts.Output), 0o755); err != nil {
+	return inOneStep(opts.Output, func(built string) error {
+		var said buildOutput
+		meter := newMeter("building "+opts.What, opts.Note, opts.Progress, said.state)
+		args := append([]string{"build", "-v", "-o", built}, opts.Flags...)
+		cmd := exec.CommandContext(ctx, "go", append(args, opts.Package)...)
+		cmd.Dir = opts.Dir
+		// An own process group: Ctrl-C then reaches the build through ctx alone, and
+		// the signal reaches the compilers that the go command started.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+		cmd.WaitDelay = 10 * time.Second
+		cmd.Env = append(os.Environ(), opts.Env...)
+		cmd.Stdout, cmd.Stderr = &said, &said
+		err := cmd.Run()
+		meter.stop(err)
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("building %s: %w", opts.What, context.Cause(ctx))
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("building %s: %w", opts.What, err), errors.New(said.tail()))
+		}
+		return nil
+	})
+}
+
+// inOneStep has put make a file elsewhere and moves it to path, so that nobody ever starts half a program and a running one is
+// not written over.
+func inOneStep(path string, put func(path string) error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	scratch, err := os.MkdirTemp(filepath.Dir(opts.Output), ".building-")
+	scratch, err := os.MkdirTemp(filepath.Dir(path), ".making-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(scratch) }()
-	built := filepath.Join(scratch, filepath.Base(opts.Output))
-
-	output := &buildOutput{}
-	meter := newMeter("building "+opts.What, opts.Note, opts.Progress, output.state)
-	args := append([]string{"build", "-v", "-o", built}, opts.Flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, opts.Package)...)
-	cmd.Dir = opts.Dir
-	// An own process group: Ctrl-C then reaches the build through ctx alone, and
-	// the signal reaches the compilers that the go command started.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	cmd.Env = append(os.Environ(), opts.Env...)
-	cmd.Stdout, cmd.Stderr = output, output
-	err = cmd.Run()
-	meter.stop(err)
-	if err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("building %s: %w", opts.What, context.Cause(ctx))
-		}
-		return errors.Join(fmt.Errorf("building %s: %w", opts.What, err), errors.New(output.tail()))
+	made := filepath.Join(scratch, filepath.Base(path))
+	if err := put(made); err != nil {
+		return err
 	}
-	return os.Rename(built, opts.Output)
+	return os.Rename(made, path)
 }
 
 const keptLines = 40
 
 // buildOutput takes what `go build -v` prints: names of packages, downloads, errors.
 type buildOutput struct {
-	mu       sync.Mutex
-	partial  []byte
-	lines    []string // the last keptLines, for the error message
-	packages int
+	mu   sync.Mutex
+	text strings.Builder
 }
 
 func (o *buildOutput) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.partial = eachLine(append(o.partial, p...), func(line []byte) {
-		if !bytes.HasPrefix(line, []byte("go: ")) {
-			o.packages++
-		}
-		o.lines = append(o.lines, string(line))
-		if len(o.lines) > keptLines {
-			o.lines = o.lines[1:]
-		}
-	})
-	return len(p), nil
+	return o.text.Write(p)
+}
+
+// lines are what the build said so far. The last one is not complete.
+func (o *buildOutput) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Split(o.text.String(), "\n")
 }
 
 // state is how far the build is.
 func (o *buildOutput) state() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.lines) == 0 {
+	lines := o.lines()
+	whole := lines[:len(lines)-1]
+	packages := 0
+	for _, line := range whole {
+		if !strings.HasPrefix(line, "go: ") {
+			packages++
+		}
+	}
+	if len(whole) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d packages, %s", o.packages, o.lines[len(o.lines)-1])
+	return fmt.Sprintf("%d packages, %s", packages, whole[len(whole)-1])
 }
 
 // tail is the end of what the build said.
 func (o *buildOutput) tail() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return strings.Join(append(o.lines, string(o.partial)), "\n")
+	lines := o.lines()
+	return strings.Join(lines[max(0, len(lines)-keptLines-1):], "\n")
 }

@@ -32,12 +32,13 @@ type Options struct {
 type Harness struct {
 	dir     string
 	scratch string // always temporary: its short path leaves room for sockets
-	output  *lineWriter
-	ports   *portPool
+	output  io.Writer
 
+	showing   sync.Mutex
 	mu        sync.Mutex
 	processes []*Process
 	networks  []*Network
+	ports     []*os.File // their locks
 	keep      bool
 }
 
@@ -47,12 +48,9 @@ func New(opts Options) (*Harness, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Harness{dir: opts.Dir, scratch: scratch, ports: &portPool{}}
+	h := &Harness{dir: opts.Dir, scratch: scratch, output: opts.Output}
 	if h.dir == "" {
 		h.dir = scratch
-	}
-	if opts.Output != nil {
-		h.output = &lineWriter{out: opts.Output}
 	}
 	if err := os.MkdirAll(filepath.Join(h.dir, "logs"), 0o755); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(scratch))
@@ -78,9 +76,16 @@ func (h *Harness) Dir(elements ...string) string {
 // SocketDir is the folder in which components and sidecars of this harness meet.
 func (h *Harness) SocketDir() string { return filepath.Join(h.scratch, "sockets") }
 
-// FreePort returns a TCP port that nobody listens on and that no other harness
-// gets until this one is closed.
-func (h *Harness) FreePort() (int, error) { return h.ports.take() }
+// nameWidth aligns the lines of the processes that `make run` starts.
+const nameWidth = 20
+
+// show lets several processes share the output without mixing their lines.
+func (h *Harness) show(name string, line []byte) {
+	h.showing.Lock()
+	defer h.showing.Unlock()
+	// A terminal that went away must not end the process that prints to it.
+	_, _ = fmt.Fprintf(h.output, "%-*s | %s\n", nameWidth, name, line)
+}
 
 // Keep makes Close leave the temporary folder in place, for somebody to look into.
 func (h *Harness) Keep() {
@@ -95,8 +100,8 @@ func (h *Harness) Keep() {
 // returns once every process is gone.
 func (h *Harness) Close() error {
 	h.mu.Lock()
-	processes, networks, keep := h.processes, h.networks, h.keep
-	h.processes, h.networks = nil, nil
+	processes, networks, ports, keep := h.processes, h.networks, h.ports, h.keep
+	h.processes, h.networks, h.ports = nil, nil, nil
 	h.mu.Unlock()
 
 	var errs []error
@@ -116,17 +121,25 @@ func (h *Harness) Close() error {
 	for _, n := range networks {
 		errs = append(errs, n.close())
 	}
-	h.ports.release()
+	for _, lock := range ports {
+		errs = append(errs, lock.Close())
+	}
 	if !keep {
 		errs = append(errs, os.RemoveAll(h.scratch))
 	}
 	return errors.Join(errs...)
 }
 
+type waiter interface {
+	WaitReady(ctx context.Context) error
+}
+
 // WaitReady waits until all of them are ready; see Process.WaitReady.
-func WaitReady(ctx context.Context, processes ...interface{ WaitReady(context.Context) error }) error {
+func WaitReady(ctx context.Context, processes ...waiter) error { return waitAll(ctx, processes) }
+
+func waitAll[W waiter](ctx context.Context, all []W) error {
 	var waits []func() error
-	for _, p := range processes {
+	for _, p := range all {
 		waits = append(waits, func() error { return p.WaitReady(ctx) })
 	}
 	return together(waits...)
@@ -150,25 +163,23 @@ func (h *Harness) Watch(ctx context.Context) error {
 	processes := slices.Clone(h.processes)
 	h.mu.Unlock()
 
-	ctx, cancel := context.WithCancel(ctx)
+	watching, end := context.WithCancelCause(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()
-	defer cancel()
-	ended := make(chan error, len(processes))
+	defer end(nil)
 	for _, p := range processes {
 		r := p.newest()
 		group.Go(func() {
 			select {
 			case <-r.done:
-				ended <- fmt.Errorf("%s ended by itself: %w", p.Name(), p.describe(r))
-			case <-ctx.Done():
+				end(fmt.Errorf("%s ended by itself: %w", p.Name(), p.describe(r)))
+			case <-watching.Done():
 			}
 		})
 	}
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
+	<-watching.Done()
+	if ctx.Err() != nil {
 		return nil
 	}
+	return context.Cause(watching)
 }

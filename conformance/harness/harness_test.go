@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestSidecarLife(t *testing.T) {
 	checkout, err := harness.FindCheckout()
 	require.NoError(t, err)
-	path, err := checkout.Daprd(t.Context(), os.Stderr)
+	path, err := checkout.Daprd(t.Context())
 	require.NoError(t, err)
 
 	var shown logtest.Buffer

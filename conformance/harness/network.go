@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"strings"
 )
 
 // Network is a bridge of this machine with namespaces behind it, each for one server at an address of its own: a server
@@ -67,7 +65,7 @@ type node struct{ name, host, bridge string }
 // node returns one more place for a server.
 func (o *ClusterOptions) node(ctx context.Context) (*node, error) {
 	if o.Network == nil {
-		return &node{host: localhost}, nil
+		return &node{host: "127.0.0.1"}, nil
 	}
 	return o.Network.node(ctx)
 }
@@ -89,8 +87,6 @@ func (n *node) Reconnect(ctx context.Context) error {
 }
 
 func ip(ctx context.Context, args ...string) error {
-	if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
+	_, err := output(ctx, "", "ip", args...)
+	return err
 }

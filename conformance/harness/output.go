@@ -2,64 +2,36 @@ package harness
 
 import (
 	"bytes"
-	"fmt"
-	"io"
 	"sync"
 )
 
-// lineWriter lets several processes share one output without mixing their lines.
+// lineWriter hands on every whole line of what is written to it.
 type lineWriter struct {
-	mu  sync.Mutex
-	out io.Writer
-}
-
-// nameWidth aligns the lines of the processes that `make run` starts.
-const nameWidth = 20
-
-func (w *lineWriter) prefixer(name string) *prefixer {
-	return &prefixer{lines: w, prefix: fmt.Sprintf("%-*s | ", nameWidth, name)}
-}
-
-// prefixer writes whole lines after a prefix.
-type prefixer struct {
-	lines   *lineWriter
-	prefix  string
+	take    func(line []byte)
 	mu      sync.Mutex
 	partial []byte
 }
 
-func (p *prefixer) Write(data []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.partial = eachLine(append(p.partial, data...), p.emit)
-	return len(data), nil
-}
-
-// eachLine hands over every whole line and returns what comes after the last.
-func eachLine(text []byte, take func(line []byte)) (rest []byte) {
+func (w *lineWriter) Write(data []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.partial = append(w.partial, data...)
 	for {
-		line, rest, found := bytes.Cut(text, []byte("\n"))
+		line, rest, found := bytes.Cut(w.partial, []byte("\n"))
 		if !found {
-			return text
+			return len(data), nil
 		}
-		take(line)
-		text = rest
+		w.take(line)
+		w.partial = rest
 	}
 }
 
-// flush writes what has no end of line yet.
-func (p *prefixer) flush() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.partial) > 0 {
-		p.emit(p.partial)
-		p.partial = nil
+// flush hands on what has no end of line yet.
+func (w *lineWriter) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.partial) > 0 {
+		w.take(w.partial)
+		w.partial = nil
 	}
-}
-
-func (p *prefixer) emit(line []byte) {
-	p.lines.mu.Lock()
-	defer p.lines.mu.Unlock()
-	// A terminal that went away must not end the process that prints to it.
-	_, _ = fmt.Fprintf(p.lines.out, "%s%s\n", p.prefix, line)
 }

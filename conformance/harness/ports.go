@@ -9,11 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Free ports come from below the range from which systems take the ports of
@@ -24,16 +21,9 @@ const (
 	lastPort  = 29999
 )
 
-// portPool hands out ports that stay reserved among all harnesses of this machine:
-// each is a locked file, and the lock ends with the process at the latest.
-type portPool struct {
-	mu    sync.Mutex
-	locks []*os.File
-}
-
-func (p *portPool) take() (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// FreePort returns a TCP port that nobody listens on and that no other harness of this machine gets until this one is closed:
+// each is a locked file.
+func (h *Harness) FreePort() (int, error) {
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("dapr-bolt-ports-%d", os.Getuid()))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, err
@@ -41,27 +31,23 @@ func (p *portPool) take() (int, error) {
 	const attempts = 1000
 	for range attempts {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		file, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_RDWR|os.O_CREATE, 0o600)
+		lock, err := tryLock(filepath.Join(dir, strconv.Itoa(port)))
+		if errors.Is(err, errLocked) {
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
-		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || CheckPort(port) != nil {
-			_ = file.Close()
+		if CheckPort(port) != nil {
+			_ = lock.Close()
 			continue
 		}
-		p.locks = append(p.locks, file)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.ports = append(h.ports, lock)
 		return port, nil
 	}
 	return 0, fmt.Errorf("no free port between %d and %d after %d attempts", firstPort, lastPort, attempts)
-}
-
-func (p *portPool) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, file := range p.locks {
-		_ = file.Close()
-	}
-	p.locks = nil
 }
 
 // listenPatience is for how long Listen takes a port for one that is about to be free.

@@ -54,7 +54,7 @@ type Process struct {
 	spec    spec
 	kind    kind
 	logPath string
-	output  *lineWriter // nil: not shown
+	show    func(line []byte) // nil: what it prints is not shown
 
 	mu      sync.Mutex
 	current *run // the newest run, also after its end; nil before the first
@@ -72,8 +72,8 @@ type run struct {
 
 func (h *Harness) start(k kind, s spec) (*Process, error) {
 	p := &Process{spec: s, kind: k, logPath: h.Dir("logs", s.Name+".log")}
-	if !s.Quiet {
-		p.output = h.output
+	if !s.Quiet && h.output != nil {
+		p.show = func(line []byte) { h.show(s.Name, line) }
 	}
 	// A log tells of one harness; a folder that outlives it holds that of the last.
 	if err := os.Remove(p.logPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -126,17 +126,15 @@ func (p *Process) Start() error {
 		return err
 	}
 	cmd := exec.Command(p.spec.Path, p.spec.Args...)
-	cmd.Env = append(inheritedEnvironment(), p.spec.Env...)
+	cmd.Env = append(append(inheritedEnvironment(), "GORACE="+RaceOptions), p.spec.Env...)
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = ownProcessGroup(p.spec.OwnPIDs)
 	cmd.SysProcAttr.Credential = p.spec.Credential
-	var shown *prefixer
-	if p.output == nil {
-		cmd.Stdout, cmd.Stderr = log, log
-	} else {
-		shown = p.output.prefixer(p.spec.Name)
-		both := io.MultiWriter(log, shown)
-		cmd.Stdout, cmd.Stderr = both, both
+	shown := &lineWriter{take: p.show}
+	cmd.Stdout, cmd.Stderr = log, log
+	if p.show != nil {
+		cmd.Stdout = io.MultiWriter(log, shown)
+		cmd.Stderr = cmd.Stdout
 	}
 
 	r := &run{done: make(chan struct{})}
@@ -154,9 +152,7 @@ func (p *Process) Start() error {
 		if err == nil {
 			r.err = cmd.Wait()
 		}
-		if shown != nil {
-			shown.flush()
-		}
+		shown.flush()
 		_ = log.Close()
 		close(r.done)
 	}()

@@ -40,63 +40,43 @@ type release struct {
 	version  string // as in "v1.18.2"
 	// silence is how long nothing may come from the server, its answer's first byte included.
 	silence  time.Duration
-	progress io.Writer // may be nil
+	progress io.Writer
 }
 
-// download puts the program at output in one step, or leaves nothing there.
-func (r release) download(ctx context.Context, output string) error {
-	if err := os.MkdirAll(filepath.Dir(output), 0o755); err != nil {
-		return err
-	}
-	scratch, err := os.MkdirTemp(filepath.Dir(output), ".downloading-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(scratch) }()
-	archive, program := filepath.Join(scratch, "archive"), filepath.Join(scratch, r.name)
-	if err := r.archive(ctx, archive); err != nil {
-		return err
-	}
-	if err := r.unpack(archive, program); err != nil {
-		return fmt.Errorf("%s: %w", r.url(), err)
-	}
-	return os.Rename(program, output)
-}
-
-func (r release) url() string {
-	return fmt.Sprintf("%s/%s/%s_%s_%s.tar.gz", strings.TrimSuffix(r.releases, "/"), r.version, r.name, runtime.GOOS, runtime.GOARCH)
-}
-
-// archive downloads the archive to path, and returns an error unless it has the sum that the release says.
-func (r release) archive(ctx context.Context, path string) error {
+// download puts the program at path in one step, or leaves nothing there.
+func (r release) download(ctx context.Context, path string) error {
+	url := fmt.Sprintf("%s/%s/%s_%s_%s.tar.gz", strings.TrimSuffix(r.releases, "/"), r.version, r.name, runtime.GOOS, runtime.GOARCH)
 	var said strings.Builder
-	if err := r.get(ctx, r.url()+".sha256", func(body io.Reader, _ int64) error {
+	if err := r.get(ctx, url+".sha256", func(body io.Reader, _ int64) error {
 		_, err := io.Copy(&said, io.LimitReader(body, 1<<10))
 		return err
 	}); err != nil {
 		return err
 	}
 	want, _, _ := strings.Cut(said.String(), " ")
-
-	file, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	hash := sha256.New()
-	if err := r.get(ctx, r.url(), func(body io.Reader, size int64) error {
-		got := &counter{}
-		meter := newMeter("downloading "+r.what(), "", r.progress, func() string { return megabytes(got.Load(), size) })
-		_, err := io.Copy(io.MultiWriter(file, hash, got), body)
-		meter.stop(err)
-		return err
-	}); err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(hash.Sum(nil)); got != want {
-		return fmt.Errorf("%s has the SHA-256 %s; the release says %q", r.url(), got, want)
-	}
-	return file.Close()
+	return inOneStep(path, func(program string) error {
+		hash := sha256.New()
+		if err := r.get(ctx, url, func(body io.Reader, size int64) error {
+			var got atomic.Int64
+			count := writerFunc(func(p []byte) { got.Add(int64(len(p))) })
+			meter := newMeter("downloading "+r.what(), "", r.progress, func() string {
+				return fmt.Sprintf("%d of %d MB", got.Load()>>20, size>>20)
+			})
+			archive := io.TeeReader(body, io.MultiWriter(hash, count))
+			err := r.unpack(archive, program)
+			if err == nil {
+				_, err = io.Copy(io.Discard, archive) // the sum is that of all of it
+			}
+			meter.stop(err)
+			return err
+		}); err != nil {
+			return err
+		}
+		if got := hex.EncodeToString(hash.Sum(nil)); got != want {
+			return fmt.Errorf("%s has the SHA-256 %s; the release says %q", url, got, want)
+		}
+		return nil
+	})
 }
 
 func (r release) what() string { return r.name + " " + strings.TrimPrefix(r.version, "v") }
@@ -136,13 +116,8 @@ func because(ctx context.Context, err error) error {
 }
 
 // unpack writes the program in the archive to path.
-func (r release) unpack(archive, path string) error {
-	file, err := os.Open(archive)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	unzipped, err := gzip.NewReader(file)
+func (r release) unpack(archive io.Reader, path string) error {
+	unzipped, err := gzip.NewReader(archive)
 	if err != nil {
 		return err
 	}
@@ -166,16 +141,3 @@ func (r release) unpack(archive, path string) error {
 type writerFunc func(p []byte)
 
 func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
-
-// counter counts the bytes that are written to it.
-type counter struct{ atomic.Int64 }
-
-func (c *counter) Write(p []byte) (int, error) { c.Add(int64(len(p))); return len(p), nil }
-
-func megabytes(got, of int64) string {
-	const megabyte = 1e6
-	if of < 0 {
-		return fmt.Sprintf("%.0f MB", float64(got)/megabyte)
-	}
-	return fmt.Sprintf("%.0f of %.0f MB", float64(got)/megabyte, float64(of)/megabyte)
-}

@@ -107,14 +107,14 @@ func TestAProgramOfDaprIsDownloadedOrBuilt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(DownloadsVariable, test.releases)
-			checkout := Checkout{root: t.TempDir(), daprVersion: "v1.18.2"}
+			var progress bytes.Buffer
+			checkout := Checkout{root: t.TempDir(), daprVersion: "v1.18.2", progress: &progress}
 			writeFiles(t, checkout.Path("conformance"), map[string]string{
 				"go.mod":                        "module conformance\n\nrequire github.com/dapr/dapr v1.18.2\n\nreplace github.com/dapr/dapr => ./dapr\n",
 				"dapr/go.mod":                   "module github.com/dapr/dapr\n",
 				"dapr/cmd/placement/program.go": "package main\n\nfunc main() { println(`built`) }\n",
 			})
-			var progress bytes.Buffer
-			path, err := checkout.Placement(t.Context(), &progress)
+			path, err := checkout.Placement(t.Context())
 			require.NoError(t, err, progress.String())
 			out, err := exec.CommandContext(t.Context(), path).CombinedOutput()
 			require.NoError(t, err)
@@ -147,7 +147,7 @@ func TestADownloadEndsWhenNothingComes(t *testing.T) {
 			// The server waits for its handlers.
 			defer end()
 			dir := t.TempDir()
-			r := release{releases: server.URL, name: "placement", version: "v1.18.2", silence: 500 * time.Millisecond}
+			r := release{releases: server.URL, name: "placement", version: "v1.18.2", silence: 500 * time.Millisecond, progress: t.Output()}
 			err := r.download(t.Context(), filepath.Join(dir, "placement"))
 			require.ErrorContains(t, err, "nothing came for 500ms")
 			require.Empty(t, filesIn(t, dir))
@@ -159,8 +159,8 @@ func TestADownloadEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	server := releaseServer(t, "", func(http.ResponseWriter, *http.Request) { cancel() })
 	t.Setenv(DownloadsVariable, server.URL)
-	checkout := Checkout{root: t.TempDir(), daprVersion: "v1.18.2"}
-	_, err := checkout.Placement(ctx, nil)
+	checkout := Checkout{root: t.TempDir(), daprVersion: "v1.18.2", progress: t.Output()}
+	_, err := checkout.Placement(ctx)
 	require.ErrorIs(t, err, context.Canceled)
 }
 

@@ -2,10 +2,12 @@ package harness
 
 import (
 	"context"
-	"io"
-	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // RaceOptions are for binaries that were built with the race detector: it ends them at the first race, and does not keep
@@ -13,8 +15,8 @@ import (
 const RaceOptions = "halt_on_error=1 atexit_sleep_ms=0"
 
 // BoltProgram makes dapr-bolt once for all tests of a package, and returns the binary's path.
-var BoltProgram = programForTests(func(c Checkout, ctx context.Context, progress io.Writer) (string, error) {
-	return c.Command(ctx, "dapr-bolt", progress)
+var BoltProgram = programForTests(func(c Checkout, ctx context.Context) (string, error) {
+	return c.Command(ctx, "dapr-bolt")
 })
 
 // EtcdProgram and NATSProgram are the same for the servers of a cluster, and DaprdProgram for the sidecar.
@@ -24,13 +26,13 @@ var (
 	DaprdProgram = programForTests(Checkout.Daprd)
 )
 
-func programForTests(build func(c Checkout, ctx context.Context, progress io.Writer) (string, error)) func() (string, error) {
+func programForTests(build func(c Checkout, ctx context.Context) (string, error)) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
 		checkout, err := FindCheckout()
 		if err != nil {
 			return "", err
 		}
-		return build(checkout, context.Background(), os.Stderr)
+		return build(checkout, context.Background())
 	})
 }
 
@@ -38,14 +40,10 @@ func programForTests(build func(c Checkout, ctx context.Context, progress io.Wri
 func StartEtcd(t testing.TB, h *Harness, opts ClusterOptions) *Etcd {
 	t.Helper()
 	path, err := EtcdProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	opts.Path = path
 	etcd, err := h.StartEtcd(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return etcd
 }
 
@@ -53,14 +51,10 @@ func StartEtcd(t testing.TB, h *Harness, opts ClusterOptions) *Etcd {
 func StartNATS(t testing.TB, h *Harness, opts ClusterOptions) *NATS {
 	t.Helper()
 	path, err := NATSProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	opts.Path = path
 	nats, err := h.StartNATS(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return nats
 }
 
@@ -70,16 +64,14 @@ var TestPrograms = sync.OnceValues(func() (Programs, error) {
 	if err != nil {
 		return Programs{}, err
 	}
-	return checkout.BuildPrograms(context.Background(), os.Stderr)
+	return checkout.BuildPrograms(context.Background())
 })
 
 // ForTest returns a harness that ends with the test; its logs and data are kept if that failed.
 func ForTest(t testing.TB) *Harness {
 	t.Helper()
 	h, err := New(Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			h.Keep()
@@ -98,16 +90,11 @@ func StartBolt(t testing.TB, h *Harness, opts BoltOptions) *Bolt {
 	t.Helper()
 	if opts.Path == "" {
 		path, err := BoltProgram()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		opts.Path = path
 	}
-	opts.Env = append(opts.Env, "GORACE="+RaceOptions)
 	bolt, err := h.StartBolt(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return bolt
 }
 
@@ -115,9 +102,25 @@ func StartBolt(t testing.TB, h *Harness, opts BoltOptions) *Bolt {
 func Start(t testing.TB, opts BoltOptions) (*Harness, *Bolt, Programs) {
 	t.Helper()
 	programs, err := TestPrograms()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h := ForTest(t)
 	return h, StartBolt(t, h, opts), programs
+}
+
+// Certificates are folders with ca.crt, tls.crt and tls.key, of one authority.
+type Certificates struct{ Etcd, NATS, Client string }
+
+// MakeCertificates makes them in a folder of the test, with the script that comes with the Kubernetes overlay. The test is left
+// out if this machine has no openssl, which the script takes.
+func MakeCertificates(t testing.TB) Certificates {
+	t.Helper()
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("this machine has no openssl, with which certificates are made")
+	}
+	checkout, err := FindCheckout()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	_, err = output(t.Context(), "", checkout.Path("deploy", "overlays", "cluster", "certificates.sh"), dir)
+	require.NoError(t, err)
+	return Certificates{filepath.Join(dir, "etcd"), filepath.Join(dir, "nats"), filepath.Join(dir, "client")}
 }

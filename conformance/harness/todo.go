@@ -68,12 +68,12 @@ func (h *Harness) StartTodo(ctx context.Context, opts TodoOptions) (*Todo, error
 	if err != nil {
 		return nil, err
 	}
-	programs, err := checkout.BuildPrograms(ctx, os.Stderr)
+	programs, err := checkout.BuildPrograms(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if opts.Cluster {
-		if t.Servers, err = h.StartServers(ctx, checkout, os.Stderr); err != nil {
+		if t.Servers, err = h.StartServers(ctx, checkout); err != nil {
 			return nil, err
 		}
 	}

@@ -54,7 +54,7 @@ func startBare(ctx context.Context, p *peer, place string) error {
 	if err != nil {
 		return err
 	}
-	p.process = server.Process
+	p.process = server
 	return server.WaitReady(ctx)
 }
 

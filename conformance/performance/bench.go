@@ -17,16 +17,9 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 )
 
-// The parts of a run, in the order in which they run.
-const (
-	PartCalls    = "calls"    // calls of a component, side by side
-	PartSidecars = "sidecars" // calls of sidecars with the component behind them
-	PartLarge    = "large"    // one large file
-	PartCluster  = "cluster"  // etcd and NATS
-)
-
-// Parts lists them all.
-func Parts() []string { return []string{PartCalls, PartSidecars, PartLarge, PartCluster} }
+// Parts lists the parts of a run, in the order in which they run: calls of a component side by side, calls of sidecars with
+// the component behind them, one large file, etcd and NATS.
+func Parts() []string { return []string{"calls", "sidecars", "large", "cluster"} }
 
 // Options say what to measure and for how long.
 type Options struct {
@@ -120,7 +113,7 @@ func Run(ctx context.Context, opts Options) (*Results, error) {
 		return nil, err
 	}
 	b := &bench{opts: opts, checkout: checkout}
-	if b.bolt, err = checkout.Command(ctx, "dapr-bolt", opts.Progress); err != nil {
+	if b.bolt, err = checkout.Command(ctx, "dapr-bolt"); err != nil {
 		return nil, err
 	}
 	b.results = Results{
@@ -285,11 +278,9 @@ func describeMachine(ctx context.Context) string {
 			}
 		}
 	}
-	if out, err := exec.CommandContext(ctx, redisServer, "--version").Output(); err == nil {
-		machine = append(machine, strings.TrimSpace(string(out)))
-	}
-	if programs, err := postgresPrograms(); err == nil {
-		if out, err := exec.CommandContext(ctx, filepath.Join(programs, postgresServer), "--version").Output(); err == nil {
+	postgres, _ := postgresPrograms()
+	for _, program := range []string{redisServer, filepath.Join(postgres, postgresServer)} {
+		if out, err := exec.CommandContext(ctx, program, "--version").Output(); err == nil {
 			machine = append(machine, strings.TrimSpace(string(out)))
 		}
 	}

@@ -25,7 +25,7 @@ const (
 // cluster measures one dapr-bolt and three beside Dapr's own components on the same servers, what is possible there, and
 // others' servers; all but the bare one through sidecars as well.
 func (b *bench) cluster(ctx context.Context) error {
-	daprd, err := b.checkout.Daprd(ctx, b.opts.Progress)
+	daprd, err := b.checkout.Daprd(ctx)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (b *bench) cluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	servers, err := place.StartServers(ctx, b.checkout, b.opts.Progress)
+	servers, err := place.StartServers(ctx, b.checkout)
 	if err != nil {
 		return err
 	}

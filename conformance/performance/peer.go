@@ -266,7 +266,7 @@ func (p *peer) startServer(ctx context.Context, program string, args func(port s
 	if err != nil {
 		return "", err
 	}
-	p.process = s.Process
+	p.process = s
 	return address, s.WaitReady(ctx)
 }
 

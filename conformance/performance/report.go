@@ -2,7 +2,6 @@ package performance
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
@@ -18,8 +17,8 @@ import (
 // PlotName is the file that the report shows, beside it.
 const PlotName = "throughput.svg"
 
-// WriteMarkdown writes the report.
-func (r *Results) WriteMarkdown(out io.Writer) error {
+// Markdown is the report.
+func (r *Results) Markdown() string {
 	var text strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }
 	row := func(cells ...string) { line("| %s |", strings.Join(cells, " | ")) }
@@ -67,8 +66,7 @@ func (r *Results) WriteMarkdown(out io.Writer) error {
 		line("\n![Sets per second against clients](%s)", PlotName)
 	}
 	r.failures(line)
-	_, err := io.WriteString(out, text.String())
-	return err
+	return text.String()
 }
 
 // cells are what was measured of anybody, in the order of the run.
@@ -104,10 +102,10 @@ func (r *Results) failures(line func(format string, args ...any)) {
 	}
 }
 
-// WritePlot draws sets per second against clients, as SVG: nothing if none were measured.
-func (r *Results) WritePlot(out io.Writer) error {
+// Plot draws sets per second against clients, as SVG: nothing if none were measured.
+func (r *Results) Plot() (string, error) {
 	if !r.hasPlot() {
-		return nil
+		return "", nil
 	}
 	drawn := plot.New()
 	drawn.Title.Text = "sets of 1 KiB per second"
@@ -128,7 +126,7 @@ func (r *Results) WritePlot(out io.Writer) error {
 		}
 		line, marks, err := plotter.NewLinePoints(points)
 		if err != nil {
-			return err
+			return "", err
 		}
 		line.Color, marks.Color, marks.Shape = plotutil.Color(i), plotutil.Color(i), plotutil.Shape(i)
 		drawn.Add(line, marks)
@@ -137,10 +135,11 @@ func (r *Results) WritePlot(out io.Writer) error {
 	drawn.Y.Min /= 8 // room for the legend
 	w, err := drawn.WriterTo(20*vg.Centimeter, 14*vg.Centimeter, "svg")
 	if err != nil {
-		return err
+		return "", err
 	}
-	_, err = w.WriteTo(out)
-	return err
+	var svg strings.Builder
+	_, err = w.WriteTo(&svg)
+	return svg.String(), err
 }
 
 func (r *Results) hasPlot() bool {

@@ -19,7 +19,7 @@ const workSidecars = "set through two sidecars"
 
 // sidecars measures the peers whose components are built into the sidecar, or lie behind a socket, side by side.
 func (b *bench) sidecars(ctx context.Context) error {
-	daprd, err := b.checkout.Daprd(ctx, b.opts.Progress)
+	daprd, err := b.checkout.Daprd(ctx)
 	if err != nil {
 		return err
 	}

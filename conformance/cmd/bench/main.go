@@ -4,11 +4,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -43,7 +43,7 @@ func newCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if opts.Base, err = checkout.CommandAt(cmd.Context(), "dapr-bolt", base, opts.Progress); err != nil {
+				if opts.Base, err = checkout.CommandAt(cmd.Context(), "dapr-bolt", base); err != nil {
 					return err
 				}
 			}
@@ -77,20 +77,12 @@ func newCommand() *cobra.Command {
 // write leaves the report, the plot, and every single sample, in dir.
 func write(results *performance.Results, dir string) error {
 	samples, err := json.Marshal(results)
-	if err != nil {
+	plot, plotErr := results.Plot()
+	if err := errors.Join(err, plotErr, os.MkdirAll(dir, 0o755)); err != nil {
 		return err
 	}
-	var text, plot strings.Builder
-	if err := results.WriteMarkdown(&text); err != nil {
-		return err
-	}
-	if err := results.WritePlot(&plot); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for name, content := range map[string]string{"results.json": string(samples), "RESULTS.md": text.String(), performance.PlotName: plot.String()} {
+	text := results.Markdown()
+	for name, content := range map[string]string{"results.json": string(samples), "RESULTS.md": text, performance.PlotName: plot} {
 		if content == "" {
 			continue
 		}
@@ -98,6 +90,6 @@ func write(results *performance.Results, dir string) error {
 			return err
 		}
 	}
-	_, err = fmt.Println(text.String())
-	return err
+	fmt.Println(text)
+	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +10,7 @@ import (
 )
 
 // get downloads or builds a program, unless it is in the cache already, and returns its path.
-type get func(c harness.Checkout, ctx context.Context, progress io.Writer) (string, error)
+type get func(c harness.Checkout, ctx context.Context) (string, error)
 
 func newGetCommand(use, what string, gets ...get) *cobra.Command {
 	return &cobra.Command{
@@ -24,7 +23,7 @@ func newGetCommand(use, what string, gets ...get) *cobra.Command {
 				return err
 			}
 			for _, get := range gets {
-				path, err := get(checkout, cmd.Context(), cmd.ErrOrStderr())
+				path, err := get(checkout, cmd.Context())
 				if err != nil {
 					return err
 				}
