@@ -51,13 +51,13 @@ func (d *Drill) Run(ctx context.Context) error {
 }
 
 func (d *Drill) kill(ctx context.Context, server *harness.Process, what string) error {
-	ctx, stop := context.WithCancel(ctx)
+	w := &work{api: d.Todo.API.App}
+	working, stop := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	defer workers.Wait()
 	defer stop()
-	w := &work{api: d.Todo.API.App, stopped: make(chan struct{})}
-	finish := sync.OnceFunc(func() { close(w.stopped); w.workers.Wait() })
-	defer finish()
 	for range drillWorkers {
-		w.workers.Go(func() { w.make(ctx) })
+		workers.Go(func() { w.make(ctx, working) })
 	}
 	if _, err := w.seeDecided(ctx, time.Now()); err != nil {
 		return err
@@ -73,7 +73,8 @@ func (d *Drill) kill(ctx context.Context, server *harness.Process, what string) 
 	if err := errors.Join(server.Start(), server.WaitReady(ctx)); err != nil {
 		return err
 	}
-	finish()
+	stop()
+	workers.Wait()
 	lost, err := w.undecided(ctx)
 	if err != nil {
 		return err
@@ -91,9 +92,7 @@ func (d *Drill) say(format string, args ...any) { _, _ = fmt.Fprintf(d.Out, form
 
 // work makes todos without end, and keeps the ids of those that were acknowledged.
 type work struct {
-	api     *harness.App
-	stopped chan struct{}
-	workers sync.WaitGroup
+	api *harness.App
 
 	mu      sync.Mutex
 	made    []madeTodo
@@ -107,46 +106,39 @@ type madeTodo struct {
 	begun time.Time
 }
 
-func (w *work) make(ctx context.Context) {
-	for {
+// make goes on until working ends; ctx is for the calls, so that none is cut short then.
+func (w *work) make(ctx, working context.Context) {
+	for working.Err() == nil {
 		request, begun := uuid.NewString(), time.Now()
-		for ctx.Err() == nil {
-			id, err := w.create(ctx, request)
-			if err == nil {
-				w.mu.Lock()
-				w.made = append(w.made, madeTodo{id, begun})
-				w.mu.Unlock()
-				break
-			}
-			w.mu.Lock()
-			w.failed++
-			w.mu.Unlock()
+		for working.Err() == nil && !w.create(ctx, request, begun) {
 		}
 		select {
 		case <-time.After(drillPause):
-		case <-w.stopped:
-			return
-		case <-ctx.Done():
-			return
+		case <-working.Done():
 		}
 	}
 }
 
-// create makes one todo, however often it is called for the same request.
-func (w *work) create(ctx context.Context, request string) (string, error) {
-	began := time.Now()
+// create makes one todo, however often it is called for the same request, and reports whether that was acknowledged.
+func (w *work) create(ctx context.Context, request string, begun time.Time) bool {
+	called := time.Now()
 	response, err := w.api.Call(ctx, http.MethodPost, "/todos",
-		map[string]string{"title": "Watch the servers", "due": began.AddDate(0, 0, 30).Format(time.RFC3339)}, "Idempotency-Key", request)
-	w.mu.Lock()
-	w.slowest = max(w.slowest, time.Since(began))
-	w.mu.Unlock()
+		map[string]string{"title": "Watch the servers", "due": called.AddDate(0, 0, 30).Format(time.RFC3339)}, "Idempotency-Key", request)
 	var todo struct {
 		ID string `json:"id"`
 	}
-	if err := cmp.Or(err, response.OK()); err != nil {
-		return "", err
+	if err == nil {
+		err = cmp.Or(response.OK(), response.JSON(&todo))
 	}
-	return todo.ID, response.JSON(&todo)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slowest = max(w.slowest, time.Since(called))
+	if err != nil {
+		w.failed++
+		return false
+	}
+	w.made = append(w.made, madeTodo{todo.ID, begun})
+	return true
 }
 
 // seeDecided waits until a todo whose creation began after an instant is scheduled or rejected, which takes an event to the
