@@ -114,12 +114,18 @@ var daprKeys = []string{
 
 const daprOutboxPrefix = "outbox"
 
-// warnUnknown logs one warning for each key that neither we nor Dapr know. They are never refused: Dapr may learn new ones.
-func warnUnknown(log *slog.Logger, given map[string]string, known []Field) {
+// warnUnused logs one warning for each key that is for an engine which is not used, or that neither we nor Dapr know. They are
+// never refused: other components have keys of these names, and Dapr may learn new ones.
+func warnUnused(log *slog.Logger, given map[string]string, known, ofOtherEngine []Field) {
 	known = append(known, Field{Name: resubscribe.MetadataKey})
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		isKey := func(name string) bool { return strings.EqualFold(name, key) }
-		if slices.ContainsFunc(known, func(f Field) bool { return isKey(f.Name) }) || slices.ContainsFunc(daprKeys, isKey) ||
+		isField := func(f Field) bool { return isKey(f.Name) }
+		if slices.ContainsFunc(ofOtherEngine, isField) {
+			log.Warn("metadata key has no effect: it is for another engine", "key", key)
+			continue
+		}
+		if slices.ContainsFunc(known, isField) || slices.ContainsFunc(daprKeys, isKey) ||
 			strings.HasPrefix(strings.ToLower(key), daprOutboxPrefix) {
 			continue
 		}

@@ -1,6 +1,7 @@
 package component
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
@@ -11,10 +12,14 @@ import (
 // engineNATS keeps events on NATS JetStream.
 const engineNATS = "nats"
 
-// natsFields say where the events are, if not in the file.
-var natsFields = []field[publisherConfig]{
+// eventsEngine says where the events are.
+var eventsEngine = []field[publisherConfig]{
 	newField("engine", engineBolt, oneOf(engineBolt, engineNATS), func(c *publisherConfig) *string { return &c.Engine },
 		"`bolt`: the events are in the file; `nats`: on NATS JetStream, for [many nodes](cluster.md), with keys of its own"),
+}
+
+// natsFields are the keys of engineNATS. They have no effect on another engine.
+var natsFields = []field[publisherConfig]{
 	newField("url", "", urls("nats://nats-0:4222", "nats", "tls"), func(c *publisherConfig) *string { return &c.Servers.Endpoints },
 		"the nats-servers"),
 	newField("username", "", kindText, func(c *publisherConfig) *string { return &c.Servers.Username },
@@ -38,7 +43,10 @@ var natsFields = []field[publisherConfig]{
 		return n, ok && n%2 == 1
 	}}, func(c *publisherConfig) *int { return &c.Servers.Replicas },
 		"on how many servers each event is, from when the stream is made; with `1`, a lost server loses events"),
-	newField("requestTimeout", "15s", kind[time.Duration]{kindWait.allowed, durations(1, pubsub.MaxWait)}, func(c *publisherConfig) *time.Duration { return &c.Servers.RequestTimeout },
+	newField("requestTimeout", "15s", kind[time.Duration]{
+		fmt.Sprintf("a duration above 0, up to %d seconds", pubsub.MaxWait/time.Second),
+		durations(1, pubsub.MaxWait),
+	}, func(c *publisherConfig) *time.Duration { return &c.Servers.RequestTimeout },
 		"how long a call waits for the servers before it fails; a new leader may take 8 seconds"),
 }
 

@@ -53,7 +53,7 @@ type pubsubConfig struct {
 
 // PubSubMetadata lists the metadata keys of the pub/sub. Those of SubscriptionMetadata are among them.
 func PubSubMetadata() []Field {
-	return slices.Concat(fieldsOf(publisherFields), SubscriptionMetadata(), fieldsOf(natsFields))
+	return slices.Concat(fieldsOf(publisherFields), SubscriptionMetadata(), fieldsOf(eventsEngine), fieldsOf(natsFields))
 }
 
 // SubscriptionMetadata lists the keys that may also stand in a subscription's metadata, and then hold for that
@@ -123,7 +123,7 @@ func parsePubSubConfig(given map[string]string) (pubsubConfig, error) {
 	if err != nil {
 		return pubsubConfig{}, err
 	}
-	publisher := slices.Concat(publisherFields, natsFields)
+	publisher := slices.Concat(publisherFields, eventsEngine, natsFields)
 	c := pubsubConfig{Publisher: defaults(publisher), Consumer: defaults(consumerFields)}
 	return c, errors.Join(override(&c.Publisher, publisher, p), override(&c.Consumer, consumerFields, p))
 }

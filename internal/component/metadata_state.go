@@ -3,6 +3,7 @@ package component
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ type stateConfig struct {
 // StateMetadata lists the metadata keys of the state store.
 func StateMetadata() []Field { return fieldsOf(stateFields) }
 
-var stateFields = []field[stateConfig]{
+var stateFields = slices.Concat([]field[stateConfig]{
 	newField("database", servers.DefaultDatabase, kindName, func(c *stateConfig) *string { return &c.Database },
 		"the file `<data-dir>/<database>.db`"),
 	newField("bucket", servers.DefaultStateBucket, kindName, func(c *stateConfig) *string { return &c.Bucket },
@@ -52,6 +53,10 @@ var stateFields = []field[stateConfig]{
 		"fields on which queries use an index"),
 	newField("engine", engineBolt, oneOf(engineBolt, engineEtcd), func(c *stateConfig) *string { return &c.Engine },
 		"`bolt`: the data is in the file; `etcd`: in an etcd cluster, for [many nodes](cluster.md), with the keys below"),
+}, etcdFields)
+
+// etcdFields are the keys of engineEtcd. They have no effect on another engine.
+var etcdFields = []field[stateConfig]{
 	newField("endpoints", "", urls("https://etcd-0:2379", "http", "https"), func(c *stateConfig) *string { return &c.Servers.Endpoints },
 		"the etcd servers"),
 	newField("username", "", kindText, func(c *stateConfig) *string { return &c.Servers.Username },
@@ -92,9 +97,6 @@ const (
 	engineEtcd = "etcd"
 )
 
-// noServers are the settings of an engine that has none.
-var noServers = defaults(stateFields).Servers
-
 func parseStateConfig(given map[string]string) (stateConfig, error) {
 	p, err := parseProperties(given)
 	if err != nil {
@@ -104,12 +106,12 @@ func parseStateConfig(given map[string]string) (stateConfig, error) {
 	return c, override(&c, stateFields, p)
 }
 
-// place returns where the data is. It refuses settings that the engine cannot keep.
+// place returns where the data is. It refuses what the engine that is asked for cannot keep.
 func (c *stateConfig) place() (servers.Place, error) {
 	p := servers.Place{Database: c.Database, Bucket: c.Bucket}
 	switch {
-	case c.Engine == engineBolt && c.Servers != noServers:
-		return p, invalid.New("engine", c.Engine, engineEtcd+", since settings for its servers are given (endpoints and those below it in the reference)")
+	case c.Engine == engineBolt && c.Servers.Endpoints != "":
+		return p, invalid.New("endpoints", c.Servers.Endpoints, "the servers of engine "+engineEtcd+", and none for engine "+engineBolt)
 	case c.Engine == engineEtcd && c.Servers.Endpoints == "":
 		return p, invalid.New("endpoints", "", "the URLs of the servers of engine "+engineEtcd+", with commas between them")
 	case c.Engine == engineEtcd:

@@ -100,7 +100,7 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 		"database":          {"../x", "/tmp/x", "a b", strings.Repeat("x", 1000)},
 		"bucket":            {"../x", "a/b"},
 		"engine":            {"redis", "etcd"},
-		"endpoints":         {"etcd:2379", "ftp://etcd"},
+		"endpoints":         {"etcd:2379", "ftp://etcd", "http://etcd:2379"},
 		"prefix":            {"a/b", strings.Repeat("x", 1000)},
 		"requestTimeout":    {"soon", "0"},
 		"cleanupInterval":   {"soon", "0", "-1m", "1ms"},
@@ -147,6 +147,8 @@ func TestBadMetadataIsRefusedAtInit(t *testing.T) {
 	_, err := c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"cleanupInterval": "soon", "prefix": "a/b"}}})
 	requireInvalid(t, err, "cleanupInterval")
 	requireInvalid(t, err, "prefix")
+	_, err = c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"requestTimeout": "0"}}})
+	requireInvalid(t, err, "above 0")
 	_, err = c.Init(c.ctx, &proto.InitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"bucket": "a", "Bucket": "b"}}})
 	requireInvalid(t, err, "each key once")
 	_, err = c.pubsub.Init(c.ctx, &proto.PubSubInitRequest{Metadata: &proto.MetadataRequest{Properties: map[string]string{"consumerId": "a", "consumerID": "b"}}})
@@ -165,6 +167,17 @@ func TestUnknownKeysAreWarnedAbout(t *testing.T) {
 	require.Contains(t, log, "key=resubscribe nearest=resubscribed\n")
 	require.Contains(t, log, "key=ttlInSeconds\n", "other components have a default of that name")
 	require.Contains(t, log, "key=redisHost\n", "what is another component's is like none of ours")
+
+	// Files of other components have keys of these names. The file takes none of them, and says so.
+	h.bus("b", "token", "t", "replicas", "1", "engine", "bolt")
+	h.store("c", "username", "u", "Password", "p", "dialTimeout", "10s", "engine", "bolt")
+	log = strings.TrimPrefix(h.log.String(), log)
+	for component, keys := range map[string][]string{"b": {"token", "replicas"}, "c": {"username", "Password", "dialTimeout"}} {
+		for _, key := range keys {
+			require.Regexp(t, "it is for another engine.* component="+component+" key="+key+"\n", log)
+		}
+	}
+	require.NotContains(t, log, "key=engine")
 }
 
 func TestEditDistance(t *testing.T) {

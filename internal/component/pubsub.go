@@ -87,7 +87,11 @@ func (s *Server) openPubSub(ctx context.Context, c *call, properties map[string]
 		return nil, fmt.Errorf("initialize pub/sub: %w", err)
 	}
 	log := s.logOf(c)
-	warnUnknown(log, properties, PubSubMetadata())
+	var ofOtherEngine []Field
+	if place.NATS == nil {
+		ofOtherEngine = fieldsOf(natsFields)
+	}
+	warnUnused(log, properties, PubSubMetadata(), ofOtherEngine)
 	return &pubSub{
 		broker: broker, config: config, place: place, clock: s.opts.Clock, log: log,
 		metrics:       s.opts.Metrics.Publisher(place.Label(), place.Bucket),
@@ -277,7 +281,7 @@ func (p *pubSub) subscribe(ctx context.Context, instance, topic string, metadata
 	if err := override(&opts, consumerFields, overrides); err != nil {
 		return nil, "", fmt.Errorf("subscribe to topic %q: %w", topic, err)
 	}
-	warnUnknown(p.log.With("topic", topic), metadata, SubscriptionMetadata())
+	warnUnused(p.log.With("topic", topic), metadata, SubscriptionMetadata(), nil)
 	s, err := p.broker.Subscribe(ctx, opts)
 	if err != nil {
 		return nil, "", err

@@ -91,7 +91,11 @@ func (s *Server) openStateStore(ctx context.Context, c *call, properties map[str
 	if err := store.AddQueryIndexes(config.QueryIndexes...); err != nil {
 		return nil, err
 	}
-	warnUnknown(s.logOf(c), properties, StateMetadata())
+	var ofOtherEngine []Field
+	if place.Etcd == nil {
+		ofOtherEngine = fieldsOf(etcdFields)
+	}
+	warnUnused(s.logOf(c), properties, StateMetadata(), ofOtherEngine)
 	return &stateStore{Store: store, place: place, idempotencyWindow: config.IdempotencyWindow, metrics: s.opts.Metrics.State(place.Label(), place.Bucket)}, nil
 }
 
