@@ -24,3 +24,15 @@ func TestTheSidecarHearsWhatTheServersTake(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 4096/2-1, answer.GetMaxSize())
 }
+
+// Fewer servers than replicas are refused with the name of the key.
+func TestTooFewServersForTheReplicas(t *testing.T) {
+	t.Parallel()
+	h := harness.ForTest(t)
+	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
+	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
+	c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "pubsub")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	require.ErrorContains(t, c.InitPubSub(t.Context(), nats.Metadata("replicas", "3")...), "make it with replicas 3: ")
+}

@@ -260,7 +260,9 @@ func (b *Broker) findStream(ctx context.Context, config jetstream.StreamConfig) 
 		defer cancel()
 		stream, err = b.js.Stream(ctx, config.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			stream, err = b.js.CreateStream(ctx, config)
+			if stream, err = b.js.CreateStream(ctx, config); err != nil {
+				err = fmt.Errorf("make it with replicas %d: %w", config.Replicas, err)
+			}
 		}
 		return err
 	}
