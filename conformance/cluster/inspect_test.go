@@ -243,6 +243,7 @@ func TestEventsOnNATSAreSeenFromAnyProcess(t *testing.T) {
 	require.NoError(t, run(&topics, "topics"))
 	require.Empty(t, topics.Topics)
 	require.ErrorContains(t, run(nil, "topics", "show", "orders"), "not found")
+	require.ErrorContains(t, run(nil, "dead-letters", "show", "999999"), "dead letter 999999: not found")
 	// It is new to all who come now.
 	stream, err = clients[0].Pull(t.Context(), "orders")
 	require.NoError(t, err)

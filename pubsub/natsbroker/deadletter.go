@@ -86,7 +86,7 @@ func (b *Broker) readDeadLetter(ctx context.Context, id uint64) (d pubsub.DeadLe
 			return d, m.Subject, nil
 		}
 	}
-	return d, "", pubsub.ErrNotFound
+	return d, "", fmt.Errorf("dead letter %d: %w", id, pubsub.ErrNotFound)
 }
 
 // Redrive implements pubsub.Service.
