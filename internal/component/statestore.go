@@ -358,7 +358,7 @@ func ttlInSeconds(metadata map[string]string, least int64) (time.Duration, error
 	if err != nil || seconds < least || seconds > most {
 		allowed := fmt.Sprintf("a whole number of seconds from 1 to %d", most)
 		if least < 0 {
-			allowed += ", or -1 for no end"
+			allowed += ", or 0 or -1 for no end"
 		}
 		return 0, invalid.New(keyTTLInSeconds, value, allowed)
 	}

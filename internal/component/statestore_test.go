@@ -176,7 +176,7 @@ func TestBadStateRequests(t *testing.T) {
 		http int
 	}{
 		"empty key":      {&proto.SetRequest{Value: []byte("v")}, "key", http.StatusBadRequest},
-		"negative ttl":   {&proto.SetRequest{Key: "k", Metadata: map[string]string{"ttlInSeconds": "-5"}}, `invalid ttlInSeconds "-5": allowed: a whole number of seconds from 1 to 2147483647, or -1 for no end`, http.StatusBadRequest},
+		"negative ttl":   {&proto.SetRequest{Key: "k", Metadata: map[string]string{"ttlInSeconds": "-5"}}, `invalid ttlInSeconds "-5": allowed: a whole number of seconds from 1 to 2147483647, or 0 or -1 for no end`, http.StatusBadRequest},
 		"ttl is text":    {&proto.SetRequest{Key: "k", Metadata: map[string]string{"ttlinseconds": "soon"}}, `invalid ttlInSeconds "soon"`, http.StatusBadRequest},
 		"value of 5 MiB": {&proto.SetRequest{Key: "k", Value: big}, "5242880 bytes", http.StatusRequestEntityTooLarge},
 	} {
