@@ -17,7 +17,7 @@ import (
 const MetadataKey = "resubscribed"
 
 // Touch gives MetadataKey a new value in the components of a file that have the type and one of the names, and returns
-// the names that it found. The rest of the file stays as it was. A component without that item is an error.
+// the names that it found. The rest of the file stays as it was. A component without that item is found, and an error.
 func Touch(path, componentType string, names []string, value string) (found []string, err error) {
 	defer func() {
 		if err != nil {
@@ -42,7 +42,7 @@ func Touch(path, componentType string, names []string, value string) (found []st
 func touch(file []byte, componentType string, names []string, value string) (after []byte, found []string, err error) {
 	values, found, err := valuesOf(file, componentType, names)
 	if err != nil {
-		return nil, nil, err
+		return nil, found, err
 	}
 	lines := bytes.SplitAfter(file, []byte("\n"))
 	for _, v := range values {
@@ -92,6 +92,7 @@ func valuesOf(file []byte, componentType string, names []string) (values []*yaml
 			!slices.Contains(names, component.Metadata.Name) {
 			continue
 		}
+		found = append(found, component.Metadata.Name)
 		has := false
 		for _, item := range component.Spec.Metadata {
 			if item.Name == MetadataKey && item.Value.Kind == yaml.ScalarNode {
@@ -99,8 +100,7 @@ func valuesOf(file []byte, componentType string, names []string) (values []*yaml
 			}
 		}
 		if !has {
-			return nil, nil, fmt.Errorf("component %s: its spec.metadata has no item %s; add one with any value, which dapr-bolt then changes", component.Metadata.Name, MetadataKey)
+			return nil, found, fmt.Errorf("component %s: its spec.metadata has no item %s; add one with any value, which dapr-bolt then changes", component.Metadata.Name, MetadataKey)
 		}
-		found = append(found, component.Metadata.Name)
 	}
 }

@@ -247,3 +247,15 @@ func TestAFileWithoutTheComponentIsNamed(t *testing.T) {
 	<-c.done
 	require.Contains(t, c.log.String(), "none of the component files names these components")
 }
+
+// A file that names the component, and cannot be changed, is not taken for one that does not name it.
+func TestAFileWithoutTheItemIsNotSaidToNameNoComponent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus.yaml")
+	require.NoError(t, os.WriteFile(path, []byte("kind: Component\nmetadata: {name: bus}\nspec: {type: pubsub.bolt}\n"), 0o600))
+	c := start(t, Options{Files: []string{path}})
+	c.advance(t, grace)
+	c.advance(t, patience)
+	<-c.done
+	require.Contains(t, c.log.String(), "component bus: its spec.metadata has no item resubscribed")
+	require.NotContains(t, c.log.String(), "none of the component files")
+}
