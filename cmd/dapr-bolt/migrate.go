@@ -39,8 +39,8 @@ Of state, it copies all keys with their expiry, and the idempotency keys with wh
 ones are refused. Of events, it copies topics, groups, and per group what it is owed, with delivery counts, errors and the time
 of the next delivery, dead letters with theirs, delayed events, and the ids of events that were seen.
 
-Stop everything first that works on either place: apps, sidecars, and each dapr-bolt process. A process that has a file open, or
-worked on servers lately, is found out; what writes to servers by other means is not. The source stays as it is.
+Stop everything first that works on either place: apps, sidecars, and each dapr-bolt process. A process that has a file open
+is found out; of those that work on servers, not each. The source stays as it is.
 
 The new place must be empty. A migration that was killed goes on when it is run again: state where it was, events anew, after
 what was copied of them is removed. Until it is complete, no dapr-bolt opens the new place for events. In the end both are
