@@ -89,7 +89,7 @@ var consumerFields = []field[pubsub.SubscribeOptions]{
 		fmt.Sprintf("1 to %d durations of 0 or more, up to %d seconds each, separated by commas, such as 1s,2m", maxBackOffSteps, pubsub.MaxWait/time.Second),
 		parseBackOff,
 	}, func(o *pubsub.SubscribeOptions) *pubsub.BackOff { return &o.BackOff },
-		"the wait before each redelivery; the last one repeats; jittered"),
+		"the wait before each redelivery; the last one repeats; up to a tenth is added at random"),
 	newField("ackWait", "1m", kindWait, func(o *pubsub.SubscribeOptions) *time.Duration { return &o.AckWait },
 		"how long the app may take for one event, from when it is that event's turn; `0`: no limit"),
 	newField("maxAckPending", "64", kind[int]{fmt.Sprintf("a whole number from 1 to %d", maxMaxAckPending), wholeNumbers(1, maxMaxAckPending)},
