@@ -97,19 +97,12 @@ func filterTooDeep() error {
 	return &invalid.Error{Field: "filter", Value: "that is nested too deep", Allowed: fmt.Sprintf("nested at most %d deep", MaxFilterDepth)}
 }
 
-func (c *filterCompiler) operand(v any) (gjson.Result, error) {
-	if depthOf(v, MaxFilterDepth) > MaxFilterDepth {
-		return gjson.Result{}, filterTooDeep()
-	}
-	return operand(v)
-}
-
-func (f *Comparison) compile(c *filterCompiler, _ int) (matcher, error) {
+func (f *Comparison) compile(*filterCompiler, int) (matcher, error) {
 	path, err := ParseFieldPath(f.Path)
 	if err != nil {
 		return nil, err
 	}
-	want, err := c.operand(f.Value)
+	want, err := operand(f.Value)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +192,7 @@ func (m *bound) holds(v gjson.Result) bool {
 	}
 }
 
-func (f *In) compile(c *filterCompiler, _ int) (matcher, error) {
+func (f *In) compile(*filterCompiler, int) (matcher, error) {
 	if len(f.Values) == 0 || len(f.Values) > MaxInValues {
 		return nil, &invalid.Error{Field: "IN", Value: fmt.Sprintf("of %s with %d values", invalid.Quote(f.Path), len(f.Values)),
 			Allowed: fmt.Sprintf("with 1 to %d values", MaxInValues)}
@@ -210,7 +203,7 @@ func (f *In) compile(c *filterCompiler, _ int) (matcher, error) {
 	}
 	m := &oneOf{wants: make([]gjson.Result, len(f.Values)), set: make(map[string]struct{}, len(f.Values))}
 	for i, v := range f.Values {
-		want, err := c.operand(v)
+		want, err := operand(v)
 		if err != nil {
 			return nil, err
 		}

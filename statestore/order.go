@@ -117,10 +117,19 @@ func appendOrderedString(buf []byte, s string, limit int) []byte {
 }
 
 // IsJSON reports whether value is what queries see.
-func IsJSON(value []byte) bool { return !nestedTooDeep(value) && gjson.ValidBytes(value) }
+func IsJSON(value []byte) bool { return !nestedDeeper(value, maxJSONDepth) && gjson.ValidBytes(value) }
 
-func nestedTooDeep(value []byte) bool {
-	if bytes.Count(value, []byte{'['})+bytes.Count(value, []byte{'{'}) <= maxJSONDepth {
+// OnlyJSON returns value, or nil if it is not JSON.
+func OnlyJSON(value []byte) []byte {
+	if !IsJSON(value) {
+		return nil
+	}
+	return value
+}
+
+// nestedDeeper reports whether arrays and objects are nested in a JSON text deeper than most.
+func nestedDeeper(value []byte, most int) bool {
+	if bytes.Count(value, []byte{'['})+bytes.Count(value, []byte{'{'}) <= most {
 		return false
 	}
 	depth, inString := 0, false
@@ -132,7 +141,7 @@ func nestedTooDeep(value []byte) bool {
 			inString = !inString
 		case inString:
 		case c == '[', c == '{':
-			if depth++; depth > maxJSONDepth {
+			if depth++; depth > most {
 				return true
 			}
 		case c == ']', c == '}':
@@ -148,26 +157,8 @@ func operand(v any) (gjson.Result, error) {
 	if err != nil {
 		return gjson.Result{}, &invalid.Error{Field: "filter value", Value: "that cannot be written as JSON", Allowed: "a JSON value: " + err.Error()}
 	}
+	if nestedDeeper(raw, MaxFilterDepth) {
+		return gjson.Result{}, filterTooDeep()
+	}
 	return gjson.ParseBytes(raw), nil
-}
-
-// depthOf returns how deep arrays and objects are nested in v, or more than limit.
-func depthOf(v any, limit int) int {
-	deepest := 0
-	if limit < 0 {
-		return 1
-	}
-	switch v := v.(type) {
-	case []any:
-		for _, e := range v {
-			deepest = max(deepest, depthOf(e, limit-1))
-		}
-		return deepest + 1
-	case map[string]any:
-		for _, e := range v {
-			deepest = max(deepest, depthOf(e, limit-1))
-		}
-		return deepest + 1
-	}
-	return 0
 }

@@ -46,6 +46,23 @@ func indexKeys(path *FieldPath, value []byte, m *meter) (keys [][]byte) {
 // common, and none for arrays and objects as such.
 func indexed(v gjson.Result) bool { return v.Type != gjson.Null && v.Type != gjson.JSON }
 
+// IndexChange returns the index keys that an index on path loses, and those that it gains, when a key's value becomes another
+// one: JSON, or nil for none (see OnlyJSON). many is IndexManyKeys of the other one.
+func IndexChange(path *FieldPath, before, after []byte) (lost, gained [][]byte, many bool) {
+	old, present := IndexKeys(path, before), IndexKeys(path, after)
+	return without(old, present), without(present, old), IndexManyKeys(present)
+}
+
+// without returns the keys that are not in others. Both are in order.
+func without(keys, others [][]byte) (rest [][]byte) {
+	for _, key := range keys {
+		if _, found := slices.BinarySearchFunc(others, key, bytes.Compare); !found {
+			rest = append(rest, key)
+		}
+	}
+	return rest
+}
+
 // IndexManyKeys reports whether keys of one value make an index one where a value may have several.
 func IndexManyKeys(keys [][]byte) bool {
 	return len(keys) > 1 || len(keys) == 1 && bytes.Equal(keys[0], overflowKey)
@@ -92,7 +109,7 @@ func chooseIndex(filter matcher, indexes map[string]bool) *lookup {
 		}
 		// Two bounds make a range only if it must be one value that keeps to both.
 		if half := halves[l.path.text]; l.rank == rankHalfRange && half != nil {
-			l.ranges[0] = IndexRange{From: larger(half.ranges[0].From, l.ranges[0].From), To: smaller(half.ranges[0].To, l.ranges[0].To)}
+			l.ranges[0] = IndexRange{From: slices.MaxFunc([][]byte{half.ranges[0].From, l.ranges[0].From}, bytes.Compare), To: smaller(half.ranges[0].To, l.ranges[0].To)}
 			l.rank = rankRange
 		}
 		if l.rank >= rankRange && !many {
@@ -106,13 +123,6 @@ func chooseIndex(filter matcher, indexes map[string]bool) *lookup {
 		best.ranges = slices.Insert(best.ranges, 0, IndexRange{From: overflowKey, To: overflowKey})
 	}
 	return best
-}
-
-func larger(a, b []byte) []byte {
-	if bytes.Compare(a, b) < 0 {
-		return b
-	}
-	return a
 }
 
 // smaller takes ends of ranges, which hold what begins with them.

@@ -3,7 +3,6 @@ package statestore
 import (
 	"bytes"
 	"cmp"
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +83,6 @@ func (p *queryPlan) run(ctx context.Context, snapshot Snapshot) (Page, error) {
 
 // page reads what was collected. Only now are the exact sizes known.
 func (p *queryPlan) page(snapshot Snapshot, c *collector) (Page, error) {
-	slices.SortFunc(c.best, p.compare)
 	page := Page{Items: make([]Item, 0, len(c.best))}
 	room := MaxPageSize
 	for _, at := range c.best {
@@ -116,9 +114,7 @@ func (p *queryPlan) position(key, value []byte, m *meter) position {
 }
 
 // compare orders positions as the query asks.
-func (p *queryPlan) compare(a, b candidate) int { return p.compareAt(&a.position, &b.position) }
-
-func (p *queryPlan) compareAt(a, b *position) int {
+func (p *queryPlan) compare(a, b *position) int {
 	for i := range p.keys {
 		order := bytes.Compare(a.values[i], b.values[i])
 		if p.keys[i].Descending {
@@ -157,7 +153,7 @@ func (p *FieldPath) sortValue(value []byte, descending bool, m *meter) []byte {
 // bytes.
 type collector struct {
 	plan *queryPlan
-	best []candidate // a heap, the last of them on top
+	best []candidate // in order
 	size int         // of best, at least
 	more bool        // there is something after best
 
@@ -173,17 +169,17 @@ type candidate struct {
 // in the answer's order can matter.
 func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 	p := c.plan
-	if inOrder && c.more && c.full() && string(key) > c.best[0].key {
+	if inOrder && c.more && c.full() && string(key) > c.last().key {
 		return false
 	}
 	if p.after != nil && p.byKey() && string(key) <= p.after.key || !p.filter.match(value, &c.meter) {
 		return c.meter.err == nil
 	}
 	at := candidate{position: p.position(key, value, &c.meter), size: len(value) + len(key) + PageItemOverhead}
-	if p.after != nil && p.compareAt(&at.position, p.after) <= 0 {
+	if p.after != nil && p.compare(&at.position, p.after) <= 0 {
 		return true
 	}
-	beyond := c.full() && p.compare(c.best[0], at) < 0
+	beyond := c.full() && p.compare(&c.last().position, &at.position) < 0
 	if beyond && c.more {
 		return true
 	}
@@ -197,11 +193,12 @@ func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 		c.more = true
 		return true
 	}
-	heap.Push(c, at)
+	place, _ := slices.BinarySearchFunc(c.best, at, func(a, b candidate) int { return p.compare(&a.position, &b.position) })
+	c.best = slices.Insert(c.best, place, at)
 	c.size += at.size
-	for len(c.best) > p.limit || len(c.best) > 1 && c.size-c.best[0].size >= MaxPageSize {
-		last := heap.Pop(c).(candidate)
-		c.size -= last.size
+	for len(c.best) > p.limit || len(c.best) > 1 && c.size-c.last().size >= MaxPageSize {
+		c.size -= c.last().size
+		c.best = slices.Delete(c.best, len(c.best)-1, len(c.best))
 		c.more = true
 	}
 	return true
@@ -209,16 +206,4 @@ func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 
 func (c *collector) full() bool { return len(c.best) >= c.plan.limit || c.size >= MaxPageSize }
 
-// heap.Interface.
-func (c *collector) Len() int           { return len(c.best) }
-func (c *collector) Less(i, j int) bool { return c.plan.compare(c.best[i], c.best[j]) > 0 }
-func (c *collector) Swap(i, j int)      { c.best[i], c.best[j] = c.best[j], c.best[i] }
-func (c *collector) Push(x any)         { c.best = append(c.best, x.(candidate)) }
-
-func (c *collector) Pop() any {
-	last := len(c.best) - 1
-	x := c.best[last]
-	c.best[last] = candidate{}
-	c.best = c.best[:last]
-	return x
-}
+func (c *collector) last() *candidate { return &c.best[len(c.best)-1] }

@@ -23,14 +23,6 @@ type tokenBody struct {
 	Key    string   `cbor:"3,keyasint"`
 }
 
-var tokenDecoding = func() cbor.DecMode {
-	mode, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, MaxNestedLevels: 4}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return mode
-}()
-
 // position is where an item stands in a query's answer.
 type position struct {
 	values [][]byte // in the order of JSON values, one for each SortKey
@@ -82,7 +74,7 @@ func parseToken(token string, keys []SortKey) (*position, error) {
 		return nil, errors.New("it has an unknown format")
 	}
 	var body tokenBody
-	if err := tokenDecoding.Unmarshal(raw[1:], &body); err != nil {
+	if err := cbor.Unmarshal(raw[1:], &body); err != nil {
 		return nil, errors.New("it is damaged")
 	}
 	if !bytes.Equal(body.Sort, sortDigest(keys)) || len(body.Values) != len(keys) {
