@@ -41,6 +41,10 @@ type Engine interface {
 	// one. From its beginning on, Apply and Sweep keep an index right. Once an index has expired, it is removed by Sweep.
 	BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (IndexProgress, error)
 
+	// AddIdempotencyKeys remembers keys that another bucket remembered, at most copyPage of them, until they expire there. One
+	// that is remembered already stays as it is.
+	AddIdempotencyKeys(ctx context.Context, keys []IdempotencyKey) error
+
 	Inspector
 }
 
@@ -53,7 +57,7 @@ type Snapshot interface {
 	Scan(after string, visit func(key, value []byte) bool) error
 	// Indexes returns the paths that have a complete index, and for each whether it ever held a value with many keys
 	// (IndexManyKeys).
-	Indexes() (map[string]bool, error)
+	Indexes() map[string]bool
 	// Lookup shows what the complete index on path has in r: the IndexKeys of each value, in order, and under each of
 	// them the keys after the one that is given, in order. It may show more index keys than a value has.
 	Lookup(path string, r IndexRange, after string, visit func(indexKey, key, value []byte) bool) error

@@ -12,15 +12,6 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 )
 
-// Migrator is an Engine whose bucket can be copied to another one's, and be such a copy.
-type Migrator interface {
-	Engine
-	Inspector
-	// AddIdempotencyKeys remembers keys that another bucket remembered, until they expire there. One that is remembered already
-	// stays as it is.
-	AddIdempotencyKeys(ctx context.Context, keys []IdempotencyKey) error
-}
-
 // ErrForeign refuses to copy into a bucket that holds what the source does not.
 var ErrForeign = errors.New("it holds what the source does not")
 
@@ -42,7 +33,7 @@ const (
 // of the source are refused there. Nobody else may work on either. What the target holds must be of the source, as a Copy
 // leaves it that was killed; else the error is ErrForeign, and nothing was changed. Both are compared in the end. progress is
 // called after each step.
-func Copy(ctx context.Context, from, to Migrator, now time.Time, progress func(Copied)) (Copied, error) {
+func Copy(ctx context.Context, from, to Engine, now time.Time, progress func(Copied)) (Copied, error) {
 	if err := isCopy(ctx, to, from, now); err != nil {
 		return Copied{}, err
 	}
@@ -115,7 +106,7 @@ func keysOf(items []Item) []string {
 }
 
 // isCopy returns ErrForeign unless all that the bucket holds is of the source.
-func isCopy(ctx context.Context, bucket, source Migrator, now time.Time) error {
+func isCopy(ctx context.Context, bucket, source Engine, now time.Time) error {
 	err := pages(ctx, bucket, now, func(items []Item) error {
 		theirs, err := source.Get(ctx, keysOf(items), copyBytes*16, now)
 		if err != nil {

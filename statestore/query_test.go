@@ -393,7 +393,7 @@ func (s oneSnapshot) Scan(after string, visit func(key, value []byte) bool) erro
 	return nil
 }
 
-func (s oneSnapshot) Indexes() (map[string]bool, error) { return nil, nil }
+func (s oneSnapshot) Indexes() map[string]bool { return nil }
 
 func (s oneSnapshot) Lookup(string, statestore.IndexRange, string, func(indexKey, key, value []byte) bool) error {
 	return nil

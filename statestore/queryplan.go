@@ -62,12 +62,9 @@ func (p *queryPlan) run(ctx context.Context, snapshot Snapshot) (Page, error) {
 	if p.after != nil && p.byKey() {
 		after = p.after.key
 	}
-	indexes, err := snapshot.Indexes()
-	if err != nil {
-		return Page{}, err
-	}
 	index := ""
-	if lookup := chooseIndex(p.filter, indexes); lookup != nil {
+	var err error
+	if lookup := chooseIndex(p.filter, snapshot.Indexes()); lookup != nil {
 		index = lookup.path.text
 		err = lookup.run(snapshot, after, c)
 	} else {

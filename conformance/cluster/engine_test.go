@@ -116,7 +116,7 @@ func (p *place) Open(t require.TestingT) statestore.Engine {
 	p.cluster = connect(t, p.endpoints)
 	engine, err := p.cluster.Engine(ctx, "dapr", p.bucket)
 	require.NoError(t, err)
-	return &engines{Inspector: engine, all: []statestore.Engine{engine, p.otherEngine}}
+	return &engines{Engine: engine, all: []statestore.Engine{engine, p.otherEngine}}
 }
 
 func (p *place) Close(t require.TestingT) { require.NoError(t, p.cluster.Close()) }
@@ -130,7 +130,7 @@ func connect(t require.TestingT, endpoints []string) *etcdengine.Cluster {
 
 // engines are several on the same bucket: each call goes to the next of them.
 type engines struct {
-	statestore.Inspector
+	statestore.Engine
 	all   []statestore.Engine
 	calls atomic.Uint64
 }

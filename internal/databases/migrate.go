@@ -16,18 +16,14 @@ import (
 
 // StateAtRest opens a state bucket to copy from it, or to it. Nobody else may work on it, which is checked as far as can be
 // seen: a file that is in use is boltdb.ErrLocked. A file of which nothing is to be copied is not made.
-func (m *Manager) StateAtRest(ctx context.Context, p servers.Place, source bool) (statestore.Migrator, error) {
+func (m *Manager) StateAtRest(ctx context.Context, p servers.Place, source bool) (statestore.Engine, error) {
 	ns := namespace{p.Database, p.Bucket}
 	if p.Etcd == nil {
 		db, err := m.fileAtRest(ctx, ns, boltdb.KindState, "state", source)
 		if err != nil {
 			return nil, err
 		}
-		engine, err := stateengine.New(db, p.Bucket)
-		if err != nil {
-			return nil, err
-		}
-		return engine.(statestore.Migrator), nil
+		return stateengine.New(db, p.Bucket)
 	}
 	if err := ns.check(); err != nil {
 		return nil, err

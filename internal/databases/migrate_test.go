@@ -43,7 +43,7 @@ func TestACopyHoldsTheSame(t *testing.T) {
 
 		now := func() time.Time { return m.now }
 		place := func(database string) servers.Place { return servers.Place{Database: database, Bucket: "state"} }
-		state := func(database string) statestore.Migrator {
+		state := func(database string) statestore.Engine {
 			engine, err := manager.StateAtRest(r.Context(), place(database), database == "0")
 			require.NoError(r, err)
 			return engine

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // Check calls problem for every record of state in the file that cannot be read.
@@ -24,16 +25,16 @@ func Check(tx *boltdb.Tx, problem func(error)) error {
 
 func checkEntry(k, raw []byte) (err error) {
 	switch k[0] {
-	case prefixValue:
+	case layout.KindValue:
 		_, err = decodeRecord(k, raw)
-	case prefixIdempotency:
+	case layout.KindIdempotency:
 		_, err = decodeIdempotency(k, raw)
-	case prefixIndex:
+	case kindIndex:
 		err = new(indexRecord).decode(k, raw)
-	case prefixExpiry, prefixIdempotencyTime:
-		_, _, err = parseTimeKey(k)
-	case prefixIndexEntry:
-		if _, _, ok := parseIndexEntry(k, raw); !ok {
+	case layout.KindExpiry, layout.KindIdempotencyTime:
+		_, _, err = layout.ParseTimeKey(k)
+	case layout.KindIndexEntry:
+		if _, _, ok := layout.ParseIndexEntry(k, raw); !ok {
 			err = fmt.Errorf("entry %q of an index has not the form of one", k)
 		}
 	default:

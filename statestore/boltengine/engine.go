@@ -2,6 +2,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	err := e.view(func(b bucket) error {
 		left := room
 		for i, key := range keys {
-			items[i] = b.item(key, left, now)
+			items[i] = b.get(key, left, now)
 			left -= items[i].Size()
 		}
 		return nil
@@ -100,20 +101,28 @@ func (e *engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	return items, nil
 }
 
-func (b bucket) item(key string, room int, now time.Time) statestore.Item {
+// get returns the key's Item, which belongs to the caller.
+func (b bucket) get(key string, room int, now time.Time) statestore.Item {
 	k := valueKey(key)
 	raw := b.Get(k)
 	if raw == nil {
 		return statestore.Item{Key: key}
 	}
+	item := b.item(key, k, raw, room, now)
+	item.Value = bytes.Clone(item.Value)
+	return item
+}
+
+// item makes an Item of the record under k. Its Value lies in the file.
+func (b bucket) item(key string, k, raw []byte, room int, now time.Time) statestore.Item {
 	r, err := decodeRecord(k, raw)
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	if statestore.ExpiredInstant(r.expires, now) {
+	if statestore.ExpiredInstant(r.Expires, now) {
 		return statestore.Item{Key: key}
 	}
-	return r.item(key, b.etag(r.version), room)
+	return r.Item(key, b.etag(r.version), room)
 }
 
 // Apply implements statestore.Engine.

@@ -15,6 +15,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -138,7 +139,7 @@ func TestAnIdempotencyKeyUsedAgainHasOneEnd(t *testing.T) {
 	require.NoError(t, r.store.Apply(ctx, once))
 	r.clock.Advance(time.Second)
 	require.NoError(t, r.store.Apply(ctx, once))
-	require.Equal(t, map[byte]int{prefixValue: 1, prefixIdempotency: 1, prefixIdempotencyTime: 1}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 1, layout.KindIdempotency: 1, layout.KindIdempotencyTime: 1}, r.count(t))
 }
 
 func TestDamagedValueIsReportedAndCanBeReplaced(t *testing.T) {
@@ -190,11 +191,11 @@ func TestSweepPassesDamage(t *testing.T) {
 	require.NoError(t, r.store.Apply(ctx, once))
 
 	r.put(t, valueKey("bad"), []byte{1, 0xff})
-	r.put(t, timeKey(prefixExpiry, epoch.UnixNano(), "bad"), nil)
-	r.put(t, []byte{prefixExpiry, 1, 2}, nil)
+	r.put(t, layout.TimeKey(layout.KindExpiry, epoch.UnixNano(), "bad"), nil)
+	r.put(t, []byte{layout.KindExpiry, 1, 2}, nil)
 	require.NoError(t, r.db.Update(ctx, func(tx *boltdb.Tx) error {
 		ns := tx.Bucket([]byte("state/state"))
-		k, _ := ns.Cursor().Seek([]byte{prefixIdempotency})
+		k, _ := ns.Cursor().Seek([]byte{layout.KindIdempotency})
 		return boltdb.Dirty(ns.Put(append([]byte(nil), k...), []byte{1, 0xff}))
 	}))
 	require.ErrorIs(t, r.store.Apply(ctx, once), statestore.ErrDamaged)
@@ -205,7 +206,7 @@ func TestSweepPassesDamage(t *testing.T) {
 	require.ErrorContains(t, err, `value of key "bad"`)
 	require.ErrorContains(t, err, "idempotency key with SHA-256")
 	require.Equal(t, 4, swept)
-	require.Equal(t, map[byte]int{prefixValue: 2}, r.count(t), "what is left: the damaged value and the key without an end")
+	require.Equal(t, map[byte]int{layout.KindValue: 2}, r.count(t), "what is left: the damaged value and the key without an end")
 
 	swept, _, err = r.engine.Sweep(ctx, r.clock.Now(), 100)
 	require.NoError(t, err)
@@ -235,7 +236,7 @@ func TestSweepGoesInTimeOrderAndSmallSteps(t *testing.T) {
 			require.Equal(t, i >= total, r.holds(t, valueKey(writes[i].Key)), "key %d after %d", i, total)
 		}
 	}
-	require.Equal(t, map[byte]int{prefixValue: 5, prefixExpiry: 5}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 5, layout.KindExpiry: 5}, r.count(t))
 }
 
 // A sweep of many commits goes on where the last one has ended. What comes before that, as after the clock was set back, is
@@ -283,17 +284,17 @@ func TestASweepIsBoundedInBytes(t *testing.T) {
 	r.clock.Advance(time.Second)
 	total := 0
 	for more := true; more; {
-		before := r.count(t)[prefixValue]
+		before := r.count(t)[layout.KindValue]
 		var swept int
 		var err error
 		swept, more, err = r.engine.Sweep(ctx, r.clock.Now(), 32)
 		require.NoError(t, err)
-		require.Equal(t, before-swept, r.count(t)[prefixValue])
+		require.Equal(t, before-swept, r.count(t)[layout.KindValue])
 		require.LessOrEqual(t, swept, 2, "values of 3 MiB in one commit, that four look at")
 		total += swept
 	}
 	require.Equal(t, n+1, total)
-	require.Equal(t, map[byte]int{prefixIndex: len(paths)}, r.count(t))
+	require.Equal(t, map[byte]int{kindIndex: len(paths)}, r.count(t))
 }
 
 // holds reports whether a raw key is on disk.
@@ -314,17 +315,17 @@ func TestSweepSparesAKeyThatWasSetAgain(t *testing.T) {
 	w.TTL = time.Hour
 	enginetest.Apply(t, r.store, w)
 	// An entry that survived by accident must not do harm either.
-	r.put(t, timeKey(prefixExpiry, epoch.Add(time.Second).UnixNano(), "k"), nil)
+	r.put(t, layout.TimeKey(layout.KindExpiry, epoch.Add(time.Second).UnixNano(), "k"), nil)
 
 	r.clock.Advance(time.Minute)
 	swept, _, err := r.engine.Sweep(ctx, r.clock.Now(), 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, swept)
 	require.Equal(t, "new", string(enginetest.Get(t, r.store, "k").Value))
-	require.Equal(t, map[byte]int{prefixValue: 1, prefixExpiry: 1}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 1, layout.KindExpiry: 1}, r.count(t))
 
 	enginetest.Apply(t, r.store, enginetest.Set("k", "for ever"))
-	require.Equal(t, map[byte]int{prefixValue: 1}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 1}, r.count(t))
 }
 
 func TestAFailedCallSpendsNoCommit(t *testing.T) {

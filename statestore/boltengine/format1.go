@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // format1 begins the records that files of before format 3 hold: a CBOR map follows, without a checksum. They are read as
@@ -12,7 +14,7 @@ const format1 = 1
 
 func isFormat1(raw []byte) bool { return len(raw) > 1 && raw[0] == format1 }
 
-func decodeRecord1(k, raw []byte) (record, error) {
+func decodeRecord1(raw []byte) (record, error) {
 	var r struct {
 		Version     uint64 `cbor:"1,keyasint"`
 		Expires     int64  `cbor:"2,keyasint"`
@@ -20,13 +22,10 @@ func decodeRecord1(k, raw []byte) (record, error) {
 		Value       []byte `cbor:"4,keyasint"`
 	}
 	err := cbor.Unmarshal(raw[1:], &r)
-	if err == nil && (r.Version == 0 || r.Expires < 0) {
-		err = fmt.Errorf("version %d, expiry %d: that cannot be", r.Version, r.Expires)
+	if err == nil && r.Expires < 0 {
+		err = fmt.Errorf("expiry %d cannot be", r.Expires)
 	}
-	if err != nil {
-		return record{}, damagedKey(k, err)
-	}
-	return record{r.Version, r.Expires, []byte(r.ContentType), r.Value}, nil
+	return record{r.Version, layout.Record{Expires: r.Expires, ContentType: []byte(r.ContentType), Value: r.Value}}, err
 }
 
 func decodeIdempotency1(raw []byte) (expires int64, err error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // buildBytes bounds the values that one step of building an index reads, beside the last of them, in bytes.
@@ -19,28 +20,20 @@ const buildBytes = 4 << 20
 
 // indexRecord is an index.
 type indexRecord struct {
-	Path    string     `cbor:"1,keyasint"`
-	State   indexState `cbor:"2,keyasint"`
-	Expires int64      `cbor:"3,keyasint"`           // nanoseconds since 1970
-	Many    bool       `cbor:"4,keyasint,omitempty"` // it has held a value with many keys
-	Keys    uint64     `cbor:"5,keyasint,omitempty"` // that building it has dealt with
-	Cursor  []byte     `cbor:"6,keyasint,omitempty"` // the last of them
+	Path    string            `cbor:"1,keyasint"`
+	State   layout.IndexState `cbor:"2,keyasint"`
+	Expires int64             `cbor:"3,keyasint"`           // nanoseconds since 1970
+	Many    bool              `cbor:"4,keyasint,omitempty"` // it has held a value with many keys
+	Keys    uint64            `cbor:"5,keyasint,omitempty"` // that building it has dealt with
+	Cursor  []byte            `cbor:"6,keyasint,omitempty"` // the last of them
 }
-
-type indexState uint8
-
-const (
-	indexBuilding indexState = iota + 1 // it lacks keys after the cursor
-	indexComplete
-	indexRemoving // only its entries are left
-)
 
 func (x *indexRecord) encode(k []byte) ([]byte, error) {
 	body, err := cbor.Marshal(x)
 	if err != nil {
 		return nil, fmt.Errorf("encode index: %w", err)
 	}
-	return seal(k, append(make([]byte, sealSize), body...)), nil
+	return layout.Seal(recordFormat, k, append(make([]byte, layout.SealSize), body...)), nil
 }
 
 func (x *indexRecord) decode(k, raw []byte) error {
@@ -49,12 +42,12 @@ func (x *indexRecord) decode(k, raw []byte) error {
 	if isFormat1(raw) {
 		body = raw[1:]
 	} else {
-		body, err = unseal(k, raw)
+		body, err = layout.Unseal(recordFormat, k, raw)
 	}
 	if err == nil {
 		err = cbor.Unmarshal(body, x)
 	}
-	if err == nil && x.State != indexBuilding && x.State != indexComplete && x.State != indexRemoving {
+	if err == nil && x.State != layout.IndexBuilding && x.State != layout.IndexComplete && x.State != layout.IndexRemoving {
 		err = fmt.Errorf("state %d cannot be", x.State)
 	}
 	if err != nil {
@@ -74,12 +67,12 @@ type index struct {
 // indexes returns those of the bucket's indexes that are wanted, by id. One that cannot be read is no use to anyone: it is
 // there to be removed.
 func (b bucket) indexes(wanted func(*index) bool) (all []*index) {
-	if !b.MayHave([]byte{prefixIndex}) {
+	if !b.MayHave([]byte{kindIndex}) {
 		return nil
 	}
 	c := b.Cursor()
-	for k, v := c.Seek([]byte{prefixIndex}); len(k) > 0 && k[0] == prefixIndex; k, v = c.Next() {
-		if len(k) != 1+indexIDSize {
+	for k, v := c.Seek([]byte{kindIndex}); len(k) > 0 && k[0] == kindIndex; k, v = c.Next() {
+		if len(k) != 1+layout.IndexIDSize {
 			continue
 		}
 		x := &index{id: binary.BigEndian.Uint32(k[1:])}
@@ -88,7 +81,7 @@ func (b bucket) indexes(wanted func(*index) bool) (all []*index) {
 			x.field, err = statestore.ParseFieldPath(x.Path)
 		}
 		if err != nil {
-			x.State = indexRemoving
+			x.State = layout.IndexRemoving
 		}
 		if wanted(x) {
 			all = append(all, x)
@@ -98,38 +91,28 @@ func (b bucket) indexes(wanted func(*index) bool) (all []*index) {
 }
 
 // kept reports whether writes must keep the index right.
-func (x *index) kept() bool { return x.State != indexRemoving }
+func (x *index) kept() bool { return x.State != layout.IndexRemoving }
 
-func (x *index) complete() bool { return x.State == indexComplete }
+func (x *index) complete() bool { return x.State == layout.IndexComplete }
 
-func (x *index) building() bool { return x.State == indexBuilding }
+func (x *index) building() bool { return x.State == layout.IndexBuilding }
 
 // reindex lists how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
 func (c *changes) reindex(indexes []*index, key, before, after []byte) {
 	if len(indexes) == 0 {
 		return
 	}
-	wasJSON, isJSON := statestore.IsJSON(before), statestore.IsJSON(after)
+	before, after = statestore.OnlyJSON(before), statestore.OnlyJSON(after)
 	for _, x := range indexes {
-		var old, present [][]byte
-		if wasJSON {
-			old = statestore.IndexKeys(&x.field, before)
+		lost, gained, many := statestore.IndexChange(&x.field, before, after)
+		for _, indexKey := range lost {
+			k, _ := layout.IndexEntry(x.id, indexKey, key)
+			c.delete(k)
 		}
-		if isJSON {
-			present = statestore.IndexKeys(&x.field, after)
+		for _, indexKey := range gained {
+			c.put(layout.IndexEntry(x.id, indexKey, key))
 		}
-		for _, indexKey := range old {
-			if !holdsKey(present, indexKey) {
-				k, _ := indexEntry(x.id, indexKey, key)
-				c.delete(k)
-			}
-		}
-		for _, indexKey := range present {
-			if !holdsKey(old, indexKey) {
-				c.put(indexEntry(x.id, indexKey, key))
-			}
-		}
-		if !x.Many && statestore.IndexManyKeys(present) {
+		if many && !x.Many {
 			x.Many, x.unsaved = true, true
 		}
 	}
@@ -149,11 +132,6 @@ func (c *changes) save(indexes []*index) error {
 		c.put(k, raw)
 	}
 	return nil
-}
-
-func holdsKey(sorted [][]byte, key []byte) bool {
-	_, found := slices.BinarySearchFunc(sorted, key, bytes.Compare)
-	return found
 }
 
 // BuildIndexes implements statestore.Engine. Its commits wait for others to ride along with.
@@ -181,7 +159,7 @@ func buildStep(b bucket, paths []string, until time.Time, limit int) (progress s
 			wanted = append(wanted, all[i])
 			continue
 		}
-		x := &index{indexRecord: indexRecord{Path: path, State: indexBuilding}, id: id, unsaved: true}
+		x := &index{indexRecord: indexRecord{Path: path, State: layout.IndexBuilding}, id: id, unsaved: true}
 		if x.field, err = statestore.ParseFieldPath(path); err != nil {
 			return progress, err
 		}
@@ -197,7 +175,7 @@ func buildStep(b bucket, paths []string, until time.Time, limit int) (progress s
 	if i := slices.IndexFunc(wanted, (*index).building); i >= 0 {
 		x := wanted[i]
 		x.build(b, limit, &c)
-		progress = statestore.IndexProgress{Path: x.Path, Keys: x.Keys, Complete: x.State == indexComplete}
+		progress = statestore.IndexProgress{Path: x.Path, Keys: x.Keys, Complete: x.State == layout.IndexComplete}
 	}
 	if err := c.save(wanted); err != nil {
 		return progress, err
@@ -215,17 +193,17 @@ func (x *index) build(b bucket, limit int, to *changes) {
 	c := b.Cursor()
 	k, v := seekAfter(c, valueKey(x.Cursor))
 	var last []byte
-	for ; limit > 0 && size < buildBytes && len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
+	for ; limit > 0 && size < buildBytes && len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
 		if r, err := decodeRecord(k, v); err == nil {
-			to.reindex([]*index{x}, k[1:], nil, r.value)
+			to.reindex([]*index{x}, k[1:], nil, r.Value)
 		}
 		last = k[1:]
 		x.Keys++
 		limit--
 		size += len(v)
 	}
-	if len(k) == 0 || k[0] != prefixValue {
-		x.State, x.Cursor = indexComplete, nil
+	if len(k) == 0 || k[0] != layout.KindValue {
+		x.State, x.Cursor = layout.IndexComplete, nil
 		return
 	}
 	x.Cursor = bytes.Clone(last)
@@ -243,11 +221,11 @@ func seekAfter(c *boltdb.Cursor, k []byte) ([]byte, []byte) {
 // remove lists up to limit entries of an index that has expired, and the index itself once none is left. It returns how
 // many that is, and whether there are more.
 func (x *index) remove(b bucket, limit int, to *changes) (removed int, more bool) {
-	prefix := indexEntryPrefix(x.id)
+	prefix := layout.IndexEntryPrefix(x.id)
 	c := b.Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		if removed == limit {
-			x.State, x.unsaved = indexRemoving, true
+			x.State, x.unsaved = layout.IndexRemoving, true
 			return removed, true
 		}
 		to.delete(bytes.Clone(k))

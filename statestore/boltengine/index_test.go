@@ -11,6 +11,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // requireIndexesRight compares each complete index with what it must hold, and sees that no entry is left of indexes
@@ -20,32 +21,32 @@ func requireIndexesRight(t require.TestingT, r *rig) {
 		ns := tx.Bucket([]byte("state/state"))
 		known := map[string]bool{}
 		for _, x := range (bucket{Bucket: ns}).indexes(func(*index) bool { return true }) {
-			known[string(indexEntryPrefix(x.id))] = true
-			if x.State != indexComplete {
+			known[string(layout.IndexEntryPrefix(x.id))] = true
+			if x.State != layout.IndexComplete {
 				continue
 			}
 			want, got := map[string]string{}, map[string]string{}
 			c := ns.Cursor()
-			for k, v := c.Seek([]byte{prefixValue}); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
+			for k, v := c.Seek([]byte{layout.KindValue}); len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
 				rec, err := decodeRecord(k, v)
 				require.NoError(t, err)
-				if !statestore.IsJSON(rec.value) {
+				if !statestore.IsJSON(rec.Value) {
 					continue
 				}
-				for _, indexKey := range statestore.IndexKeys(&x.field, rec.value) {
-					ek, ev := indexEntry(x.id, indexKey, k[1:])
+				for _, indexKey := range statestore.IndexKeys(&x.field, rec.Value) {
+					ek, ev := layout.IndexEntry(x.id, indexKey, k[1:])
 					want[string(ek)] = string(ev)
 				}
 			}
-			prefix := string(indexEntryPrefix(x.id))
+			prefix := string(layout.IndexEntryPrefix(x.id))
 			for k, v := c.Seek([]byte(prefix)); strings.HasPrefix(string(k), prefix); k, v = c.Next() {
 				got[string(k)] = string(v)
 			}
 			require.Equal(t, want, got, "index on %s", x.Path)
 		}
 		c := ns.Cursor()
-		for k, _ := c.Seek([]byte{prefixIndexEntry}); len(k) > 0 && k[0] == prefixIndexEntry; k, _ = c.Next() {
-			require.True(t, known[string(k[:1+indexIDSize])], "an entry without an index")
+		for k, _ := c.Seek([]byte{layout.KindIndexEntry}); len(k) > 0 && k[0] == layout.KindIndexEntry; k, _ = c.Next() {
+			require.True(t, known[string(k[:1+layout.IndexIDSize])], "an entry without an index")
 		}
 		return nil
 	}))
@@ -64,9 +65,9 @@ func (r *rig) build(t require.TestingT, until time.Time, paths ...string) {
 
 // indexes returns the complete ones.
 func (r *rig) indexes(t require.TestingT) (complete map[string]bool) {
-	require.NoError(t, r.engine.View(ctx, r.clock.Now(), func(s statestore.Snapshot) (err error) {
-		complete, err = s.Indexes()
-		return err
+	require.NoError(t, r.engine.View(ctx, r.clock.Now(), func(s statestore.Snapshot) error {
+		complete = s.Indexes()
+		return nil
 	}))
 	return complete
 }
@@ -96,7 +97,7 @@ func TestAnIndexIsBuiltInSmallStepsThatOutlastARestart(t *testing.T) {
 		}
 		seen = append(seen, step)
 		require.Equal(t, step.Complete, len(r.indexes(t)) == 1, "an index that is not complete is not used")
-		require.LessOrEqual(t, r.count(t)[prefixIndexEntry], 10*len(seen))
+		require.LessOrEqual(t, r.count(t)[layout.KindIndexEntry], 10*len(seen))
 		r.close(t)
 		r.open(t)
 	}
@@ -163,8 +164,8 @@ func (r *rig) forget(t require.TestingT, key string) {
 		ns := tx.Bucket([]byte("state/state"))
 		var toDelete [][]byte
 		c := ns.Cursor()
-		for k, v := c.Seek([]byte{prefixIndexEntry}); len(k) > 0 && k[0] == prefixIndexEntry; k, v = c.Next() {
-			if _, of, ok := parseIndexEntry(k, v); ok && string(of) == key {
+		for k, v := c.Seek([]byte{layout.KindIndexEntry}); len(k) > 0 && k[0] == layout.KindIndexEntry; k, v = c.Next() {
+			if _, of, ok := layout.ParseIndexEntry(k, v); ok && string(of) == key {
 				toDelete = append(toDelete, append([]byte(nil), k...))
 			}
 		}
@@ -183,7 +184,7 @@ func TestEntriesThatMeanNothingDoNoHarm(t *testing.T) {
 	require.NoError(t, err)
 	two := statestore.IndexKeys(&field, []byte(`{"n":2}`))[0]
 	for _, key := range []string{"a", "gone"} {
-		k, v := indexEntry(1, two, []byte(key))
+		k, v := layout.IndexEntry(1, two, []byte(key))
 		r.put(t, k, v)
 	}
 	require.Equal(t, []string{"b"}, r.query(t, statestore.Query{Filter: equal("n", 2.0)}))
@@ -203,7 +204,7 @@ func TestDamageFailsAQueryThatMightLackTheValue(t *testing.T) {
 	enginetest.Apply(t, r.store, enginetest.Set("bad", `{"n":1}`))
 	require.Equal(t, []string{"a", "bad"}, r.query(t, q))
 
-	r.put(t, indexEntryPrefix(1), nil)
+	r.put(t, layout.IndexEntryPrefix(1), nil)
 	_, err = r.store.Query(ctx, statestore.Query{Filter: &statestore.Comparison{Op: statestore.OpLess, Path: "n", Value: 1.0}})
 	require.NoError(t, err, "the range does not reach there")
 }
@@ -233,8 +234,8 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 			r.build(t, r.clock.Now().Add(2*time.Hour), "a")
 			require.Len(t, r.indexes(t), 2)
 			requireIndexesRight(t, r)
-			require.Equal(t, 12+20+20, r.count(t)[prefixIndexEntry])
-			require.Equal(t, 3, r.count(t)[prefixIndex])
+			require.Equal(t, 12+20+20, r.count(t)[layout.KindIndexEntry])
+			require.Equal(t, 3, r.count(t)[kindIndex])
 			break
 		}
 	}
@@ -243,7 +244,7 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 		_, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
 		require.NoError(t, err)
 	}
-	require.Equal(t, map[byte]int{prefixValue: 20, prefixIndexEntry: 40, prefixIndex: 2}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 20, layout.KindIndexEntry: 40, kindIndex: 2}, r.count(t))
 	requireIndexesRight(t, r)
 
 	r.clock.Advance(3 * time.Hour)
@@ -252,7 +253,7 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 		_, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
 		require.NoError(t, err)
 	}
-	require.Equal(t, map[byte]int{prefixValue: 20}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 20}, r.count(t))
 }
 
 func TestBuildingAnIndexDoesNotShortenItsRetention(t *testing.T) {
@@ -280,7 +281,7 @@ func TestADamagedIndexIsReplaced(t *testing.T) {
 	requireIndexesRight(t, r)
 	_, _, err := r.engine.Sweep(ctx, r.clock.Now(), 100)
 	require.NoError(t, err)
-	require.Equal(t, map[byte]int{prefixValue: 2, prefixIndexEntry: 2, prefixIndex: 1}, r.count(t))
+	require.Equal(t, map[byte]int{layout.KindValue: 2, layout.KindIndexEntry: 2, kindIndex: 1}, r.count(t))
 }
 
 func TestBuildingNothingSpendsNoCommit(t *testing.T) {

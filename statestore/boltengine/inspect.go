@@ -3,30 +3,23 @@ package boltengine
 import (
 	"bytes"
 	"context"
+	"math"
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // Walk implements statestore.Inspector.
 func (e *engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
 	return e.view(func(b bucket) error {
-		s := &snapshot{ctx: ctx, b: b, now: now}
 		c := b.Cursor()
-		for k, v := c.Seek(valueKey(from)); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
-			item := statestore.Item{Key: string(k[1:])}
-			r, err := s.pass(k, v)
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case err != nil:
-				item.Err = err
-			case r.version != 0:
-				item.Found, item.Value, item.ETag = true, r.value, b.etag(r.version)
-				item.ContentType, item.Expires = string(r.contentType), statestore.InstantTime(r.expires)
+		for k, v := c.Seek(valueKey(from)); len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
+			if err := ctx.Err(); err != nil {
+				return err
 			}
-			if !visit(item) {
+			if !visit(b.item(string(k[1:]), k, v, math.MaxInt, now)) {
 				return nil
 			}
 		}
@@ -39,7 +32,7 @@ func (e *engine) IdempotencyKeys(ctx context.Context, after []byte, limit int) (
 	err = e.view(func(b bucket) error {
 		c := b.Cursor()
 		from := idempotencyKey(after)
-		for k, v := c.Seek(from); len(k) > 0 && k[0] == prefixIdempotency && len(keys) < limit; k, v = c.Next() {
+		for k, v := c.Seek(from); len(k) > 0 && k[0] == layout.KindIdempotency && len(keys) < limit; k, v = c.Next() {
 			if after != nil && bytes.Equal(k, from) {
 				continue
 			}
@@ -66,7 +59,7 @@ func (e *engine) IndexStates(ctx context.Context) (states []statestore.IndexStat
 }
 
 // clearOrder is the order in which Clear removes records: what one without the other would be in the way comes first.
-var clearOrder = []byte{prefixValue, prefixExpiry, prefixIdempotency, prefixIdempotencyTime, prefixIndexEntry, prefixIndex}
+var clearOrder = []byte{layout.KindValue, layout.KindExpiry, layout.KindIdempotency, layout.KindIdempotencyTime, layout.KindIndexEntry, kindIndex}
 
 // Clear implements statestore.Inspector. The bucket's counter of versions stays.
 func (e *engine) Clear(ctx context.Context, limit int) (more bool, err error) {

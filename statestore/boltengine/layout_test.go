@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // TestLayoutStays pins the bytes: files that earlier builds wrote must stay readable.
@@ -14,11 +15,11 @@ func TestLayoutStays(t *testing.T) {
 	require.Equal(t, "\x02I\xb6N\x1b\x00\x00\x00\x00\x00\x00\x01\x2c\x00\x00\x00\x00\x00\x00\x00\x07\x00\x01t\x00\xff", string(raw))
 	got, err := decodeRecord([]byte("vk"), raw)
 	require.NoError(t, err)
-	require.Equal(t, record{300, 7, []byte("t"), []byte{0, 255}}, got)
+	require.Equal(t, record{300, layout.Record{Expires: 7, ContentType: []byte("t"), Value: []byte{0, 255}}}, got)
 
-	raw = encodeIdempotency([]byte("ik"), 7)
+	raw = layout.EncodeIdempotency(recordFormat, []byte("ik"), 7)
 	require.Equal(t, "\x02\x03\x1a\x8b\xfd\x00\x00\x00\x00\x00\x00\x00\x07", string(raw))
-	require.Equal(t, "e\x00\x00\x00\x00\x00\x00\x01\x00key", string(timeKey(prefixExpiry, 256, "key")))
+	require.Equal(t, "e\x00\x00\x00\x00\x00\x00\x01\x00key", string(layout.TimeKey(layout.KindExpiry, 256, "key")))
 	require.Equal(t, "vkey", string(valueKey("key")))
 }
 
@@ -26,8 +27,8 @@ func TestLayoutStays(t *testing.T) {
 func TestAFlippedBitIsNoticed(t *testing.T) {
 	k := []byte("vkey")
 	value := encodeRecord(k, 300, 7, &statestore.Write{ContentType: "text/plain", Value: []byte("value")})
-	once := encodeIdempotency(k, 7)
-	index, err := (&indexRecord{Path: "a.b", State: indexBuilding, Expires: 7}).encode(k)
+	once := layout.EncodeIdempotency(recordFormat, k, 7)
+	index, err := (&indexRecord{Path: "a.b", State: layout.IndexBuilding, Expires: 7}).encode(k)
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		raw    []byte
@@ -66,21 +67,21 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 		require.NoError(t, err)
 		require.Equal(t, version, got.version)
-		require.Equal(t, expires, got.expires)
-		require.Equal(t, contentType, string(got.contentType))
-		require.Equal(t, string(value), string(got.value))
+		require.Equal(t, expires, got.Expires)
+		require.Equal(t, contentType, string(got.ContentType))
+		require.Equal(t, string(value), string(got.Value))
 	})
 }
 
 // What lies in a damaged file may have any form, with a checksum that is right.
 func FuzzDecodeAnything(f *testing.F) {
 	f.Add([]byte("vk"), []byte{})
-	f.Add([]byte("vk"), encodeRecord([]byte("vk"), 1, 0, &statestore.Write{})[sealSize:])
+	f.Add([]byte("vk"), encodeRecord([]byte("vk"), 1, 0, &statestore.Write{})[layout.SealSize:])
 	f.Fuzz(func(t *testing.T, k, body []byte) {
 		if len(k) == 0 {
 			t.Skip()
 		}
-		for _, raw := range [][]byte{body, seal(k, append(make([]byte, sealSize), body...))} {
+		for _, raw := range [][]byte{body, layout.Seal(recordFormat, k, append(make([]byte, layout.SealSize), body...))} {
 			for _, err := range []error{
 				func() error { _, err := decodeRecord(k, raw); return err }(),
 				func() error { _, err := decodeIdempotency(k, raw); return err }(),
@@ -90,17 +91,6 @@ func FuzzDecodeAnything(f *testing.F) {
 					require.ErrorIs(t, err, statestore.ErrDamaged)
 				}
 			}
-		}
-	})
-}
-
-func FuzzParseTimeKey(f *testing.F) {
-	f.Add(timeKey(prefixExpiry, 256, "key"))
-	f.Add([]byte("e"))
-	f.Fuzz(func(t *testing.T, k []byte) {
-		instant, of, err := parseTimeKey(k)
-		if err == nil {
-			require.Equal(t, k, timeKey(k[0], instant, of))
 		}
 	})
 }

@@ -9,9 +9,7 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-var _ statestore.Migrator = (*engine)(nil)
-
-// AddIdempotencyKeys implements statestore.Migrator.
+// AddIdempotencyKeys implements statestore.Engine.
 func (e *engine) AddIdempotencyKeys(ctx context.Context, keys []statestore.IdempotencyKey) error {
 	return e.update(ctx, e.db.Update, func(b bucket) error {
 		p := newPlan(b, statestore.InstantTime(1))

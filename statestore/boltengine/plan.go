@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // plan decides the outcomes of transactions in memory, over what is on disk. That keeps all checks before the first write,
@@ -99,7 +100,7 @@ func (p *plan) key(key string) *plannedKey {
 	if raw := p.b.Get(k.k); raw != nil {
 		k.onDisk = true
 		k.disk, k.damage = decodeRecord(k.k, raw)
-		k.version, k.expires = k.disk.version, k.disk.expires
+		k.version, k.expires = k.disk.version, k.disk.Expires
 	}
 	p.keys[key] = k
 	return k
@@ -133,32 +134,31 @@ func (p *plan) changes() (changes, error) {
 		if !k.changed {
 			continue
 		}
-		if k.disk.expires != 0 && k.disk.expires != k.expires {
-			c.delete(timeKey(prefixExpiry, k.disk.expires, key))
+		if k.disk.Expires != 0 && k.disk.Expires != k.expires {
+			c.delete(layout.TimeKey(layout.KindExpiry, k.disk.Expires, key))
 		}
-		if k.set == nil {
-			if k.onDisk {
-				c.delete(k.k)
-			}
-			c.reindex(indexes, k.k[1:], k.disk.value, nil)
-			continue
+		if k.expires != 0 && k.expires != k.disk.Expires {
+			c.put(layout.TimeKey(layout.KindExpiry, k.expires, key), nil)
 		}
-		c.put(k.k, encodeRecord(k.k, k.version, k.expires, k.set))
-		if k.expires != 0 && k.expires != k.disk.expires {
-			c.put(timeKey(prefixExpiry, k.expires, key), nil)
+		var value []byte
+		if k.set != nil {
+			value = k.set.Value
+			c.put(k.k, encodeRecord(k.k, k.version, k.expires, k.set))
+		} else if k.onDisk {
+			c.delete(k.k)
 		}
-		c.reindex(indexes, k.k[1:], k.disk.value, k.set.Value)
+		c.reindex(indexes, k.k[1:], k.disk.Value, value)
 	}
 	for digest, id := range p.ids {
 		if id.until == id.disk {
 			continue
 		}
 		if id.disk != 0 {
-			c.delete(timeKey(prefixIdempotencyTime, id.disk, digest[:]))
+			c.delete(layout.TimeKey(layout.KindIdempotencyTime, id.disk, digest[:]))
 		}
 		at := idempotencyKey(digest[:])
-		c.put(at, encodeIdempotency(at, id.until))
-		c.put(timeKey(prefixIdempotencyTime, id.until, digest[:]), nil)
+		c.put(at, layout.EncodeIdempotency(recordFormat, at, id.until))
+		c.put(layout.TimeKey(layout.KindIdempotencyTime, id.until, digest[:]), nil)
 	}
 	return c, c.save(indexes)
 }

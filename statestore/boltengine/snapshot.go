@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 const (
@@ -39,18 +40,18 @@ type snapshot struct {
 
 // Get implements statestore.Snapshot.
 func (s *snapshot) Get(key string, room int) statestore.Item {
-	return s.b.item(key, room, s.now)
+	return s.b.get(key, room, s.now)
 }
 
 // Scan implements statestore.Snapshot.
 func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
 	c := s.b.Cursor()
-	for k, v := seekAfter(c, valueKey(after)); len(k) > 0 && k[0] == prefixValue; k, v = c.Next() {
+	for k, v := seekAfter(c, valueKey(after)); len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
 		found, err := s.pass(k, v)
 		if err != nil {
 			return err
 		}
-		if found.version != 0 && !visit(k[1:], found.value) {
+		if found.version != 0 && !visit(k[1:], found.Value) {
 			return nil
 		}
 	}
@@ -66,19 +67,19 @@ func (s *snapshot) pass(k, raw []byte) (record, error) {
 		}
 	}
 	found, err := decodeRecord(k, raw)
-	if err != nil || statestore.ExpiredInstant(found.expires, s.now) {
+	if err != nil || statestore.ExpiredInstant(found.Expires, s.now) {
 		return record{}, err
 	}
 	return found, nil
 }
 
 // Indexes implements statestore.Snapshot.
-func (s *snapshot) Indexes() (map[string]bool, error) {
+func (s *snapshot) Indexes() map[string]bool {
 	complete := make(map[string]bool)
 	for _, x := range s.indexes {
 		complete[x.Path] = x.Many
 	}
-	return complete, nil
+	return complete
 }
 
 // Lookup implements statestore.Snapshot.
@@ -88,8 +89,8 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		return fmt.Errorf("there is no complete index on %q", path)
 	}
 	x := s.indexes[i]
-	prefix := indexEntryPrefix(x.id)
-	from, _ := indexEntry(x.id, r.From, nil)
+	prefix := layout.IndexEntryPrefix(x.id)
+	from, _ := layout.IndexEntry(x.id, r.From, nil)
 	c := s.b.Cursor()
 	var k, v []byte
 	if r.Single() {
@@ -99,7 +100,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		k, v = c.Seek(from)
 	}
 	for ; bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		indexKey, key, ok := parseIndexEntry(k, v)
+		indexKey, key, ok := layout.ParseIndexEntry(k, v)
 		if !ok {
 			return &statestore.DamagedError{Record: fmt.Sprintf("index on %q", path), Err: errors.New("an entry has not the form of one")}
 		}
@@ -118,7 +119,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		if err != nil {
 			return err
 		}
-		if found.version != 0 && !visit(indexKey, key, found.value) {
+		if found.version != 0 && !visit(indexKey, key, found.Value) {
 			return nil
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // sweepBytes bounds the values that one commit removes, in bytes, beside the last of them. A value counts once for itself
@@ -55,8 +56,8 @@ type sweep struct {
 }
 
 func (s *sweep) all() {
-	s.expired(prefixExpiry, s.value)
-	s.expired(prefixIdempotencyTime, s.idempotencyRecord)
+	s.expired(layout.KindExpiry, s.value)
+	s.expired(layout.KindIdempotencyTime, s.idempotencyRecord)
 	for _, x := range s.b.indexes(func(x *index) bool { return !x.kept() || statestore.ExpiredInstant(x.Expires, s.now) }) {
 		if s.more = s.more || s.swept >= s.limit; s.more {
 			return
@@ -76,7 +77,7 @@ func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error
 		first = s.from
 	}
 	for k, _ := c.Seek(first); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
-		instant, of, err := parseTimeKey(k)
+		instant, of, err := layout.ParseTimeKey(k)
 		if err == nil && !statestore.ExpiredInstant(instant, s.now) {
 			return
 		}
@@ -103,12 +104,12 @@ func (s *sweep) value(instant int64, key []byte) error {
 		return nil
 	}
 	r, err := decodeRecord(target, raw)
-	if err != nil || r.expires != instant {
+	if err != nil || r.Expires != instant {
 		return err
 	}
 	s.bytes += len(raw) * (1 + len(s.indexes))
 	s.toDo.delete(target)
-	s.toDo.reindex(s.indexes, key, r.value, nil)
+	s.toDo.reindex(s.indexes, key, r.Value, nil)
 	return nil
 }
 

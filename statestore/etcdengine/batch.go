@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -12,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 const (
@@ -142,21 +145,21 @@ func (e *Engine) commitSome(units []unit) (int, error) {
 	ctx, cancel := context.WithTimeout(e.ctx, e.config.RequestTimeout)
 	defer cancel()
 	for {
-		known := &known{kvs: make(map[string]*mvccpb.KeyValue)}
-		if err := e.learn(ctx, units, known); err != nil {
+		known, err := e.learn(ctx, units)
+		if err != nil {
 			return 0, err
 		}
 		p, taken := e.plan(units, known)
 		if len(p.txn.ops) == 0 {
 			return taken, nil // what was read stands
 		}
-		stands, err := e.try(ctx, &p.txn)
+		stands, err := e.try(ctx, p.txn)
 		if stands || err != nil {
 			return taken, err
 		}
 		// Another process was faster. Fewer units depend on less: keys that it writes all the time do not hold up the rest.
 		units = units[:(taken+1)/2]
-		if err := e.refresh(ctx); err != nil {
+		if _, _, err := e.refresh(ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -179,14 +182,9 @@ func (e *Engine) plan(units []unit, known *known) (*plan, int) {
 }
 
 // learn reads what the units' outcomes depend on.
-func (e *Engine) learn(ctx context.Context, units []unit, known *known) error {
-	var missing []string
-	need := func(k string) {
-		if _, ok := known.kvs[k]; !ok {
-			known.kvs[k] = nil
-			missing = append(missing, k)
-		}
-	}
+func (e *Engine) learn(ctx context.Context, units []unit) (*known, error) {
+	known := &known{kvs: make(map[string]*mvccpb.KeyValue)}
+	need := func(k string) { known.kvs[k] = nil }
 	indexed := len(e.registry.Load().kept()) > 0
 	for _, u := range units {
 		if u.IdempotencyKey != "" {
@@ -194,24 +192,22 @@ func (e *Engine) learn(ctx context.Context, units []unit, known *known) error {
 		}
 		for j := range u.Writes {
 			if w := &u.Writes[j]; indexed || w.Conditional() {
-				need(e.space.key(kindValue, w.Key))
+				need(e.space.key(layout.KindValue, w.Key))
 			}
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	_, err := e.read(ctx, missing, 0, func(cluster uint64, i int, kv *mvccpb.KeyValue) bool {
-		known.cluster, known.kvs[missing[i]] = cluster, kv
+	keys := slices.Collect(maps.Keys(known.kvs))
+	err := e.read(ctx, keys, 0, func(cluster uint64, i int, kv *mvccpb.KeyValue) bool {
+		known.cluster, known.kvs[keys[i]] = cluster, kv
 		return true
 	})
-	return err
+	return known, err
 }
 
 // try commits the transaction, and reports whether its conditions held. It is unknown whether it was committed if the error
 // says so.
 func (e *Engine) try(ctx context.Context, t *txn) (bool, error) {
-	answer, err := e.commitTxn(ctx, e.client.Txn(ctx).If(t.conditions...).Then(t.ops...))
+	answer, err := e.commitTxn(ctx, e.client.Txn(ctx).If(slices.Collect(maps.Values(t.conditions))...).Then(slices.Collect(maps.Values(t.ops))...))
 	return err == nil && answer.Succeeded, err
 }
 

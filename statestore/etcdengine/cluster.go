@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -163,53 +164,46 @@ func (c *Cluster) Limits() statestore.Limits {
 // requestHead is what a request is left beside a value, in bytes: keys, comparisons, entries of indexes.
 const requestHead = 64 << 10
 
-// each calls fn for every endpoint at once, with a client of that endpoint alone, and returns the errors by endpoint.
-func (c *Cluster) each(ctx context.Context, fn func(context.Context, *clientv3.Client, string) error) []error {
-	errs := make([]error, len(c.config.Endpoints))
-	var group sync.WaitGroup
-	for i, endpoint := range c.config.Endpoints {
-		group.Go(func() {
-			client, err := newClient(c.config, []string{endpoint})
-			if err == nil {
-				err = errors.Join(fn(ctx, client, endpoint), client.Close())
-			}
-			errs[i] = err
-		})
-	}
-	group.Wait()
-	return errs
-}
-
 // learnLimits asks every server for what it takes. None of them says so; each refuses what is too large before it looks at
 // it, so harmless reads of the right size tell. A server that cannot be reached is left out: others serve.
 func (c *Cluster) learnLimits(ctx context.Context) error {
-	var mu sync.Mutex
+	n := len(c.config.Endpoints)
+	ops, bytes, errs := make([]int, n), make([]int, n), make([]error, n)
+	var group sync.WaitGroup
+	for i, endpoint := range c.config.Endpoints {
+		group.Go(func() { ops[i], bytes[i], errs[i] = c.limitsOf(ctx, endpoint) })
+	}
+	group.Wait()
 	c.maxOps, c.maxBytes = txnOps[0], requestBytes[0]
-	errs := c.each(ctx, func(ctx context.Context, client *clientv3.Client, endpoint string) error {
-		ops, err := largest(txnOps, func(n int) error { return c.probeOps(ctx, client, n) })
-		if err != nil {
-			return tooLittle(err, endpoint, "max-txn-ops", ops)
-		}
-		bytes, err := largest(requestBytes, func(n int) error { return c.probeBytes(ctx, client, n) })
-		if err != nil {
-			return tooLittle(err, endpoint, "max-request-bytes", bytes)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		c.maxOps, c.maxBytes = min(c.maxOps, ops), min(c.maxBytes, bytes)
-		return nil
-	})
 	reached := false
-	for _, err := range errs {
+	for i, err := range errs {
 		if errors.Is(err, invalid.Err) {
 			return err
 		}
-		reached = reached || err == nil
+		if err == nil {
+			reached = true
+			c.maxOps, c.maxBytes = min(c.maxOps, ops[i]), min(c.maxBytes, bytes[i])
+		}
 	}
 	if !reached {
 		return fmt.Errorf("connect to etcd: %w", unreachable(c.config.Endpoints, errs))
 	}
 	return nil
+}
+
+func (c *Cluster) limitsOf(ctx context.Context, endpoint string) (ops, bytes int, err error) {
+	client, err := newClient(c.config, []string{endpoint})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	if ops, err = largest(txnOps, func(n int) error { return c.probeOps(ctx, client, n) }); err != nil {
+		return 0, 0, tooLittle(err, endpoint, "max-txn-ops", ops)
+	}
+	if bytes, err = largest(requestBytes, func(n int) error { return c.probeBytes(ctx, client, n) }); err != nil {
+		return 0, 0, tooLittle(err, endpoint, "max-request-bytes", bytes)
+	}
+	return ops, bytes, nil
 }
 
 // largest returns the first of candidates that probe allows. If it allows none, the error is errTooLittle.
@@ -237,11 +231,7 @@ func (c *Cluster) probeKey() string { return c.config.Prefix + "/" }
 
 func (c *Cluster) probeOps(ctx context.Context, client *clientv3.Client, n int) error {
 	get := clientv3.OpGet(c.probeKey(), clientv3.WithCountOnly(), clientv3.WithSerializable())
-	ops := make([]clientv3.Op, n)
-	for i := range ops {
-		ops[i] = get
-	}
-	_, err := client.Txn(ctx).Then(ops...).Commit()
+	_, err := client.Txn(ctx).Then(slices.Repeat([]clientv3.Op{get}, n)...).Commit()
 	if errors.Is(err, rpctypes.ErrTooManyOps) {
 		return errTooLittle
 	}

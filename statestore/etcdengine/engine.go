@@ -1,7 +1,7 @@
 package etcdengine
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -12,10 +12,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // Engine is statestore.Engine for one bucket of a Cluster.
@@ -50,7 +52,7 @@ func (c *Cluster) Engine(ctx context.Context, database, bucket string) (*Engine,
 	}
 	last := answer.Responses[len(answer.Responses)-1].GetResponseRange()
 	e.incarnation = string(last.Kvs[0].Value)
-	if err := e.refresh(ctx); err != nil {
+	if _, _, err := e.refresh(ctx); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -75,26 +77,14 @@ func (e *Engine) item(cluster uint64, key string, kv *mvccpb.KeyValue, room int,
 	if kv == nil {
 		return statestore.Item{Key: key}
 	}
-	r, err := decodeRecord(key, string(kv.Key), kv.Value)
+	r, err := e.space.decodeRecord(string(kv.Key), kv.Value)
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	if statestore.ExpiredInstant(r.expires, now) {
+	if statestore.ExpiredInstant(r.Expires, now) {
 		return statestore.Item{Key: key}
 	}
-	item := statestore.Item{
-		Key:         key,
-		Found:       true,
-		Value:       r.value,
-		ETag:        e.etag(cluster, key, kv.ModRevision),
-		ContentType: string(r.contentType),
-		Expires:     statestore.InstantTime(r.expires),
-	}
-	if item.Size() > room {
-		return statestore.Item{Key: key, Err: statestore.ErrNoRoom}
-	}
-	item.Value = bytes.Clone(r.value)
-	return item
+	return r.Item(key, e.etag(cluster, key, kv.ModRevision), room)
 }
 
 // Get implements statestore.Engine.
@@ -102,9 +92,9 @@ func (e *Engine) Get(ctx context.Context, keys []string, room int, now time.Time
 	items := make([]statestore.Item, len(keys))
 	names := make([]string, len(keys))
 	for i, key := range keys {
-		names[i] = e.space.key(kindValue, key)
+		names[i] = e.space.key(layout.KindValue, key)
 	}
-	_, err := e.read(ctx, names, 0, func(cluster uint64, i int, kv *mvccpb.KeyValue) bool {
+	err := e.read(ctx, names, 0, func(cluster uint64, i int, kv *mvccpb.KeyValue) bool {
 		items[i] = e.item(cluster, keys[i], kv, room, now)
 		room -= items[i].Size()
 		return true
@@ -119,65 +109,90 @@ const (
 	// readFirst is how many keys the first of several reads takes; the next ones take more while values are small, so that
 	// an answer of large ones stays bounded.
 	readFirst = 16
+	// readMost is how many keys a read takes at most.
+	readMost = 4096
 	// readBytes is what an answer aims at, in bytes.
 	readBytes = 1 << 20
 )
 
-// read shows what the keys hold at revision (0: now, linearizably) in order, all at the same one, which it returns. A key
-// that does not exist has no kv. visit returns false to end the walk.
-func (e *Engine) read(ctx context.Context, keys []string, revision int64, visit func(cluster uint64, i int, kv *mvccpb.KeyValue) bool) (int64, error) {
+// nextStep is how many keys to read after step of them had values of size bytes.
+func nextStep(step, size int) int {
+	switch {
+	case size < readBytes/2:
+		return min(2*step, readMost)
+	case size > 2*readBytes:
+		return max(step/2, 1)
+	}
+	return step
+}
+
+// read shows what the keys hold at revision (0: now, linearizably) in order, all at the same one. A key that does not exist
+// has no kv. visit returns false to end the walk.
+func (e *Engine) read(ctx context.Context, keys []string, revision int64, visit func(cluster uint64, i int, kv *mvccpb.KeyValue) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout*time.Duration(1+len(keys)/readFirst))
 	defer cancel()
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return err
 	}
-	step := readFirst
-	for from := 0; from < len(keys); {
+	for from, step := 0, readFirst; from < len(keys); {
 		to := min(from+step, len(keys), from+e.maxOps)
-		ops := make([]clientv3.Op, 0, to-from)
-		for _, k := range keys[from:to] {
-			ops = append(ops, clientv3.OpGet(k, clientv3.WithRev(revision)))
+		at, kvs, err := e.readSome(ctx, keys[from:to], revision)
+		if err != nil {
+			return wrap(err)
 		}
+		revision = cmp.Or(revision, at.Revision)
 		size := 0
-		show := func(cluster uint64, i int, kvs []*mvccpb.KeyValue) bool {
-			if len(kvs) == 0 {
-				return visit(cluster, i, nil)
+		for i, kv := range kvs {
+			if kv != nil {
+				size += len(kv.Value)
 			}
-			size += len(kvs[0].Value)
-			return visit(cluster, i, kvs[0])
-		}
-		if len(ops) == 1 {
-			answer, err := e.client.Do(ctx, ops[0])
-			if err != nil {
-				return 0, wrap(err)
-			}
-			found := answer.Get()
-			if revision == 0 {
-				revision = found.Header.Revision
-			}
-			if !show(found.Header.ClusterId, from, found.Kvs) {
-				return revision, nil
-			}
-		} else {
-			answer, err := e.client.Txn(ctx).Then(ops...).Commit()
-			if err != nil {
-				return 0, wrap(err)
-			}
-			if revision == 0 {
-				revision = answer.Header.Revision
-			}
-			for i, r := range answer.Responses {
-				if !show(answer.Header.ClusterId, from+i, r.GetResponseRange().Kvs) {
-					return revision, nil
-				}
+			if !visit(at.ClusterId, from+i, kv) {
+				return nil
 			}
 		}
-		from = to
-		if size < readBytes/2 {
-			step *= 2
-		} else if size > 2*readBytes {
-			step = max(step/2, 1)
-		}
+		from, step = to, nextStep(step, size)
 	}
-	return revision, nil
+	return nil
+}
+
+// readSome reads in one request.
+func (e *Engine) readSome(ctx context.Context, keys []string, revision int64) (at *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue, err error) {
+	if len(keys) == 1 {
+		answer, err := e.client.Get(ctx, keys[0], clientv3.WithRev(revision))
+		if err != nil {
+			return nil, nil, err
+		}
+		return answer.Header, []*mvccpb.KeyValue{onlyOf(answer.Kvs)}, nil
+	}
+	ops := make([]clientv3.Op, len(keys))
+	for i, k := range keys {
+		ops[i] = clientv3.OpGet(k, clientv3.WithRev(revision))
+	}
+	answer, err := e.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range answer.Responses {
+		kvs = append(kvs, onlyOf(r.GetResponseRange().Kvs))
+	}
+	return answer.Header, kvs, nil
+}
+
+// onlyOf returns the one that is there, or nil.
+func onlyOf(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
+	if len(kvs) == 0 {
+		return nil
+	}
+	return kvs[0]
+}
+
+// get is read for one key.
+func (e *Engine) get(ctx context.Context, k string, revision int64) (at *etcdserverpb.ResponseHeader, kv *mvccpb.KeyValue, err error) {
+	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
+	defer cancel()
+	at, kvs, err := e.readSome(ctx, []string{k}, revision)
+	if err != nil {
+		return nil, nil, wrap(err)
+	}
+	return at, kvs[0], nil
 }

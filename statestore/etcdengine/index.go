@@ -1,9 +1,7 @@
 package etcdengine
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // registry is the indexes of a bucket, as it was written at a revision. It is never changed, only replaced.
@@ -25,22 +24,14 @@ type registry struct {
 
 // index is one index.
 type index struct {
-	ID      uint32     `cbor:"1,keyasint"`
-	Path    string     `cbor:"2,keyasint"`
-	State   indexState `cbor:"3,keyasint"`
-	Expires int64      `cbor:"4,keyasint"`           // nanoseconds since 1970
-	Many    bool       `cbor:"5,keyasint,omitempty"` // it may hold a value with many keys
+	ID      uint32            `cbor:"1,keyasint"`
+	Path    string            `cbor:"2,keyasint"`
+	State   layout.IndexState `cbor:"3,keyasint"`
+	Expires int64             `cbor:"4,keyasint"`           // nanoseconds since 1970
+	Many    bool              `cbor:"5,keyasint,omitempty"` // it may hold a value with many keys
 
 	field statestore.FieldPath
 }
-
-type indexState uint8
-
-const (
-	indexBuilding indexState = iota + 1 // it lacks keys after the cursor
-	indexComplete
-	indexRemoving // only its entries are left
-)
 
 // progress is how far the building of an index has come.
 type progress struct {
@@ -50,15 +41,15 @@ type progress struct {
 
 // kept are the indexes that writes must keep right.
 func (r *registry) kept() []index {
-	return slices.DeleteFunc(slices.Clone(r.Indexes), func(x index) bool { return x.State == indexRemoving })
+	return slices.DeleteFunc(slices.Clone(r.Indexes), func(x index) bool { return x.State == layout.IndexRemoving })
 }
 
 func (r *registry) find(path string) int {
-	return slices.IndexFunc(r.Indexes, func(x index) bool { return x.State != indexRemoving && x.Path == path })
+	return slices.IndexFunc(r.Indexes, func(x index) bool { return x.State != layout.IndexRemoving && x.Path == path })
 }
 
-// with returns a copy to change.
-func (r *registry) with() *registry {
+// copy returns one to change.
+func (r *registry) copy() *registry {
 	return &registry{Indexes: slices.Clone(r.Indexes), NextID: r.NextID, revision: r.revision}
 }
 
@@ -68,7 +59,7 @@ func decodeRegistry(kv *mvccpb.KeyValue) (*registry, error) {
 	if kv == nil {
 		return r, nil
 	}
-	body, err := unseal(string(kv.Key), kv.Value)
+	body, err := layout.Unseal(recordFormat, string(kv.Key), kv.Value)
 	if err == nil {
 		err = cbor.Unmarshal(body, r)
 	}
@@ -84,25 +75,18 @@ func decodeRegistry(kv *mvccpb.KeyValue) (*registry, error) {
 	return r, nil
 }
 
-// refresh reads the registry anew.
-func (e *Engine) refresh(ctx context.Context) error {
-	_, _, err := e.snapshotRegistry(ctx)
-	return err
-}
-
-// snapshotRegistry reads the registry anew and returns it with the revision at which it was read: e.registry may be that
-// of another one.
-func (e *Engine) snapshotRegistry(ctx context.Context) (r *registry, revision int64, err error) {
-	revision, readErr := e.read(ctx, []string{e.space.key(kindRegistry, "")}, 0, func(_ uint64, _ int, kv *mvccpb.KeyValue) bool {
-		if r, err = decodeRegistry(kv); err == nil {
-			e.registry.Store(r)
-		}
-		return true
-	})
-	if readErr != nil {
-		return nil, 0, readErr
+// refresh reads the registry anew and returns it with the revision at which it was read: e.registry may be that of another
+// one.
+func (e *Engine) refresh(ctx context.Context) (r *registry, revision int64, err error) {
+	at, kv, err := e.get(ctx, e.space.key(kindRegistry, ""), 0)
+	if err != nil {
+		return nil, 0, err
 	}
-	return r, revision, err
+	if r, err = decodeRegistry(kv); err != nil {
+		return nil, 0, err
+	}
+	e.registry.Store(r)
+	return r, at.Revision, nil
 }
 
 // save adds the registry to the transaction, which then depends on nobody else having changed it.
@@ -119,60 +103,42 @@ func (e *Engine) save(t *txn, r *registry) error {
 
 // reindex adds how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
 func (t *txn) reindex(space space, indexes []index, key string, before, after []byte) {
-	wasJSON, isJSON := statestore.IsJSON(before), statestore.IsJSON(after)
+	before, after = statestore.OnlyJSON(before), statestore.OnlyJSON(after)
 	for i := range indexes {
 		x := &indexes[i]
-		var old, present [][]byte
-		if wasJSON {
-			old = statestore.IndexKeys(&x.field, before)
+		lost, gained, _ := statestore.IndexChange(&x.field, before, after)
+		for _, indexKey := range lost {
+			k, _ := space.indexEntry(x.ID, indexKey, key)
+			t.delete(k)
 		}
-		if isJSON {
-			present = statestore.IndexKeys(&x.field, after)
-		}
-		for _, indexKey := range old {
-			if !holdsKey(present, indexKey) {
-				k, _ := space.indexEntry(x.ID, indexKey, key)
-				t.delete(k)
-			}
-		}
-		for _, indexKey := range present {
-			if !holdsKey(old, indexKey) {
-				k, v := space.indexEntry(x.ID, indexKey, key)
-				t.put(k, v)
-			}
+		for _, indexKey := range gained {
+			t.put(space.indexEntry(x.ID, indexKey, key))
 		}
 	}
-}
-
-func holdsKey(sorted [][]byte, key []byte) bool {
-	_, found := slices.BinarySearchFunc(sorted, key, bytes.Compare)
-	return found
 }
 
 // BuildIndexes implements statestore.Engine.
-func (e *Engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (statestore.IndexProgress, error) {
+func (e *Engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (step statestore.IndexProgress, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*e.config.RequestTimeout)
 	defer cancel()
-	for {
-		if err := e.refresh(ctx); err != nil {
-			return statestore.IndexProgress{}, fmt.Errorf("build query indexes: %w", err)
-		}
-		step, stands, err := e.buildStep(ctx, paths, until, limit)
-		if stands || err != nil {
-			if err != nil {
-				err = fmt.Errorf("build query indexes: %w", err)
-			}
-			return step, err
-		}
+	for stands := false; !stands && err == nil; {
+		step, stands, err = e.buildStep(ctx, paths, until, limit)
 		// Fewer keys: a step stands only if nobody writes one of them meanwhile.
 		limit = (limit + 1) / 2
 	}
+	if err != nil {
+		return statestore.IndexProgress{}, fmt.Errorf("build query indexes: %w", err)
+	}
+	return step, nil
 }
 
 // buildStep returns stands as false if another process changed what it goes by.
 func (e *Engine) buildStep(ctx context.Context, paths []string, until time.Time, limit int) (step statestore.IndexProgress, stands bool, err error) {
-	r, changed := e.registry.Load().with(), false
-	building := -1
+	newest, _, err := e.refresh(ctx)
+	if err != nil {
+		return step, false, err
+	}
+	r, changed, building := newest.copy(), false, -1
 	for _, path := range paths {
 		i := r.find(path)
 		if i < 0 {
@@ -183,29 +149,24 @@ func (e *Engine) buildStep(ctx context.Context, paths []string, until time.Time,
 			r.NextID++
 			i = len(r.Indexes)
 			// Any value may have many keys there: a lookup that goes by that is right for all.
-			r.Indexes = append(r.Indexes, index{ID: r.NextID, Path: path, State: indexBuilding, Many: true, field: field})
+			r.Indexes = append(r.Indexes, index{ID: r.NextID, Path: path, State: layout.IndexBuilding, Many: true, field: field})
 			changed = true
 		}
 		if x := &r.Indexes[i]; x.Expires < statestore.InstantOf(until) {
 			x.Expires, changed = statestore.InstantOf(until), true
 		}
-		if building < 0 && r.Indexes[i].State == indexBuilding {
+		if building < 0 && r.Indexes[i].State == layout.IndexBuilding {
 			building = i
 		}
 	}
 	if changed {
 		// It stands before the first entry: from its beginning on, writes keep an index right.
-		var t txn
-		if err := e.save(&t, r); err != nil {
+		t := newTxn()
+		if err := e.save(t, r); err != nil {
 			return step, false, err
 		}
-		if stands, err = e.try(ctx, &t); !stands || err != nil {
-			return step, false, err
-		}
-		if building < 0 {
-			return step, true, nil
-		}
-		return step, false, nil // with the registry as it is now
+		stands, err = e.try(ctx, t)
+		return step, stands && building < 0, err // the building goes on with the registry as it is then
 	}
 	if building < 0 {
 		return step, true, nil
@@ -217,34 +178,31 @@ func (e *Engine) buildStep(ctx context.Context, paths []string, until time.Time,
 func (e *Engine) build(ctx context.Context, r *registry, at, limit int) (step statestore.IndexProgress, stands bool, err error) {
 	x := &r.Indexes[at]
 	k := e.space.key(kindProgress, indexID(x.ID))
-	var p progress
-	var t txn
-	_, readErr := e.read(ctx, []string{k}, 0, func(_ uint64, _ int, kv *mvccpb.KeyValue) bool {
-		if kv == nil {
-			t.unchanged(k, 0)
-			return true
-		}
-		t.unchanged(k, kv.ModRevision)
-		err = cbor.Unmarshal(kv.Value, &p)
-		return true
-	})
-	if readErr != nil || err != nil {
-		return step, false, errors.Join(readErr, err)
+	_, kv, err := e.get(ctx, k, 0)
+	if err != nil {
+		return step, false, err
 	}
-	complete := true
-	err = e.scan(ctx, e.space.key(kindValue, p.Cursor), p.Cursor != "", 0, min(limit, e.maxOps/4), func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
-		var one txn
-		one.unchanged(string(kv.Key), kv.ModRevision)
-		if record, err := decodeRecord(key, string(kv.Key), kv.Value); err == nil {
-			one.reindex(e.space, []index{*x}, key, nil, record.value)
+	var p progress
+	if kv != nil {
+		if err := cbor.Unmarshal(kv.Value, &p); err != nil {
+			return step, false, err
 		}
-		room := txn{ops: make([]clientv3.Op, 2), conditions: make([]clientv3.Cmp, 2), bytes: requestHead / 2} // for what is added below
-		room.add(&one)
-		if limit == 0 || !t.fits(e, &room) {
+	}
+	t := newTxn()
+	t.unchanged(k, revisionOf(kv))
+	complete := true
+	err = e.scan(ctx, e.space.key(layout.KindValue, p.Cursor), p.Cursor != "", 0, min(limit, e.maxOps/4), func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
+		one := newTxn()
+		one.unchanged(string(kv.Key), kv.ModRevision)
+		if record, err := e.space.decodeRecord(string(kv.Key), kv.Value); err == nil {
+			one.reindex(e.space, []index{*x}, key, nil, record.Value)
+		}
+		// What is added below needs room, too.
+		if limit == 0 || !t.fits(e.maxOps-2, e.maxBytes-requestHead/2, one) {
 			complete = false
 			return false
 		}
-		t.add(&one)
+		t.add(one)
 		p.Keys++
 		p.Cursor = key
 		limit--
@@ -254,8 +212,8 @@ func (e *Engine) build(ctx context.Context, r *registry, at, limit int) (step st
 		return step, false, err
 	}
 	if complete {
-		x.State = indexComplete
-		if err := e.save(&t, r); err != nil {
+		x.State = layout.IndexComplete
+		if err := e.save(t, r); err != nil {
 			return step, false, err
 		}
 		t.delete(k)
@@ -267,17 +225,16 @@ func (e *Engine) build(ctx context.Context, r *registry, at, limit int) (step st
 		}
 		t.put(k, string(body))
 	}
-	stands, err = e.try(ctx, &t)
+	stands, err = e.try(ctx, t)
 	return statestore.IndexProgress{Path: x.Path, Keys: p.Keys, Complete: complete}, stands, err
 }
 
 // removeIndexes removes up to limit entries of indexes that have expired, and those indexes of which none is left.
-func (e *Engine) removeIndexes(ctx context.Context, now time.Time, limit int) (removed int, more bool, err error) {
-	if len(e.registry.Load().Indexes) == 0 {
-		return 0, false, nil
-	}
-	r := e.registry.Load().with()
-	at := slices.IndexFunc(r.Indexes, func(x index) bool { return x.State == indexRemoving || statestore.ExpiredInstant(x.Expires, now) })
+func (e *Engine) removeIndexes(ctx context.Context, r *registry, now time.Time, limit int) (removed int, more bool, err error) {
+	r = r.copy()
+	at := slices.IndexFunc(r.Indexes, func(x index) bool {
+		return x.State == layout.IndexRemoving || statestore.ExpiredInstant(x.Expires, now)
+	})
 	if at < 0 {
 		return 0, false, nil
 	}
@@ -285,18 +242,18 @@ func (e *Engine) removeIndexes(ctx context.Context, now time.Time, limit int) (r
 		return 0, true, nil
 	}
 	x := &r.Indexes[at]
-	var t txn
-	if x.State != indexRemoving {
+	t := newTxn()
+	if x.State != layout.IndexRemoving {
 		// Once no writer adds to it any more, its entries can go.
-		x.State = indexRemoving
-		if err := e.save(&t, r); err != nil {
+		x.State = layout.IndexRemoving
+		if err := e.save(t, r); err != nil {
 			return 0, false, err
 		}
 		t.delete(e.space.key(kindProgress, indexID(x.ID)))
-		_, err = e.try(ctx, &t)
+		_, err = e.try(ctx, t)
 		return 1, true, err
 	}
-	first := e.space.key(kindIndexEntry, indexID(x.ID))
+	first := e.space.key(layout.KindIndexEntry, indexID(x.ID))
 	found, err := e.client.Get(ctx, first, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(int64(limit)))
 	if err != nil {
 		return 0, false, wrap(err)
@@ -306,9 +263,9 @@ func (e *Engine) removeIndexes(ctx context.Context, now time.Time, limit int) (r
 		return n, true, wrap(err)
 	}
 	r.Indexes = slices.Delete(r.Indexes, at, at+1)
-	if err := e.save(&t, r); err != nil {
+	if err := e.save(t, r); err != nil {
 		return 0, false, err
 	}
-	_, err = e.try(ctx, &t)
+	_, err = e.try(ctx, t)
 	return 1, true, err
 }

@@ -9,46 +9,47 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // Walk implements statestore.Inspector. Each page that it reads is consistent; what is written meanwhile may be in the next.
 func (e *Engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
-	return e.scan(ctx, e.space.key(kindValue, from), false, 0, 1, func(cluster uint64, key string, kv *mvccpb.KeyValue) bool {
+	return e.scan(ctx, e.space.key(layout.KindValue, from), false, 0, 1, func(cluster uint64, key string, kv *mvccpb.KeyValue) bool {
 		return visit(e.item(cluster, key, kv, maxMessage, now))
 	})
 }
 
 // IdempotencyKeys implements statestore.Inspector.
 func (e *Engine) IdempotencyKeys(ctx context.Context, after []byte, limit int) ([]statestore.IdempotencyKey, error) {
-	from := e.space.key(kindIdempotency, string(after))
+	from := e.space.key(layout.KindIdempotency, string(after))
 	if after != nil {
 		from += "\x00"
 	}
-	page, err := e.page(ctx, from, e.space.end(kindIdempotency), limit, 0)
+	page, err := e.page(ctx, from, e.space.end(layout.KindIdempotency), limit, 0)
 	if err != nil {
 		return nil, err
 	}
 	keys := make([]statestore.IdempotencyKey, len(page.Kvs))
 	for i, kv := range page.Kvs {
-		digest := string(kv.Key[len(e.space)+1:])
 		// One that cannot be read is removed when it is over, and has no time until then.
-		expires, _ := decodeIdempotency(digest, string(kv.Key), kv.Value)
-		keys[i] = statestore.IdempotencyKey{SHA256: []byte(digest), Expires: statestore.InstantTime(expires)}
+		expires, _ := e.space.decodeIdempotency(string(kv.Key), kv.Value)
+		keys[i] = statestore.IdempotencyKey{SHA256: []byte(e.space.of(string(kv.Key))), Expires: statestore.InstantTime(expires)}
 	}
 	return keys, nil
 }
 
 // IndexStates implements statestore.Inspector.
 func (e *Engine) IndexStates(ctx context.Context) (states []statestore.IndexState, err error) {
-	if err := e.refresh(ctx); err != nil {
+	r, _, err := e.refresh(ctx)
+	if err != nil {
 		return nil, err
 	}
-	indexes := e.registry.Load().kept()
+	indexes := r.kept()
 	names := make([]string, len(indexes))
 	for i := range indexes {
 		names[i] = e.space.key(kindProgress, indexID(indexes[i].ID))
 	}
-	_, err = e.read(ctx, names, 0, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
+	err = e.read(ctx, names, 0, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
 		x := &indexes[i]
 		var p progress
 		if kv != nil {
@@ -56,7 +57,7 @@ func (e *Engine) IndexStates(ctx context.Context) (states []statestore.IndexStat
 			_ = cbor.Unmarshal(kv.Value, &p)
 		}
 		states = append(states, statestore.IndexState{
-			Path: x.Path, Complete: x.State == indexComplete, Keys: p.Keys, ManyKeys: x.Many, Expires: statestore.InstantTime(x.Expires),
+			Path: x.Path, Complete: x.State == layout.IndexComplete, Keys: p.Keys, ManyKeys: x.Many, Expires: statestore.InstantTime(x.Expires),
 		})
 		return true
 	})
@@ -65,23 +66,25 @@ func (e *Engine) IndexStates(ctx context.Context) (states []statestore.IndexStat
 
 // clearOrder is the order in which Clear removes records, after the list of indexes is empty. The bucket's random number
 // stays, and so does the last index id.
-var clearOrder = []byte{kindValue, kindExpiry, kindIdempotency, kindIdempotencyTime, kindIndexEntry, kindProgress}
+var clearOrder = []byte{layout.KindValue, layout.KindExpiry, layout.KindIdempotency, layout.KindIdempotencyTime, layout.KindIndexEntry, kindProgress}
 
 // Clear implements statestore.Inspector.
 func (e *Engine) Clear(ctx context.Context, limit int) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*e.config.RequestTimeout)
 	defer cancel()
-	if err := e.refresh(ctx); err != nil {
+	r, _, err := e.refresh(ctx)
+	if err != nil {
 		return false, err
 	}
-	if r := e.registry.Load().with(); len(r.Indexes) > 0 {
+	if len(r.Indexes) > 0 {
 		// No writer adds to them from here on.
+		r = r.copy()
 		r.Indexes = nil
-		var t txn
-		if err := e.save(&t, r); err != nil {
+		t := newTxn()
+		if err := e.save(t, r); err != nil {
 			return false, err
 		}
-		_, err := e.try(ctx, &t)
+		_, err := e.try(ctx, t)
 		return true, err
 	}
 	for _, kind := range clearOrder {

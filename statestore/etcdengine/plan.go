@@ -3,6 +3,8 @@ package etcdengine
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"math"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -10,43 +12,58 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/invalid"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
-// txn is an etcd transaction that is being put together. It names no key twice.
+// txn is an etcd transaction that is being put together. No key is written twice.
 type txn struct {
-	conditions []clientv3.Cmp
-	ops        []clientv3.Op
+	conditions map[string]clientv3.Cmp
+	ops        map[string]clientv3.Op
 	bytes      int
+}
+
+func newTxn() *txn {
+	return &txn{conditions: make(map[string]clientv3.Cmp), ops: make(map[string]clientv3.Op)}
 }
 
 // opHead is more than a request takes for an operation beside its key and value, in bytes.
 const opHead = 32
 
 func (t *txn) put(k, v string) {
-	t.ops = append(t.ops, clientv3.OpPut(k, v))
+	t.ops[k] = clientv3.OpPut(k, v)
 	t.bytes += len(k) + len(v) + opHead
 }
 
 func (t *txn) delete(k string) {
-	t.ops = append(t.ops, clientv3.OpDelete(k))
+	t.ops[k] = clientv3.OpDelete(k)
 	t.bytes += len(k) + opHead
 }
 
 // unchanged makes the transaction depend on the key being in the revision that wrote it last; 0: it does not exist.
 func (t *txn) unchanged(k string, revision int64) {
-	t.conditions = append(t.conditions, clientv3.Compare(clientv3.ModRevision(k), "=", revision))
-	t.bytes += len(k) + opHead
+	if _, twice := t.conditions[k]; !twice {
+		t.conditions[k] = clientv3.Compare(clientv3.ModRevision(k), "=", revision)
+		t.bytes += len(k) + opHead
+	}
 }
 
-// fits reports whether the servers take both as one.
-func (t *txn) fits(e *Engine, other *txn) bool {
-	return len(t.ops)+len(other.ops) <= e.maxOps && len(t.conditions)+len(other.conditions) <= e.maxOps &&
-		t.bytes+other.bytes <= e.maxBytes-opHead
+// revisionOf returns the revision that wrote a key last; 0: it does not exist.
+func revisionOf(kv *mvccpb.KeyValue) int64 {
+	if kv == nil {
+		return 0
+	}
+	return kv.ModRevision
+}
+
+// fits reports whether servers that take so much take both as one.
+func (t *txn) fits(maxOps, maxBytes int, other *txn) bool {
+	return len(t.ops)+len(other.ops) <= maxOps && len(t.conditions)+len(other.conditions) <= maxOps &&
+		t.bytes+other.bytes <= maxBytes-opHead
 }
 
 func (t *txn) add(other *txn) {
-	t.conditions = append(t.conditions, other.conditions...)
-	t.ops = append(t.ops, other.ops...)
+	maps.Copy(t.conditions, other.conditions)
+	maps.Copy(t.ops, other.ops)
 	t.bytes += other.bytes
 }
 
@@ -59,43 +76,35 @@ type known struct {
 // plan decides the outcomes of transactions over what is known, and puts together the etcd transaction that makes them come
 // true if nothing of that has changed.
 type plan struct {
-	e        *Engine
-	now      time.Time
-	known    *known
-	registry *registry
-	txn      txn
-
-	touched map[string]bool // the keys in etcd that transactions so far have read or changed
-	changed map[string]bool // those that they have changed
+	e       *Engine
+	now     time.Time
+	known   *known
+	indexes []index
+	txn     *txn // of the transactions so far
 }
 
 func newPlan(e *Engine, now time.Time, known *known) *plan {
-	p := &plan{e: e, now: now, known: known, registry: e.registry.Load(), touched: make(map[string]bool), changed: make(map[string]bool)}
+	r := e.registry.Load()
+	p := &plan{e: e, now: now, known: known, indexes: r.kept(), txn: newTxn()}
 	// Whoever writes must know the indexes as they are.
-	p.txn.unchanged(e.space.key(kindRegistry, ""), p.registry.revision)
+	p.txn.unchanged(e.space.key(kindRegistry, ""), r.revision)
 	return p
 }
 
 func (e *Engine) idempotencyKey(key string) string {
 	digest := sha256.Sum256([]byte(key))
-	return e.space.key(kindIdempotency, string(digest[:]))
+	return e.space.key(layout.KindIdempotency, string(digest[:]))
 }
 
 // take decides a transaction's outcome. If full is true, it did not: the transaction is for another commit, because it
 // depends on what an earlier one of this commit writes, or because there is no room.
 func (p *plan) take(t *statestore.Transaction) (outcome error, full bool) {
-	s := &step{plan: p, read: map[string]bool{}, wrote: map[string]bool{}}
+	s := &step{plan: p, own: newTxn()}
 	outcome = s.take(t)
-	if s.waits || !p.txn.fits(p.e, &s.txn) {
+	if s.waits || !p.txn.fits(p.e.maxOps, p.e.maxBytes, s.own) {
 		return nil, true
 	}
-	p.txn.add(&s.txn)
-	for k := range s.read {
-		p.touched[k] = true
-	}
-	for k := range s.wrote {
-		p.touched[k], p.changed[k] = true, true
-	}
+	p.txn.add(s.own)
 	return outcome, false
 }
 
@@ -111,9 +120,8 @@ func (p *plan) tooLarge(t *statestore.Transaction) error {
 // step is one transaction of a plan.
 type step struct {
 	*plan
-	txn         txn
-	read, wrote map[string]bool
-	waits       bool // for the commit of an earlier one
+	own   *txn
+	waits bool // for the commit of an earlier one, which writes a key of this one
 }
 
 func (s *step) take(t *statestore.Transaction) error {
@@ -142,9 +150,8 @@ func (s *step) take(t *statestore.Transaction) error {
 	}
 	if id != "" {
 		expires := statestore.InstantOf(t.IdempotencyExpires(s.now))
-		s.wrote[id] = true
-		s.txn.put(id, encodeIdempotency(id, expires))
-		s.txn.put(s.e.space.timeKey(kindIdempotencyTime, expires, id[len(s.e.space)+1:]), "")
+		s.own.put(id, encodeIdempotency(id, expires))
+		s.own.put(s.e.space.timeKey(layout.KindIdempotencyTime, expires, s.e.space.of(id)), "")
 	}
 	return nil
 }
@@ -155,62 +162,53 @@ func (s *step) remembered(id string) (bool, error) {
 	if kv == nil {
 		return false, nil
 	}
-	expires, err := decodeIdempotency(id[len(s.e.space)+1:], id, kv.Value)
+	expires, err := s.e.space.decodeIdempotency(id, kv.Value)
 	return err == nil && !statestore.ExpiredInstant(expires, s.now), err
 }
 
 // check compares a write's ETag with what is stored.
 func (s *step) check(w *statestore.Write) error {
-	kv := s.depend(s.e.space.key(kindValue, w.Key))
-	if kv == nil {
-		return w.CheckETag("")
+	item := s.e.item(s.known.cluster, w.Key, s.depend(s.e.space.key(layout.KindValue, w.Key)), math.MaxInt, s.now)
+	if item.Err != nil {
+		return item.Err
 	}
-	r, err := decodeRecord(w.Key, string(kv.Key), kv.Value)
-	if err != nil {
-		return err
-	}
-	if statestore.ExpiredInstant(r.expires, s.now) {
-		return w.CheckETag("")
-	}
-	return w.CheckETag(s.e.etag(s.known.cluster, w.Key, kv.ModRevision))
+	return w.CheckETag(item.ETag)
 }
 
 func (s *step) write(w *statestore.Write) {
-	k := s.e.space.key(kindValue, w.Key)
-	s.waits = s.waits || s.changed[k]
-	s.wrote[k] = true
-	if indexes := s.registry.kept(); len(indexes) > 0 {
+	k := s.e.space.key(layout.KindValue, w.Key)
+	s.needs(k)
+	if len(s.indexes) > 0 {
 		var before []byte
 		if kv := s.depend(k); kv != nil {
 			// A record that cannot be read has no entries that could be found.
-			if r, err := decodeRecord(w.Key, k, kv.Value); err == nil {
-				before = r.value
+			if r, err := s.e.space.decodeRecord(k, kv.Value); err == nil {
+				before = r.Value
 			}
 		}
-		s.txn.reindex(s.e.space, indexes, w.Key, before, w.Value)
+		s.own.reindex(s.e.space, s.indexes, w.Key, before, w.Value)
 	}
 	if w.Op == statestore.OpDelete {
-		s.txn.delete(k)
+		s.own.delete(k)
 		return
 	}
 	expires := statestore.InstantOf(w.Expires(s.now))
-	s.txn.put(k, encodeRecord(k, expires, w))
+	s.own.put(k, encodeRecord(k, expires, w))
 	if expires != 0 {
-		s.txn.put(s.e.space.timeKey(kindExpiry, expires, w.Key), "")
+		s.own.put(s.e.space.timeKey(layout.KindExpiry, expires, w.Key), "")
 	}
 }
 
 // depend makes the commit depend on a key, and returns what is known of it.
 func (s *step) depend(k string) *mvccpb.KeyValue {
-	s.waits = s.waits || s.changed[k]
+	s.needs(k)
 	kv := s.known.kvs[k]
-	if !s.read[k] && !s.touched[k] {
-		var revision int64
-		if kv != nil {
-			revision = kv.ModRevision
-		}
-		s.txn.unchanged(k, revision)
-	}
-	s.read[k] = true
+	s.own.unchanged(k, revisionOf(kv))
 	return kv
+}
+
+// needs makes the transaction wait for the commit of an earlier one that writes the key.
+func (s *step) needs(k string) {
+	_, written := s.txn.ops[k]
+	s.waits = s.waits || written
 }

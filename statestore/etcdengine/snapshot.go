@@ -10,11 +10,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // View implements statestore.Engine.
 func (e *Engine) View(ctx context.Context, now time.Time, fn func(statestore.Snapshot) error) error {
-	registry, revision, err := e.snapshotRegistry(ctx)
+	registry, revision, err := e.refresh(ctx)
 	if err != nil {
 		return err
 	}
@@ -31,27 +32,24 @@ type snapshot struct {
 }
 
 // Get implements statestore.Snapshot.
-func (s *snapshot) Get(key string, room int) (item statestore.Item) {
-	_, err := s.e.read(s.ctx, []string{s.e.space.key(kindValue, key)}, s.revision, func(cluster uint64, _ int, kv *mvccpb.KeyValue) bool {
-		item = s.e.item(cluster, key, kv, room, s.now)
-		return true
-	})
+func (s *snapshot) Get(key string, room int) statestore.Item {
+	at, kv, err := s.e.get(s.ctx, s.e.space.key(layout.KindValue, key), s.revision)
 	if err != nil {
 		return statestore.Item{Key: key, Err: err}
 	}
-	return item
+	return s.e.item(at.ClusterId, key, kv, room, s.now)
 }
 
 // Scan implements statestore.Snapshot.
 func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
 	var damage error
-	err := s.e.scan(s.ctx, s.e.space.key(kindValue, after), after != "", s.revision, readFirst, func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
-		r, err := decodeRecord(key, string(kv.Key), kv.Value)
+	err := s.e.scan(s.ctx, s.e.space.key(layout.KindValue, after), after != "", s.revision, readFirst, func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
+		r, err := s.e.space.decodeRecord(string(kv.Key), kv.Value)
 		if err != nil {
 			damage = err
 			return false
 		}
-		return statestore.ExpiredInstant(r.expires, s.now) || visit([]byte(key), r.value)
+		return statestore.ExpiredInstant(r.Expires, s.now) || visit([]byte(key), r.Value)
 	})
 	return errors.Join(damage, err)
 }
@@ -59,8 +57,7 @@ func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error 
 // scan shows the values at revision (0: the present one, of each page) whose keys in etcd are at or after from, or after it.
 // It begins with first keys at once.
 func (e *Engine) scan(ctx context.Context, from string, after bool, revision int64, first int, visit func(cluster uint64, key string, kv *mvccpb.KeyValue) bool) error {
-	const most = 4096 // keys at once
-	head, end := len(e.space)+1, e.space.end(kindValue)
+	end := e.space.end(layout.KindValue)
 	if after {
 		from += "\x00"
 	}
@@ -75,7 +72,7 @@ func (e *Engine) scan(ctx context.Context, from string, after bool, revision int
 		size := 0
 		for _, kv := range page.Kvs {
 			size += len(kv.Value)
-			if !visit(page.Header.ClusterId, string(kv.Key[head:]), kv) {
+			if !visit(page.Header.ClusterId, e.space.of(string(kv.Key)), kv) {
 				return nil
 			}
 		}
@@ -83,11 +80,7 @@ func (e *Engine) scan(ctx context.Context, from string, after bool, revision int
 			return nil
 		}
 		from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
-		if size < readBytes/2 {
-			limit = min(2*limit, most)
-		} else if size > 2*readBytes {
-			limit = max(limit/2, 1)
-		}
+		limit = nextStep(limit, size)
 	}
 }
 
@@ -104,28 +97,28 @@ func (e *Engine) page(ctx context.Context, from, end string, limit int, revision
 }
 
 // Indexes implements statestore.Snapshot.
-func (s *snapshot) Indexes() (map[string]bool, error) {
+func (s *snapshot) Indexes() map[string]bool {
 	complete := make(map[string]bool)
 	for _, x := range s.registry.Indexes {
-		if x.State == indexComplete {
+		if x.State == layout.IndexComplete {
 			complete[x.Path] = x.Many
 		}
 	}
-	return complete, nil
+	return complete
 }
 
 // Lookup implements statestore.Snapshot.
 func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, visit func(indexKey, key, value []byte) bool) error {
 	at := s.registry.find(path)
-	if at < 0 || s.registry.Indexes[at].State != indexComplete {
+	if at < 0 || s.registry.Indexes[at].State != layout.IndexComplete {
 		return fmt.Errorf("there is no complete index on %q", path)
 	}
 	id := indexID(s.registry.Indexes[at].ID)
-	from := s.e.space.key(kindIndexEntry, id+string(r.From))
+	from := s.e.space.key(layout.KindIndexEntry, id+string(r.From))
 	if r.Single() && after != "" {
 		from += after + "\x00"
 	}
-	end := clientv3.GetPrefixRangeEnd(s.e.space.key(kindIndexEntry, id))
+	end := clientv3.GetPrefixRangeEnd(s.e.space.key(layout.KindIndexEntry, id))
 	for {
 		if err := s.ctx.Err(); err != nil {
 			return err
@@ -135,32 +128,32 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 			return err
 		}
 		var indexKeys [][]byte
-		var keys, names []string
+		var names []string
 		below := false
 		for _, kv := range page.Kvs {
-			indexKey, key, ok := s.e.space.parseIndexEntry(kv.Key, kv.Value)
+			indexKey, key, ok := layout.ParseIndexEntry(kv.Key[len(s.e.space):], kv.Value)
 			if !ok {
 				return &statestore.DamagedError{Record: fmt.Sprintf("index on %q", path), Err: errors.New("an entry has not the form of one")}
 			}
 			if below = r.Below(indexKey); below {
 				break
 			}
-			if key > after {
-				indexKeys, keys, names = append(indexKeys, indexKey), append(keys, key), append(names, s.e.space.key(kindValue, key))
+			if string(key) > after {
+				indexKeys, names = append(indexKeys, indexKey), append(names, s.e.space.key(layout.KindValue, string(key)))
 			}
 		}
 		var ended bool
 		var damage error
-		_, err = s.e.read(s.ctx, names, s.revision, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
+		err = s.e.read(s.ctx, names, s.revision, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
 			if kv == nil {
 				return true
 			}
-			found, err := decodeRecord(keys[i], names[i], kv.Value)
+			found, err := s.e.space.decodeRecord(names[i], kv.Value)
 			if err != nil {
 				damage = err
 				return false
 			}
-			if !statestore.ExpiredInstant(found.expires, s.now) && !visit(indexKeys[i], []byte(keys[i]), found.value) {
+			if !statestore.ExpiredInstant(found.Expires, s.now) && !visit(indexKeys[i], []byte(s.e.space.of(names[i])), found.Value) {
 				ended = true
 			}
 			return !ended

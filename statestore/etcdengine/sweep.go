@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
+	"github.com/dapr-bolt/dapr-bolt/statestore/internal/layout"
 )
 
 // SweepLeaseTTL is how long a process that sweeps keeps others from it after its last step. If it is killed, another one
@@ -34,15 +35,16 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 	if err != nil || !mine {
 		return 0, false, err
 	}
-	if err := e.refresh(ctx); err != nil {
+	r, _, err := e.refresh(ctx)
+	if err != nil {
 		return 0, false, fmt.Errorf("sweep state: %w", err)
 	}
 	var damage error
-	for _, of := range []struct{ entry, target byte }{{kindExpiry, kindValue}, {kindIdempotencyTime, kindIdempotency}} {
+	for _, of := range []struct{ entry, target byte }{{layout.KindExpiry, layout.KindValue}, {layout.KindIdempotencyTime, layout.KindIdempotency}} {
 		if swept >= limit {
 			return swept, true, damage
 		}
-		n, again, damaged, err := e.sweepKind(ctx, of.entry, of.target, now, limit-swept)
+		n, again, damaged, err := e.sweepKind(ctx, r, of.entry, of.target, now, limit-swept)
 		damage = errors.Join(damage, damaged)
 		if err != nil {
 			return swept, false, fmt.Errorf("sweep state: %w", errors.Join(damage, err))
@@ -51,31 +53,31 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int
 			return swept, true, damage
 		}
 	}
-	removed, more, err := e.removeIndexes(ctx, now, limit-swept)
+	removed, more, err := e.removeIndexes(ctx, r, now, limit-swept)
 	return swept + removed, more, errors.Join(damage, err)
 }
 
 // sweepKind removes what has expired of one kind, the oldest first. again: there may be more.
-func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Time, limit int) (swept int, again bool, damage, err error) {
+func (e *Engine) sweepKind(ctx context.Context, r *registry, entry, target byte, now time.Time, limit int) (swept int, again bool, damage, err error) {
 	first, end := e.space.key(entry, ""), e.space.timeKey(entry, now.UnixNano()+1, "")
 	page, err := e.page(ctx, first, end, limit, 0, clientv3.WithKeysOnly())
 	if err != nil || len(page.Kvs) == 0 {
 		return 0, false, nil, err
 	}
-	var t txn
-	r := e.registry.Load()
+	t := newTxn()
+	indexes := r.kept()
 	t.unchanged(e.space.key(kindRegistry, ""), r.revision)
 	entries := make(map[string]*mvccpb.KeyValue)
 	var targets []string
 	for _, kv := range page.Kvs {
-		_, of, err := e.space.parseTimeKey(string(kv.Key))
+		_, of, err := layout.ParseTimeKey(kv.Key[len(e.space):])
 		if err != nil { // a malformed entry can only be removed
 			damage = errors.Join(damage, fmt.Errorf("%w: %w", statestore.ErrDamaged, err))
 			t.delete(string(kv.Key))
 			swept++
 			continue
 		}
-		k := e.space.key(target, of)
+		k := e.space.key(target, string(of))
 		if _, twice := entries[k]; twice {
 			again = true // an older entry of the same key goes first
 			break
@@ -84,14 +86,14 @@ func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Tim
 		targets = append(targets, k)
 	}
 	taken := 0
-	_, err = e.read(ctx, targets, 0, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
-		var one txn
-		damaged := e.sweepOne(&one, r, entries[targets[i]], target, targets[i], kv)
-		if taken > 0 && !t.fits(e, &one) {
+	err = e.read(ctx, targets, 0, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
+		one := newTxn()
+		damaged := e.sweepOne(one, indexes, entries[targets[i]], target, targets[i], kv)
+		if taken > 0 && !t.fits(e.maxOps, e.maxBytes, one) {
 			return false
 		}
 		damage = errors.Join(damage, damaged)
-		t.add(&one)
+		t.add(one)
 		swept++
 		taken++
 		return true
@@ -100,7 +102,7 @@ func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Tim
 		return 0, false, damage, err
 	}
 	again = again || page.More || taken < len(targets)
-	stands, err := e.try(ctx, &t)
+	stands, err := e.try(ctx, t)
 	if err != nil {
 		return 0, false, damage, err
 	}
@@ -112,16 +114,15 @@ func (e *Engine) sweepKind(ctx context.Context, entry, target byte, now time.Tim
 
 // sweepOne adds what removes an entry in time order, and its target k unless that was written anew since. Only a target that
 // goes has to stay as it is until then: one that is written all the time must not keep its entries.
-func (e *Engine) sweepOne(t *txn, r *registry, entry *mvccpb.KeyValue, target byte, k string, kv *mvccpb.KeyValue) (damage error) {
-	of := k[len(e.space)+1:]
-	instant, _, _ := e.space.parseTimeKey(string(entry.Key)) // which it has
+func (e *Engine) sweepOne(t *txn, indexes []index, entry *mvccpb.KeyValue, target byte, k string, kv *mvccpb.KeyValue) (damage error) {
+	instant, _, _ := layout.ParseTimeKey(entry.Key[len(e.space):]) // which it has
 	t.unchanged(string(entry.Key), entry.ModRevision)
 	t.delete(string(entry.Key))
 	if kv == nil {
 		return nil
 	}
-	if target == kindIdempotency {
-		expires, err := decodeIdempotency(of, k, kv.Value)
+	if target == layout.KindIdempotency {
+		expires, err := e.space.decodeIdempotency(k, kv.Value)
 		// A damaged record goes too: it would stand in the way of its key for ever.
 		if err != nil || expires == instant {
 			t.unchanged(k, kv.ModRevision)
@@ -129,13 +130,13 @@ func (e *Engine) sweepOne(t *txn, r *registry, entry *mvccpb.KeyValue, target by
 		}
 		return err
 	}
-	found, err := decodeRecord(of, k, kv.Value)
-	if err != nil || found.expires != instant {
+	found, err := e.space.decodeRecord(k, kv.Value)
+	if err != nil || found.Expires != instant {
 		return err
 	}
 	t.unchanged(k, kv.ModRevision)
 	t.delete(k)
-	t.reindex(e.space, r.kept(), of, found.value, nil)
+	t.reindex(e.space, indexes, e.space.of(k), found.Value, nil)
 	return nil
 }
 
