@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"time"
 
@@ -74,6 +75,18 @@ func (e *engine) in(tx *boltdb.Tx, fn func(b bucket) error) error {
 	}
 	return fn(bucket{b, e.incarnation})
 }
+
+// walk shows the keys from one on that begin with its first bytes, so many of them, in their order.
+func (b bucket) walk(from []byte, same int) iter.Seq2[[]byte, []byte] {
+	return func(yield func(k, v []byte) bool) {
+		c := b.Cursor()
+		for k, v := c.Seek(from); bytes.HasPrefix(k, from[:same]) && yield(k, v); k, v = c.Next() {
+		}
+	}
+}
+
+// after returns the first key that can stand behind k.
+func after(k []byte) []byte { return append(k, 0) }
 
 // etag names a version. Versions go on from where they were when a backup is put back; the incarnation does not.
 func (b bucket) etag(version uint64) string {

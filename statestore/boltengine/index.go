@@ -70,8 +70,7 @@ func (b bucket) indexes(wanted func(*index) bool) (all []*index) {
 	if !b.MayHave([]byte{kindIndex}) {
 		return nil
 	}
-	c := b.Cursor()
-	for k, v := c.Seek([]byte{kindIndex}); len(k) > 0 && k[0] == kindIndex; k, v = c.Next() {
+	for k, v := range b.walk([]byte{kindIndex}, 1) {
 		if len(k) != 1+layout.IndexIDSize {
 			continue
 		}
@@ -190,40 +189,26 @@ func buildStep(b bucket, paths []string, until time.Time, limit int) (progress s
 func (x *index) build(b bucket, limit int, to *changes) {
 	x.unsaved = true
 	size := 0
-	c := b.Cursor()
-	k, v := seekAfter(c, valueKey(x.Cursor))
-	var last []byte
-	for ; limit > 0 && size < buildBytes && len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
+	for k, v := range b.walk(after(valueKey(x.Cursor)), 1) {
+		if limit == 0 || size >= buildBytes {
+			return
+		}
 		if r, err := decodeRecord(k, v); err == nil {
 			to.reindex([]*index{x}, k[1:], nil, r.Value)
 		}
-		last = k[1:]
+		x.Cursor = k[1:]
 		x.Keys++
 		limit--
 		size += len(v)
 	}
-	if len(k) == 0 || k[0] != layout.KindValue {
-		x.State, x.Cursor = layout.IndexComplete, nil
-		return
-	}
-	x.Cursor = bytes.Clone(last)
-}
-
-// seekAfter finds the first key after k.
-func seekAfter(c *boltdb.Cursor, k []byte) ([]byte, []byte) {
-	found, v := c.Seek(k)
-	if bytes.Equal(found, k) {
-		return c.Next()
-	}
-	return found, v
+	x.State, x.Cursor = layout.IndexComplete, nil
 }
 
 // remove lists up to limit entries of an index that has expired, and the index itself once none is left. It returns how
 // many that is, and whether there are more.
 func (x *index) remove(b bucket, limit int, to *changes) (removed int, more bool) {
 	prefix := layout.IndexEntryPrefix(x.id)
-	c := b.Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	for k := range b.walk(prefix, len(prefix)) {
 		if removed == limit {
 			x.State, x.unsaved = layout.IndexRemoving, true
 			return removed, true

@@ -14,8 +14,7 @@ import (
 // Walk implements statestore.Inspector.
 func (e *engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
 	return e.view(func(b bucket) error {
-		c := b.Cursor()
-		for k, v := c.Seek(valueKey(from)); len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
+		for k, v := range b.walk(valueKey(from), 1) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -28,13 +27,11 @@ func (e *engine) Walk(ctx context.Context, from string, now time.Time, visit fun
 }
 
 // IdempotencyKeys implements statestore.Inspector.
-func (e *engine) IdempotencyKeys(ctx context.Context, after []byte, limit int) (keys []statestore.IdempotencyKey, err error) {
+func (e *engine) IdempotencyKeys(ctx context.Context, last []byte, limit int) (keys []statestore.IdempotencyKey, err error) {
 	err = e.view(func(b bucket) error {
-		c := b.Cursor()
-		from := idempotencyKey(after)
-		for k, v := c.Seek(from); len(k) > 0 && k[0] == layout.KindIdempotency && len(keys) < limit; k, v = c.Next() {
-			if after != nil && bytes.Equal(k, from) {
-				continue
+		for k, v := range b.walk(after(idempotencyKey(last)), 1) {
+			if len(keys) == limit {
+				break
 			}
 			// One that cannot be read is removed when it is over, and has no time until then.
 			expires, _ := decodeIdempotency(k, v)
@@ -67,8 +64,7 @@ func (e *engine) Clear(ctx context.Context, limit int) (more bool, err error) {
 		more = false
 		var c changes
 		for _, prefix := range clearOrder {
-			cursor := b.Cursor()
-			for k, _ := cursor.Seek([]byte{prefix}); len(k) > 0 && k[0] == prefix; k, _ = cursor.Next() {
+			for k := range b.walk([]byte{prefix}, 1) {
 				if more = len(c) == limit; more {
 					return boltdb.Dirty(c.write(b))
 				}

@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,9 +43,8 @@ func (s *snapshot) Get(key string, room int) statestore.Item {
 }
 
 // Scan implements statestore.Snapshot.
-func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
-	c := s.b.Cursor()
-	for k, v := seekAfter(c, valueKey(after)); len(k) > 0 && k[0] == layout.KindValue; k, v = c.Next() {
+func (s *snapshot) Scan(last string, visit func(key, value []byte) bool) error {
+	for k, v := range s.b.walk(after(valueKey(last)), 1) {
 		found, err := s.pass(k, v)
 		if err != nil {
 			return err
@@ -83,23 +81,16 @@ func (s *snapshot) Indexes() map[string]bool {
 }
 
 // Lookup implements statestore.Snapshot.
-func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, visit func(indexKey, key, value []byte) bool) error {
+func (s *snapshot) Lookup(path string, r statestore.IndexRange, last string, visit func(indexKey, key, value []byte) bool) error {
 	i := slices.IndexFunc(s.indexes, func(x *index) bool { return x.Path == path })
 	if i < 0 {
 		return fmt.Errorf("there is no complete index on %q", path)
 	}
-	x := s.indexes[i]
-	prefix := layout.IndexEntryPrefix(x.id)
-	from, _ := layout.IndexEntry(x.id, r.From, nil)
-	c := s.b.Cursor()
-	var k, v []byte
+	from, _ := layout.IndexEntry(s.indexes[i].id, r.From, nil)
 	if r.Single() {
-		from = append(from, after...)
-		k, v = seekAfter(c, from)
-	} else {
-		k, v = c.Seek(from)
+		from = after(append(from, last...))
 	}
-	for ; bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	for k, v := range s.b.walk(from, len(layout.IndexEntryPrefix(0))) {
 		indexKey, key, ok := layout.ParseIndexEntry(k, v)
 		if !ok {
 			return &statestore.DamagedError{Record: fmt.Sprintf("index on %q", path), Err: errors.New("an entry has not the form of one")}
@@ -107,7 +98,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 		if r.Below(indexKey) {
 			return nil
 		}
-		if string(key) <= after {
+		if string(key) <= last {
 			continue
 		}
 		valueKey := valueKey(key)

@@ -71,12 +71,14 @@ func (s *sweep) all() {
 
 // expired removes the entries in time order that are over, with what remove makes of them.
 func (s *sweep) expired(prefix byte, remove func(instant int64, of []byte) error) {
-	c := s.b.Cursor()
+	if s.more {
+		return
+	}
 	first := []byte{prefix}
 	if len(s.from) > 0 && s.from[0] == prefix {
 		first = s.from
 	}
-	for k, _ := c.Seek(first); !s.more && len(k) > 0 && k[0] == prefix; k, _ = c.Next() {
+	for k := range s.b.walk(first, 1) {
 		instant, of, err := layout.ParseTimeKey(k)
 		if err == nil && !statestore.ExpiredInstant(instant, s.now) {
 			return
