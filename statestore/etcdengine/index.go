@@ -191,7 +191,7 @@ func (e *Engine) build(ctx context.Context, r *registry, at, limit int) (step st
 	t := newTxn()
 	t.unchanged(k, revisionOf(kv))
 	complete := true
-	err = e.scan(ctx, e.space.key(layout.KindValue, p.Cursor), p.Cursor != "", 0, min(limit, e.maxOps/4), func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
+	err = e.scan(ctx, e.space.after(layout.KindValue, p.Cursor), 0, min(limit, e.maxOps/4), func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
 		one := newTxn()
 		one.unchanged(string(kv.Key), kv.ModRevision)
 		if record, err := e.space.decodeRecord(string(kv.Key), kv.Value); err == nil {

@@ -14,18 +14,14 @@ import (
 
 // Walk implements statestore.Inspector. Each page that it reads is consistent; what is written meanwhile may be in the next.
 func (e *Engine) Walk(ctx context.Context, from string, now time.Time, visit func(item statestore.Item) bool) error {
-	return e.scan(ctx, e.space.key(layout.KindValue, from), false, 0, 1, func(cluster uint64, key string, kv *mvccpb.KeyValue) bool {
+	return e.scan(ctx, e.space.key(layout.KindValue, from), 0, 1, func(cluster uint64, key string, kv *mvccpb.KeyValue) bool {
 		return visit(e.item(cluster, key, kv, maxMessage, now))
 	})
 }
 
 // IdempotencyKeys implements statestore.Inspector.
 func (e *Engine) IdempotencyKeys(ctx context.Context, after []byte, limit int) ([]statestore.IdempotencyKey, error) {
-	from := e.space.key(layout.KindIdempotency, string(after))
-	if after != nil {
-		from += "\x00"
-	}
-	page, err := e.page(ctx, from, e.space.end(layout.KindIdempotency), limit, 0)
+	page, err := e.page(ctx, e.space.after(layout.KindIdempotency, string(after)), e.space.end(layout.KindIdempotency), limit, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -40,6 +40,9 @@ type space string
 
 func (s space) key(kind byte, of string) string { return string(s) + string(rune(kind)) + of }
 
+// after returns the first key of a kind that can stand behind that of another one, or of none.
+func (s space) after(kind byte, of string) string { return s.key(kind, of+"\x00") }
+
 // of is what a key has after its kind.
 func (s space) of(k string) string { return k[len(s)+1:] }
 

@@ -43,7 +43,7 @@ func (s *snapshot) Get(key string, room int) statestore.Item {
 // Scan implements statestore.Snapshot.
 func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error {
 	var damage error
-	err := s.e.scan(s.ctx, s.e.space.key(layout.KindValue, after), after != "", s.revision, readFirst, func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
+	err := s.e.scan(s.ctx, s.e.space.after(layout.KindValue, after), s.revision, readFirst, func(_ uint64, key string, kv *mvccpb.KeyValue) bool {
 		r, err := s.e.space.decodeRecord(string(kv.Key), kv.Value)
 		if err != nil {
 			damage = err
@@ -54,13 +54,10 @@ func (s *snapshot) Scan(after string, visit func(key, value []byte) bool) error 
 	return errors.Join(damage, err)
 }
 
-// scan shows the values at revision (0: the present one, of each page) whose keys in etcd are at or after from, or after it.
-// It begins with first keys at once.
-func (e *Engine) scan(ctx context.Context, from string, after bool, revision int64, first int, visit func(cluster uint64, key string, kv *mvccpb.KeyValue) bool) error {
+// scan shows the values at revision (0: the present one, of each page) whose keys in etcd are at or after from. It begins
+// with first keys at once.
+func (e *Engine) scan(ctx context.Context, from string, revision int64, first int, visit func(cluster uint64, key string, kv *mvccpb.KeyValue) bool) error {
 	end := e.space.end(layout.KindValue)
-	if after {
-		from += "\x00"
-	}
 	for limit := first; ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -115,7 +112,7 @@ func (s *snapshot) Lookup(path string, r statestore.IndexRange, after string, vi
 	}
 	id := indexID(s.registry.Indexes[at].ID)
 	from := s.e.space.key(layout.KindIndexEntry, id+string(r.From))
-	if r.Single() && after != "" {
+	if r.Single() {
 		from += after + "\x00"
 	}
 	end := clientv3.GetPrefixRangeEnd(s.e.space.key(layout.KindIndexEntry, id))
