@@ -33,7 +33,7 @@ type IndexState struct {
 	// Complete says that queries use it; else it is being built, and has dealt with so many Keys.
 	Complete bool
 	Keys     uint64
-	// ManyKeys says that it has held a value with many keys (see IndexManyKeys).
+	// ManyKeys says that it has held a value with many keys (see IndexChange).
 	ManyKeys bool
 	// Expires is when it is removed, unless a Store that is asked for it runs.
 	Expires time.Time
@@ -51,9 +51,11 @@ const (
 	inspectScan = 10_000
 	// clearStep bounds the records that one commit of Clear removes.
 	clearStep = 1024
-	// appSeparator is what Dapr puts between an app's id and its key.
-	appSeparator = "||"
 )
+
+// AppSeparator ends the part of a key that Dapr puts before the app's own, by default the app id
+// (https://docs.dapr.io/developing-applications/building-blocks/state-management/howto-share-state/).
+const AppSeparator = "||"
 
 // Keys lists at most limit of the keys that begin with prefix, after a key, in the order of their bytes. next is the key to
 // go on after; empty: there are no more. A page may be short, or empty, where it passes over much that has expired.
@@ -96,7 +98,7 @@ func (s *Store) Apps(ctx context.Context, after string, limit int) (apps []strin
 		if err := s.engine.Walk(ctx, from, s.clock.Now(), func(item Item) bool { key = item.Key; return false }); err != nil {
 			return nil, "", fmt.Errorf("list apps: %w", err)
 		}
-		app, _, has := strings.Cut(key, appSeparator)
+		app, _, has := strings.Cut(key, AppSeparator)
 		switch {
 		case key == "":
 			return apps, "", nil

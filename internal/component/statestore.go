@@ -195,9 +195,13 @@ func (s *stateStore) apply(ctx context.Context, r request) error {
 	if r.refused != nil {
 		return r.refused
 	}
-	t := s.transaction(r.metadata, r.write.Key)
-	t.Writes = []statestore.Write{r.write}
-	s.measure(t.Writes)
+	return s.applyAll(ctx, r.metadata, []statestore.Write{r.write})
+}
+
+func (s *stateStore) applyAll(ctx context.Context, metadata map[string]string, writes []statestore.Write) error {
+	t := s.transaction(metadata, writes[0].Key)
+	t.Writes = writes
+	s.measure(writes)
 	return s.Apply(ctx, t)
 }
 
@@ -248,7 +252,6 @@ func (s *stateStore) applyEach(ctx context.Context, requests []request) error {
 
 // Transact takes all operations as one transaction.
 func (stateService) Transact(ctx context.Context, req *proto.TransactionalStateRequest) (*proto.TransactionalStateResponse, error) {
-	store := callOf(ctx).store
 	writes := make([]statestore.Write, len(req.GetOperations()))
 	for i, op := range req.GetOperations() {
 		var r request
@@ -271,10 +274,7 @@ func (stateService) Transact(ctx context.Context, req *proto.TransactionalStateR
 	if len(writes) == 0 {
 		return &proto.TransactionalStateResponse{}, nil
 	}
-	t := store.transaction(req.GetMetadata(), writes[0].Key)
-	t.Writes = writes
-	store.measure(writes)
-	return &proto.TransactionalStateResponse{}, store.Apply(ctx, t)
+	return &proto.TransactionalStateResponse{}, callOf(ctx).store.applyAll(ctx, req.GetMetadata(), writes)
 }
 
 // MultiMaxSize answers the most operations that one transaction may have: how many depends on the engine.
@@ -324,16 +324,12 @@ func deleteOf(req *proto.DeleteRequest) request {
 	}
 }
 
-// appSeparator ends the part of a state key that Dapr puts before the app's own, by default the app id
-// (https://docs.dapr.io/developing-applications/building-blocks/state-management/howto-share-state/).
-const appSeparator = "||"
-
 // transaction returns one without writes yet, under the idempotency key that a request's metadata names, in the scope of
 // the app whose state key is given. Two apps that handle one event under its id both mean their own effect.
 func (s *stateStore) transaction(metadata map[string]string, key string) statestore.Transaction {
 	id := property(metadata, keyIdempotencyKey)
-	if app, _, scoped := strings.Cut(key, appSeparator); scoped && id != "" {
-		id = app + appSeparator + id
+	if app, _, scoped := strings.Cut(key, statestore.AppSeparator); scoped && id != "" {
+		id = app + statestore.AppSeparator + id
 	}
 	return statestore.Transaction{IdempotencyKey: id, IdempotencyWindow: s.idempotencyWindow}
 }
