@@ -56,7 +56,7 @@ type Snapshot interface {
 	// Scan shows the keys after the one that is given, in the order of their bytes.
 	Scan(after string, visit func(key, value []byte) bool) error
 	// Indexes returns the paths that have a complete index, and for each whether it ever held a value with many keys
-	// (IndexManyKeys).
+	// (IndexChange).
 	Indexes() map[string]bool
 	// Lookup shows what the complete index on path has in r: the IndexKeys of each value, in order, and under each of
 	// them the keys after the one that is given, in order. It may show more index keys than a value has.

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jonboulle/clockwork"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -48,7 +47,7 @@ func (e *indexEngine) BuildIndexes(ctx context.Context, paths []string, until ti
 
 func newIndexStore(t *testing.T) (*statestore.Store, *indexEngine, *tapClock, *bytes.Buffer) {
 	log := &bytes.Buffer{}
-	clock := &tapClock{FakeClock: clockwork.NewFakeClockAt(epoch), armed: make(chan time.Duration, 16)}
+	clock := newTapClock()
 	engine := &indexEngine{calls: make(chan indexCall), answers: make(chan indexAnswer)}
 	s, err := statestore.New(engine, statestore.Options{Clock: clock, CleanupInterval: 1000 * time.Hour, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	require.NoError(t, err)

@@ -58,7 +58,7 @@ func TestFilters(t *testing.T) {
 		"nothing": ``,
 	}
 	for key, value := range docs {
-		apply(t, s, enginetest.Set(key, value))
+		enginetest.Apply(t, s, enginetest.Set(key, value))
 	}
 	for filter, want := range map[string]string{
 		`{"EQ":{"v":10}}`:                            "num",
@@ -111,7 +111,7 @@ func TestFieldNamesMeanThemselves(t *testing.T) {
 		key := fmt.Sprint(i)
 		doc, err := json.Marshal(map[string]any{"outer": map[string]any{name: key}, "ax": key, "this": key})
 		require.NoError(t, err)
-		apply(t, s, enginetest.Set(key, string(doc)))
+		enginetest.Apply(t, s, enginetest.Set(key, string(doc)))
 		keys, _ := query(t, s, statestore.Query{Filter: &statestore.Comparison{Op: statestore.OpEqual, Path: "outer." + name, Value: key}})
 		require.Equal(t, []string{key}, keys, name)
 	}
@@ -185,7 +185,7 @@ func TestSortAndPages(t *testing.T) {
 		"1": `{"state":"WA","age":30}`, "2": `{"state":"CA","age":5}`, "3": `{"state":"CA","age":"old"}`, "4": `{"state":"CA","age":[50,1]}`,
 		"5": `{"state":"CA"}`, "6": `{"state":"OR","age":true}`, "7": `{"age":40}`, "8": `{"state":"WA","age":30}`,
 	} {
-		apply(t, s, enginetest.Set(key, value))
+		enginetest.Apply(t, s, enginetest.Set(key, value))
 	}
 	for _, c := range []struct {
 		sort []statestore.SortKey
@@ -225,12 +225,12 @@ func TestSortAndPages(t *testing.T) {
 func TestATokenStaysRightWhileOthersWrite(t *testing.T) {
 	s, _ := newStore(t)
 	for i := range 6 {
-		apply(t, s, enginetest.Set(fmt.Sprintf("k%d", i), fmt.Sprintf(`{"n":%d}`, i*10)))
+		enginetest.Apply(t, s, enginetest.Set(fmt.Sprintf("k%d", i), fmt.Sprintf(`{"n":%d}`, i*10)))
 	}
 	q := statestore.Query{Sort: []statestore.SortKey{{Path: "n"}}, Limit: 3}
 	keys, token := query(t, s, q)
 	require.Equal(t, []string{"k0", "k1", "k2"}, keys)
-	apply(t, s, enginetest.Delete("k0"), enginetest.Delete("k2"), enginetest.Set("before", `{"n":5}`), enginetest.Set("after", `{"n":35}`), enginetest.Set("k5", `{"n":1}`))
+	enginetest.Apply(t, s, enginetest.Delete("k0"), enginetest.Delete("k2"), enginetest.Set("before", `{"n":5}`), enginetest.Set("after", `{"n":35}`), enginetest.Set("k5", `{"n":1}`))
 	q.Token = token
 	keys, token = query(t, s, q)
 	require.Equal(t, []string{"k3", "after", "k4"}, keys)
@@ -243,10 +243,10 @@ func TestPagesAreLimitedByBytes(t *testing.T) {
 	large := strings.Repeat("k", statestore.MaxKeySize-1)
 	w := enginetest.Set(large+"1", doc(statestore.MaxValueSize))
 	w.ContentType = strings.Repeat("c", statestore.MaxContentTypeSize)
-	apply(t, s, w)
-	apply(t, s, enginetest.Set(large+"2", doc(statestore.MaxValueSize)))
+	enginetest.Apply(t, s, w)
+	enginetest.Apply(t, s, enginetest.Set(large+"2", doc(statestore.MaxValueSize)))
 	for i := range 12 {
-		apply(t, s, enginetest.Set(fmt.Sprintf("m%02d", i), doc(1<<20)))
+		enginetest.Apply(t, s, enginetest.Set(fmt.Sprintf("m%02d", i), doc(1<<20)))
 	}
 	for _, sort := range [][]statestore.SortKey{nil, {{Path: "a"}}, {{Path: "a", Descending: true}, {Path: "b"}}} {
 		seen := map[string]int{}
@@ -279,7 +279,7 @@ func TestPagesAreLimitedByCount(t *testing.T) {
 	for i := range writes {
 		writes[i] = enginetest.Set(fmt.Sprintf("%04d", i), "1")
 	}
-	apply(t, s, writes...)
+	enginetest.Apply(t, s, writes...)
 	for _, limit := range []int{0, statestore.MaxQueryLimit, math.MaxInt} {
 		keys, token := query(t, s, statestore.Query{Limit: limit})
 		require.Len(t, keys, statestore.MaxQueryLimit)
@@ -288,14 +288,14 @@ func TestPagesAreLimitedByCount(t *testing.T) {
 		require.Empty(t, token)
 	}
 	// What is not JSON is no reason for another page.
-	apply(t, s, enginetest.Set("zzz", "text"))
+	enginetest.Apply(t, s, enginetest.Set("zzz", "text"))
 	keys, token := query(t, s, statestore.Query{Limit: 1, Filter: &statestore.Comparison{Op: statestore.OpEqual, Path: "a"}})
 	require.Len(t, keys, 1)
 	require.NotEmpty(t, token)
 	for i := range writes[1:] {
 		writes[i+1] = enginetest.Delete(writes[i+1].Key)
 	}
-	apply(t, s, writes[1:]...)
+	enginetest.Apply(t, s, writes[1:]...)
 	_, token = query(t, s, statestore.Query{Limit: 1})
 	require.Empty(t, token)
 }
@@ -304,11 +304,11 @@ func TestQueriesHonourTTL(t *testing.T) {
 	s, clock := newStore(t)
 	w := enginetest.Set("ends", `{"a":1}`)
 	w.TTL = time.Second
-	apply(t, s, w, enginetest.Set("stays", `{"a":1}`))
+	enginetest.Apply(t, s, w, enginetest.Set("stays", `{"a":1}`))
 	q := statestore.Query{Filter: &statestore.Comparison{Op: statestore.OpEqual, Path: "a", Value: 1}}
 	page, err := s.Query(ctx, q)
 	require.NoError(t, err)
-	require.Equal(t, []statestore.Item{get(t, s, "ends"), get(t, s, "stays")}, page.Items)
+	require.Equal(t, []statestore.Item{enginetest.Get(t, s, "ends"), enginetest.Get(t, s, "stays")}, page.Items)
 	clock.Advance(time.Second)
 	keys, _ := query(t, s, q)
 	require.Equal(t, []string{"stays"}, keys)
@@ -326,7 +326,7 @@ func TestQueryHeedsItsContext(t *testing.T) {
 func TestDeepNestingIsNotJSON(t *testing.T) {
 	s, _ := newStore(t)
 	nest := func(depth int) string { return strings.Repeat("[", depth) + strings.Repeat("]", depth) }
-	apply(t, s, enginetest.Set("deep", nest(10_000)), enginetest.Set("deeper", nest(10_001)), enginetest.Set("deepest", nest(statestore.MaxValueSize/2)),
+	enginetest.Apply(t, s, enginetest.Set("deep", nest(10_000)), enginetest.Set("deeper", nest(10_001)), enginetest.Set("deepest", nest(statestore.MaxValueSize/2)),
 		enginetest.Set("wide", "["+strings.Repeat("[],", 20_000)+"1]"), enginetest.Set("text", `"`+strings.Repeat("[", 20_000)+`\""`))
 	for _, sort := range [][]statestore.SortKey{nil, {{Path: "0"}}} {
 		keys, _ := query(t, s, statestore.Query{Sort: sort})

@@ -47,10 +47,10 @@ func indexKeys(path *FieldPath, value []byte, m *meter) (keys [][]byte) {
 func indexed(v gjson.Result) bool { return v.Type != gjson.Null && v.Type != gjson.JSON }
 
 // IndexChange returns the index keys that an index on path loses, and those that it gains, when a key's value becomes another
-// one: JSON, or nil for none (see OnlyJSON). many is IndexManyKeys of the other one.
+// one: JSON, or nil for none (see OnlyJSON). many says that the other one makes the index one where a value may have several keys.
 func IndexChange(path *FieldPath, before, after []byte) (lost, gained [][]byte, many bool) {
 	old, present := IndexKeys(path, before), IndexKeys(path, after)
-	return without(old, present), without(present, old), IndexManyKeys(present)
+	return without(old, present), without(present, old), manyKeys(present)
 }
 
 // without returns the keys that are not in others. Both are in order.
@@ -63,8 +63,8 @@ func without(keys, others [][]byte) (rest [][]byte) {
 	return rest
 }
 
-// IndexManyKeys reports whether keys of one value make an index one where a value may have several.
-func IndexManyKeys(keys [][]byte) bool {
+// manyKeys reports whether a value with these keys makes an index one where a value may have several.
+func manyKeys(keys [][]byte) bool {
 	return len(keys) > 1 || len(keys) == 1 && bytes.Equal(keys[0], overflowKey)
 }
 

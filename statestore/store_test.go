@@ -40,18 +40,6 @@ func newStore(t testing.TB) (*statestore.Store, *clockwork.FakeClock) {
 	return store, clock
 }
 
-func apply(t *testing.T, s *statestore.Store, writes ...statestore.Write) {
-	t.Helper()
-	require.NoError(t, s.Apply(ctx, statestore.Transaction{Writes: writes}))
-}
-
-func get(t *testing.T, s *statestore.Store, key string) statestore.Item {
-	t.Helper()
-	item, err := s.Get(ctx, key)
-	require.NoError(t, err)
-	return item
-}
-
 func TestConditions(t *testing.T) {
 	const (
 		now, old, none, bad, zero = "now", "old", "", "bad-etag", "0"
@@ -91,23 +79,23 @@ func TestConditions(t *testing.T) {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			s, clock := newStore(t)
 			etags := map[string]string{none: none, bad: bad, zero: zero}
-			apply(t, s, enginetest.Set("k", "1"))
-			etags[old] = get(t, s, "k").ETag
+			enginetest.Apply(t, s, enginetest.Set("k", "1"))
+			etags[old] = enginetest.Get(t, s, "k").ETag
 			second := enginetest.Set("k", "2")
 			second.TTL = time.Second
-			apply(t, s, second)
-			etags[now] = get(t, s, "k").ETag
+			enginetest.Apply(t, s, second)
+			etags[now] = enginetest.Get(t, s, "k").ETag
 			switch c.stored {
 			case absent:
-				apply(t, s, enginetest.Delete("k"))
+				enginetest.Apply(t, s, enginetest.Delete("k"))
 			case over:
 				clock.Advance(time.Second)
 			}
-			before := get(t, s, "k")
+			before := enginetest.Get(t, s, "k")
 
 			w := statestore.Write{Op: c.op, Key: "k", ETag: etags[c.etag], FirstWrite: c.firstWrite, Value: []byte("3")}
 			err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{w}})
-			after := get(t, s, "k")
+			after := enginetest.Get(t, s, "k")
 			if c.conflict {
 				require.ErrorIs(t, err, statestore.ErrETagMismatch)
 				var mismatch *statestore.ETagMismatchError
@@ -158,13 +146,13 @@ func TestBadArgumentsChangeNothing(t *testing.T) {
 			require.ErrorContains(t, errs[1], c.text)
 			require.Less(t, len(errs[1].Error()), 512, "a long value must not drown the message")
 			require.NoError(t, errs[2])
-			require.True(t, get(t, s, "after").Found)
-			require.False(t, get(t, s, "bad").Found)
+			require.True(t, enginetest.Get(t, s, "after").Found)
+			require.False(t, enginetest.Get(t, s, "bad").Found)
 
 			err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{enginetest.Set("other", "v"), bad}})
 			require.ErrorIs(t, err, c.is)
 			require.ErrorContains(t, err, "operations[1]")
-			require.False(t, get(t, s, "other").Found)
+			require.False(t, enginetest.Get(t, s, "other").Found)
 		})
 	}
 }
@@ -181,14 +169,14 @@ func TestIdempotencyKeysAreChecked(t *testing.T) {
 		require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 		require.ErrorContains(t, err, text)
 	}
-	require.False(t, get(t, s, "k").Found)
+	require.False(t, enginetest.Get(t, s, "k").Found)
 }
 
 func TestGetManyAnswersEachKey(t *testing.T) {
 	s, _ := newStore(t)
 	w := enginetest.Set("a", "\x00\xff {not json")
 	w.ContentType, w.TTL = "application/json", time.Minute
-	apply(t, s, w, enginetest.Set("empty", ""))
+	enginetest.Apply(t, s, w, enginetest.Set("empty", ""))
 	items, err := s.GetMany(ctx, []string{"none", "", "a", "empty", "a"}, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, statestore.Item{Key: "none"}, items[0])
@@ -206,23 +194,23 @@ func TestTTLEndsToTheInstant(t *testing.T) {
 	s, clock := newStore(t)
 	w := enginetest.Set("k", "v")
 	w.TTL = time.Second
-	apply(t, s, w, w, enginetest.Set("stays", "v"))
+	enginetest.Apply(t, s, w, w, enginetest.Set("stays", "v"))
 	clock.Advance(time.Second - 1)
-	require.True(t, get(t, s, "k").Found)
+	require.True(t, enginetest.Get(t, s, "k").Found)
 	clock.Advance(1)
-	require.False(t, get(t, s, "k").Found)
-	require.True(t, get(t, s, "stays").Found)
+	require.False(t, enginetest.Get(t, s, "k").Found)
+	require.True(t, enginetest.Get(t, s, "stays").Found)
 }
 
 func TestSetWithoutTTLClearsIt(t *testing.T) {
 	s, clock := newStore(t)
 	w := enginetest.Set("k", "v")
 	w.TTL = time.Second
-	apply(t, s, w)
-	apply(t, s, enginetest.Set("k", "v"))
-	require.Zero(t, get(t, s, "k").Expires)
+	enginetest.Apply(t, s, w)
+	enginetest.Apply(t, s, enginetest.Set("k", "v"))
+	require.Zero(t, enginetest.Get(t, s, "k").Expires)
 	clock.Advance(time.Hour)
-	require.True(t, get(t, s, "k").Found)
+	require.True(t, enginetest.Get(t, s, "k").Found)
 }
 
 func TestGetHeedsItsContext(t *testing.T) {

@@ -48,6 +48,10 @@ type tapClock struct {
 	armed chan time.Duration
 }
 
+func newTapClock() *tapClock {
+	return &tapClock{FakeClock: clockwork.NewFakeClockAt(epoch), armed: make(chan time.Duration, 16)}
+}
+
 func (c *tapClock) NewTimer(d time.Duration) clockwork.Timer {
 	timer := c.FakeClock.NewTimer(d)
 	c.armed <- d
@@ -55,7 +59,7 @@ func (c *tapClock) NewTimer(d time.Duration) clockwork.Timer {
 }
 
 func newSweepStore(t *testing.T, opts statestore.Options) (*statestore.Store, *sweepEngine, *tapClock) {
-	clock := &tapClock{FakeClock: clockwork.NewFakeClockAt(epoch), armed: make(chan time.Duration, 16)}
+	clock := newTapClock()
 	engine := &sweepEngine{calls: make(chan int), answers: make(chan sweepAnswer)}
 	opts.Clock = clock
 	s, err := statestore.New(engine, opts)
@@ -149,7 +153,7 @@ func (e *lingeringEngine) Sweep(ctx context.Context, _ time.Time, _ int) (int, b
 
 func TestCloseEndsTheSweepUnderWayAndWaits(t *testing.T) {
 	engine := &lingeringEngine{entered: make(chan struct{})}
-	clock := &tapClock{FakeClock: clockwork.NewFakeClockAt(epoch), armed: make(chan time.Duration, 16)}
+	clock := newTapClock()
 	s, err := statestore.New(engine, statestore.Options{Clock: clock})
 	require.NoError(t, err)
 	<-clock.armed
@@ -161,7 +165,7 @@ func TestCloseEndsTheSweepUnderWayAndWaits(t *testing.T) {
 
 func TestCloseWaitsNoLongerThanItsContext(t *testing.T) {
 	engine := stubbornEngine{entered: make(chan struct{}), leave: make(chan struct{})}
-	clock := &tapClock{FakeClock: clockwork.NewFakeClockAt(epoch), armed: make(chan time.Duration, 16)}
+	clock := newTapClock()
 	s, err := statestore.New(engine, statestore.Options{Clock: clock})
 	require.NoError(t, err)
 	<-clock.armed

@@ -13,40 +13,40 @@ import (
 
 func TestTransactionKeepsOrder(t *testing.T) {
 	s, _ := newStore(t)
-	apply(t, s, enginetest.Set("old", "v"))
+	enginetest.Apply(t, s, enginetest.Set("old", "v"))
 	ttl := enginetest.Set("d", "2")
 	ttl.TTL = time.Minute
-	apply(t, s,
+	enginetest.Apply(t, s,
 		enginetest.Set("a", "1"), enginetest.Delete("a"),
 		enginetest.Delete("b"), enginetest.Set("b", "1"),
 		enginetest.Set("c", "1"), enginetest.Set("c", "2"), enginetest.Delete("c"), enginetest.Set("c", "3"),
 		ttl, enginetest.Set("d", "3"),
 		enginetest.Delete("old"), enginetest.Set("old", "new"), enginetest.Delete("old"))
-	require.False(t, get(t, s, "a").Found)
-	require.Equal(t, "1", string(get(t, s, "b").Value))
-	require.Equal(t, "3", string(get(t, s, "c").Value))
-	require.Zero(t, get(t, s, "d").Expires)
-	require.False(t, get(t, s, "old").Found)
+	require.False(t, enginetest.Get(t, s, "a").Found)
+	require.Equal(t, "1", string(enginetest.Get(t, s, "b").Value))
+	require.Equal(t, "3", string(enginetest.Get(t, s, "c").Value))
+	require.Zero(t, enginetest.Get(t, s, "d").Expires)
+	require.False(t, enginetest.Get(t, s, "old").Found)
 }
 
 func TestTransactionChecksFirst(t *testing.T) {
 	s, _ := newStore(t)
-	apply(t, s, enginetest.Set("k", "1"))
-	etag := get(t, s, "k").ETag
+	enginetest.Apply(t, s, enginetest.Set("k", "1"))
+	etag := enginetest.Get(t, s, "k").ETag
 
 	// Both name the version before the transaction, and both hold although the first write ends that version.
 	one, two := enginetest.Set("k", "2"), enginetest.Set("k", "3")
 	one.ETag, two.ETag = etag, etag
-	apply(t, s, one, two)
-	require.Equal(t, "3", string(get(t, s, "k").Value))
+	enginetest.Apply(t, s, one, two)
+	require.Equal(t, "3", string(enginetest.Get(t, s, "k").Value))
 
 	// The delete before it does not make room for a first-write.
 	first := enginetest.Set("k", "4")
 	first.FirstWrite = true
 	err := s.Apply(ctx, statestore.Transaction{Writes: []statestore.Write{enginetest.Set("new", "v"), enginetest.Delete("k"), first}})
 	require.ErrorIs(t, err, statestore.ErrETagMismatch)
-	require.Equal(t, "3", string(get(t, s, "k").Value))
-	require.False(t, get(t, s, "new").Found)
+	require.Equal(t, "3", string(enginetest.Get(t, s, "k").Value))
+	require.False(t, enginetest.Get(t, s, "new").Found)
 }
 
 func TestTransactionAtFullSize(t *testing.T) {
@@ -63,11 +63,11 @@ func TestTransactionAtFullSize(t *testing.T) {
 	stale.ETag = "never"
 	failing := append(append([]statestore.Write(nil), writes[:len(writes)-1]...), stale)
 	require.ErrorIs(t, s.Apply(ctx, statestore.Transaction{Writes: failing}), statestore.ErrETagMismatch)
-	require.False(t, get(t, s, "key-0000").Found)
+	require.False(t, enginetest.Get(t, s, "key-0000").Found)
 
-	apply(t, s, writes...)
+	enginetest.Apply(t, s, writes...)
 	for i := range statestore.MaxTransactionSize / 2 {
-		require.Equal(t, i%2 == 0, get(t, s, fmt.Sprintf("key-%04d", i)).Found, i)
+		require.Equal(t, i%2 == 0, enginetest.Get(t, s, fmt.Sprintf("key-%04d", i)).Found, i)
 	}
 
 	err := s.Apply(ctx, statestore.Transaction{Writes: append(writes, enginetest.Set("one", "too many"))})
@@ -79,13 +79,13 @@ func TestETagsAreNeverGivenOutTwice(t *testing.T) {
 	s, _ := newStore(t)
 	seen := map[string]bool{}
 	for range 3 {
-		apply(t, s, enginetest.Set("a", "same"), enginetest.Set("b", "same"))
+		enginetest.Apply(t, s, enginetest.Set("a", "same"), enginetest.Set("b", "same"))
 		for _, key := range []string{"a", "b"} {
-			etag := get(t, s, key).ETag
+			etag := enginetest.Get(t, s, key).ETag
 			require.False(t, seen[etag], etag)
 			seen[etag] = true
 		}
-		apply(t, s, enginetest.Delete("a"), enginetest.Delete("b"))
+		enginetest.Apply(t, s, enginetest.Delete("a"), enginetest.Delete("b"))
 	}
 }
 
@@ -100,19 +100,19 @@ func TestIdempotencyKeyOfATransaction(t *testing.T) {
 	require.NoError(t, once(), "nor here")
 
 	require.NoError(t, once(enginetest.Set("k", "1")))
-	first := get(t, s, "k")
+	first := enginetest.Get(t, s, "k")
 	clock.Advance(time.Minute - 1)
 	require.NoError(t, once(enginetest.Set("k", "2"), enginetest.Set("other", "2")))
 	require.NoError(t, once(stale), "a repeat succeeds before any etag is looked at")
-	require.Equal(t, first, get(t, s, "k"))
-	require.False(t, get(t, s, "other").Found)
+	require.Equal(t, first, enginetest.Get(t, s, "k"))
+	require.False(t, enginetest.Get(t, s, "other").Found)
 
 	clock.Advance(1)
 	require.NoError(t, once(enginetest.Set("k", "3")))
-	require.Equal(t, "3", string(get(t, s, "k").Value))
+	require.Equal(t, "3", string(enginetest.Get(t, s, "k").Value))
 	clock.Advance(time.Minute - 1)
 	require.NoError(t, once(enginetest.Set("k", "4")))
-	require.Equal(t, "3", string(get(t, s, "k").Value), "the second use began a window of its own")
+	require.Equal(t, "3", string(enginetest.Get(t, s, "k").Value), "the second use began a window of its own")
 }
 
 func TestIdempotencyKeysOfManyTransactions(t *testing.T) {
@@ -129,13 +129,13 @@ func TestIdempotencyKeysOfManyTransactions(t *testing.T) {
 	require.NoError(t, errs[1])
 	require.ErrorIs(t, errs[2], statestore.ErrETagMismatch)
 	require.NoError(t, errs[3])
-	require.Equal(t, "1", string(get(t, s, "k").Value))
-	require.Equal(t, "2", string(get(t, s, "k2").Value))
+	require.Equal(t, "1", string(enginetest.Get(t, s, "k").Value))
+	require.Equal(t, "2", string(enginetest.Get(t, s, "k2").Value))
 
 	clock.Advance(statestore.DefaultIdempotencyWindow - 1)
 	require.NoError(t, s.Apply(ctx, again))
-	require.True(t, get(t, s, "k").Found)
+	require.True(t, enginetest.Get(t, s, "k").Found)
 	clock.Advance(1)
 	require.NoError(t, s.Apply(ctx, again))
-	require.False(t, get(t, s, "k").Found)
+	require.False(t, enginetest.Get(t, s, "k").Found)
 }

@@ -89,14 +89,7 @@ func TestWhatHasExpiredMakesRoom(t *testing.T) {
 	if last[0].Found {
 		stored++
 	}
-	swept := 0
-	for more := true; more; {
-		var n int
-		n, more, err = engine.Sweep(t.Context(), now.Add(time.Minute), 100)
-		require.NoError(t, err)
-		swept += n
-	}
-	require.Equal(t, stored, swept)
+	require.Equal(t, stored, enginetest.SweepAll(t, engine, now.Add(time.Minute), 100))
 }
 
 // place is a bucket in etcd. One process opens and closes it; another has it open all the time.

@@ -75,7 +75,7 @@ func (r *rig) indexes(t require.TestingT) (complete map[string]bool) {
 func (r *rig) query(t require.TestingT, q statestore.Query) []string {
 	page, err := r.store.Query(ctx, q)
 	require.NoError(t, err)
-	return itemKeys(page.Items)
+	return enginetest.ItemKeys(page.Items)
 }
 
 func equal(path string, value any) statestore.Filter {
@@ -239,20 +239,12 @@ func TestAnIndexEndsUnlessItIsAskedFor(t *testing.T) {
 			break
 		}
 	}
-	for more := true; more; {
-		var err error
-		_, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
-		require.NoError(t, err)
-	}
+	enginetest.SweepAll(t, r.engine, r.clock.Now(), 8)
 	require.Equal(t, map[byte]int{layout.KindValue: 20, layout.KindIndexEntry: 40, kindIndex: 2}, r.count(t))
 	requireIndexesRight(t, r)
 
 	r.clock.Advance(3 * time.Hour)
-	for more := true; more; {
-		var err error
-		_, more, err = r.engine.Sweep(ctx, r.clock.Now(), 8)
-		require.NoError(t, err)
-	}
+	enginetest.SweepAll(t, r.engine, r.clock.Now(), 8)
 	require.Equal(t, map[byte]int{layout.KindValue: 20}, r.count(t))
 }
 
@@ -301,12 +293,4 @@ func TestLargestKeyFitsAnIndex(t *testing.T) {
 	require.Equal(t, []string{key}, r.query(t, statestore.Query{Filter: equal("s", text)}))
 	require.Empty(t, r.query(t, statestore.Query{Filter: equal("s", text+"s")}))
 	requireIndexesRight(t, r)
-}
-
-func itemKeys(items []statestore.Item) []string {
-	keys := []string{}
-	for _, item := range items {
-		keys = append(keys, item.Key)
-	}
-	return keys
 }

@@ -76,11 +76,7 @@ func BenchmarkBuildIndex(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		r.build(b, epoch.Add(time.Hour), fmt.Sprintf("tags.%d", i%2))
 		b.StopTimer()
-		for more := true; more; {
-			var err error
-			_, more, err = r.engine.Sweep(ctx, epoch.Add(2*time.Hour), 4096)
-			require.NoError(b, err)
-		}
+		enginetest.SweepAll(b, r.engine, epoch.Add(2*time.Hour), 4096)
 		b.StartTimer()
 	}
 }

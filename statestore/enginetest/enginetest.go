@@ -86,3 +86,22 @@ func Get(t require.TestingT, store *statestore.Store, key string) statestore.Ite
 	require.NoError(t, err)
 	return item
 }
+
+// ItemKeys lists the keys of items.
+func ItemKeys(items []statestore.Item) []string {
+	keys := []string{}
+	for _, item := range items {
+		keys = append(keys, item.Key)
+	}
+	return keys
+}
+
+// SweepAll removes what has expired, in steps of limit, and returns how many it dealt with.
+func SweepAll(t require.TestingT, engine statestore.Engine, now time.Time, limit int) (total int) {
+	for more := true; more; {
+		swept, again, err := engine.Sweep(ctx, now, limit)
+		require.NoError(t, err)
+		total, more = total+swept, again
+	}
+	return total
+}

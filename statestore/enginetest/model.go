@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/dapr-bolt/dapr-bolt/internal/instant"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
@@ -26,7 +27,7 @@ type modelItem struct {
 
 func (m *model) live(key string, now time.Time) (modelItem, bool) {
 	item, ok := m.items[key]
-	return item, ok && (item.end.IsZero() || now.Before(item.end))
+	return item, ok && !instant.Reached(item.end, now)
 }
 
 func (m *model) apply(t *statestore.Transaction, now time.Time) (conflict bool) {
@@ -114,11 +115,7 @@ func Model(t *testing.T, newPlace func() Place) {
 			"time": func(t *rapid.T) { r.clock.Advance(seconds(t, "step") / 2) },
 			"sweep": func(t *rapid.T) {
 				limit := rapid.IntRange(1, 3).Draw(t, "limit")
-				for more := true; more; {
-					var err error
-					_, more, err = r.engine.Sweep(ctx, r.clock.Now(), limit)
-					require.NoError(t, err)
-				}
+				SweepAll(t, r.engine, r.clock.Now(), limit)
 				disk := map[byte]int{}
 				for key := range m.items {
 					if item, ok := m.live(key, r.clock.Now()); ok {

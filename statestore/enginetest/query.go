@@ -350,7 +350,7 @@ func Queries(t *testing.T, newPlace func() Place) {
 			}
 			more := len(want) > limit
 			want = want[:min(len(want), limit)]
-			require.Equal(t, keysOf(want), itemKeys(page.Items), "%+v", q)
+			require.Equal(t, keysOf(want), ItemKeys(page.Items), "%+v", q)
 			require.Equal(t, more, page.Token != "")
 			for _, item := range page.Items {
 				require.Equal(t, Get(t, r.store, item.Key), item)
@@ -414,14 +414,6 @@ func keysOf(all []standing) []string {
 	keys := []string{}
 	for _, at := range all {
 		keys = append(keys, at.key)
-	}
-	return keys
-}
-
-func itemKeys(items []statestore.Item) []string {
-	keys := []string{}
-	for _, item := range items {
-		keys = append(keys, item.Key)
 	}
 	return keys
 }
