@@ -13,15 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
 )
 
 // engineOf opens a bucket by a connection of its own, as another process would.
-func engineOf(t *testing.T, config etcdengine.Config, bucket string) *etcdengine.Engine {
+func engineOf(t *testing.T, access servers.Access, bucket string) *etcdengine.Engine {
 	t.Helper()
-	config.DialTimeout = waitLong
-	cluster, err := etcdengine.Connect(t.Context(), config)
+	access.DialTimeout = waitLong
+	cluster, err := etcdengine.Connect(t.Context(), access)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
 	var engine *etcdengine.Engine
@@ -48,7 +49,7 @@ func sets(ttl time.Duration, keys ...string) statestore.Transaction {
 func TestHotKeysStarveNobody(t *testing.T) {
 	t.Parallel()
 	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
-	config := etcdengine.Config{Endpoints: []string{etcd.Endpoints()}, RequestTimeout: time.Minute}
+	access := servers.Access{Endpoints: etcd.Endpoints(), RequestTimeout: time.Minute}
 	const hot = 256
 	var keys []string
 	for i := range hot {
@@ -56,7 +57,7 @@ func TestHotKeysStarveNobody(t *testing.T) {
 	}
 	// write writes each key again and again, a few at a time, until the test ends.
 	write := func(t *testing.T, bucket string, ttl time.Duration) {
-		engine := engineOf(t, config, bucket)
+		engine := engineOf(t, access, bucket)
 		_, err := engine.Apply(t.Context(), []statestore.Transaction{sets(ttl, keys...)}, time.Now)
 		require.NoError(t, err)
 		ctx, stop := context.WithCancel(context.Background())
@@ -74,7 +75,7 @@ func TestHotKeysStarveNobody(t *testing.T) {
 
 	t.Run("index", func(t *testing.T) {
 		write(t, "index", 0)
-		engine := engineOf(t, config, "index")
+		engine := engineOf(t, access, "index")
 		for complete := false; !complete; {
 			step, err := engine.BuildIndexes(t.Context(), []string{"at"}, time.Now().Add(time.Hour), 1000)
 			require.NoError(t, err)
@@ -93,7 +94,7 @@ func TestHotKeysStarveNobody(t *testing.T) {
 	})
 	t.Run("sweep", func(t *testing.T) {
 		write(t, "sweep", 100*time.Millisecond)
-		engine := engineOf(t, config, "sweep")
+		engine := engineOf(t, access, "sweep")
 		require.Eventually(t, func() bool {
 			swept := 0
 			for range 20 {
@@ -111,7 +112,7 @@ func TestHotKeysStarveNobody(t *testing.T) {
 func TestCallsDoNotQueueForServersThatAreAway(t *testing.T) {
 	t.Parallel()
 	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1})
-	engine := engineOf(t, etcdengine.Config{Endpoints: []string{etcd.Endpoints()}, RequestTimeout: 2 * time.Second}, "b")
+	engine := engineOf(t, servers.Access{Endpoints: etcd.Endpoints(), RequestTimeout: 2 * time.Second}, "b")
 	etcd.Servers[0].Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -138,7 +139,7 @@ func TestAServerWithoutLeaderIsPassedOver(t *testing.T) {
 	alone.Servers[2].Kill()
 	// It says that it has no leader when it has noticed.
 	require.Eventually(t, func() bool { return !alone.Servers[0].Leads(t.Context()) }, waitLong, 20*time.Millisecond)
-	engine := engineOf(t, etcdengine.Config{Endpoints: []string{good.Endpoints(), alone.Servers[0].Endpoint}}, "b")
+	engine := engineOf(t, servers.Access{Endpoints: good.Endpoints() + "," + alone.Servers[0].Endpoint}, "b")
 	for range 10 {
 		_, err := engine.Get(t.Context(), []string{"k"}, 1<<20, time.Now())
 		require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
+	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 	"github.com/dapr-bolt/dapr-bolt/statestore/enginetest"
 	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
@@ -22,7 +23,7 @@ func TestEngineSuite(t *testing.T) {
 	// A history is some hundred writes to disks, where a file has one.
 	require.NoError(t, flag.Set("rapid.checks", "5"))
 	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{})
-	endpoints, buckets := strings.Split(etcd.Endpoints(), ","), 0
+	endpoints, buckets := etcd.Endpoints(), 0
 	other := connect(t, endpoints)
 	defer func() { require.NoError(t, other.Close()) }()
 	enginetest.Run(t, func() enginetest.Place {
@@ -36,12 +37,12 @@ func TestServersSayWhatTheyTake(t *testing.T) {
 	t.Parallel()
 	h := harness.ForTest(t)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1, Args: []string{}})
-	_, err := etcdengine.Connect(t.Context(), etcdengine.Config{Endpoints: []string{etcd.Endpoints()}})
+	_, err := etcdengine.Connect(t.Context(), servers.Access{Endpoints: etcd.Endpoints()})
 	require.ErrorIs(t, err, statestore.ErrInvalidArgument)
 	require.ErrorContains(t, err, "--max-txn-ops=1024")
 
 	etcd = harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Args: []string{"--max-txn-ops=1024"}})
-	cluster := connect(t, []string{etcd.Endpoints()})
+	cluster := connect(t, etcd.Endpoints())
 	defer func() { require.NoError(t, cluster.Close()) }()
 	limits := cluster.Limits()
 	require.Equal(t, 511, limits.MaxTransactionSize)
@@ -70,7 +71,7 @@ func TestServersSayWhatTheyTake(t *testing.T) {
 func TestWhatHasExpiredMakesRoom(t *testing.T) {
 	t.Parallel()
 	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Args: []string{"--max-txn-ops=4096", "--quota-backend-bytes=8388608"}})
-	engine := engineOf(t, etcdengine.Config{Endpoints: []string{etcd.Endpoints()}, RequestTimeout: waitLong}, "b")
+	engine := engineOf(t, servers.Access{Endpoints: etcd.Endpoints(), RequestTimeout: waitLong}, "b")
 	now, stored := time.Now(), 0
 	for {
 		outcomes, err := engine.Apply(t.Context(), []statestore.Transaction{{Writes: []statestore.Write{{
@@ -94,7 +95,7 @@ func TestWhatHasExpiredMakesRoom(t *testing.T) {
 
 // place is a bucket in etcd. One process opens and closes it; another has it open all the time.
 type place struct {
-	endpoints      []string
+	endpoints      string
 	bucket         string
 	cluster, other *etcdengine.Cluster
 	otherEngine    statestore.Engine
@@ -115,8 +116,8 @@ func (p *place) Open(t require.TestingT) statestore.Engine {
 func (p *place) Close(t require.TestingT) { require.NoError(t, p.cluster.Close()) }
 
 // connect connects to servers that may take as long as a busy machine does.
-func connect(t require.TestingT, endpoints []string) *etcdengine.Cluster {
-	cluster, err := etcdengine.Connect(ctx, etcdengine.Config{Endpoints: endpoints, DialTimeout: waitLong, RequestTimeout: waitLong})
+func connect(t require.TestingT, endpoints string) *etcdengine.Cluster {
+	cluster, err := etcdengine.Connect(ctx, servers.Access{Endpoints: endpoints, DialTimeout: waitLong, RequestTimeout: waitLong})
 	require.NoError(t, err)
 	return cluster
 }

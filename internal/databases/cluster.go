@@ -7,7 +7,6 @@ import (
 
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
-	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
 )
 
 // clusterNamespace names a bucket of a database that is on servers.
@@ -26,22 +25,6 @@ func (m *Manager) StateStoreAt(ctx context.Context, p servers.Place) (*statestor
 		return nil, err
 	}
 	return m.clusterStores.get(ctx, ns)
-}
-
-func openCluster(ctx context.Context, at servers.Access) (*etcdengine.Cluster, error) {
-	tls, err := at.EachTLS()
-	if err != nil {
-		return nil, err
-	}
-	return etcdengine.Connect(ctx, etcdengine.Config{
-		Endpoints:      at.List(),
-		Username:       at.Username,
-		Password:       at.Password,
-		TLS:            tls,
-		Prefix:         at.Prefix,
-		DialTimeout:    at.DialTimeout,
-		RequestTimeout: at.RequestTimeout,
-	})
 }
 
 func (m *Manager) openClusterStore(ctx context.Context, ns clusterNamespace) (*statestore.Store, error) {

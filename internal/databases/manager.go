@@ -125,7 +125,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	m.files = newShared("databases", opts.MaxDatabases, m.openFile)
 	m.stores = newShared("state buckets", buckets, m.openStore)
 	m.brokers = newShared("pub/sub buckets", buckets, m.openBroker)
-	m.clusters = newShared("etcd clusters", opts.MaxDatabases, openCluster)
+	m.clusters = newShared("etcd clusters", opts.MaxDatabases, etcdengine.Connect)
 	m.clusterStores = newShared("state buckets in etcd", buckets, m.openClusterStore)
 	return m, nil
 }

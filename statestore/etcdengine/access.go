@@ -19,20 +19,17 @@ import (
 
 // checkTLS asks the servers for their health until one answers. If TLS is why none of them can be asked, it returns an
 // invalid.Error: the client of etcd tries again until its time is up, and then does not say why.
-func (c *Config) checkTLS(ctx context.Context) error {
+func (c *Cluster) checkTLS(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true}
-	if c.TLS != nil {
-		var err error
-		if transport.TLSClientConfig, err = c.TLS(); err != nil {
-			return err
-		}
+	config, err := c.access.TLS()
+	if err != nil {
+		return err
 	}
-	client := http.Client{Transport: transport}
-	errs := make([]error, len(c.Endpoints))
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
+	errs := make([]error, len(c.endpoints))
 	var group sync.WaitGroup
-	for i, endpoint := range c.Endpoints {
+	for i, endpoint := range c.endpoints {
 		group.Go(func() {
 			if errs[i] = checkTLS(ctx, &client, endpoint); errs[i] == nil {
 				cancel()
@@ -90,14 +87,14 @@ func talksTLS(ctx context.Context, address string) bool {
 }
 
 // explain names the metadata key because of which the servers refuse a request, and otherwise is wrap.
-func (c *Config) explain(err error) error {
+func (c *Cluster) explain(err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrAuthFailed):
-		return &invalid.Error{Field: "password", Value: fmt.Sprintf("for username %q", c.Username), Allowed: "those of a user of etcd (etcdctl user list)"}
+		return &invalid.Error{Field: "password", Value: fmt.Sprintf("for username %q", c.access.Username), Allowed: "those of a user of etcd (etcdctl user list)"}
 	case errors.Is(err, rpctypes.ErrUserEmpty):
-		return invalid.New("username", c.Username, "a user of etcd, with password: the servers ask for one")
+		return invalid.New("username", c.access.Username, "a user of etcd, with password: the servers ask for one")
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return invalid.New("username", c.Username, fmt.Sprintf("a user with a role that may use the keys that begin with %[1]s/ (etcdctl role grant-permission ROLE readwrite --prefix=true %[1]s/)", c.Prefix))
+		return invalid.New("username", c.access.Username, fmt.Sprintf("a user with a role that may use the keys that begin with %[1]s/ (etcdctl role grant-permission ROLE readwrite --prefix=true %[1]s/)", c.access.Prefix))
 	}
 	return wrap(err)
 }

@@ -51,7 +51,7 @@ func (e *Engine) Apply(ctx context.Context, transactions []statestore.Transactio
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.access.RequestTimeout)
 	defer cancel()
 	c := &call{ctx: ctx, transactions: transactions, now: now, outcomes: make([]error, len(transactions)), done: make(chan struct{})}
 	e.mu.Lock()
@@ -142,7 +142,7 @@ func (e *Engine) commit(calls []*call) error {
 
 // commitSome commits as many of the units as one etcd transaction takes, at least one, and returns how many.
 func (e *Engine) commitSome(units []unit) (int, error) {
-	ctx, cancel := context.WithTimeout(e.ctx, e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(e.ctx, e.access.RequestTimeout)
 	defer cancel()
 	for {
 		known, err := e.learn(ctx, units)

@@ -3,7 +3,6 @@ package etcdengine
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,28 +23,11 @@ import (
 	"github.com/dapr-bolt/dapr-bolt/statestore"
 )
 
-// Config says which cluster, and how to reach it. The zero value of each field but Endpoints is the default.
-type Config struct {
-	// Endpoints are the servers' URLs. Required.
-	Endpoints []string
-	// Username and Password are for servers with authentication.
-	Username, Password string
-	// TLS is for https endpoints, and is called for each connection. Default: the system's certificate authorities, no
-	// certificate of our own.
-	TLS func() (*tls.Config, error)
-	// Prefix begins all keys, so that several installations can share a cluster. Default: servers.DefaultPrefix.
-	Prefix string
-	// DialTimeout bounds Connect. Default: servers.DefaultDialTimeout.
-	DialTimeout time.Duration
-	// RequestTimeout bounds each request to the cluster, and with it how long a call takes to fail when the cluster is lost.
-	// Default: servers.DefaultRequestTimeout.
-	RequestTimeout time.Duration
-}
-
 // Cluster is a connection to a cluster. Its methods may be called from any goroutine.
 type Cluster struct {
 	client    *clientv3.Client
-	config    Config
+	access    servers.Access
+	endpoints []string
 	maxOps    int
 	maxBytes  int
 	closeOnce sync.Once
@@ -65,56 +47,53 @@ var (
 	requestBytes = []int{8 << 20, 6 << 20, 4 << 20, 3 << 20, 2 << 20, 3 << 19}
 )
 
-// Connect connects to the cluster and asks each server that can be reached what it takes. The caller must Close the
-// Cluster.
+// Connect connects to the cluster and asks each server that can be reached what it takes. RequestTimeout bounds each request,
+// and with it how long a call takes to fail when the cluster is lost. The caller must Close the Cluster.
 //
-// Errors: invalid.Error for a Config that cannot work and for servers that take too little, with the flag to set;
+// Errors: invalid.Error for an Access that cannot work and for servers that take too little, with the flag to set;
 // statestore.ErrUnavailable if the cluster does not answer in time.
-func Connect(ctx context.Context, config Config) (*Cluster, error) {
-	config.Prefix = cmp.Or(config.Prefix, servers.DefaultPrefix)
-	config.DialTimeout = cmp.Or(config.DialTimeout, servers.DefaultDialTimeout)
-	config.RequestTimeout = cmp.Or(config.RequestTimeout, servers.DefaultRequestTimeout)
-	if len(config.Endpoints) == 0 {
+func Connect(ctx context.Context, access servers.Access) (*Cluster, error) {
+	access.Prefix = cmp.Or(access.Prefix, servers.DefaultPrefix)
+	access.DialTimeout = cmp.Or(access.DialTimeout, servers.DefaultDialTimeout)
+	access.RequestTimeout = cmp.Or(access.RequestTimeout, servers.DefaultRequestTimeout)
+	c := &Cluster{access: access, endpoints: access.List()}
+	if len(c.endpoints) == 0 {
 		return nil, invalid.New("endpoints", "", "the URLs of the etcd servers, with commas between them")
 	}
-	ctx, cancel := context.WithTimeout(ctx, config.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, access.DialTimeout)
 	defer cancel()
-	if err := config.checkTLS(ctx); err != nil {
+	if err := c.checkTLS(ctx); err != nil {
 		return nil, err
 	}
-	client, err := newClient(config, config.Endpoints)
-	if err != nil {
-		return nil, fmt.Errorf("connect to etcd %s: %w", strings.Join(config.Endpoints, ","), config.explain(err))
+	var err error
+	if c.client, err = c.newClient(c.endpoints...); err != nil {
+		return nil, fmt.Errorf("connect to etcd %s: %w", strings.Join(c.endpoints, ","), c.explain(err))
 	}
-	c := &Cluster{client: client, config: config}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.learnLimits(ctx); err != nil {
 		if ctx.Err() != nil && !errors.Is(err, invalid.Err) {
-			err = fmt.Errorf("%w: connect to etcd: none of %s served within the dialTimeout of %s", statestore.ErrUnavailable, strings.Join(config.Endpoints, ","), config.DialTimeout)
+			err = fmt.Errorf("%w: connect to etcd: none of %s served within the dialTimeout of %s", statestore.ErrUnavailable, strings.Join(c.endpoints, ","), access.DialTimeout)
 		}
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-func newClient(config Config, endpoints []string) (*clientv3.Client, error) {
+func (c *Cluster) newClient(endpoints ...string) (*clientv3.Client, error) {
+	now, err := c.access.TLS()
+	if err != nil {
+		return nil, err
+	}
 	options := []grpc.DialOption{grpc.WithChainUnaryInterceptor(requireLeader)}
-	var now *tls.Config
-	if config.TLS != nil {
-		var err error
-		if now, err = config.TLS(); err != nil {
-			return nil, err
-		}
-		if !strings.HasPrefix(endpoints[0], "http://") {
-			options = append(options, grpc.WithTransportCredentials(&eachTLS{credentials.NewTLS(now), config.TLS}))
-		}
+	if now != nil && !strings.HasPrefix(endpoints[0], "http://") {
+		options = append(options, grpc.WithTransportCredentials(&eachTLS{credentials.NewTLS(now), c.access.TLS}))
 	}
 	return clientv3.New(clientv3.Config{
 		Endpoints:   endpoints,
-		Username:    config.Username,
-		Password:    config.Password,
+		Username:    c.access.Username,
+		Password:    c.access.Password,
 		TLS:         now,
-		DialTimeout: config.DialTimeout,
+		DialTimeout: c.access.DialTimeout,
 		// A server that hangs keeps its connections: only this notices.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 3 * time.Second,
@@ -167,10 +146,10 @@ const requestHead = 64 << 10
 // learnLimits asks every server for what it takes. None of them says so; each refuses what is too large before it looks at
 // it, so harmless reads of the right size tell. A server that cannot be reached is left out: others serve.
 func (c *Cluster) learnLimits(ctx context.Context) error {
-	n := len(c.config.Endpoints)
+	n := len(c.endpoints)
 	ops, bytes, errs := make([]int, n), make([]int, n), make([]error, n)
 	var group sync.WaitGroup
-	for i, endpoint := range c.config.Endpoints {
+	for i, endpoint := range c.endpoints {
 		group.Go(func() { ops[i], bytes[i], errs[i] = c.limitsOf(ctx, endpoint) })
 	}
 	group.Wait()
@@ -186,13 +165,13 @@ func (c *Cluster) learnLimits(ctx context.Context) error {
 		}
 	}
 	if !reached {
-		return fmt.Errorf("connect to etcd: %w", unreachable(c.config.Endpoints, errs))
+		return fmt.Errorf("connect to etcd: %w", unreachable(c.endpoints, errs))
 	}
 	return nil
 }
 
 func (c *Cluster) limitsOf(ctx context.Context, endpoint string) (ops, bytes int, err error) {
-	client, err := newClient(c.config, []string{endpoint})
+	client, err := c.newClient(endpoint)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -227,7 +206,7 @@ func tooLittle(err error, endpoint, flag string, least int) error {
 }
 
 // probeKey is one that nobody sets.
-func (c *Cluster) probeKey() string { return c.config.Prefix + "/" }
+func (c *Cluster) probeKey() string { return c.access.Prefix + "/" }
 
 func (c *Cluster) probeOps(ctx context.Context, client *clientv3.Client, n int) error {
 	get := clientv3.OpGet(c.probeKey(), clientv3.WithCountOnly(), clientv3.WithSerializable())
@@ -235,7 +214,7 @@ func (c *Cluster) probeOps(ctx context.Context, client *clientv3.Client, n int) 
 	if errors.Is(err, rpctypes.ErrTooManyOps) {
 		return errTooLittle
 	}
-	return c.config.explain(err)
+	return c.explain(err)
 }
 
 // probeBytes reads a key of that length. A server takes messages of half a mebibyte beyond what it takes as a request.
@@ -246,13 +225,13 @@ func (c *Cluster) probeBytes(ctx context.Context, client *clientv3.Client, n int
 	if code(err) == codes.ResourceExhausted {
 		return errTooLittle
 	}
-	return c.config.explain(err)
+	return c.explain(err)
 }
 
 // Health asks every server how it is. The error is nil if the cluster can be read and written, else it says what is wrong, with
 // the servers that cannot be reached.
 func (c *Cluster) Health(ctx context.Context) ([]Server, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.access.RequestTimeout)
 	defer cancel()
 	var err error
 	var reading sync.WaitGroup
@@ -268,7 +247,7 @@ func (c *Cluster) Health(ctx context.Context) ([]Server, error) {
 	if err == nil && !errors.Is(errors.Join(errs...), errAlarm) {
 		return all, nil // one server may be lost
 	}
-	return all, fmt.Errorf("etcd: %w", errors.Join(unreachable(c.config.Endpoints, errs), wrap(err)))
+	return all, fmt.Errorf("etcd: %w", errors.Join(unreachable(c.endpoints, errs), wrap(err)))
 }
 
 // Server says how a server of the cluster is.
@@ -286,9 +265,9 @@ type Server struct {
 func (c *Cluster) servers(ctx context.Context) []Server {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	all := make([]Server, len(c.config.Endpoints))
+	all := make([]Server, len(c.endpoints))
 	var group sync.WaitGroup
-	for i, endpoint := range c.config.Endpoints {
+	for i, endpoint := range c.endpoints {
 		group.Go(func() {
 			all[i].Endpoint = endpoint
 			status, err := c.client.Status(ctx, endpoint)

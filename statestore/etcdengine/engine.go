@@ -39,9 +39,9 @@ var _ statestore.Engine = (*Engine)(nil)
 // Engine returns the engine of a bucket, which it creates if it is missing. Neither name may have a slash. Engines of the
 // same names share their data, whichever process they are in. An Engine ends with its Cluster.
 func (c *Cluster) Engine(ctx context.Context, database, bucket string) (*Engine, error) {
-	e := &Engine{Cluster: c, space: space(c.config.Prefix + "/" + database + "/state/" + bucket + "/")}
+	e := &Engine{Cluster: c, space: space(c.access.Prefix + "/" + database + "/state/" + bucket + "/")}
 	key := e.space.key(kindIncarnation, "")
-	ctx, cancel := context.WithTimeout(ctx, c.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.access.RequestTimeout)
 	defer cancel()
 	answer, err := c.commitTxn(ctx, c.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
@@ -129,7 +129,7 @@ func nextStep(step, size int) int {
 // read shows what the keys hold at revision (0: now, linearizably) in order, all at the same one. A key that does not exist
 // has no kv. visit returns false to end the walk.
 func (e *Engine) read(ctx context.Context, keys []string, revision int64, visit func(cluster uint64, i int, kv *mvccpb.KeyValue) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout*time.Duration(1+len(keys)/readFirst))
+	ctx, cancel := context.WithTimeout(ctx, e.access.RequestTimeout*time.Duration(1+len(keys)/readFirst))
 	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return err
@@ -188,7 +188,7 @@ func onlyOf(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
 
 // get is read for one key.
 func (e *Engine) get(ctx context.Context, k string, revision int64) (at *etcdserverpb.ResponseHeader, kv *mvccpb.KeyValue, err error) {
-	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.access.RequestTimeout)
 	defer cancel()
 	at, kvs, err := e.readSome(ctx, []string{k}, revision)
 	if err != nil {

@@ -119,7 +119,7 @@ func (t *txn) reindex(space space, indexes []index, key string, before, after []
 
 // BuildIndexes implements statestore.Engine.
 func (e *Engine) BuildIndexes(ctx context.Context, paths []string, until time.Time, limit int) (step statestore.IndexProgress, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 4*e.access.RequestTimeout)
 	defer cancel()
 	for stands := false; !stands && err == nil; {
 		step, stands, err = e.buildStep(ctx, paths, until, limit)

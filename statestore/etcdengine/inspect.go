@@ -66,7 +66,7 @@ var clearOrder = []byte{layout.KindValue, layout.KindExpiry, layout.KindIdempote
 
 // Clear implements statestore.Inspector.
 func (e *Engine) Clear(ctx context.Context, limit int) (more bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 4*e.access.RequestTimeout)
 	defer cancel()
 	r, _, err := e.refresh(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ func (e *Engine) AddIdempotencyKeys(ctx context.Context, keys []statestore.Idemp
 	if err != nil || len(t.ops) == 0 {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.access.RequestTimeout)
 	defer cancel()
 	_, err = e.try(ctx, t)
 	return err

@@ -83,7 +83,7 @@ func (e *Engine) scan(ctx context.Context, from string, revision int64, first in
 
 // page reads up to limit keys of a range.
 func (e *Engine) page(ctx context.Context, from, end string, limit int, revision int64, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	bounded, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, e.access.RequestTimeout)
 	defer cancel()
 	opts = append(opts, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(int64(limit)))
 	page, err := e.client.Get(bounded, from, opts...)

@@ -29,7 +29,7 @@ type sweepLease struct {
 // Sweep implements statestore.Engine. Only the process that holds the bucket's lease sweeps; for all others, there is
 // nothing to do.
 func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (swept int, more bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*e.config.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 4*e.access.RequestTimeout)
 	defer cancel()
 	mine, err := e.holdSweepLease(ctx)
 	if err != nil || !mine {
