@@ -38,7 +38,7 @@ func Copy(ctx context.Context, from, to Engine, now time.Time, progress func(Cop
 		return Copied{}, err
 	}
 	var done Copied
-	err := pages(ctx, from, now, func(items []Item) error {
+	err := contents(ctx, from, now, func(items []Item) error {
 		there, err := to.Get(ctx, keysOf(items), copyBytes*16, now)
 		if err != nil {
 			return err
@@ -56,17 +56,14 @@ func Copy(ctx context.Context, from, to Engine, now time.Time, progress func(Cop
 		done.Keys += uint64(len(items))
 		progress(done)
 		return nil
+	}, func(keys []IdempotencyKey) error {
+		if err := to.AddIdempotencyKeys(ctx, keys); err != nil {
+			return err
+		}
+		done.IdempotencyKeys += uint64(len(keys))
+		progress(done)
+		return nil
 	})
-	if err == nil {
-		err = idempotencyPages(ctx, from, now, func(keys []IdempotencyKey) error {
-			if err := to.AddIdempotencyKeys(ctx, keys); err != nil {
-				return err
-			}
-			done.IdempotencyKeys += uint64(len(keys))
-			progress(done)
-			return nil
-		})
-	}
 	if err != nil {
 		return done, fmt.Errorf("copy state: %w", err)
 	}
@@ -107,7 +104,7 @@ func keysOf(items []Item) []string {
 
 // isCopy returns ErrForeign unless all that the bucket holds is of the source.
 func isCopy(ctx context.Context, bucket, source Engine, now time.Time) error {
-	err := pages(ctx, bucket, now, func(items []Item) error {
+	return contents(ctx, bucket, now, func(items []Item) error {
 		theirs, err := source.Get(ctx, keysOf(items), copyBytes*16, now)
 		if err != nil {
 			return err
@@ -118,11 +115,7 @@ func isCopy(ctx context.Context, bucket, source Engine, now time.Time) error {
 			}
 		}
 		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return idempotencyPages(ctx, bucket, now, func(keys []IdempotencyKey) error {
+	}, func(keys []IdempotencyKey) error {
 		for _, k := range keys {
 			theirs, err := source.IdempotencyKeys(ctx, before(k.SHA256), 1)
 			if err != nil {
@@ -145,6 +138,14 @@ func before(digest []byte) []byte {
 		}
 	}
 	return b
+}
+
+// contents shows all that a bucket holds, in pages.
+func contents(ctx context.Context, bucket Inspector, now time.Time, items func([]Item) error, keys func([]IdempotencyKey) error) error {
+	if err := pages(ctx, bucket, now, items); err != nil {
+		return err
+	}
+	return idempotencyPages(ctx, bucket, now, keys)
 }
 
 // pages shows the live keys of a bucket, in their order. One that cannot be read is an error: it must be repaired first.
@@ -214,7 +215,7 @@ func summary(ctx context.Context, bucket Inspector, now time.Time) (Copied, erro
 		_, _ = sum.Write(b)
 	}
 	instant := func(t time.Time) { part(binary.BigEndian.AppendUint64(nil, uint64(InstantOf(t)))) }
-	err := pages(ctx, bucket, now, func(items []Item) error {
+	err := contents(ctx, bucket, now, func(items []Item) error {
 		for i := range items {
 			part([]byte(items[i].Key))
 			part(items[i].Value)
@@ -223,17 +224,14 @@ func summary(ctx context.Context, bucket Inspector, now time.Time) (Copied, erro
 			c.Keys++
 		}
 		return nil
+	}, func(keys []IdempotencyKey) error {
+		for _, k := range keys {
+			part(k.SHA256)
+			instant(k.Expires)
+			c.IdempotencyKeys++
+		}
+		return nil
 	})
-	if err == nil {
-		err = idempotencyPages(ctx, bucket, now, func(keys []IdempotencyKey) error {
-			for _, k := range keys {
-				part(k.SHA256)
-				instant(k.Expires)
-				c.IdempotencyKeys++
-			}
-			return nil
-		})
-	}
 	c.Checksum = fmt.Sprintf("%x", sum.Sum(nil)[:16])
 	return c, err
 }
