@@ -109,7 +109,8 @@ func chooseIndex(filter matcher, indexes map[string]bool) *lookup {
 		}
 		// Two bounds make a range only if it must be one value that keeps to both.
 		if half := halves[l.path.text]; l.rank == rankHalfRange && half != nil {
-			l.ranges[0] = IndexRange{From: slices.MaxFunc([][]byte{half.ranges[0].From, l.ranges[0].From}, bytes.Compare), To: smaller(half.ranges[0].To, l.ranges[0].To)}
+			a, b := half.ranges[0], l.ranges[0]
+			l.ranges[0] = IndexRange{From: slices.MaxFunc([][]byte{a.From, b.From}, bytes.Compare), To: smaller(a.To, b.To)}
 			l.rank = rankRange
 		}
 		if l.rank >= rankRange && !many {
