@@ -142,7 +142,8 @@ func copyFile(t require.TestingT, from, to string) {
 	}
 }
 
-// contents returns every key, and the counter of every bucket, by their places in the file.
+// contents returns every key, and the counter of every bucket, by their places in the file. Up to which record of the log the file
+// holds everything is left out: a checkpoint may be under way.
 func contents(t require.TestingT, db *boltdb.DB) map[string]string {
 	all := map[string]string{}
 	var walk func(place string, b *boltdb.Bucket) error
@@ -153,7 +154,9 @@ func contents(t require.TestingT, db *boltdb.DB) map[string]string {
 			if v == nil {
 				return walk(place, b.Bucket(k))
 			}
-			all[place] = string(v)
+			if place != `format/"log"` {
+				all[place] = string(v)
+			}
 			return nil
 		})
 	}
