@@ -40,7 +40,7 @@ ones are refused. Of events, it copies topics, groups, and per group what it is 
 of the next delivery, dead letters with theirs, delayed events, and the ids of events that were seen.
 
 Stop everything first that works on either place: apps, sidecars, and each dapr-bolt process. A process that has a file open
-is found out; of those that work on servers, not each. The source stays as it is.
+or works on NATS is found out; of those that work on etcd, not each. The source stays as it is.
 
 The new place must be empty. A migration that was killed goes on when it is run again: state where it was, events anew, after
 what was copied of them is removed. Until it is complete, no dapr-bolt opens the new place for events. In the end both are

@@ -23,25 +23,31 @@ import (
 
 var _ pubsub.Migrator = (*Broker)(nil)
 
-// waitForRest waits until no process sweeps the bucket, as one does while any has it open, and for some time after it has
-// closed it; and refuses a bucket whose events somebody consumes.
+// waitForRest refuses a bucket that a process says it works on, and waits until none sweeps it, as one does for some time after it
+// was killed, or while it cannot be asked.
 func (b *Broker) waitForRest(ctx context.Context) error {
+	if err := b.refuseConsumed(ctx, "", ""); err != nil {
+		return err
+	}
 	for tries := 0; ; tries++ {
 		turn, err := b.readLast(ctx, b.layout.subject("l"))
 		if err != nil {
 			return err
 		}
 		if turn == nil {
-			break
+			return nil
 		}
 		if tries > int(4*b.opts.SweepInterval/time.Second) {
-			return invalid.New("stream", b.layout.stream, "one that no dapr-bolt works on: stop them first")
+			return b.notAtRest()
 		}
 		if !b.pause(time.Second) || ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
-	return b.refuseConsumed(ctx, "", "")
+}
+
+func (b *Broker) notAtRest() error {
+	return invalid.New("stream", b.layout.stream, "one that no dapr-bolt works on: stop them first")
 }
 
 // Export implements pubsub.Migrator.

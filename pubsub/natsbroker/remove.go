@@ -69,7 +69,8 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	return nil
 }
 
-// consumers is the question for the streams on a topic, or on patterns that match it; empty: on any. Group is likewise.
+// consumers is the question for the streams on a topic, or on patterns that match it; empty: on any. Group is likewise. If both
+// are empty, each process that works answers, with or without a stream.
 type consumers struct{ Topic, Group string }
 
 // answerFor is how long processes have to say that they consume something.
@@ -91,6 +92,9 @@ func (b *Broker) refuseConsumed(ctx context.Context, topic, group string) error 
 	if err != nil {
 		return fmt.Errorf("ask who consumes: %w", err)
 	}
+	if have == (consumers{}) {
+		return b.notAtRest()
+	}
 	return invalid.New("group", have.Group, fmt.Sprintf("a group that has no live stream on topic %q; stop its app first", have.Topic))
 }
 
@@ -108,6 +112,9 @@ func (b *Broker) answerConsumes(m *nats.Msg) {
 			_ = m.Respond([]byte(marshal(consumers{s.opts.Topic, s.opts.Group})))
 			return
 		}
+	}
+	if about == (consumers{}) && !b.opts.AtRest {
+		_ = m.Respond([]byte(marshal(about)))
 	}
 }
 
