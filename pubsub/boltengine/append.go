@@ -25,21 +25,6 @@ type publish struct {
 // Append implements pubsub.Engine.
 func (e *Engine) Append(ctx context.Context, topic string, entries []pubsub.Entry, opts pubsub.AppendOptions, now time.Time) ([]pubsub.AppendResult, error) {
 	// What can be done before the writer's turn is done here.
-	p, err := newPublish(topic, entries, opts, now)
-	if err != nil {
-		return nil, err
-	}
-	err = e.update(ctx, func(b *buckets) error {
-		clear(p.results)
-		return e.append(b, p)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return p.results, nil
-}
-
-func newPublish(topic string, entries []pubsub.Entry, opts pubsub.AppendOptions, now time.Time) (*publish, error) {
 	p := &publish{
 		topic: topic, entries: entries, opts: opts, now: now,
 		encoded: make([][]byte, len(entries)),
@@ -55,7 +40,14 @@ func newPublish(topic string, entries []pubsub.Entry, opts pubsub.AppendOptions,
 			p.hashes[i] = pubsub.NewDedupHash(topic, entries[i].DedupKey)
 		}
 	}
-	return p, nil
+	err := e.update(ctx, func(b *buckets) error {
+		clear(p.results)
+		return e.append(b, p)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.results, nil
 }
 
 func (e *Engine) append(b *buckets, p *publish) error {

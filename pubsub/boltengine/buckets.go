@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -23,13 +24,6 @@ type buckets struct {
 }
 
 func (e *Engine) in(tx *boltdb.Tx) *buckets { return &buckets{top: e.bucket.In(tx)} }
-
-// writable returns the buckets of a write transaction, which must end with finish.
-func (e *Engine) writable(tx *boltdb.Tx) *buckets {
-	b := e.in(tx)
-	b.known = map[string]topicRecord{}
-	return b
-}
 
 func (b *buckets) open(opened **boltdb.Bucket, name []byte) *boltdb.Bucket {
 	if *opened == nil {
@@ -79,22 +73,32 @@ func (b *buckets) writeTopics() error {
 	return nil
 }
 
-// eachTopic calls fn for every topic, by name. fn must not change topics.
-func (b *buckets) eachTopic(fn func(name string, t topicRecord) error) error {
+type namedTopic struct {
+	name string
+	topicRecord
+}
+
+// listTopics returns all topics, by name.
+func (b *buckets) listTopics() (topics []namedTopic, err error) {
 	if err := b.writeTopics(); err != nil {
-		return err
+		return nil, err
 	}
-	c := b.topics().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		var t topicRecord
-		if err := decode(v, &t); err != nil {
-			return fmt.Errorf("topic %q: %w", k, err)
+	for k, v := range under(b.topics(), nil) {
+		t := namedTopic{name: string(k)}
+		if err := decode(v, &t.topicRecord); err != nil {
+			return nil, fmt.Errorf("topic %q: %w", t.name, err)
 		}
-		if err := fn(string(k), t); err != nil {
-			return err
-		}
+		topics = append(topics, t)
 	}
-	return nil
+	return topics, nil
+}
+
+func namesByID(topics []namedTopic) map[uint32]string {
+	names := make(map[uint32]string, len(topics))
+	for _, t := range topics {
+		names[t.ID] = t.name
+	}
+	return names
 }
 
 // ensureTopic returns the topic, new if need be. A new topic is owed to every group whose wildcards match it, from its
@@ -111,8 +115,7 @@ func (b *buckets) ensureTopic(name string) (topicRecord, error) {
 	b.count(allTopics(), 1)
 	t = topicRecord{ID: id, First: 1}
 	b.putTopic(name, t)
-	c := b.patterns().Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+	for k := range under(b.patterns(), nil) {
 		group, pattern, _ := bytes.Cut(k, []byte{0})
 		if !pubsub.Matches(string(pattern), name) {
 			continue
@@ -149,6 +152,8 @@ func (b *buckets) putGroup(topic uint32, name string, g groupRecord) error {
 	return put(b.groups(), groupKey(topic, name), g)
 }
 
+type groupName struct{ topic, group string }
+
 type namedGroup struct {
 	name string
 	groupRecord
@@ -157,8 +162,7 @@ type namedGroup struct {
 // groupsOf returns the groups of a topic.
 func (b *buckets) groupsOf(topic uint32) (groups []namedGroup, err error) {
 	prefix := idKey(topic)
-	c := b.groups().Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	for k, v := range under(b.groups(), prefix) {
 		g := namedGroup{name: string(k[len(prefix):])}
 		if err := decode(v, &g.groupRecord); err != nil {
 			return nil, fmt.Errorf("group %q: %w", g.name, err)
@@ -197,6 +201,21 @@ func nextID(b *boltdb.Bucket) (uint32, error) {
 	return uint32(n), nil
 }
 
+// under walks the records whose keys begin with prefix; nil: all. The bucket must not be changed meanwhile.
+func under(b *boltdb.Bucket, prefix []byte) iter.Seq2[[]byte, []byte] {
+	return underFrom(b, prefix, prefix)
+}
+
+// underFrom is under from a key on.
+func underFrom(b *boltdb.Bucket, prefix, from []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(k, v []byte) bool) {
+		c := b.Cursor()
+		for k, v := c.Seek(from); k != nil && bytes.HasPrefix(k, prefix) && yield(k, v); {
+			k, v = c.Next()
+		}
+	}
+}
+
 func put(b *boltdb.Bucket, key []byte, record any) error {
 	raw, err := encode(record, 0)
 	if err != nil {
@@ -206,8 +225,7 @@ func put(b *boltdb.Bucket, key []byte, record any) error {
 }
 
 func countPrefix(b *boltdb.Bucket, prefix []byte) (n uint64) {
-	c := b.Cursor()
-	for k, _ := c.Seek(prefix); k != nil && bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	for range under(b, prefix) {
 		n++
 	}
 	return n

@@ -80,6 +80,17 @@ func (b *buckets) count(of counted, n int) {
 	b.counted[of] += int64(n)
 }
 
+func (b *buckets) countDelayed(key []byte, n int) {
+	if _, topic, err := parseDelayedKey(key); err == nil {
+		b.count(delayedOf(topic), n)
+	}
+}
+
+func (b *buckets) countDead(record []byte, n int) {
+	r := decodeDeadHead(record)
+	b.count(deadOf(r.Topic, r.Group), n)
+}
+
 // countNow returns a number as the write transaction has left it so far.
 func (e *Engine) countNow(b *buckets, of counted) uint64 {
 	return uint64(max(int64(e.counts.get(of))+b.counted[of], 0))
@@ -89,27 +100,22 @@ func (e *Engine) countNow(b *buckets, of counted) uint64 {
 func (e *Engine) loadCounts(ctx context.Context) error {
 	return e.read(func(b *buckets) error {
 		each := func(from *boltdb.Bucket, fn func(k, v []byte)) {
-			c := from.Cursor()
-			for k, v := c.First(); k != nil && ctx.Err() == nil; k, v = c.Next() {
+			for k, v := range under(from, nil) {
+				if ctx.Err() != nil {
+					return
+				}
 				fn(k, v)
 			}
 		}
 		each(b.topics(), func(_, _ []byte) { b.count(allTopics(), 1) })
-		each(b.delayed(), func(k, _ []byte) {
-			if _, topic, err := parseDelayedKey(k); err == nil {
-				b.count(delayedOf(topic), 1)
-			}
-		})
+		each(b.delayed(), func(k, _ []byte) { b.countDelayed(k, 1) })
 		each(b.done(), func(k, _ []byte) { b.count(doneOf(binary.BigEndian.Uint32(k)), 1) })
 		each(b.retry(), func(k, _ []byte) {
 			if group, key, err := parseRetryKey(k); err == nil {
 				b.count(retriesOf(group, key.Redriven), 1)
 			}
 		})
-		each(b.dead(), func(_, v []byte) {
-			r := decodeDeadHead(v)
-			b.count(deadOf(r.Topic, r.Group), 1)
-		})
+		each(b.dead(), func(_, v []byte) { b.countDead(v, 1) })
 		e.counts.n = map[counted]int64{}
 		e.counts.commit(b.counted)
 		return ctx.Err()

@@ -50,8 +50,7 @@ const maxScanBytes = 8 << 20
 func (e *Engine) DeadLetters(ctx context.Context, filter pubsub.DeadLetterFilter, scan int) (found []pubsub.DeadLetter, next uint64, err error) {
 	err = e.read(func(b *buckets) error {
 		last, scanned, size := filter.After, 0, 0
-		c := b.dead().Cursor()
-		for k, v := c.Seek(deadKey(filter.After + 1)); k != nil; k, v = c.Next() {
+		for k, v := range underFrom(b.dead(), nil, deadKey(filter.After+1)) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -145,8 +144,7 @@ func (e *Engine) Purge(ctx context.Context, ids []uint64) (purged int, err error
 			if raw == nil {
 				continue
 			}
-			r := decodeDeadHead(raw)
-			b.count(deadOf(r.Topic, r.Group), -1)
+			b.countDead(raw, -1)
 			if err := b.dead().Delete(deadKey(id)); err != nil {
 				return err
 			}

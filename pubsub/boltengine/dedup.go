@@ -130,15 +130,17 @@ func (c *dedupChanges) remove(at dedupPlace, ids []byte) {
 // loadDedup builds the index of all ids, some million in a second.
 func (e *Engine) loadDedup(ctx context.Context) error {
 	return e.read(func(b *buckets) error {
-		c := b.ids().Cursor()
-		for k, v := c.First(); k != nil && ctx.Err() == nil; k, v = c.Next() {
+		for k, v := range under(b.ids(), nil) {
 			at, err := parseDedupKey(k)
+			if err == nil {
+				err = ctx.Err()
+			}
 			if err != nil {
 				return err
 			}
 			e.dedup.add(&dedupBlock{at, v})
 		}
-		return ctx.Err()
+		return nil
 	})
 }
 

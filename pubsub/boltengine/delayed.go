@@ -27,16 +27,17 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 		if due, next, err = b.due(now, newBudget(limit)); err != nil || len(due) == 0 {
 			return orUnchanged(err)
 		}
-		names, grown := map[uint32]string{}, map[string]bool{}
-		if err := b.eachTopic(func(name string, t topicRecord) error { names[t.ID] = name; return nil }); err != nil {
+		all, err := b.listTopics()
+		if err != nil {
 			return err
 		}
+		names, grown := namesByID(all), map[string]bool{}
 		for _, key := range due {
 			_, topic, _ := parseDelayedKey(key)
 			name, ok := names[topic]
 			if !ok {
 				// Its topic was removed, and it is about to be.
-				b.count(delayedOf(topic), -1)
+				b.countDelayed(key, -1)
 				if err := b.delayed().Delete(key); err != nil {
 					return err
 				}
@@ -55,8 +56,7 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 
 // due returns the keys of the delayed events that are due, as many as one step may move, and when the next one is.
 func (b *buckets) due(now time.Time, step *budget) (keys [][]byte, next time.Time, err error) {
-	c := b.delayed().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	for k, v := range under(b.delayed(), nil) {
 		at, _, err := parseDelayedKey(k)
 		if err != nil || at.After(now) || !step.take(len(v)) {
 			return keys, at, err

@@ -54,7 +54,7 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 
 // NewAtRest is New for a pubsub.Migrator, which may be an unfinished copy.
 func NewAtRest(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
-	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket)}
+	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket), counts: tally{n: map[counted]int64{}}}
 	old := false
 	err := db.Update(ctx, func(tx *boltdb.Tx) error {
 		top := e.bucket.In(tx)
@@ -123,7 +123,8 @@ func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*b
 // join returns the buckets that all functions of a write transaction share.
 func (e *Engine) join(tx *boltdb.Tx) *buckets {
 	if e.tx != tx {
-		b := e.writable(tx)
+		b := e.in(tx)
+		b.known = map[string]topicRecord{}
 		e.tx, e.writing = tx, b
 		tx.BeforeCommit(b.finish)
 		tx.OnCommit(func() {

@@ -47,21 +47,26 @@ func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy 
 		if err := b.patterns().Put(key, []byte{}); err != nil {
 			return err
 		}
-		return b.eachTopic(func(name string, t topicRecord) error {
-			if !pubsub.Matches(pattern, name) {
-				return nil
-			}
-			_, err := b.ensureGroup(t, group, policy)
+		topics, err := b.listTopics()
+		if err != nil {
 			return err
-		})
+		}
+		for _, t := range topics {
+			if !pubsub.Matches(pattern, t.name) {
+				continue
+			}
+			if _, err := b.ensureGroup(t.topicRecord, group, policy); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
 // Topics implements pubsub.Engine.
 func (e *Engine) Topics(context.Context) (names []string, err error) {
 	err = e.read(func(b *buckets) error {
-		c := b.topics().Cursor()
-		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		for k := range under(b.topics(), nil) {
 			names = append(names, string(k))
 		}
 		return nil

@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"bytes"
 	"context"
 	"math"
 
@@ -52,11 +51,9 @@ func (e *Engine) ReadLog(_ context.Context, topic, group string, after uint64, l
 			return err
 		}
 		after = max(after, g.Done, t.First-1)
-		prefix := idKey(t.ID)
 		size := 0
-		c := b.log().Cursor()
 		upTo = after
-		for k, v := c.Seek(sequenceKey(t.ID, after+1)); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		for k, v := range underFrom(b.log(), idKey(t.ID), sequenceKey(t.ID, after+1)) {
 			if len(events) == limit {
 				return nil
 			}

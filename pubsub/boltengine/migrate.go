@@ -22,13 +22,11 @@ var keyCopyOf = []byte("copyOf")
 // Export implements pubsub.Migrator. visit must not write to the same file.
 func (e *Engine) Export(ctx context.Context, visit func(pubsub.Record) error) error {
 	return e.read(func(b *buckets) error {
-		x := &export{b: b, ctx: ctx, visit: visit}
-		if err := b.eachTopic(func(name string, t topicRecord) error {
-			x.topics = append(x.topics, namedTopic{name, t})
-			return nil
-		}); err != nil {
+		topics, err := b.listTopics()
+		if err != nil {
 			return err
 		}
+		x := &export{b: b, ctx: ctx, visit: visit, topics: topics}
 		for _, part := range []func() error{x.names, x.ids, x.kept, x.delayed, x.owed, x.dead} {
 			if err := part(); err != nil {
 				return err
@@ -36,11 +34,6 @@ func (e *Engine) Export(ctx context.Context, visit func(pubsub.Record) error) er
 		}
 		return nil
 	})
-}
-
-type namedTopic struct {
-	name string
-	topicRecord
 }
 
 // export is an Export that is under way.
@@ -66,8 +59,7 @@ func (x *export) names() error {
 			return err
 		}
 	}
-	c := x.b.patterns().Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+	for k := range under(x.b.patterns(), nil) {
 		group, pattern, _ := bytes.Cut(k, []byte{0})
 		if err := x.show(pubsub.Record{Kind: pubsub.RecordGroup, Topic: string(pattern), Group: string(group)}); err != nil {
 			return err
@@ -94,8 +86,7 @@ func (x *export) eachGroup(fn func(t namedTopic, g namedGroup) error) error {
 }
 
 func (x *export) ids() error {
-	c := x.b.ids().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	for k, v := range under(x.b.ids(), nil) {
 		at, err := parseDedupKey(k)
 		if err != nil {
 			return err
@@ -127,12 +118,8 @@ func (x *export) kept() error {
 }
 
 func (x *export) delayed() error {
-	names := map[uint32]string{}
-	for _, t := range x.topics {
-		names[t.ID] = t.name
-	}
-	c := x.b.delayed().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	names := namesByID(x.topics)
+	for k, v := range under(x.b.delayed(), nil) {
 		_, topic, err := parseDelayedKey(k)
 		if err != nil {
 			return err
@@ -198,9 +185,7 @@ func (x *export) owed() error {
 }
 
 func (x *export) retryKeys(group uint32, redriven bool) (keys []pubsub.RetryKey, err error) {
-	prefix := retryPrefix(group, redriven)
-	c := x.b.retry().Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	for k := range under(x.b.retry(), retryPrefix(group, redriven)) {
 		_, key, err := parseRetryKey(k)
 		if err != nil {
 			return nil, err
@@ -216,8 +201,7 @@ func (x *export) showRetry(t namedTopic, g namedGroup, k pubsub.RetryKey, due ti
 }
 
 func (x *export) dead() error {
-	c := x.b.dead().Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	for k, v := range under(x.b.dead(), nil) {
 		d := decodeDeadRecord(v).deadLetter(binary.BigEndian.Uint64(k))
 		if err := x.show(pubsub.Record{
 			Kind: pubsub.RecordDead, Topic: d.Event.Topic, Group: d.Group, Event: d.Event, History: d.History, Reason: d.Reason, Time: d.Time,

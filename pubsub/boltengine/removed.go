@@ -96,48 +96,38 @@ func (e *Engine) Clear(ctx context.Context) error {
 			return err
 		}
 	}
-	for more := true; more; {
-		if more, err = e.step(ctx, removeStep, func(b *buckets, step *budget) error {
-			for _, from := range []*boltdb.Bucket{b.patterns(), b.delayed(), b.dead(), b.ids()} {
-				if err := b.clear(from, step); err != nil {
-					return err
-				}
+	return e.allSteps(ctx, (*buckets).clear)
+}
+
+// clear deletes what belongs to no topic that is there, as much as the step allows.
+func (b *buckets) clear(step *budget) error {
+	for _, part := range []struct {
+		of      *boltdb.Bucket
+		deleted func(k, v []byte)
+	}{
+		{b.patterns(), func(_, _ []byte) {}},
+		{b.delayed(), func(k, _ []byte) { b.countDelayed(k, -1) }},
+		{b.dead(), func(_, v []byte) { b.countDead(v, -1) }},
+		{b.ids(), func(k, v []byte) {
+			if at, err := parseDedupKey(k); err == nil {
+				b.dedup.remove(at, v)
 			}
-			return nil
-		}); err != nil {
+		}},
+	} {
+		if err := deletePrefix(part.of, nil, step, part.deleted); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// clear deletes what a bucket holds, as much as the step allows.
-func (b *buckets) clear(from *boltdb.Bucket, step *budget) error {
-	var keys [][]byte
-	c := from.Cursor()
-	for k, v := c.First(); k != nil && step.take(0); k, v = c.Next() {
-		keys = append(keys, bytes.Clone(k))
-		switch from {
-		case b.delayed():
-			if _, topic, err := parseDelayedKey(k); err == nil {
-				b.count(delayedOf(topic), -1)
-			}
-		case b.dead():
-			r := decodeDeadHead(v)
-			b.count(deadOf(r.Topic, r.Group), -1)
-		case b.ids():
-			if at, err := parseDedupKey(k); err == nil {
-				b.dedup.remove(at, v)
-			}
-		}
-	}
-	return deleteAll(from, keys)
-}
+// clean removes all that was left behind.
+func (e *Engine) clean(ctx context.Context) error { return e.allSteps(ctx, (*buckets).cleanRemoved) }
 
-// clean removes all that was left behind, step by step.
-func (e *Engine) clean(ctx context.Context) error {
+// allSteps runs steps of maintenance until there is nothing more to do.
+func (e *Engine) allSteps(ctx context.Context, do func(b *buckets, step *budget) error) error {
 	for {
-		more, err := e.step(ctx, removeStep, (*buckets).cleanRemoved)
+		more, err := e.step(ctx, removeStep, do)
 		if err != nil || !more {
 			return err
 		}
@@ -177,7 +167,7 @@ func (b *buckets) cleanOne(r *removedRecord, step *budget) error {
 		}
 	}
 	if r.Topic != 0 {
-		if _, err := deletePrefix(b.log(), idKey(r.Topic), step, nil); err != nil || step.exhausted {
+		if err := deletePrefix(b.log(), idKey(r.Topic), step, func(_, _ []byte) {}); err != nil || step.exhausted {
 			return err
 		}
 		if err := b.cleanDelayed(r, step); err != nil || step.exhausted {
@@ -188,16 +178,16 @@ func (b *buckets) cleanOne(r *removedRecord, step *budget) error {
 }
 
 func (b *buckets) cleanGroup(r *removedRecord, group uint32, step *budget) error {
-	n, err := deletePrefix(b.done(), idKey(group), step, nil)
-	b.count(doneOf(group), -n)
+	err := deletePrefix(b.done(), idKey(group), step, func(_, _ []byte) { b.count(doneOf(group), -1) })
 	if err != nil || step.exhausted {
 		return err
 	}
 	size := int64(0)
 	for _, redriven := range []bool{false, true} {
-		n, err := deletePrefix(b.retry(), retryPrefix(group, redriven), step, func(v []byte) { size += int64(len(v)) })
-		b.count(retriesOf(group, redriven), -n)
-		if err != nil {
+		if err := deletePrefix(b.retry(), retryPrefix(group, redriven), step, func(_, v []byte) {
+			size += int64(len(v))
+			b.count(retriesOf(group, redriven), -1)
+		}); err != nil {
 			return err
 		}
 	}
@@ -213,8 +203,10 @@ func (b *buckets) cleanGroup(r *removedRecord, group uint32, step *budget) error
 
 func (b *buckets) cleanDelayed(r *removedRecord, step *budget) error {
 	var keys [][]byte
-	c := b.delayed().Cursor()
-	for k, _ := c.Seek(r.DelayedDone); k != nil && step.take(0); k, _ = c.Next() {
+	for k := range underFrom(b.delayed(), nil, r.DelayedDone) {
+		if !step.take(0) {
+			break
+		}
 		if _, topic, err := parseDelayedKey(k); err == nil && topic == r.Topic {
 			keys = append(keys, bytes.Clone(k))
 		}
@@ -226,9 +218,12 @@ func (b *buckets) cleanDelayed(r *removedRecord, step *budget) error {
 
 func (b *buckets) cleanDead(r *removedRecord, step *budget) error {
 	var keys [][]byte
-	c := b.dead().Cursor()
-	for k, v := c.Seek(deadKey(r.DeadDone + 1)); k != nil && binary.BigEndian.Uint64(k) <= r.Dead && step.take(0); k, v = c.Next() {
-		r.DeadDone = binary.BigEndian.Uint64(k)
+	for k, v := range underFrom(b.dead(), nil, deadKey(r.DeadDone+1)) {
+		id := binary.BigEndian.Uint64(k)
+		if id > r.Dead || !step.take(0) {
+			break
+		}
+		r.DeadDone = id
 		if d := decodeDeadHead(v); d.Topic == r.TopicName && (r.GroupName == "" || d.Group == r.GroupName) {
 			keys = append(keys, slices.Clone(k))
 			b.count(deadOf(d.Topic, d.Group), -1)
@@ -237,16 +232,15 @@ func (b *buckets) cleanDead(r *removedRecord, step *budget) error {
 	return deleteAll(b.dead(), keys)
 }
 
-// deletePrefix deletes keys that begin with prefix, as many as the step allows, and shows their values. It returns how many
-// it deleted.
-func deletePrefix(b *boltdb.Bucket, prefix []byte, step *budget, show func(v []byte)) (n int, err error) {
+// deletePrefix deletes records whose keys begin with prefix, as many as the step allows, and calls deleted for each.
+func deletePrefix(b *boltdb.Bucket, prefix []byte, step *budget, deleted func(k, v []byte)) error {
 	var keys [][]byte
-	c := b.Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && step.take(0); k, v = c.Next() {
-		keys = append(keys, bytes.Clone(k))
-		if show != nil {
-			show(v)
+	for k, v := range under(b, prefix) {
+		if !step.take(0) {
+			break
 		}
+		keys = append(keys, bytes.Clone(k))
+		deleted(k, v)
 	}
-	return len(keys), deleteAll(b, keys)
+	return deleteAll(b, keys)
 }

@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -89,9 +88,7 @@ func (e *Engine) eachRetry(topic, group string, redriven bool, fn func(t topicRe
 		if err != nil || !ok {
 			return err
 		}
-		prefix := retryPrefix(g.ID, redriven)
-		c := b.retry().Cursor()
-		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		for k, v := range under(b.retry(), retryPrefix(g.ID, redriven)) {
 			_, key, err := parseRetryKey(k)
 			if err != nil || !fn(t, key, v) {
 				return err

@@ -108,10 +108,8 @@ func (b *buckets) markDone(g *groupRecord, settled []uint64) error {
 
 // absorbDone moves the mark over what was noted right above it.
 func (b *buckets) absorbDone(g *groupRecord) error {
-	prefix := idKey(g.ID)
 	var absorbed [][]byte
-	c := b.done().Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	for k := range under(b.done(), idKey(g.ID)) {
 		sequence := sequenceOf(k)
 		if sequence > g.Done+1 {
 			break

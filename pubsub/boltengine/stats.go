@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -16,8 +15,10 @@ const oldestOf = 100
 // Stats implements pubsub.Engine.
 func (e *Engine) Stats(_ context.Context, after, text string, limit int) (stats []pubsub.TopicStats, err error) {
 	err = e.read(func(b *buckets) error {
-		c := b.topics().Cursor()
-		for k, v := c.Seek([]byte(after)); k != nil && (limit == 0 || len(stats) < limit); k, v = c.Next() {
+		for k, v := range underFrom(b.topics(), nil, []byte(after)) {
+			if limit > 0 && len(stats) == limit {
+				break
+			}
 			name := string(k)
 			if name == after || !pubsub.HoldsText(name, text) {
 				continue
@@ -85,16 +86,14 @@ func (e *Engine) topicStats(b *buckets, name string, t *topicRecord) (pubsub.Top
 func (b *buckets) oldestOwed(t *topicRecord, g namedGroup) *time.Time {
 	oldest := publishTime(b.log().Get(sequenceKey(t.ID, max(g.Done+1, t.First))))
 	for _, redriven := range []bool{false, true} {
-		prefix := retryPrefix(g.ID, redriven)
-		c := b.retry().Cursor()
-		k, v := c.Seek(prefix)
-		size := 0
-		for n := 0; n < oldestOf && size < maxStepBytes && bytes.HasPrefix(k, prefix); n++ {
-			size += len(v)
+		step := newBudget(oldestOf)
+		for _, v := range under(b.retry(), retryPrefix(g.ID, redriven)) {
+			if !step.take(len(v)) {
+				break
+			}
 			if at := publishTime(decodeRetryRecord(v).Event); oldest == nil || at != nil && at.Before(*oldest) {
 				oldest = at
 			}
-			k, v = c.Next()
 		}
 	}
 	return oldest
@@ -109,5 +108,3 @@ func publishTime(event []byte) *time.Time {
 	at := time.Unix(0, times.PublishTime)
 	return &at
 }
-
-type groupName struct{ topic, group string }

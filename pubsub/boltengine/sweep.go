@@ -85,43 +85,35 @@ func (e *Engine) BuryAged(ctx context.Context, now time.Time, limit int, lock fu
 
 // buryAgedInLogs takes out of the topics what is too old, and what every group is done with.
 func (b *buckets) buryAgedInLogs(now time.Time, step *budget) error {
-	var names []string
-	err := b.eachTopic(func(name string, t topicRecord) error {
-		if t.First <= t.Last {
-			names = append(names, name)
-		}
-		return nil
-	})
+	topics, err := b.listTopics()
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
+	for _, t := range topics {
 		if step.exhausted {
 			return nil
 		}
-		t, _, err := b.topic(name)
-		if err != nil {
-			return err
-		}
-		before := t
-		if err := b.ageLog(name, &t, now, step); err != nil {
-			return err
-		}
-		if err := b.trim(&t, step); err != nil {
-			return err
-		}
-		if t == before {
+		if t.First > t.Last {
 			continue
 		}
-		b.putTopic(name, t)
+		before := t
+		if err := b.ageLog(&t, now, step); err != nil {
+			return err
+		}
+		if err := b.trim(&t.topicRecord, step); err != nil {
+			return err
+		}
+		if t != before {
+			b.putTopic(t.name, t.topicRecord)
+		}
 	}
 	return nil
 }
 
 // ageLog takes events that are older than the topic keeps them out of it. Each goes to the dead letters of the groups that
 // still owe it.
-func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budget) error {
-	aged := b.countAged(t, now, step.entries+1)
+func (b *buckets) ageLog(t *namedTopic, now time.Time, step *budget) error {
+	aged := b.countAged(&t.topicRecord, now, step.entries+1)
 	if aged == 0 {
 		return nil
 	}
@@ -130,7 +122,7 @@ func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budg
 		return err
 	}
 	for ; aged > 0; aged-- {
-		event := bytes.Clone(b.first(t))
+		event := bytes.Clone(b.first(&t.topicRecord))
 		if !step.take(len(event) * len(groups)) {
 			break
 		}
@@ -138,11 +130,11 @@ func (b *buckets) ageLog(topic string, t *topicRecord, now time.Time, step *budg
 			if t.First <= g.Done || b.done().Get(sequenceKey(g.ID, t.First)) != nil {
 				continue
 			}
-			if err := b.buryAged(groupName{topic, g.name}, t.First, event, historyRecord{}, now, step); err != nil {
+			if err := b.buryAged(groupName{t.name, g.name}, t.First, event, historyRecord{}, now, step); err != nil {
 				return err
 			}
 		}
-		if err := b.dropFirst(t); err != nil {
+		if err := b.dropFirst(&t.topicRecord); err != nil {
 			return err
 		}
 	}
@@ -164,22 +156,19 @@ func (b *buckets) countAged(t *topicRecord, now time.Time, limit int) (aged int)
 	if t.MaxAge <= 0 {
 		return 0
 	}
-	prefix := idKey(t.ID)
-	c := b.log().Cursor()
 	n := 0
-	for k, v := c.Seek(sequenceKey(t.ID, t.First)); bytes.HasPrefix(k, prefix) && n < limit; k, v = c.Next() {
+	for _, v := range underFrom(b.log(), idKey(t.ID), sequenceKey(t.ID, t.First)) {
 		n++
 		e, err := decodeTimes(v)
-		if err != nil {
-			continue
+		if err == nil && !t.aged(e.availableAt(), 0, now) {
+			break
 		}
-		if !t.aged(e.availableAt(), 0, now) {
-			return aged
+		if err == nil || n == limit {
+			aged = n
 		}
-		aged = n
-	}
-	if n == limit {
-		return n
+		if n == limit {
+			break
+		}
 	}
 	return aged
 }
@@ -247,15 +236,21 @@ type owner struct {
 }
 
 func (b *buckets) owners() (map[uint32]owner, error) {
+	topics, err := b.listTopics()
+	if err != nil {
+		return nil, err
+	}
 	owners := map[uint32]owner{}
-	err := b.eachTopic(func(topic string, t topicRecord) error {
+	for _, t := range topics {
 		groups, err := b.groupsOf(t.ID)
-		for _, g := range groups {
-			owners[g.ID] = owner{groupName{topic, g.name}, t}
+		if err != nil {
+			return nil, err
 		}
-		return err
-	})
-	return owners, err
+		for _, g := range groups {
+			owners[g.ID] = owner{groupName{t.name, g.name}, t.topicRecord}
+		}
+	}
+	return owners, nil
 }
 
 // buryRetry makes a dead letter of a retry, unless it has been settled since it was looked at.

@@ -1,7 +1,6 @@
 package boltengine
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -134,10 +133,8 @@ var errScanned = errors.New("not among those that were looked at")
 
 // findRetry returns the key of a group's retry of an event.
 func (b *buckets) findRetry(group uint32, sequence uint64, scan int) (pubsub.RetryKey, error) {
-	prefix := idKey(group)
-	c := b.retry().Cursor()
-	k, _ := c.Seek(prefix)
-	for n := 0; bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+	n := 0
+	for k := range under(b.retry(), idKey(group)) {
 		if n++; n > scan {
 			return pubsub.RetryKey{}, errScanned
 		}
@@ -190,8 +187,7 @@ func (e *Engine) Retries(ctx context.Context, topic string, from pubsub.RetryPla
 			if g.name == from.Group {
 				seek = retryKey(g.ID, from.Key)
 			}
-			c := b.retry().Cursor()
-			for k, v := c.Seek(seek); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			for k, v := range underFrom(b.retry(), prefix, seek) {
 				_, key, err := parseRetryKey(k)
 				if err != nil {
 					return err
@@ -229,15 +225,15 @@ func (e *Engine) BuryRetry(ctx context.Context, topic, group string, key pubsub.
 func (e *Engine) changeRetry(ctx context.Context, topic, group string, key pubsub.RetryKey, change func(*buckets, *topicRecord, groupRecord, retryRecord) error) error {
 	return e.update(ctx, func(b *buckets) error {
 		t, g, ok, err := b.find(topic, group)
-		if err == nil && (!ok || b.retry().Get(retryKey(g.ID, key)) == nil) {
+		var r retryRecord
+		if err == nil && ok {
+			r, ok, err = b.takeRetry(&t, retryKey(g.ID, key))
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
 			return refusal{fmt.Errorf("retry of event %d for group %q: %w", key.Sequence, group, pubsub.ErrNotFound)}
-		}
-		if err != nil {
-			return err
-		}
-		r, _, err := b.takeRetry(&t, retryKey(g.ID, key))
-		if err != nil {
-			return err
 		}
 		if err := change(b, &t, g, r); err != nil {
 			return err

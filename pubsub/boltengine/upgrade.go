@@ -35,10 +35,9 @@ type oldDelayedRecord struct {
 // again.
 func (e *Engine) upgrade(ctx context.Context) error {
 	for more := true; more; {
-		err := e.db.Update(ctx, func(tx *boltdb.Tx) (err error) {
-			b := e.writable(tx)
-			if more, err = b.upgradeDelayed(); err == nil && !more {
-				more, err = b.upgradeIDs()
+		err := e.update(ctx, func(b *buckets) (err error) {
+			if more, err = replaceOld(b.delayed(), oldDelayedKeyLen, b.upgradeDelayed); err == nil && !more {
+				more, err = replaceOld(b.ids(), oldDedupKeyLen, b.upgradeID)
 			}
 			if err == nil && !more {
 				err = b.countRetried()
@@ -46,10 +45,7 @@ func (e *Engine) upgrade(ctx context.Context) error {
 			if err == nil && !more {
 				err = b.top.Put(keyLayout, layout)
 			}
-			if err == nil {
-				err = b.finish()
-			}
-			return boltdb.Dirty(err)
+			return err
 		})
 		if err != nil {
 			return err
@@ -58,82 +54,63 @@ func (e *Engine) upgrade(ctx context.Context) error {
 	return nil
 }
 
-// old returns the first keys of a length, and whether there are more of them.
-func old(from *boltdb.Bucket, length int) (keys [][]byte, more bool) {
-	c := from.Cursor()
-	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+// replaceOld has write put in their new place the first records whose keys have a length, and deletes them. more says that
+// there are others.
+func replaceOld(in *boltdb.Bucket, length int, write func(k, v []byte) error) (more bool, err error) {
+	var keys [][]byte
+	for k := range under(in, nil) {
 		if len(k) != length {
 			continue
 		}
-		if len(keys) == upgradeStep {
-			return keys, true
+		if more = len(keys) == upgradeStep; more {
+			break
 		}
 		keys = append(keys, bytes.Clone(k))
 	}
-	return keys, false
-}
-
-func (b *buckets) upgradeDelayed() (more bool, err error) {
-	keys, more := old(b.delayed(), oldDelayedKeyLen)
 	for _, k := range keys {
-		var r oldDelayedRecord
-		raw := b.delayed().Get(k)
-		if decode(raw, &r) != nil {
-			// Nobody knows whose it is.
-			if err := b.bury(groupName{}, 0, bytes.Clone(raw), historyRecord{}, pubsub.ReasonUnreadable, time.Unix(0, 0)); err != nil {
-				return more, err
-			}
-			continue
-		}
-		t, err := b.ensureTopic(r.Topic)
-		if err != nil {
-			return more, err
-		}
-		due := time.Unix(0, int64(binary.BigEndian.Uint64(k)))
-		if err := b.delayed().Put(delayedKey(due, t.ID, binary.BigEndian.Uint64(k[8:])), bytes.Clone(r.Event)); err != nil {
+		if err := write(k, bytes.Clone(in.Get(k))); err != nil {
 			return more, err
 		}
 	}
-	return more, deleteAll(b.delayed(), keys)
+	return more, deleteAll(in, keys)
 }
 
-// upgradeIDs puts ids whose window's length is not known before all others.
-func (b *buckets) upgradeIDs() (more bool, err error) {
-	keys, more := old(b.ids(), oldDedupKeyLen)
-	for _, k := range keys {
-		value := bytes.Clone(b.ids().Get(k))
-		if err := b.ids().Put(dedupKey(dedupPlace{number: binary.BigEndian.Uint64(k)}), value); err != nil {
-			return more, err
-		}
+func (b *buckets) upgradeDelayed(k, v []byte) error {
+	var r oldDelayedRecord
+	if decode(v, &r) != nil {
+		// Nobody knows whose it is.
+		return b.bury(groupName{}, 0, v, historyRecord{}, pubsub.ReasonUnreadable, time.Unix(0, 0))
 	}
-	return more, deleteAll(b.ids(), keys)
+	t, err := b.ensureTopic(r.Topic)
+	if err != nil {
+		return err
+	}
+	due := time.Unix(0, int64(binary.BigEndian.Uint64(k)))
+	return b.delayed().Put(delayedKey(due, t.ID, binary.BigEndian.Uint64(k[8:])), r.Event)
+}
+
+// upgradeID puts ids whose window's length is not known before all others.
+func (b *buckets) upgradeID(k, v []byte) error {
+	return b.ids().Put(dedupKey(dedupPlace{number: binary.BigEndian.Uint64(k)}), v)
 }
 
 // countRetried adds to each topic's bytes what groups retry of it or have redriven.
 func (b *buckets) countRetried() error {
-	owners, err := b.owners()
+	topics, err := b.listTopics()
 	if err != nil {
 		return err
 	}
-	bytesOf := map[string]int64{}
-	err = b.retry().ForEach(func(k, v []byte) error {
-		id, _, err := parseRetryKey(k)
-		bytesOf[owners[id].topic] += int64(len(v))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for name, n := range bytesOf {
-		t, ok, err := b.topic(name)
+	for _, t := range topics {
+		groups, err := b.groupsOf(t.ID)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			continue
+		for _, g := range groups {
+			for _, v := range under(b.retry(), idKey(g.ID)) {
+				t.Bytes += int64(len(v))
+			}
 		}
-		t.Bytes += n
-		b.putTopic(name, t)
+		b.putTopic(t.name, t.topicRecord)
 	}
 	return nil
 }
