@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -20,29 +21,25 @@ type DedupBy struct {
 	fields []string
 }
 
-type dedupMode int
+type dedupMode string
 
 const (
-	dedupID dedupMode = iota
-	dedupData
-	dedupFields
-	dedupNone
+	dedupID     dedupMode = ""
+	dedupData   dedupMode = "data"
+	dedupFields dedupMode = "fields:"
+	dedupNone   dedupMode = "none"
 )
-
-const dedupFieldsPrefix = "fields:"
 
 // ParseDedupBy reads "id", "data", "none" or "fields:" with a comma-separated list of JSON paths.
 func ParseDedupBy(s string) (DedupBy, error) {
 	refused := invalid.New("dedupBy", s, "id, data, none, or fields:PATH[,PATH…] with JSON paths into the payload")
-	switch s {
-	case "id":
-		return DedupBy{mode: dedupID}, nil
-	case "data":
-		return DedupBy{mode: dedupData}, nil
-	case "none":
-		return DedupBy{mode: dedupNone}, nil
+	switch mode := dedupMode(s); {
+	case s == "id":
+		return DedupBy{}, nil
+	case mode == dedupData, mode == dedupNone:
+		return DedupBy{mode: mode}, nil
 	}
-	list, ok := strings.CutPrefix(s, dedupFieldsPrefix)
+	list, ok := strings.CutPrefix(s, string(dedupFields))
 	if !ok {
 		return DedupBy{}, refused
 	}
@@ -58,16 +55,10 @@ func ParseDedupBy(s string) (DedupBy, error) {
 
 // String is the form that ParseDedupBy reads.
 func (d DedupBy) String() string {
-	switch d.mode {
-	case dedupData:
-		return "data"
-	case dedupFields:
-		return dedupFieldsPrefix + strings.Join(d.fields, ",")
-	case dedupNone:
-		return "none"
-	default:
+	if d.mode == dedupID {
 		return "id"
 	}
+	return string(d.mode) + strings.Join(d.fields, ",")
 }
 
 // jsonSpace is the white space that may stand around a JSON value (RFC 8259, section 2).
@@ -115,29 +106,24 @@ func (d DedupBy) key(m *Message) (key []byte, id string, err error) {
 		return hashed("id", []byte(m.EventID)), m.EventID, nil
 	}
 	ceID, ceSource, isCloudEvent := cloudEventID(m.Data)
-	id = m.EventID
-	if id == "" {
-		id = ceID
-	}
+	id = cmp.Or(m.EventID, ceID)
 	data := m.Data
 	if isCloudEvent && d.mode != dedupID {
 		data = eventData(m.Data)
 	}
 	switch {
 	case d.mode == dedupNone:
-		return nil, id, nil
 	case d.mode == dedupFields:
-		key, err := d.fieldsKey(data, m.Data)
-		return key, id, err
+		key, err = d.fieldsKey(data, m.Data)
 	case d.mode == dedupData && !(isCloudEvent && len(data) == 0):
-		return hashed("data", data), id, nil
+		key = hashed("data", data)
 	// What has no data is told apart by its id.
 	case m.EventID != "":
-		return hashed("id", []byte(m.EventID)), id, nil
+		key = hashed("id", []byte(m.EventID))
 	case isCloudEvent:
-		return hashed("ce", []byte(ceSource), []byte(ceID)), id, nil
+		key = hashed("ce", []byte(ceSource), []byte(ceID))
 	}
-	return nil, id, nil
+	return key, id, err
 }
 
 // eventData returns the application's data inside a CloudEvent, whose envelope is new each time, as it stands there;
