@@ -194,44 +194,39 @@ func (b *Broker) onRetry(ctx context.Context, name groupName, sequence uint64, d
 		return key, err
 	}
 	for {
-		b.mu.Lock()
-		g := b.groups[name.topic][name.group]
-		var held chan struct{}
-		if g == nil {
-			held = b.locks.take(name)
-		}
-		b.mu.Unlock()
-		switch {
-		case g != nil:
-			asked, err := g.loader.ask(ctx, func() error {
-				key, err := find()
-				if err != nil {
-					return err
-				}
-				b.mu.Lock()
-				g.loader.forgetIdle()
-				b.mu.Unlock()
-				if g.loader.isBusy(key) {
-					return fmt.Errorf("event %d of topic %q for group %q: %w", sequence, name.topic, name.group, ErrInFlight)
-				}
-				return do(key, g)
-			})
-			if asked || err != nil {
+		var live *group
+		err := b.lockGroup(ctx, name, func() error {
+			if live = b.groups[name.topic][name.group]; live != nil {
+				return ErrInFlight
+			}
+			return nil
+		})
+		if live == nil {
+			if err != nil {
 				return err
 			}
-		case held == nil:
 			defer b.unlockGroup(name)
 			key, err := find()
 			if err != nil {
 				return err
 			}
 			return do(key, nil)
-		default:
-			select {
-			case <-held:
-			case <-ctx.Done():
-				return ctx.Err()
+		}
+		asked, err := live.loader.ask(ctx, func() error {
+			key, err := find()
+			if err != nil {
+				return err
 			}
+			b.mu.Lock()
+			live.loader.forgetIdle()
+			b.mu.Unlock()
+			if live.loader.isBusy(key) {
+				return fmt.Errorf("event %d of topic %q for group %q: %w", sequence, name.topic, name.group, ErrInFlight)
+			}
+			return do(key, live)
+		})
+		if asked || err != nil {
+			return err
 		}
 	}
 }
