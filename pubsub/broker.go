@@ -58,12 +58,17 @@ type Broker struct {
 	// streams are the open subscriptions, for topics that come up later.
 	streams map[*subscription]struct{}
 	// topics are those that were ever published or subscribed to.
-	topics map[string]*TopicCounts
-	// warned holds the topics whose events came without an id, for one warning each.
-	warned map[string]struct{}
+	topics map[string]*topicState
 	// groupCounts has the groups of which something was counted.
 	groupCounts map[groupName]*GroupCounts
 	recent      recentEvents
+}
+
+// topicState is what is remembered of a topic in memory.
+type topicState struct {
+	TopicCounts
+	// warned says that the log has told of events without an id.
+	warned bool
 }
 
 // NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
@@ -103,12 +108,11 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		unfinished:  map[*group]struct{}{},
 		locks:       groupLocks{},
 		streams:     map[*subscription]struct{}{},
-		topics:      map[string]*TopicCounts{},
-		warned:      map[string]struct{}{},
+		topics:      map[string]*topicState{},
 		groupCounts: map[groupName]*GroupCounts{},
 	}
 	for _, name := range names {
-		b.topics[name] = &TopicCounts{}
+		b.topics[name] = &topicState{}
 	}
 	b.maintainer = startMaintainer(b, opts.SweepInterval)
 	return b, nil
@@ -174,9 +178,6 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 		nameless = nameless || entries[i].DedupKey == nil
 		last = max(last, r.Sequence)
 	}
-	if nameless && opts.WantsID() {
-		b.warnNoID(topic)
-	}
 	b.mu.Lock()
 	for i, r := range results {
 		// A topic that was removed meanwhile gives its sequences to other events.
@@ -184,52 +185,49 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 			b.recent.add(entries[i].Event)
 		}
 	}
+	t := b.notifyAppended(topic, last, counts)
+	warn := nameless && opts.WantsID() && !t.warned
+	if warn {
+		t.warned = true
+	}
 	b.mu.Unlock()
-	b.notifyAppended(topic, last, counts)
+	if warn {
+		b.log.Warn(NoIDWarning, "topic", topic)
+	}
 	return outcomes
 }
 
-func (b *Broker) warnNoID(topic string) {
-	b.mu.Lock()
-	_, warned := b.warned[topic]
-	b.warned[topic] = struct{}{}
-	b.mu.Unlock()
-	if !warned {
-		b.log.Warn(NoIDWarning, "topic", topic)
-	}
-}
-
 // notifyAppended tells the groups of a topic that it has new events, up to that sequence, and adds to what is counted of
-// the topic. One that is not known, and of which nothing was published, was removed, or has refused its first events.
-func (b *Broker) notifyAppended(topic string, upTo uint64, more TopicCounts) {
+// the topic. One that is not known, and of which nothing was published, was removed, or has refused its first events: nil
+// is returned. It is called with b.mu held.
+func (b *Broker) notifyAppended(topic string, upTo uint64, more TopicCounts) *topicState {
 	b.totals.Published.Add(more.Published)
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if more.Published == 0 && b.topics[topic] == nil {
-		return
+		return nil
 	}
-	counts := b.addTopic(topic)
-	counts.Published += more.Published
-	counts.Duplicates += more.Duplicates
+	t := b.addTopic(topic)
+	t.Published += more.Published
+	t.Duplicates += more.Duplicates
 	for _, g := range b.groups[topic] {
 		g.notifyAppended(upTo)
 	}
+	return t
 }
 
-// addTopic gives a topic that came up just now to the streams whose wildcards match it, and returns what is counted of
-// it. It is called with b.mu held.
-func (b *Broker) addTopic(topic string) *TopicCounts {
-	if counts := b.topics[topic]; counts != nil {
-		return counts
+// addTopic gives a topic that came up just now to the streams whose wildcards match it, and returns what is known of it.
+// It is called with b.mu held.
+func (b *Broker) addTopic(topic string) *topicState {
+	if t := b.topics[topic]; t != nil {
+		return t
 	}
-	counts := &TopicCounts{}
-	b.topics[topic] = counts
+	t := &topicState{}
+	b.topics[topic] = t
 	for s := range b.streams {
 		if IsPattern(s.opts.Topic) && Matches(s.opts.Topic, topic) {
 			b.attach(topic, s, DeliverAll)
 		}
 	}
-	return counts
+	return t
 }
 
 // Subscribe implements Service.
@@ -255,13 +253,12 @@ func (b *Broker) Subscribe(ctx context.Context, opts SubscribeOptions) (Subscrip
 	if b.closed {
 		return nil, ErrClosed
 	}
+	b.streams[s] = struct{}{}
 	if !IsPattern(opts.Topic) {
 		b.addTopic(opts.Topic)
-		b.streams[s] = struct{}{}
 		b.attach(opts.Topic, s, opts.DeliverPolicy)
 		return s, nil
 	}
-	b.streams[s] = struct{}{}
 	for topic := range b.topics {
 		if Matches(opts.Topic, topic) {
 			b.attach(topic, s, opts.DeliverPolicy)
@@ -317,13 +314,13 @@ func (b *Broker) Redrive(ctx context.Context, ids []uint64) ([]DeadLetter, error
 	if err != nil {
 		return nil, fmt.Errorf("redrive: %w", err)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, d := range moved {
-		b.mu.Lock()
 		b.counts(groupName{d.Event.Topic, d.Group}).Redriven++
 		if g := b.groups[d.Event.Topic][d.Group]; g != nil {
 			g.notifyRedriven()
 		}
-		b.mu.Unlock()
 	}
 	return moved, nil
 }

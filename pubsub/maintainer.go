@@ -132,9 +132,11 @@ func (m *maintainer) promote(ctx context.Context) {
 			}
 			next = now.Add(enginePause)
 		}
+		b.mu.Lock()
 		for _, t := range topics {
 			b.notifyAppended(t, endUnknown, TopicCounts{})
 		}
+		b.mu.Unlock()
 		m.mu.Lock()
 		m.due = earliest(m.due, next)
 		m.mu.Unlock()

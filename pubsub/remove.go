@@ -69,7 +69,6 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 		}
 		// A publish that comes after this makes the topic anew, and a stream opens its groups anew.
 		delete(b.topics, topic)
-		delete(b.warned, topic)
 		b.recent.forget(topic)
 		for _, name := range locked {
 			delete(b.groupCounts, name)

@@ -53,8 +53,8 @@ func (b *Broker) TopicStats(ctx context.Context, topic string) (TopicStats, erro
 func (b *Broker) addMemory(t *TopicStats) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if counts := b.topics[t.Topic]; counts != nil {
-		t.TopicCounts = *counts
+	if known := b.topics[t.Topic]; known != nil {
+		t.TopicCounts = known.TopicCounts
 	}
 	for i := range t.Groups {
 		g := &t.Groups[i]
