@@ -393,16 +393,17 @@ func (m *Manager) Close(ctx context.Context) error {
 }
 
 func (m *Manager) close(ctx context.Context) error {
-	var closers sync.WaitGroup
-	errs := make(chan error)
+	var all error
+	var mu sync.Mutex
+	var closing sync.WaitGroup
 	stop := func(what string, ns namespace, close func(context.Context) error) {
-		closers.Add(1)
-		go func() {
-			defer closers.Done()
+		closing.Go(func() {
 			if err := close(ctx); err != nil {
-				errs <- fmt.Errorf("close %s of database %s, bucket %s: %w", what, ns.database, ns.bucket, err)
+				mu.Lock()
+				defer mu.Unlock()
+				all = errors.Join(all, fmt.Errorf("close %s of database %s, bucket %s: %w", what, ns.database, ns.bucket, err))
 			}
-		}()
+		})
 	}
 	for ns, b := range m.natsBrokers.close() {
 		stop("broker on nats", ns.namespace, b.Close)
@@ -416,11 +417,7 @@ func (m *Manager) close(ctx context.Context) error {
 	for ns, s := range m.clusterStores.close() {
 		stop("state store in etcd", ns.namespace, s.Close)
 	}
-	go func() { closers.Wait(); close(errs) }()
-	var all error
-	for err := range errs {
-		all = errors.Join(all, err)
-	}
+	closing.Wait()
 	for _, db := range m.files.close() {
 		all = errors.Join(all, db.Close())
 	}

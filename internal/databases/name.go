@@ -3,6 +3,7 @@ package databases
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore"
@@ -19,6 +20,8 @@ const (
 const fileSuffix = ".db"
 
 const maxNameLen = 64
+
+var validName = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9_-]{1,%d}$`, maxNameLen))
 
 // NameError refuses the name of a database or a bucket.
 type NameError struct {
@@ -39,15 +42,8 @@ func (e *NameError) Unwrap() error { return statestore.ErrInvalidArgument }
 // CheckName returns a NameError unless value can name a database or a bucket. field is what the value is called where
 // it came from.
 func CheckName(field, value string) error {
-	if value == "" || len(value) > maxNameLen {
+	if !validName.MatchString(value) {
 		return &NameError{Field: field, Value: value}
-	}
-	for _, c := range []byte(value) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_':
-		default:
-			return &NameError{Field: field, Value: value}
-		}
 	}
 	return nil
 }

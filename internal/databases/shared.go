@@ -54,8 +54,7 @@ func (s *shared[K, V]) get(ctx context.Context, key K) (V, error) {
 		}
 		v = &sharedValue[V]{made: make(chan struct{})}
 		s.values[key] = v
-		s.makers.Add(1)
-		go s.fill(key, v)
+		s.makers.Go(func() { s.fill(key, v) })
 	}
 	s.mu.Unlock()
 
@@ -68,7 +67,6 @@ func (s *shared[K, V]) get(ctx context.Context, key K) (V, error) {
 }
 
 func (s *shared[K, V]) fill(key K, v *sharedValue[V]) {
-	defer s.makers.Done()
 	v.value, v.err = s.make(s.ctx, key)
 	if v.err != nil {
 		s.mu.Lock()
