@@ -8,6 +8,7 @@
 package pubsub
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -73,36 +74,20 @@ type topicState struct {
 
 // NewBroker starts a broker on engine. The caller must Close it before the engine's file is closed.
 func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error) {
-	if opts.Clock == nil {
-		opts.Clock = clockwork.NewRealClock()
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
-	if opts.SweepInterval == 0 {
-		opts.SweepInterval = 10 * time.Second
-	}
-	if opts.Budget == nil {
-		opts.Budget = NewBudget(0)
-	}
-	if opts.Totals == nil {
-		opts.Totals = &Totals{}
-	}
 	if opts.Timings == nil {
 		opts.Timings = func(string) Timings { return Timings{} }
 	}
-	opts.NameLimits = opts.NameLimits.WithDefaults()
 	names, err := engine.Topics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list topics: %w", err)
 	}
 	b := &Broker{
 		engine:      engine,
-		clock:       opts.Clock,
-		log:         opts.Logger,
-		names:       opts.NameLimits,
-		budget:      opts.Budget,
-		totals:      opts.Totals,
+		clock:       cmp.Or(opts.Clock, clockwork.NewRealClock()),
+		log:         cmp.Or(opts.Logger, slog.Default()),
+		names:       opts.NameLimits.WithDefaults(),
+		budget:      cmp.Or(opts.Budget, NewBudget(0)),
+		totals:      cmp.Or(opts.Totals, &Totals{}),
 		timings:     opts.Timings,
 		groups:      map[string]map[string]*group{},
 		unfinished:  map[*group]struct{}{},
@@ -110,11 +95,12 @@ func NewBroker(ctx context.Context, engine Engine, opts Options) (*Broker, error
 		streams:     map[*subscription]struct{}{},
 		topics:      map[string]*topicState{},
 		groupCounts: map[groupName]*GroupCounts{},
+		recent:      recentEvents{byPlace: map[eventPlace]*Event{}, watches: map[*watch]struct{}{}},
 	}
 	for _, name := range names {
 		b.topics[name] = &topicState{}
 	}
-	b.maintainer = startMaintainer(b, opts.SweepInterval)
+	b.maintainer = startMaintainer(b, cmp.Or(opts.SweepInterval, 10*time.Second))
 	return b, nil
 }
 
@@ -162,28 +148,28 @@ func (b *Broker) Publish(ctx context.Context, topic string, messages []Message, 
 		return failAll(outcomes, fmt.Errorf("publish to topic %q: %w", topic, err))
 	}
 	nameless, last, counts := false, uint64(0), TopicCounts{}
+	b.mu.Lock()
+	// A topic that was removed meanwhile gives its sequences to other events.
+	removed := known != nil && b.topics[topic] != known
 	for i, r := range results {
-		entries[i].Event.Sequence, outcomes[places[i]] = r.Sequence, r.Err
+		e := &entries[i]
+		e.Event.Sequence, outcomes[places[i]] = r.Sequence, r.Err
 		if r.Err != nil {
 			continue
 		}
-		if at := entries[i].Event.DeliverAt; !at.IsZero() {
+		if at := e.Event.DeliverAt; !at.IsZero() {
 			b.maintainer.notifyDelayed(at)
 		}
 		if r.Duplicate {
 			counts.Duplicates++
-		} else {
-			counts.Published++
+			continue
 		}
-		nameless = nameless || entries[i].DedupKey == nil
+		counts.Published++
+		if !removed {
+			b.recent.add(e.Event)
+		}
+		nameless = nameless || e.DedupKey == nil
 		last = max(last, r.Sequence)
-	}
-	b.mu.Lock()
-	for i, r := range results {
-		// A topic that was removed meanwhile gives its sequences to other events.
-		if r.Err == nil && !r.Duplicate && (known == nil || b.topics[topic] == known) {
-			b.recent.add(entries[i].Event)
-		}
 	}
 	t := b.notifyAppended(topic, last, counts)
 	warn := nameless && opts.WantsID() && !t.warned

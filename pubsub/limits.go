@@ -1,6 +1,7 @@
 package pubsub
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -66,13 +67,7 @@ type NameLimits struct {
 
 // WithDefaults returns the limits with NewBroker's defaults filled in.
 func (l NameLimits) WithDefaults() NameLimits {
-	if l.MaxTopics == 0 {
-		l.MaxTopics = DefaultMaxTopics
-	}
-	if l.MaxGroups == 0 {
-		l.MaxGroups = DefaultMaxGroups
-	}
-	return l
+	return NameLimits{MaxTopics: cmp.Or(l.MaxTopics, DefaultMaxTopics), MaxGroups: cmp.Or(l.MaxGroups, DefaultMaxGroups)}
 }
 
 // AnotherTopic returns ErrTooManyTopics unless a namespace that has so many topics may get one more. A limit of zero

@@ -2,7 +2,6 @@ package pubsub
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -37,9 +36,8 @@ type maintainer struct {
 	done     chan struct{}
 	// They belong to run.
 	promoteStep, sweepStep, buryStep stepSize
-
-	mu  sync.Mutex
-	due time.Time // of the earliest delayed event; zero: none is known
+	// due is that of the earliest delayed event; zero: none is known. The broker's lock guards it.
+	due time.Time
 }
 
 func startMaintainer(b *Broker, interval time.Duration) *maintainer {
@@ -64,26 +62,21 @@ func (m *maintainer) stop() {
 	<-m.done
 }
 
-// notifyDelayed tells of an event that is due at t.
+// notifyDelayed tells of an event that is due at t. It is called with the broker's lock held.
 func (m *maintainer) notifyDelayed(t time.Time) {
-	m.mu.Lock()
-	earlier := m.due.IsZero() || t.Before(m.due)
-	if earlier {
+	if m.due.IsZero() || t.Before(m.due) {
 		m.due = t
-	}
-	m.mu.Unlock()
-	if earlier {
 		signal(m.wake)
 	}
 }
 
 func (m *maintainer) run(ctx context.Context) {
 	defer close(m.done)
-	clock := m.broker.clock
-	nextSweep := clock.Now().Add(m.interval)
+	b := m.broker
+	nextSweep := b.clock.Now().Add(m.interval)
 	for {
 		m.promote(ctx)
-		now := clock.Now()
+		now := b.clock.Now()
 		if !now.Before(nextSweep) {
 			for m.sweep(ctx) {
 				m.promote(ctx)
@@ -95,10 +88,10 @@ func (m *maintainer) run(ctx context.Context) {
 			nextSweep = now.Add(m.interval)
 		}
 
-		m.mu.Lock()
+		b.mu.Lock()
 		next := earliest(nextSweep, m.due)
-		m.mu.Unlock()
-		due, cancelTimer := alarm(clock, next)
+		b.mu.Unlock()
+		due, cancelTimer := alarm(b.clock, next)
 		select {
 		case <-due:
 		case <-m.wake:
@@ -115,14 +108,15 @@ func (m *maintainer) promote(ctx context.Context) {
 	b := m.broker
 	for ctx.Err() == nil {
 		now := b.clock.Now()
-		m.mu.Lock()
-		due := m.due
-		if due.IsZero() || due.After(now) {
-			m.mu.Unlock()
+		b.mu.Lock()
+		isDue := !m.due.IsZero() && !m.due.After(now)
+		if isDue {
+			m.due = time.Time{}
+		}
+		b.mu.Unlock()
+		if !isDue {
 			return
 		}
-		m.due = time.Time{}
-		m.mu.Unlock()
 
 		topics, next, err := b.engine.Promote(ctx, now, int(m.promoteStep))
 		m.promoteStep.adapt(b.clock.Since(now))
@@ -136,10 +130,8 @@ func (m *maintainer) promote(ctx context.Context) {
 		for _, t := range topics {
 			b.notifyAppended(t, endUnknown, TopicCounts{})
 		}
-		b.mu.Unlock()
-		m.mu.Lock()
 		m.due = earliest(m.due, next)
-		m.mu.Unlock()
+		b.mu.Unlock()
 	}
 }
 

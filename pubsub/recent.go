@@ -46,9 +46,6 @@ func (b *Broker) Watch(_ context.Context, topic string) (Watch, error) {
 	w := &watch{broker: b, topic: topic, events: make(chan Event, WatchBuffer)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.recent.watches == nil {
-		b.recent.watches = map[*watch]struct{}{}
-	}
 	b.recent.watches[w] = struct{}{}
 	return w, nil
 }
@@ -91,9 +88,6 @@ func (r *recentEvents) add(e Event) {
 		r.drop(&r.events[0])
 		r.events[0].event = nil
 		r.events = r.events[1:]
-	}
-	if r.byPlace == nil {
-		r.byPlace = map[eventPlace]*Event{}
 	}
 	place := eventPlace{e.Topic, e.Sequence}
 	r.events = append(r.events, recentEvent{place, size, &e})

@@ -85,17 +85,11 @@ type Manager struct {
 // Open returns a Manager of opts.Dir, which it creates (mode 0700) if it is missing. It opens no file yet. The caller
 // must Close the Manager.
 func Open(ctx context.Context, opts Options) (*Manager, error) {
-	if opts.Clock == nil {
-		opts.Clock = clockwork.NewRealClock()
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts.Clock = cmp.Or(opts.Clock, clockwork.NewRealClock())
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
+	opts.MaxDatabases = cmp.Or(opts.MaxDatabases, DefaultMaxDatabases)
 	if opts.Metrics == nil {
 		opts.Metrics = metrics.New()
-	}
-	if opts.MaxDatabases == 0 {
-		opts.MaxDatabases = DefaultMaxDatabases
 	}
 	if opts.Dir == "" {
 		return nil, errors.New("open data directory: its path is empty")
