@@ -80,23 +80,19 @@ type deadRecord struct {
 	Time     int64         `cbor:"7,keyasint"`
 }
 
-var encoding = func() cbor.UserBufferEncMode {
-	mode, err := cbor.EncOptions{}.UserBufferEncMode()
-	if err != nil {
-		panic(err)
-	}
-	return mode
-}()
-
-var decoding = func() cbor.DecMode {
+var (
+	encoding = must(cbor.EncOptions{}.UserBufferEncMode())
 	// What the encoder may write can be read: it sets no limit to entries, and an event id is whatever a publisher's
 	// payload holds, UTF-8 or not.
-	mode, err := cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid, MaxArrayElements: math.MaxInt32, MaxMapPairs: math.MaxInt32}.DecMode()
+	decoding = must(cbor.DecOptions{UTF8: cbor.UTF8DecodeInvalid, MaxArrayElements: math.MaxInt32, MaxMapPairs: math.MaxInt32}.DecMode())
+)
+
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
-	return mode
-}()
+	return v
+}
 
 // recordOverhead is more than most records take beside their variable part.
 const recordOverhead = 64
