@@ -61,7 +61,7 @@ func (e *Engine) append(b *buckets, p *publish) error {
 		}
 	}
 	if nothing := e.checkEntries(b, p, t.Bytes); nothing || p.opts.AllOrNothing && p.refuseOthers() {
-		return errUnchanged
+		return nil
 	}
 	if t, err = b.ensureTopic(p.topic); err != nil {
 		return err

@@ -100,9 +100,6 @@ func (e *Engine) Redrive(ctx context.Context, ids []uint64) (moved []pubsub.Dead
 				moved = append(moved, d)
 			}
 		}
-		if len(moved) == 0 {
-			return errUnchanged
-		}
 		return nil
 	})
 	return moved, err
@@ -149,9 +146,6 @@ func (e *Engine) Purge(ctx context.Context, ids []uint64) (purged int, err error
 				return err
 			}
 			purged++
-		}
-		if purged == 0 {
-			return errUnchanged
 		}
 		return nil
 	})

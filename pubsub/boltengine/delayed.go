@@ -25,7 +25,7 @@ func (e *Engine) Promote(ctx context.Context, now time.Time, limit int) (topics 
 		topics = nil
 		var due [][]byte
 		if due, next, err = b.due(now, newBudget(limit)); err != nil || len(due) == 0 {
-			return orUnchanged(err)
+			return err
 		}
 		all, err := b.listTopics()
 		if err != nil {

@@ -4,7 +4,6 @@ package boltengine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/dapr-bolt/dapr-bolt/internal/boltdb"
@@ -13,9 +12,6 @@ import (
 
 // refusal is an error that came before any write.
 type refusal struct{ error }
-
-// errUnchanged leaves a transaction without a write, and so without a sync.
-var errUnchanged = refusal{errors.New("nothing to write")}
 
 // Engine implements pubsub.Engine on one bucket of a file.
 type Engine struct {
@@ -95,29 +91,25 @@ func (e *Engine) read(fn func(b *buckets) error) error {
 	return e.db.View(func(tx *boltdb.Tx) error { return fn(e.in(tx)) })
 }
 
-// update runs fn in a shared write transaction. fn may return errUnchanged or a refusal as long as it has written
-// nothing; any other error is taken to have come after a write.
+// update runs fn in a shared write transaction, whose sync is left out where nobody has written. fn may return a refusal as
+// long as it has written nothing; any other error is taken to have come after a write.
 func (e *Engine) update(ctx context.Context, fn func(b *buckets) error) error {
-	return e.updateBy(ctx, e.db.Update, fn)
+	return e.db.Update(ctx, e.joining(fn))
 }
 
 // updateDeferred is update for what nobody waits for.
 func (e *Engine) updateDeferred(ctx context.Context, fn func(b *buckets) error) error {
-	return e.updateBy(ctx, e.db.UpdateDeferred, fn)
+	return e.db.UpdateDeferred(ctx, e.joining(fn))
 }
 
-func (e *Engine) updateBy(ctx context.Context, run func(context.Context, func(*boltdb.Tx) error) error, fn func(b *buckets) error) error {
-	err := run(ctx, func(tx *boltdb.Tx) error {
+func (e *Engine) joining(fn func(b *buckets) error) func(tx *boltdb.Tx) error {
+	return func(tx *boltdb.Tx) error {
 		err := fn(e.join(tx))
 		if refused, ok := err.(refusal); ok {
 			return refused.error
 		}
 		return boltdb.Dirty(err)
-	})
-	if errors.Is(err, errUnchanged.error) {
-		return nil
 	}
-	return err
 }
 
 // join returns the buckets that all functions of a write transaction share.
@@ -134,11 +126,4 @@ func (e *Engine) join(tx *boltdb.Tx) *buckets {
 		})
 	}
 	return e.writing
-}
-
-func orUnchanged(err error) error {
-	if err == nil {
-		return errUnchanged
-	}
-	return err
 }

@@ -300,3 +300,33 @@ func TestManyLargeEventsAreSettledAtOnce(t *testing.T) {
 	_, err = e.Settle(t.Context(), "t", "g", settlements)
 	require.NoError(t, err)
 }
+
+func TestWhatChangesNothingIsNotSynced(t *testing.T) {
+	e, db := open(t)
+	list := entries(1)
+	list[0].DedupKey, list[0].DedupWindow = []byte("id"), time.Hour
+	calls := func() {
+		appendAll(t, e, "t", list)
+		for _, topic := range []string{"t", "other.*"} {
+			_, err := e.OpenGroup(t.Context(), topic, "g", pubsub.DeliverAll, pubsub.NameLimits{})
+			require.NoError(t, err)
+		}
+		settle(t, e, "unknown", acks(1))
+		_, err := e.Redrive(t.Context(), []uint64{1})
+		require.NoError(t, err)
+		_, err = e.Purge(t.Context(), []uint64{1})
+		require.NoError(t, err)
+		require.ErrorIs(t, e.RemoveGroup(t.Context(), "t", "unknown"), pubsub.ErrNotFound)
+		_, _, err = e.Promote(t.Context(), noon, 10)
+		require.NoError(t, err)
+		_, err = e.Sweep(t.Context(), noon, 10)
+		require.NoError(t, err)
+		_, _, err = e.BuryAged(t.Context(), noon, 10, unlocked)
+		require.NoError(t, err)
+	}
+	calls()
+	before := db.Stats().Commits
+	require.NotZero(t, before)
+	calls()
+	require.Equal(t, before, db.Stats().Commits)
+}

@@ -15,7 +15,7 @@ func (e *Engine) OpenGroup(ctx context.Context, topic, group string, policy pubs
 		t, g, ok, err := b.find(topic, group)
 		if ok || err != nil {
 			done = g.Done
-			return orUnchanged(err)
+			return err
 		}
 		if t.ID == 0 {
 			err = limits.AnotherTopic(e.countNow(b, allTopics()))
@@ -39,7 +39,7 @@ func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy 
 	return e.update(ctx, func(b *buckets) error {
 		key := patternKey(group, pattern)
 		if b.patterns().Get(key) != nil {
-			return errUnchanged
+			return nil
 		}
 		if err := limits.AnotherGroup(pattern, countPrefix(b.patterns(), nil)); err != nil {
 			return refusal{err}
@@ -52,11 +52,10 @@ func (e *Engine) openPattern(ctx context.Context, pattern, group string, policy 
 			return err
 		}
 		for _, t := range topics {
-			if !pubsub.Matches(pattern, t.name) {
-				continue
-			}
-			if _, err := b.ensureGroup(t.topicRecord, group, policy); err != nil {
-				return err
+			if pubsub.Matches(pattern, t.name) {
+				if _, err := b.ensureGroup(t.topicRecord, group, policy); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -82,14 +81,14 @@ func (e *Engine) RemoveGroup(ctx context.Context, topic, group string) error {
 		if pubsub.IsPattern(topic) {
 			key := patternKey(group, topic)
 			if found = b.patterns().Get(key) != nil; !found {
-				return errUnchanged
+				return nil
 			}
 			return b.patterns().Delete(key)
 		}
 		var t topicRecord
 		var g groupRecord
 		if t, g, found, err = b.find(topic, group); err != nil || !found {
-			return orUnchanged(err)
+			return err
 		}
 		return b.removeGroup(topic, group, t, g)
 	})

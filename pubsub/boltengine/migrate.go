@@ -222,7 +222,7 @@ func (e *Engine) BeginImport(ctx context.Context, from string) error {
 			return refusal{fmt.Errorf("%w: an unfinished copy of %s", foreign, of)}
 		case of != nil:
 			again = true
-			return errUnchanged
+			return nil
 		}
 		for _, part := range []*boltdb.Bucket{b.topics(), b.patterns(), b.delayed(), b.dead(), b.ids()} {
 			if k, _ := part.Cursor().First(); k != nil {

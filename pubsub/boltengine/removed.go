@@ -56,7 +56,7 @@ func (e *Engine) forgetTopic(ctx context.Context, topic string, may func() error
 		var t topicRecord
 		var err error
 		if t, found, err = b.topic(topic); err != nil || !found {
-			return orUnchanged(err)
+			return err
 		}
 		groups, err := b.groupsOf(t.ID)
 		if err != nil {

@@ -19,7 +19,7 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 		t, g, ok, err := b.find(topic, group)
 		if err != nil || !ok {
 			// The group was removed: nobody asks what became of its events.
-			return orUnchanged(err)
+			return err
 		}
 		before, done := t, g.Done
 		var settled []uint64
@@ -47,10 +47,9 @@ func (e *Engine) Settle(ctx context.Context, topic, group string, settlements []
 				return err
 			}
 		}
-		if t == before {
-			return nil
+		if t != before {
+			b.putTopic(topic, t)
 		}
-		b.putTopic(topic, t)
 		return nil
 	})
 	return gone, err

@@ -49,13 +49,9 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (more bool
 func (e *Engine) step(ctx context.Context, limit int, do func(b *buckets, step *budget) error) (more bool, err error) {
 	err = e.updateDeferred(ctx, func(b *buckets) error {
 		step := newBudget(limit)
-		if err := do(b, step); err != nil {
-			return err
-		}
-		if more = step.exhausted; !step.used {
-			return errUnchanged
-		}
-		return nil
+		err := do(b, step)
+		more = step.exhausted
+		return err
 	})
 	return more, err
 }
