@@ -1,8 +1,6 @@
 package pubsub
 
-import (
-	"errors"
-)
+import "errors"
 
 var (
 	// ErrClosed answers calls on a broker that was closed.

@@ -141,22 +141,23 @@ func Copy(ctx context.Context, source Migrator, from string, target Migrator, no
 	if err != nil {
 		return Copied{}, fmt.Errorf("copy events: %w", err)
 	}
+	copied, original := got.copied(), want.copied()
 	for id, until := range want.ids {
 		if _, there := got.ids[id]; !there && until.After(now().Add(idSlack)) {
-			return got.copied(), fmt.Errorf("the copy lacks the id of an event, with the hash %x: does somebody work on it?", id)
+			return copied, fmt.Errorf("the copy lacks the id of an event, with the hash %x: does somebody work on it?", id)
 		}
 	}
-	if want.copied().Checksum != got.copied().Checksum {
-		return got.copied(), fmt.Errorf("the copy differs from the source: %v with checksum %s, %v with %s expected: does somebody work on one of them?",
-			got.counts, got.copied().Checksum, want.counts, want.copied().Checksum)
+	if copied.Checksum != original.Checksum {
+		return copied, fmt.Errorf("the copy differs from the source: %v with checksum %s, %v with %s expected: does somebody work on one of them?",
+			copied.Counts, copied.Checksum, original.Counts, original.Checksum)
 	}
-	return got.copied(), target.EndImport(ctx)
+	return copied, target.EndImport(ctx)
 }
 
 // summary adds records up, in whatever order they come.
 type summary struct {
 	counts map[RecordKind]uint64
-	sum    [4]uint64
+	sum    [2]uint64
 	ids    map[DedupHash]time.Time // until when; they end while a copy is made, and are not in the sum
 }
 
@@ -178,11 +179,12 @@ func (s *summary) add(r *Record) error {
 	if same.Kind == RecordKept && !same.Event.DeliverAt.IsZero() {
 		same.Kind = RecordDelayed
 	}
-	same.Event.PublishTime, same.Event.DeliverAt, same.Event.Expires = utc(same.Event.PublishTime), utc(same.Event.DeliverAt), utc(same.Event.Expires)
-	same.Due, same.Time = utc(same.Due), utc(same.Time)
+	for _, t := range []*time.Time{&same.Event.PublishTime, &same.Event.DeliverAt, &same.Event.Expires, &same.Due, &same.Time} {
+		*t = t.UTC()
+	}
 	same.History.Attempts = nil
 	for _, a := range r.History.Attempts {
-		same.History.Attempts = append(same.History.Attempts, Attempt{At: utc(a.At), Error: a.Error})
+		same.History.Attempts = append(same.History.Attempts, Attempt{At: a.At.UTC(), Error: a.Error})
 	}
 	if len(same.Event.Metadata) == 0 {
 		same.Event.Metadata = nil
@@ -200,13 +202,6 @@ func (s *summary) add(r *Record) error {
 		s.sum[i] += binary.BigEndian.Uint64(digest[8*i:])
 	}
 	return nil
-}
-
-func utc(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
-	}
-	return t.UTC().Round(0)
 }
 
 func (s *summary) copied() Copied {
