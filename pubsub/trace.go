@@ -110,9 +110,7 @@ func (b *Broker) Trace(ctx context.Context, topic string, sequence uint64) (Trac
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.Event == nil {
-		if found := b.recent.of(topic, sequence+1); len(found) > 0 && found[0].Sequence == sequence {
-			t.Event = &found[0]
-		}
+		t.Event = b.recent.byPlace[eventPlace{topic, sequence}]
 	}
 	for i := range t.Groups {
 		g := b.groups[topic][t.Groups[i].Group]

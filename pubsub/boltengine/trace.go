@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -53,22 +54,26 @@ func (e *Engine) Trace(ctx context.Context, topic string, sequence uint64, scan 
 		dead, missing := e.findDead(b, topic, groups, sequence, scan)
 		for _, g := range groups {
 			found := pubsub.GroupTrace{Group: g.name, State: pubsub.EventWaiting}
+			var event *pubsub.Event
 			if sequence <= g.After {
 				found.State = pubsub.EventNotOwed
 			} else if sequence <= g.Done || b.done().Get(sequenceKey(g.ID, sequence)) != nil {
-				if err := b.traceSettled(&trace, &found, topic, g, sequence, scan); err != nil {
+				key, err := b.findRetry(g.ID, sequence, scan)
+				switch d, isDead := dead[g.name]; {
+				case err == nil:
+					event = b.traceRetry(&found, topic, g, key)
+				case !errors.Is(err, errScanned) && !errors.Is(err, pubsub.ErrNotFound):
 					return err
-				}
-				d, isDead := dead[g.name]
-				switch {
-				case found.State != pubsub.EventHandled && found.State != pubsub.EventUnknown:
 				case isDead:
 					found.State, found.DeadLetter, found.History = pubsub.EventDead, d.ID, d.History
-					trace.Event = orEvent(trace.Event, d.Event)
-				case missing[g.name]:
+					event = &d.Event
+				case missing[g.name], errors.Is(err, errScanned):
 					found.State = pubsub.EventUnknown
+				default:
+					found.State = pubsub.EventHandled
 				}
 			}
+			trace.Event = cmp.Or(trace.Event, event)
 			trace.Groups = append(trace.Groups, found)
 		}
 		return ctx.Err()
@@ -76,32 +81,14 @@ func (e *Engine) Trace(ctx context.Context, topic string, sequence uint64, scan 
 	return trace, err
 }
 
-func orEvent(known *pubsub.Event, found pubsub.Event) *pubsub.Event {
-	if known != nil {
-		return known
+// traceRetry says where an event is that is among the retries, and returns it.
+func (b *buckets) traceRetry(found *pubsub.GroupTrace, topic string, g namedGroup, key pubsub.RetryKey) *pubsub.Event {
+	r := decodeRetry(b.retry().Get(retryKey(g.ID, key)), topic, key)
+	found.State, found.History = pubsub.EventRedriven, r.History
+	if !key.Redriven {
+		found.State, found.Due = pubsub.EventRetrying, time.Unix(0, key.Order)
 	}
-	return &found
-}
-
-// traceSettled says where an event is that is not waiting in the log: among the retries, or else handled.
-func (b *buckets) traceSettled(trace *pubsub.Trace, found *pubsub.GroupTrace, topic string, g namedGroup, sequence uint64, scan int) error {
-	key, err := b.findRetry(g.ID, sequence, scan)
-	switch {
-	case errors.Is(err, errScanned):
-		found.State = pubsub.EventUnknown
-	case errors.Is(err, pubsub.ErrNotFound):
-		found.State = pubsub.EventHandled
-	case err != nil:
-		return err
-	default:
-		r := decodeRetry(b.retry().Get(retryKey(g.ID, key)), topic, key)
-		found.State, found.History = pubsub.EventRedriven, r.History
-		if !key.Redriven {
-			found.State, found.Due = pubsub.EventRetrying, time.Unix(0, key.Order)
-		}
-		trace.Event = orEvent(trace.Event, r.Event)
-	}
-	return nil
+	return &r.Event
 }
 
 // findDead returns the newest dead letter of an event by group, of the newest dead letters, and the groups of which there
