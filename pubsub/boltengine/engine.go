@@ -51,10 +51,8 @@ func New(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 // NewAtRest is New for a pubsub.Migrator, which may be an unfinished copy.
 func NewAtRest(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, error) {
 	e := &Engine{db: db, bucket: boltdb.NewNamespace(boltdb.KindPubSub, bucket), counts: tally{n: map[counted]int64{}}}
-	old := false
 	err := db.Update(ctx, func(tx *boltdb.Tx) error {
 		top := e.bucket.In(tx)
-		old = top != nil && top.Get(keyLayout) == nil
 		if top == nil {
 			var err error
 			if top, err = e.bucket.Create(tx); err == nil {
@@ -71,14 +69,10 @@ func NewAtRest(ctx context.Context, db *boltdb.DB, bucket string) (*Engine, erro
 		}
 		return nil
 	})
-	if err == nil && old {
-		err = e.upgrade(ctx)
-	}
-	if err == nil {
-		err = e.loadDedup(ctx)
-	}
-	if err == nil {
-		err = e.loadCounts(ctx)
+	for _, prepare := range []func(context.Context) error{e.upgrade, e.loadDedup, e.loadCounts} {
+		if err == nil {
+			err = prepare(ctx)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open pub/sub bucket %q: %w", bucket, err)

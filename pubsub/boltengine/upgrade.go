@@ -31,11 +31,14 @@ type oldDelayedRecord struct {
 	Event []byte `cbor:"2,keyasint"` // an encoded eventRecord
 }
 
-// upgrade brings the buckets of an older file up to date. A process that is killed meanwhile goes on when it opens them
-// again.
+// upgrade brings the buckets up to date if they are an older file's. A process that is killed meanwhile goes on when it
+// opens them again.
 func (e *Engine) upgrade(ctx context.Context) error {
 	for more := true; more; {
 		err := e.update(ctx, func(b *buckets) (err error) {
+			if more = b.top.Get(keyLayout) == nil; !more {
+				return nil
+			}
 			if more, err = replaceOld(b.delayed(), oldDelayedKeyLen, b.upgradeDelayed); err == nil && !more {
 				more, err = replaceOld(b.ids(), oldDedupKeyLen, b.upgradeID)
 			}
