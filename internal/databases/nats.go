@@ -16,6 +16,9 @@ type natsNamespace struct {
 	namespace
 }
 
+// label is what people call the database.
+func (ns natsNamespace) label() string { return servers.Label("nats", ns.at.Prefix, ns.database) }
+
 // minPayload is what a message on the servers may have: the largest event, and the longest history of failures beside.
 const minPayload = 6 << 20
 
@@ -68,7 +71,7 @@ func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err er
 		Logger:     m.logger(ns.namespace),
 		Budget:     m.budget,
 		Totals:     &m.opts.Metrics.Totals,
-		Timings:    m.opts.Metrics.Timings(servers.Label("nats", ns.at.Prefix, ns.database), ns.bucket),
+		Timings:    m.opts.Metrics.Timings(ns.label(), ns.bucket),
 		NameLimits: m.opts.Names,
 	}, nil
 }
@@ -76,7 +79,7 @@ func (m *Manager) natsOptions(ns natsNamespace) (opts natsbroker.Options, err er
 // openNATSBrokers lists those that sidecars use.
 func (m *Manager) openNATSBrokers() (list []OpenBroker) {
 	for ns, b := range m.natsBrokers.made() {
-		list = append(list, OpenBroker{Database: servers.Label("nats", ns.at.Prefix, ns.database), Bucket: ns.bucket, Broker: b, servers: ns.at.Endpoints})
+		list = append(list, OpenBroker{Database: ns.label(), Bucket: ns.bucket, Broker: b, servers: ns.at.Endpoints})
 	}
 	slices.SortFunc(list, func(a, b OpenBroker) int {
 		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Bucket, b.Bucket), cmp.Compare(a.servers, b.servers))

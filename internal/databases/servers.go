@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/dapr-bolt/dapr-bolt/internal/servers"
 	"github.com/dapr-bolt/dapr-bolt/statestore/etcdengine"
 )
 
@@ -47,7 +46,7 @@ func (m *Manager) Health(ctx context.Context) Health {
 			found, err := b.Servers(ctx)
 			mu.Lock()
 			defer mu.Unlock()
-			s := Stream{Database: servers.Label("nats", ns.at.Prefix, ns.database), Bucket: ns.bucket, Servers: found, Err: err}
+			s := Stream{Database: ns.label(), Bucket: ns.bucket, Servers: found, Err: err}
 			if err != nil {
 				h.Err = errors.Join(h.Err, fmt.Errorf("database %s, bucket %s: %w", s.Database, s.Bucket, err))
 			}
