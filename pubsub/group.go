@@ -59,13 +59,20 @@ type group struct {
 	nextRetry             time.Time
 	freed                 []string
 
-	// late has the events whose ackWait ran out and that are to be delivered again: true, the app has acknowledged them since.
-	// acked are the retries of those that were, whose time is to be over.
-	late  map[uint64]bool
-	acked []RetryKey
+	// late has the events whose ackWait ran out and that have not ended since, by sequence. acked are those of them that the app
+	// has acknowledged, whose wait is to be over.
+	late  map[uint64]*lateEvent
+	acked []*lateEvent
 
 	// held is what the group takes of the budget: all that was read and not settled yet.
 	held int
+}
+
+// lateEvent is an event whose ackWait ran out. When it comes back from the dead letters, it is another one.
+type lateEvent struct {
+	// retry is what the engine knows it by, or will.
+	retry RetryKey
+	acked bool
 }
 
 type groupState int
@@ -87,7 +94,7 @@ func startGroup(b *Broker, name groupName, policy DeliverPolicy) *group {
 		policy:       policy,
 		done:         make(chan struct{}),
 		partitions:   partitions{},
-		late:         map[uint64]bool{},
+		late:         map[uint64]*lateEvent{},
 		state:        groupOpening,
 		end:          endUnknown,
 		moreRedriven: true,
@@ -291,7 +298,7 @@ func (g *group) next() *delivery {
 		g.partitions.takeOff(d)
 		// Those that grow too old in the log are the engine's to bury: see Engine.BuryAged.
 		end, ends := EndUndelivered(&d.Event, d.history, d.agesAt, g.keepExpired, g.broker.clock)
-		if !ends && !g.ackedLate(d) {
+		if !ends && !g.ackedLate(d.Event.Sequence) {
 			return d
 		}
 		g.finish(d, end)
@@ -370,33 +377,42 @@ func (g *group) putBack(d *delivery) {
 	g.returned = slices.Insert(g.returned, at, again)
 }
 
-// expectLate keeps an event in mind whose ackWait ran out, and returns the retry that it becomes by that end.
-func (g *group) expectLate(d *delivery, end Settlement) RetryKey {
-	g.late[d.Event.Sequence] = g.ackedLate(d)
-	return RetryKey{Order: end.Due.UnixNano(), Sequence: d.Event.Sequence}
+// expectLate keeps an event in mind whose ackWait ran out, and that is about to be retried.
+func (g *group) expectLate(d *delivery) *lateEvent {
+	e := g.late[d.Event.Sequence]
+	if e == nil {
+		e = &lateEvent{}
+		g.late[d.Event.Sequence] = e
+	}
+	return e
 }
 
 // ackLate takes an acknowledgement for an event whose ackWait ran out. It reports false if the event has ended.
-func (g *group) ackLate(retry RetryKey) bool {
-	if _, expected := g.late[retry.Sequence]; !expected {
+func (g *group) ackLate(e *lateEvent) bool {
+	if g.late[e.retry.Sequence] != e {
 		return false
 	}
-	g.late[retry.Sequence] = true
-	g.acked = append(g.acked, retry)
+	e.acked = true
+	g.acked = append(g.acked, e)
 	g.loader.wakeUp()
 	return true
 }
 
 // ackedLate reports whether an event was acknowledged after the ackWait of an earlier delivery.
-func (g *group) ackedLate(d *delivery) bool { return d.isRetrying() && g.late[d.Event.Sequence] }
+func (g *group) ackedLate(sequence uint64) bool {
+	e := g.late[sequence]
+	return e != nil && e.acked
+}
 
 // finish records what became of an event that was in flight.
 func (g *group) finish(d *delivery, s Settlement) {
-	if g.ackedLate(d) {
+	if g.ackedLate(d.Event.Sequence) {
 		s = Settlement{Outcome: Acked}
 	}
 	if s.Outcome != Retried {
 		delete(g.late, d.Event.Sequence)
+	} else if e := g.late[d.Event.Sequence]; e != nil {
+		e.retry = RetryKey{Order: s.Due.UnixNano(), Sequence: d.Event.Sequence}
 	}
 	s.Sequence, s.Retry, s.partitionKey = d.Event.Sequence, d.retry, d.Event.PartitionKey
 	g.inFlight--

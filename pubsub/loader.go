@@ -202,15 +202,15 @@ func (l *loader) fromRetries(retries []Retry) []*delivery {
 	return read
 }
 
-// endAcked lets a retry end now that was acknowledged late: it is read as one that is due. One that was read already, or is not
-// written down yet, ends when its turn comes.
+// endAcked lets a retry end now that was acknowledged late: it is read as one that is due. One that was read already ends when its
+// turn comes, and one that is not written down yet comes here again.
 func (l *loader) endAcked(r room) error {
 	g := l.group
 	b := g.broker
 	b.mu.Lock()
 	g.hold(nil, r)
 	l.forgetIdle()
-	key := g.acked[0]
+	key := g.acked[0].retry
 	g.acked = g.acked[1:]
 	b.mu.Unlock()
 	if l.isBusy(key) {

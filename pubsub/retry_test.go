@@ -127,68 +127,6 @@ func TestAckWaitRunsOut(t *testing.T) {
 	d.Ack()
 }
 
-// late subscribes, takes the next event, and lets its ackWait run out.
-func (b *bench) late(opts pubsub.SubscribeOptions) (pubsub.Subscription, *pubsub.Delivery) {
-	b.t.Helper()
-	opts.Group, opts.Topic, opts.AckWait = "g", "t", time.Minute
-	s := b.subscribe(opts)
-	d := b.next(s)
-	b.advance(time.Minute, 2)
-	<-d.Context().Done()
-	return s, d
-}
-
-func TestAnAckAfterAckWaitEndsAnEventThatWaits(t *testing.T) {
-	b := newBench(t)
-	b.publish("t", message("1"), message("2"))
-	s, d := b.late(pubsub.SubscribeOptions{Ordered: true, BackOff: pubsub.BackOff{time.Hour}})
-	require.Eventually(t, func() bool { return b.stats("t").Groups[0].Retrying == 1 }, waitLong, time.Millisecond)
-	require.True(t, s.Ack(d.Number))
-	require.False(t, s.Ack(d.Number))
-	b.expect(s, "2")
-	require.Eventually(t, func() bool { return b.stats("t").Stored == 0 }, waitLong, time.Millisecond)
-	require.Zero(t, b.stats("t").Groups[0].Retrying)
-}
-
-func TestAnAckAfterAckWaitEndsAnEventThatIsOutAgain(t *testing.T) {
-	b := newBench(t)
-	b.publish("t", message("1"))
-	s, d := b.late(pubsub.SubscribeOptions{MaxDeliver: 2})
-	again := b.next(s)
-	require.Equal(t, 2, again.Count)
-	require.True(t, s.Ack(d.Number))
-	require.NoError(t, again.Context().Err(), "it goes on: the app may be in the middle of it")
-	again.Nack("no")
-	b.publish("t", message("2"))
-	b.expect(s, "2")
-	require.Eventually(t, func() bool { return b.stats("t").Stored == 0 }, waitLong, time.Millisecond)
-	require.Empty(t, b.deadLetters(pubsub.DeadLetterFilter{}))
-}
-
-func TestAnAckAfterAckWaitChangesNothingOfWhatHasEnded(t *testing.T) {
-	for name, end := range map[string]func(*pubsub.Delivery){
-		"handled": func(d *pubsub.Delivery) { d.Ack() },
-		"dead":    func(d *pubsub.Delivery) { d.Nack("no") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
-			b.publish("t", message("1"))
-			s, d := b.late(pubsub.SubscribeOptions{MaxDeliver: 2})
-			again := b.next(s)
-			end(again)
-			require.False(t, s.Ack(d.Number))
-			require.Eventually(t, func() bool { return b.stats("t").Stored == 0 }, waitLong, time.Millisecond)
-			for _, letter := range b.deadLetters(pubsub.DeadLetterFilter{}) {
-				// Redriven, it begins anew.
-				_, err := b.broker.Redrive(t.Context(), []uint64{letter.ID})
-				require.NoError(t, err)
-				b.next(s).Nack("no")
-				require.Equal(t, "1", string(b.next(s).Event.Data))
-			}
-		})
-	}
-}
-
 func TestOrderedHoldsTheGroupBehindARetry(t *testing.T) {
 	b := newBench(t)
 	s := b.subscribe(pubsub.SubscribeOptions{Group: "g", Topic: "t", Ordered: true, BackOff: pubsub.BackOff{time.Second}})

@@ -87,6 +87,9 @@ func (g *group) settled(batch []Settlement, gone []int) (changed bool) {
 		}
 		if s.Outcome == Retried {
 			g.nextRetry = earliest(g.nextRetry, s.Due)
+			if g.ackedLate(s.Sequence) {
+				g.acked = append(g.acked, g.late[s.Sequence])
+			}
 			changed = true
 		}
 		if ended := s.Outcome == Expired || s.Outcome == Dead; ended && !slices.Contains(gone, i) {
@@ -96,6 +99,7 @@ func (g *group) settled(batch []Settlement, gone []int) (changed bool) {
 	for _, i := range gone {
 		// There is no retry that anything could have to wait for.
 		if s := &batch[i]; s.Outcome == Retried {
+			delete(g.late, s.Sequence)
 			g.setRetrying(s.partitionKey, true, false)
 			g.letGo(g.partitions.whenFree(s.partitionKey))
 		}

@@ -76,15 +76,14 @@ type subscription struct {
 	paused, closed bool
 	// silent: the time of an event ran out, and the app has not answered anything since then.
 	silent bool
-	// late are the last deliveries whose time ran out.
+	// late are the last deliveries whose time ran out after Next had returned them.
 	late []lateDelivery
 }
 
-// lateDelivery is one whose time ran out, after which its event became that retry of the group.
 type lateDelivery struct {
 	number uint64
 	group  *group
-	retry  RetryKey
+	event  *lateEvent
 }
 
 func newSubscription(b *Broker, opts SubscribeOptions) *subscription {
@@ -222,7 +221,7 @@ func (s *subscription) ackLate(number uint64) bool {
 	}
 	l := s.late[at]
 	s.late = slices.Delete(s.late, at, at+1)
-	return l.group.ackLate(l.retry)
+	return l.group.ackLate(l.event)
 }
 
 // find returns where the delivery of that number is in flight, or would be.
@@ -329,11 +328,11 @@ func (s *subscription) checkAckWait() {
 		g.deliver()
 	}
 	end := late.failed(s.opts.LateText())
-	if end.Outcome == Retried {
+	if end.Outcome == Retried && late.Number <= s.taken {
 		if len(s.late) >= s.opts.MaxAckPending {
 			s.late = slices.Delete(s.late, 0, 1)
 		}
-		s.late = append(s.late, lateDelivery{late.Number, late.group, late.group.expectLate(late, end)})
+		s.late = append(s.late, lateDelivery{late.Number, late.group, late.group.expectLate(late)})
 	}
 	late.finish(end)
 }

@@ -174,6 +174,7 @@ func (b *Broker) SkipRetry(ctx context.Context, topic, name string, sequence uin
 		if live == nil {
 			return nil
 		}
+		delete(live.late, sequence)
 		live.setRetrying(event.PartitionKey, !key.Redriven, false)
 		live.letGo(live.partitions.whenFree(event.PartitionKey))
 		live.deliver()
