@@ -42,14 +42,14 @@ func Of(text string) string {
 	if m := bulkStatusCode.FindStringSubmatch(text); m != nil {
 		return "status " + m[1]
 	}
-	if m := grpcStatus.FindStringSubmatch(text); m != nil {
-		return m[2] + " (" + m[1] + ")"
-	}
 	if m := statusCode.FindStringSubmatch(text); m != nil {
 		if m[1] == "" {
 			return "status " + m[2]
 		}
 		return m[1] + " (status " + m[2] + ")"
+	}
+	if m := grpcStatus.FindStringSubmatch(text); m != nil {
+		return m[2] + " (" + m[1] + ")"
 	}
 	return text
 }
