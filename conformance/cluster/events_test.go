@@ -430,26 +430,26 @@ func testAckWait(e *events) {
 
 // Whoever has the event by then, or nobody: it was handled.
 func testAckAfterAckWait(e *events) {
-	late := func(id string, backOff time.Duration) (s pubsub.Subscription, number uint64) {
+	late := func(id string, backOff time.Duration) (s pubsub.Subscription, d *pubsub.Delivery) {
 		s = e.subscribe(e.a, pubsub.SubscribeOptions{Topic: "t", Group: "g", AckWait: 300 * time.Millisecond, BackOff: pubsub.BackOff{backOff}})
 		e.publish(e.a, "t", byID, message(id, "x"))
-		return s, e.next(s).Number
+		return s, e.next(s)
 	}
-	acknowledged := func(s pubsub.Subscription, number uint64) {
-		require.Eventually(e.t, func() bool { return s.Ack(number) }, waitLong, 20*time.Millisecond, "once it is written down that it is late")
+	acknowledged := func(s pubsub.Subscription, d *pubsub.Delivery) {
+		<-d.Context().Done()
+		require.True(e.t, s.Ack(d.Number))
 		require.Eventually(e.t, func() bool { return e.stored("t") == 0 }, waitLong, 20*time.Millisecond)
-		require.False(e.t, s.Ack(number))
+		require.False(e.t, s.Ack(d.Number))
 		s.Close()
 	}
-	waits, number := late("waits", time.Hour)
-	acknowledged(waits, number)
+	acknowledged(late("waits", time.Hour))
 
-	goesOn, number := late("goes on", 0)
+	goesOn, d := late("goes on", 0)
 	goesOn.Pause()
 	other := e.subscribe(e.b, pubsub.SubscribeOptions{Topic: "t", Group: "g"})
 	again := e.next(other)
 	require.Equal(e.t, "goes on", again.Event.ID)
-	acknowledged(goesOn, number)
+	acknowledged(goesOn, d)
 	again.Nack("no")
 	e.publish(e.a, "t", byID, message("next", "x"))
 	require.Equal(e.t, "next", e.next(other).Event.ID)

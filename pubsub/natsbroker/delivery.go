@@ -31,10 +31,10 @@ type delivery struct {
 	// The stream's lock guards the rest. since is when Next returned the delivery; ctx is nil until somebody asks for it.
 	since time.Time
 	ended bool
-	// late: its ackWait ran out, and its event is to be delivered again.
-	late   bool
-	ctx    context.Context
-	cancel context.CancelFunc
+	// settled is closed once that is written down; nil: its ackWait has not run out, or its event is not to be delivered again.
+	settled chan struct{}
+	ctx     context.Context
+	cancel  context.CancelFunc
 }
 
 // Context implements pubsub.Acknowledger.
@@ -148,10 +148,11 @@ func (b *Broker) settling(d *delivery, end func(ctx context.Context) error) {
 	b.consuming.Go(settle)
 }
 
-// settleLate ends an event that was acknowledged after its ackWait. The server takes that whoever has it by now, and what that
-// one says changes nothing then.
+// settleLate ends an event that was acknowledged after its ackWait, once it is written down that this ran out. The server takes
+// that whoever has it by now, and what that one says changes nothing then.
 func (b *Broker) settleLate(d *delivery) {
 	b.consuming.Go(func() {
+		<-d.settled
 		ctx, cancel := context.WithTimeout(b.ctx, max(b.opts.Timeout, serverAckWait))
 		defer cancel()
 		err := b.confirm(ctx, d, ackText)

@@ -36,7 +36,8 @@ type subscription struct {
 	paused, closed bool
 	// silent: the time of an event ran out, and the app has not answered anything since then.
 	silent bool
-	// late are the last deliveries whose time ran out and whose events are to be delivered again, without the data.
+	// late are the last deliveries whose time ran out after Next had returned them, and whose events are to be delivered again,
+	// without the data.
 	late []*delivery
 }
 
@@ -372,14 +373,20 @@ func (s *subscription) remove(d *delivery) {
 func (s *subscription) settled(d *delivery) {
 	s.settling--
 	s.roomChanged()
-	if d.late && !s.closed {
-		if len(s.late) >= s.opts.MaxAckPending {
-			s.late = slices.Delete(s.late, 0, 1)
-		}
-		late := &delivery{broker: d.broker, consumer: d.consumer, reply: d.reply}
-		late.Number, late.Event.Sequence = d.Number, d.Event.Sequence
-		s.late = append(s.late, late)
+	if d.settled != nil {
+		close(d.settled)
 	}
+}
+
+// expectLate keeps a delivery in mind whose ackWait ran out.
+func (s *subscription) expectLate(d *delivery) {
+	if len(s.late) >= s.opts.MaxAckPending {
+		s.late = slices.Delete(s.late, 0, 1)
+	}
+	d.settled = make(chan struct{})
+	late := &delivery{broker: d.broker, consumer: d.consumer, reply: d.reply, settled: d.settled}
+	late.Number, late.Event.Sequence = d.Number, d.Event.Sequence
+	s.late = append(s.late, late)
 }
 
 // answered follows any answer of the app, also one that comes too late.
@@ -405,7 +412,9 @@ func (s *subscription) checkAckWait() {
 	}
 	s.giveBackWaiting()
 	end := oldest.failed(s.opts.LateText())
-	oldest.late = end.Outcome == pubsub.Retried
+	if end.Outcome == pubsub.Retried && oldest.Number <= s.taken {
+		s.expectLate(oldest)
+	}
 	s.answer(oldest, end)
 }
 
