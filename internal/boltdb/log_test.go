@@ -1,6 +1,8 @@
 package boltdb
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,4 +225,36 @@ func TestALogThatIsDamagedInTheMiddleIsRefused(t *testing.T) {
 	_, err = Open(t.Context(), path, Options{})
 	require.ErrorIs(t, err, ErrFormat)
 	require.ErrorContains(t, err, "lacks what was written after record 1")
+}
+
+// Keys that come and go between two checkpoints take no memory, and after a crash no more than writes may.
+func TestARecoveryTakesNoMemoryForEachKeyThatCameAndWent(t *testing.T) {
+	path := killed(t, Options{})
+	db, err := Open(t.Context(), path, Options{checkpointBytes: areaSize - 1<<20, checkpointEvery: time.Hour})
+	require.NoError(t, err)
+	long := strings.Repeat("x", 250)
+	for i := range 70 {
+		require.NoError(t, db.Update(t.Context(), func(tx *Tx) error {
+			b := tx.Bucket(testBucket)
+			var err error
+			for j := range 1000 {
+				key := fmt.Appendf(nil, "%d %d %s", i, j, long)
+				err = errors.Join(err, b.Put(key, nil), b.Delete(key))
+			}
+			return errors.Join(err, b.Delete([]byte("k")), b.Put([]byte("other"), []byte("v")))
+		}))
+	}
+	abandon(db)
+	db, err = Open(t.Context(), path, Options{})
+	require.NoError(t, err)
+	defer db.Close()
+	require.LessOrEqual(t, db.overlay.Load().bytes, int64(maxOverlay)+maxOverlay/10)
+	require.Empty(t, get(t, db, "k"))
+	require.Equal(t, "v", get(t, db, "other"))
+	require.NoError(t, db.View(func(tx *Tx) error {
+		keys := 0
+		err := tx.Bucket(testBucket).ForEach(func(_, _ []byte) error { keys++; return nil })
+		require.Equal(t, 1, keys)
+		return err
+	}))
 }

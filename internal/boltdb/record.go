@@ -71,8 +71,8 @@ func (b *Bucket) inRecord() uint64 {
 
 var errRecord = errors.New("a record of the log makes no sense")
 
-// replay does in tx what a record's payload says. Part of it may be in the file already, of which it reads nothing: that of a
-// large file is not in memory after a crash, and comes there a page at a time.
+// replay does in tx what a record's payload says. Part of it may be in the file already, of which it reads nothing as long as
+// there is memory for that: that of a large file is not there after a crash, and comes there a page at a time.
 func replay(tx *Tx, payload []byte) error {
 	r := &replayer{left: payload, buckets: map[uint64]*Bucket{0: &tx.top}}
 	for len(r.left) > 0 {
@@ -143,8 +143,13 @@ func (r *replayer) step() error {
 			b.put(k, v)
 		}
 	case opDelete:
-		if k := r.bytes(); r.err == nil {
+		switch k := r.bytes(); {
+		case r.err != nil:
+		case b.tx.overlay.bytes < maxOverlay:
 			b.set(changeDelete, bytes.Clone(k), nil)
+		default:
+			// What was put and deleted again has taken no memory, and may be most of the log.
+			r.err = b.Delete(k)
 		}
 	case opSequence:
 		if v := r.number(); r.err == nil {
