@@ -150,9 +150,9 @@ func (p *FieldPath) sortValue(value []byte, descending bool, m *meter) []byte {
 // bytes.
 type collector struct {
 	plan *queryPlan
-	best []candidate // in order
-	size int         // of best, at least
-	more bool        // there is something after best
+	best []*candidate // in order; what comes in the reverse of it moves all of them each time, which pointers keep short
+	size int          // of best, at least
+	more bool         // there is something after best
 
 	meter meter
 }
@@ -190,8 +190,9 @@ func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 		c.more = true
 		return true
 	}
-	place, _ := slices.BinarySearchFunc(c.best, at, func(a, b candidate) int { return p.compare(&a.position, &b.position) })
-	c.best = slices.Insert(c.best, place, at)
+	place, _ := slices.BinarySearchFunc(c.best, at, func(a *candidate, b candidate) int { return p.compare(&a.position, &b.position) })
+	kept := at // of all that is offered, only what is kept takes memory of its own
+	c.best = slices.Insert(c.best, place, &kept)
 	c.size += at.size
 	for len(c.best) > p.limit || len(c.best) > 1 && c.size-c.last().size >= MaxPageSize {
 		c.size -= c.last().size
@@ -203,4 +204,4 @@ func (c *collector) offer(key, value []byte, inOrder bool) (goOn bool) {
 
 func (c *collector) full() bool { return len(c.best) >= c.plan.limit || c.size >= MaxPageSize }
 
-func (c *collector) last() *candidate { return &c.best[len(c.best)-1] }
+func (c *collector) last() *candidate { return c.best[len(c.best)-1] }

@@ -51,6 +51,8 @@ func BenchmarkQuery(b *testing.B) {
 		{"first 20 of 25000", statestore.Query{Filter: equal("state", "CA"), Limit: 20}, 20},
 		{"first 20 of 25000, sorted by two", statestore.Query{Filter: equal("state", "CA"), Limit: 20, Sort: []statestore.SortKey{{Path: "score", Descending: true}, {Path: "person.name"}}}, 20},
 		{"first 20, sorted", statestore.Query{Limit: 20, Sort: []statestore.SortKey{{Path: "person.name"}}}, 20},
+		// Each key comes before all that were kept so far.
+		{"1000 newest first", statestore.Query{Sort: []statestore.SortKey{{Path: "id", Descending: true}}}, statestore.MaxQueryLimit},
 	}
 	run := func(kind string) {
 		for _, c := range queries {
