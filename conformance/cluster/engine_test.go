@@ -2,14 +2,18 @@ package cluster_test
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dapr-bolt/dapr-bolt/conformance/harness"
 	"github.com/dapr-bolt/dapr-bolt/internal/servers"
@@ -91,6 +95,62 @@ func TestWhatHasExpiredMakesRoom(t *testing.T) {
 		stored++
 	}
 	require.Equal(t, stored, enginetest.SweepAll(t, engine, now.Add(time.Minute), 100))
+}
+
+// A value can have more entries in indexes than a transaction takes operations: one index after the other was built over it.
+// It can be overwritten, deleted and swept all the same, and leaves no entry behind.
+func TestMoreIndexEntriesThanATransactionTakes(t *testing.T) {
+	t.Parallel()
+	etcd := harness.StartEtcd(t, harness.ForTest(t), harness.ClusterOptions{Servers: 1, Args: []string{"--max-txn-ops=1024"}})
+	engine := engineOf(t, servers.Access{Endpoints: etcd.Endpoints(), RequestTimeout: waitLong}, "b")
+	now := time.Now()
+	apply := func(w statestore.Write) {
+		t.Helper()
+		outcomes, err := engine.Apply(t.Context(), []statestore.Transaction{{Writes: []statestore.Write{w}}}, func() time.Time { return now })
+		require.NoError(t, err)
+		require.NoError(t, outcomes[0])
+	}
+	var array []int
+	for i := range statestore.MaxIndexKeys {
+		array = append(array, i)
+	}
+	fields := map[string]any{}
+	for i := range 2 * 1024 / statestore.MaxIndexKeys {
+		fields[fmt.Sprint("f", i)] = array
+	}
+	large, err := json.Marshal(fields)
+	require.NoError(t, err)
+	set := func(key, value string, ttl time.Duration) {
+		t.Helper()
+		w := enginetest.Set(key, value)
+		w.TTL = ttl
+		apply(w)
+	}
+	set("deleted", string(large), 0)
+	set("overwritten", string(large), 0)
+	set("swept", string(large), time.Second)
+	set("swept later", `{"f0":1}`, 2*time.Second)
+	for complete := false; !complete; {
+		step, err := engine.BuildIndexes(t.Context(), slices.Collect(maps.Keys(fields)), now.Add(time.Hour), 1000)
+		require.NoError(t, err)
+		complete = step.Path == ""
+	}
+
+	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{etcd.Endpoints()}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, raw.Close()) }()
+	entries := func() int64 {
+		found, err := raw.Get(t.Context(), servers.DefaultPrefix+"/dapr/state/b/q", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		require.NoError(t, err)
+		return found.Count
+	}
+	require.EqualValues(t, 3*2*1024+1, entries())
+	apply(enginetest.Delete("deleted"))
+	require.EqualValues(t, 2*2*1024+1, entries())
+	set("overwritten", `{"f0":2}`, 0)
+	require.EqualValues(t, 2*1024+2, entries())
+	require.Equal(t, 2, enginetest.SweepAll(t, engine, now.Add(time.Minute), 100))
+	require.EqualValues(t, 1, entries(), "that of the value which is left")
 }
 
 // place is a bucket in etcd. One process opens and closes it; another has it open all the time.

@@ -208,7 +208,36 @@ func (e *Engine) learn(ctx context.Context, units []unit) (*known, error) {
 // says so.
 func (e *Engine) try(ctx context.Context, t *txn) (bool, error) {
 	answer, err := e.commitTxn(ctx, e.client.Txn(ctx).If(slices.Collect(maps.Values(t.conditions))...).Then(slices.Collect(maps.Values(t.ops))...))
-	return err == nil && answer.Succeeded, err
+	if err != nil || !answer.Succeeded {
+		return false, err
+	}
+	e.deleteLate(ctx, t, answer.Header.Revision)
+	return true, nil
+}
+
+// deleteLate deletes the entries that a transaction has left for after its commit at revision, as long as nobody has written
+// their values since. Those that stay are in nobody's way.
+func (e *Engine) deleteLate(ctx context.Context, t *txn, revision int64) {
+	for late := t.late; len(late) > 0; {
+		some := newTxn()
+		for len(late) > 0 {
+			one := newTxn()
+			if op := t.ops[late[0].of]; op.IsPut() {
+				one.unchanged(late[0].of, revision)
+			} else {
+				one.unchanged(late[0].of, 0)
+			}
+			one.delete(late[0].entry)
+			if !some.fits(e.maxOps, e.maxBytes, one) {
+				break
+			}
+			some.add(one)
+			late = late[1:]
+		}
+		if stands, err := e.try(ctx, some); !stands || err != nil {
+			return
+		}
+	}
 }
 
 // commitTxn commits a transaction. A server that turns it away, as while there is no leader, is asked again until ctx ends.

@@ -110,6 +110,7 @@ func (t *txn) reindex(space space, indexes []index, key string, before, after []
 		for _, indexKey := range lost {
 			k, _ := space.indexEntry(x.ID, indexKey, key)
 			t.delete(k)
+			t.lost = append(t.lost, lostEntry{k, space.key(layout.KindValue, key)})
 		}
 		for _, indexKey := range gained {
 			t.put(space.indexEntry(x.ID, indexKey, key))

@@ -25,7 +25,8 @@ import (
 // nanoseconds since 1970, UTC, and takes 8 bytes, an index's id 4, a length 2; all are big-endian.
 //
 // An entry in time order without a record that expires at that very instant means nothing: it is left behind when the key
-// is set again, and swept when its instant has come. An index's id is never given out again.
+// is set again, and swept when its instant has come. Nor does an entry of an index for a value that does not have the index
+// key: a process that is killed may leave one behind (txn.late). An index's id is never given out again.
 const (
 	kindIncarnation = 'm'
 	kindRegistry    = 'n'

@@ -20,7 +20,13 @@ type txn struct {
 	conditions map[string]clientv3.Cmp
 	ops        map[string]clientv3.Op
 	bytes      int
+
+	lost []lostEntry // those that ops delete
+	late []lostEntry // those that are to be deleted afterwards
 }
+
+// lostEntry is an entry of an index, and the value's key in etcd which the transaction takes it from. It means nothing then.
+type lostEntry struct{ entry, of string }
 
 func newTxn() *txn {
 	return &txn{conditions: make(map[string]clientv3.Cmp), ops: make(map[string]clientv3.Op)}
@@ -65,6 +71,18 @@ func (t *txn) add(other *txn) {
 	maps.Copy(t.conditions, other.conditions)
 	maps.Copy(t.ops, other.ops)
 	t.bytes += other.bytes
+	t.late = append(t.late, other.late...)
+}
+
+// shrink leaves as many lost entries for afterwards as it takes for other to fit beside t. There can be more of them than a
+// transaction takes: each index was built by itself.
+func (t *txn) shrink(maxOps, maxBytes int, other *txn) {
+	for len(other.lost) > 0 && !t.fits(maxOps, maxBytes, other) {
+		first := other.lost[0]
+		delete(other.ops, first.entry)
+		other.bytes -= len(first.entry) + opHead
+		other.lost, other.late = other.lost[1:], append(other.late, first)
+	}
 }
 
 // known is what was read: keys in etcd, with nil for those that do not exist.
@@ -101,6 +119,9 @@ func (e *Engine) idempotencyKey(key string) string {
 func (p *plan) take(t *statestore.Transaction) (outcome error, full bool) {
 	s := &step{plan: p, own: newTxn()}
 	outcome = s.take(t)
+	if len(p.txn.ops) == 0 {
+		p.txn.shrink(p.e.maxOps, p.e.maxBytes, s.own)
+	}
 	if s.waits || !p.txn.fits(p.e.maxOps, p.e.maxBytes, s.own) {
 		return nil, true
 	}

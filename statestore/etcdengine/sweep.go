@@ -89,7 +89,9 @@ func (e *Engine) sweepKind(ctx context.Context, r *registry, entry, target byte,
 	err = e.read(ctx, targets, 0, func(_ uint64, i int, kv *mvccpb.KeyValue) bool {
 		one := newTxn()
 		damaged := e.sweepOne(one, indexes, entries[targets[i]], target, targets[i], kv)
-		if taken > 0 && !t.fits(e.maxOps, e.maxBytes, one) {
+		if len(t.ops) == 0 {
+			t.shrink(e.maxOps, e.maxBytes, one)
+		} else if !t.fits(e.maxOps, e.maxBytes, one) {
 			return false
 		}
 		damage = errors.Join(damage, damaged)
