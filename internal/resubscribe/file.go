@@ -68,11 +68,12 @@ func touch(file []byte, componentType string, names []string, value string) (aft
 // valuesOf returns the values of MetadataKey in the components of the type and the names, and the names of those.
 func valuesOf(file []byte, componentType string, names []string) (values []*yaml.Node, found []string, err error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(file))
+	var lacking error
 	for {
 		var document yaml.Node
 		err := decoder.Decode(&document)
 		if errors.Is(err, io.EOF) {
-			return values, found, nil
+			return values, found, lacking
 		}
 		if err != nil {
 			return nil, nil, err
@@ -100,7 +101,7 @@ func valuesOf(file []byte, componentType string, names []string) (values []*yaml
 			}
 		}
 		if !has {
-			return nil, found, fmt.Errorf("component %s: its spec.metadata has no item %s; add one with any value, which dapr-bolt then changes", component.Metadata.Name, MetadataKey)
+			lacking = errors.Join(lacking, fmt.Errorf("component %s: its spec.metadata has no item %s; add one with any value, which dapr-bolt then changes", component.Metadata.Name, MetadataKey))
 		}
 	}
 }

@@ -2,6 +2,7 @@ package resubscribe
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -82,6 +83,17 @@ func TestTouchLeavesOtherComponentsAlone(t *testing.T) {
 	got, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, plain, string(got))
+}
+
+// All components of a file are found, and all that lack the item are named.
+func TestTouchNamesEachComponentWithoutTheItem(t *testing.T) {
+	const component = "kind: Component\nmetadata: {name: %s}\nspec: {type: pubsub.bolt}\n"
+	path := filepath.Join(t.TempDir(), "all.yaml")
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, component+"---\n"+component, "a", "b"), 0o600))
+	found, err := Touch(path, "pubsub.bolt", []string{"a", "b"}, "x")
+	require.ErrorContains(t, err, "component a: ")
+	require.ErrorContains(t, err, "component b: ")
+	require.Equal(t, []string{"a", "b"}, found)
 }
 
 func TestTouchRefusesWhatItCannotChange(t *testing.T) {
