@@ -69,9 +69,12 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	return nil
 }
 
-// consumers is the question for the streams on a topic, or on patterns that match it; empty: on any. Group is likewise. If both
-// are empty, each process that works answers, with or without a stream.
-type consumers struct{ Topic, Group string }
+// consumers is the question for the streams on a topic, or on patterns that match it; empty: on any. Group is likewise. Where All
+// is asked for, a process that works on the bucket answers without a stream, too.
+type consumers struct {
+	Topic, Group string
+	All          bool `json:",omitempty"`
+}
 
 // answerFor is how long processes have to say that they consume something.
 const answerFor = time.Second
@@ -79,9 +82,13 @@ const answerFor = time.Second
 // refuseConsumed returns an invalid.Error if any process has a stream, full or paused as it may be, on the topic of the group.
 // Either may be empty: any.
 func (b *Broker) refuseConsumed(ctx context.Context, topic, group string) error {
+	return b.refuse(ctx, consumers{Topic: topic, Group: group})
+}
+
+func (b *Broker) refuse(ctx context.Context, about consumers) error {
 	ctx, cancel := context.WithTimeout(ctx, answerFor)
 	defer cancel()
-	m, err := b.nc.RequestWithContext(ctx, b.layout.asking, []byte(marshal(consumers{topic, group})))
+	m, err := b.nc.RequestWithContext(ctx, b.layout.asking, []byte(marshal(about)))
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
@@ -92,7 +99,7 @@ func (b *Broker) refuseConsumed(ctx context.Context, topic, group string) error 
 	if err != nil {
 		return fmt.Errorf("ask who consumes: %w", err)
 	}
-	if have == (consumers{}) {
+	if have.All {
 		return b.notAtRest()
 	}
 	return invalid.New("group", have.Group, fmt.Sprintf("a group that has no live stream on topic %q; stop its app first", have.Topic))
@@ -109,11 +116,11 @@ func (b *Broker) answerConsumes(m *nats.Msg) {
 	for s := range b.streams {
 		if (about.Topic == "" || s.consumes(about.Topic)) && (about.Group == "" || s.opts.Group == about.Group) {
 			// An error means that there is no connection: nobody hears anything.
-			_ = m.Respond([]byte(marshal(consumers{s.opts.Topic, s.opts.Group})))
+			_ = m.Respond([]byte(marshal(consumers{Topic: s.opts.Topic, Group: s.opts.Group})))
 			return
 		}
 	}
-	if about == (consumers{}) && !b.opts.AtRest {
+	if about.All && !b.opts.AtRest {
 		_ = m.Respond([]byte(marshal(about)))
 	}
 }
