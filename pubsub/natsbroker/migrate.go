@@ -26,7 +26,7 @@ var _ pubsub.Migrator = (*Broker)(nil)
 // waitForRest refuses a bucket that a process says it works on, and waits until none sweeps it, as one does for some time after it
 // was killed, or while it cannot be asked.
 func (b *Broker) waitForRest(ctx context.Context) error {
-	if err := b.refuse(ctx, consumers{All: true}); err != nil {
+	if err := b.refuseConsumed(ctx, consumers{All: true}); err != nil {
 		return err
 	}
 	for tries := 0; ; tries++ {

@@ -42,7 +42,7 @@ func (b *Broker) RemoveGroup(ctx context.Context, topic, group string) error {
 	case !there:
 		return pubsub.ErrNotFound
 	}
-	if err := b.refuseConsumed(ctx, topic, group); err != nil {
+	if err := b.refuseConsumed(ctx, consumers{Topic: topic, Group: group}); err != nil {
 		return err
 	}
 	wasRemoved := record.Removed // but not all of it, if that was cut off
@@ -79,13 +79,8 @@ type consumers struct {
 // answerFor is how long processes have to say that they consume something.
 const answerFor = time.Second
 
-// refuseConsumed returns an invalid.Error if any process has a stream, full or paused as it may be, on the topic of the group.
-// Either may be empty: any.
-func (b *Broker) refuseConsumed(ctx context.Context, topic, group string) error {
-	return b.refuse(ctx, consumers{Topic: topic, Group: group})
-}
-
-func (b *Broker) refuse(ctx context.Context, about consumers) error {
+// refuseConsumed returns an invalid.Error if any process has such a stream, full or paused as it may be, or answers without one.
+func (b *Broker) refuseConsumed(ctx context.Context, about consumers) error {
 	ctx, cancel := context.WithTimeout(ctx, answerFor)
 	defer cancel()
 	m, err := b.nc.RequestWithContext(ctx, b.layout.asking, []byte(marshal(about)))
@@ -146,7 +141,7 @@ func (b *Broker) RemoveTopic(ctx context.Context, topic string) error {
 	if err != nil {
 		return fmt.Errorf("remove topic: %w", err)
 	}
-	if err := b.refuseConsumed(ctx, topic, ""); err != nil {
+	if err := b.refuseConsumed(ctx, consumers{Topic: topic}); err != nil {
 		return err
 	}
 	return b.removeTopic(ctx, t, groups)
@@ -182,7 +177,7 @@ func (b *Broker) Clear(ctx context.Context) error {
 	b.mu.Lock()
 	topics, groups := slices.Collect(maps.Values(b.topics)), maps.Clone(b.groups)
 	b.mu.Unlock()
-	if err := b.refuseConsumed(ctx, "", ""); err != nil {
+	if err := b.refuseConsumed(ctx, consumers{}); err != nil {
 		return err
 	}
 	for _, t := range topics {
