@@ -104,13 +104,14 @@ func (e *Engine) save(t *txn, r *registry) error {
 // reindex adds how indexes change when a key's value, JSON or not, becomes another one; nil: there is none.
 func (t *txn) reindex(space space, indexes []index, key string, before, after []byte) {
 	before, after = statestore.OnlyJSON(before), statestore.OnlyJSON(after)
+	value := space.key(layout.KindValue, key)
 	for i := range indexes {
 		x := &indexes[i]
 		lost, gained, _ := statestore.IndexChange(&x.field, before, after)
 		for _, indexKey := range lost {
 			k, _ := space.indexEntry(x.ID, indexKey, key)
 			t.delete(k)
-			t.lost = append(t.lost, lostEntry{k, space.key(layout.KindValue, key)})
+			t.lost = append(t.lost, lostEntry{k, value})
 		}
 		for _, indexKey := range gained {
 			t.put(space.indexEntry(x.ID, indexKey, key))
