@@ -1,7 +1,6 @@
 package cluster_test
 
 import (
-	"path/filepath"
 	"testing"
 
 	proto "github.com/dapr/dapr/pkg/proto/components/v1"
@@ -16,9 +15,7 @@ func TestTheSidecarHearsWhatTheServersTake(t *testing.T) {
 	h := harness.ForTest(t)
 	etcd := harness.StartEtcd(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
-	c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "store")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := newClient(t, bolt)
 	require.NoError(t, c.InitState(t.Context(), etcd.Metadata()...))
 	answer, err := proto.NewTransactionalStoreMultiMaxSizeClient(c.Conn).MultiMaxSize(t.Context(), &proto.MultiMaxSizeRequest{})
 	require.NoError(t, err)
@@ -31,8 +28,6 @@ func TestTooFewServersForTheReplicas(t *testing.T) {
 	h := harness.ForTest(t)
 	nats := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
-	c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "pubsub")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := newClient(t, bolt)
 	require.ErrorContains(t, c.InitPubSub(t.Context(), nats.Metadata("replicas", "3")...), "make it with replicas 3: ")
 }

@@ -136,12 +136,10 @@ func TestMigrateRefusesEventsThatAProcessWorksOn(t *testing.T) {
 	h := harness.ForTest(t)
 	natses := harness.StartNATS(t, h, harness.ClusterOptions{Servers: 1})
 	bolt := harness.StartBolt(t, h, harness.BoltOptions{})
-	c, err := harness.Dial(filepath.Join(bolt.SocketDir, "bolt.sock"), "pubsub")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	c := newClient(t, bolt)
 	require.NoError(t, c.InitPubSub(t.Context(), natses.Metadata()...))
 	for _, places := range [][2][]string{{natses.Metadata(), {"database", "other"}}, {{"database", "other"}, natses.Metadata()}} {
-		_, err = migrate(t, bolt, "pubsub", places[0], places[1])
+		_, err := migrate(t, bolt, "pubsub", places[0], places[1])
 		require.ErrorContains(t, err, "one that no dapr-bolt works on: stop them first")
 	}
 }

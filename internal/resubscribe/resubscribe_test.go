@@ -250,24 +250,25 @@ func TestAnotherSidecarsStreamIsNotTakenForTheMissingOne(t *testing.T) {
 	require.NotEqual(t, plain, string(got))
 }
 
-func TestAFileWithoutTheComponentIsNamed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "other.yaml")
-	require.NoError(t, os.WriteFile(path, []byte("kind: Component\n"), 0o600))
+// givesUp returns what is logged of a component file that cannot be touched.
+func givesUp(t *testing.T, file string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "bus.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(file), 0o600))
 	c := start(t, Options{Files: []string{path}})
 	c.advance(t, grace)
 	c.advance(t, patience)
 	<-c.done
-	require.Contains(t, c.log.String(), "none of the component files names these components")
+	return c.log.String()
+}
+
+func TestAFileWithoutTheComponentIsNamed(t *testing.T) {
+	require.Contains(t, givesUp(t, "kind: Component\n"), "none of the component files names these components")
 }
 
 // A file that names the component, and cannot be changed, is not taken for one that does not name it.
 func TestAFileWithoutTheItemIsNotSaidToNameNoComponent(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "bus.yaml")
-	require.NoError(t, os.WriteFile(path, []byte("kind: Component\nmetadata: {name: bus}\nspec: {type: pubsub.bolt}\n"), 0o600))
-	c := start(t, Options{Files: []string{path}})
-	c.advance(t, grace)
-	c.advance(t, patience)
-	<-c.done
-	require.Contains(t, c.log.String(), "component bus: its spec.metadata has no item resubscribed")
-	require.NotContains(t, c.log.String(), "none of the component files")
+	log := givesUp(t, "kind: Component\nmetadata: {name: bus}\nspec: {type: pubsub.bolt}\n")
+	require.Contains(t, log, "component bus: its spec.metadata has no item resubscribed")
+	require.NotContains(t, log, "none of the component files")
 }
